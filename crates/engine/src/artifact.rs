@@ -2,27 +2,27 @@
 //!
 //! ```text
 //! <run>/config.json, model.safetensors, tokenizer.json, preprocessor_config.json, ...
-//!                        the model in Hugging Face layout: `from_pretrained` opens the folder
+//!                        the model in Hugging Face layout: `from_pretrained` loads the folder
 //! <run>/config.yml       the run's configuration
-//! <run>/metadata.yml     when, where and how long; the metrics
-//! <run>/metrics.yml      metrics before and after
+//! <run>/metadata.yml     time, device and duration; the metrics
+//! <run>/metrics.yml      metrics before and after fine-tuning
 //! <run>/models/input-map.yml, models/<part>/metadata.yml
-//!                        the parts of the model, as the Python Finetuner names them
+//!                        the parts of the model, under the Python Finetuner's names
 //! <run>/models/<part>/model.onnx
-//!                        the part as ONNX, where the run asked for it; or `model.pt`, as
-//!                        PyTorch saves it
+//!                        the part as ONNX, if the run asked for it; or `model.pt`, in
+//!                        PyTorch's format
 //! <run>/modules.json, 1_Pooling/config.json, 2_Dense/model.safetensors, ...,
 //! sentence_bert_config.json, config_sentence_transformers.json
-//!                        of a text model, for sentence-transformers: all modules, the
-//!                        projection head among them, and the prompts
+//!                        for sentence-transformers, if it is a text model: all modules,
+//!                        with the projection head, and the prompts
 //! <run>/finetuner.json, projection_head.safetensors
-//!                        the pooler, and the projection head as it was trained, with its
-//!                        normalisations; of a CLIP a head for each tower
+//!                        the pooler, and the projection head as trained, with its
+//!                        normalisations; a CLIP has one head per tower
 //! <run>/adapter/adapter_config.json, adapter_model.safetensors
-//!                        of a run with LoRA, the adapters in the layout of PEFT, which
-//!                        `PeftModel.from_pretrained` puts on the backbone; they are part of
-//!                        the weights above too
-//! <run>/logs/            TensorBoard's event file, and what loggers were asked for
+//!                        the adapters of a LoRA run in PEFT's layout:
+//!                        `PeftModel.from_pretrained` adds them to the backbone. The
+//!                        weights above contain them already
+//! <run>/logs/            TensorBoard's event file, and the files of the run's loggers
 //! ```
 
 mod parts;
@@ -59,30 +59,31 @@ use crate::{
     torch,
 };
 
-/// A part of a model as ONNX.
+/// A part of a model in ONNX format.
 const ONNX_FILE: &str = "model.onnx";
-/// The weights of a part that is too large for one file.
+/// External weights of an ONNX part that exceeds the size limit of one file.
 const ONNX_DATA_FILE: &str = "model.onnx.data";
 
-/// The description of a run's adapters.
+/// PEFT's description of the run's adapters.
 const ADAPTER_CONFIG_FILE: &str = "adapter/adapter_config.json";
-/// The adapters of a run.
+/// The run's adapter weights.
 const ADAPTER_WEIGHTS_FILE: &str = "adapter/adapter_model.safetensors";
 
-/// A part's weights as PyTorch saves them.
+/// A part's weights in PyTorch's format.
 const TORCH_FILE: &str = "model.pt";
 
-/// Whether the parts are wanted as PyTorch saves them: `model_options.torch`.
+/// Returns whether `model_options.torch` asks for the parts in PyTorch's format.
 fn wants_torch(config: &RunConfig) -> bool {
     let options = config.model.options.as_ref();
     options.is_some_and(|options| options.get("torch") == Some(&true.into()))
 }
 
-/// Checks, before the training, that the model has every form that the run
-/// wants to have of it. Returns what is left out, for the log.
+/// Checks before training that the model can be saved in every format the run asks for.
+///
+/// Returns notes for the log about parts that a format leaves out.
 ///
 /// # Errors
-/// [`Error::Config`] where a form is not possible at all.
+/// [`Error::Config`] if a format is impossible for this model.
 pub(crate) fn check_forms(loaded: &LoadedModel, config: &RunConfig) -> Result<Vec<String>> {
     let (model, description) = (&loaded.model, &loaded.description);
     let parts = parts(model, &loaded.preparer, description, config);
@@ -113,12 +114,14 @@ pub(crate) fn check_forms(loaded: &LoadedModel, config: &RunConfig) -> Result<Ve
     }
     let note = |part: &parts::Part| {
         let name = part.name();
-        format!("The Python client can't build `{name}` itself: it has no {TORCH_FILE}")
+        format!(
+            "The Python client can't build `{name}` itself, so the artifact has no {TORCH_FILE} for it"
+        )
     };
     Ok(missing.into_iter().map(note).collect())
 }
 
-/// What an artifact says about its run.
+/// The facts about a run that its artifact records.
 pub(crate) struct RunRecord<'a> {
     pub(crate) config: &'a RunConfig,
     pub(crate) device: &'a str,
@@ -127,7 +130,7 @@ pub(crate) struct RunRecord<'a> {
     pub(crate) after: &'a Metrics,
 }
 
-/// Writes the artifact into `folder`. The files of `logs`, a folder, go with it.
+/// Writes the artifact into `folder`, with all files of the folder `logs`.
 pub(crate) fn write(
     folder: &Path,
     model: &Model,
@@ -218,7 +221,7 @@ pub(crate) fn write(
         pooler: setup.pooler.filter(|_| !is_clip),
         head: setup.head,
         head_modules: modules.head,
-        // Other text models say it in the files of sentence-transformers.
+        // Other text models store this in the files of sentence-transformers.
         max_tokens: description.max_tokens.filter(|_| is_clip || own),
         include_prompt: description.include_prompt || !own,
         modules: modules.own_list,
@@ -269,8 +272,10 @@ pub(crate) fn write(
     Ok(path)
 }
 
-/// `adapter_config.json` of PEFT. The backbone has the name that the run gave it,
-/// or the one at the hub with its commit.
+/// Returns PEFT's `adapter_config.json`.
+///
+/// The backbone is named by its hub repository and commit, or else by the name in the
+/// run's configuration.
 fn adapter_config(
     model: &Model,
     adapter: &SavedAdapter,
@@ -290,7 +295,8 @@ fn adapter_config(
     lora.map_or(Value::Null, |lora| lora.to_json(&adapter.layers, base))
 }
 
-/// The files that let sentence-transformers open a text model; none for others.
+/// Returns the files that let sentence-transformers load a text model; none for other
+/// models.
 fn modules(
     model: &Model,
     description: &ModelDescription,
@@ -363,7 +369,7 @@ fn metadata(record: &RunRecord<'_>, model: &Model, origins: &[Origin]) -> Value 
     })
 }
 
-/// A zip whose files all lie in one folder.
+/// A zip whose files are all in one folder.
 struct Zip<'a> {
     zip: ZipWriter<File>,
     path: &'a Path,
@@ -407,7 +413,8 @@ impl<'a> Zip<'a> {
         self.bytes(name, &text.map_err(|e| Error::io(self.path, e))?)
     }
 
-    /// All files of a folder and of those in it, if it is there.
+    /// Adds all files of a folder, recursively. Does nothing if the folder does not
+    /// exist.
     fn folder(&mut self, name: &str, from: &Path) -> Result<()> {
         let Ok(entries) = std::fs::read_dir(from) else {
             return Ok(());
@@ -429,7 +436,7 @@ impl<'a> Zip<'a> {
         Ok(())
     }
 
-    /// Weights are noise to a compressor, so they are stored as they are.
+    /// Adds a file uncompressed: weights do not compress.
     fn file(&mut self, name: &str, from: &Path) -> Result<()> {
         self.start(name, CompressionMethod::Stored)?;
         let mut file = File::open(from).map_err(|e| Error::io(from, e))?;

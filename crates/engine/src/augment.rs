@@ -1,27 +1,28 @@
-//! Random changes to training examples, so that a small set teaches more.
+//! Random augmentation of pictures, so that a small training set yields more.
 
 use image::{Rgb, RgbImage};
 use rand_chacha::rand_core::Rng;
 
 use crate::draw::Draw;
 
-/// One random change, the same for the same numbers on every machine.
+/// One random change of a picture, reproducible on every machine.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Augmentation {
-    /// Cosine and sine of the rotation, over the scale.
+    /// Cosine and sine of the rotation, divided by the scale.
     cos: f32,
     sin: f32,
-    /// Shift as a part of width and height.
+    /// Shift as a fraction of width and height.
     shift: [f32; 2],
     mirrored: bool,
-    /// What each channel is multiplied with.
+    /// Factor of each colour channel.
     gain: [f32; 3],
 }
 
 impl Augmentation {
-    /// A light change: rotation up to 12 degrees, scale 0.8 to 1.2, shift up
-    /// to a tenth, brightness of each channel 0.85 to 1.15, and every second
-    /// picture mirrored.
+    /// Draws a light augmentation.
+    ///
+    /// Rotation is up to 12 degrees, scale 0.8 to 1.2, shift up to 0.1 of a side,
+    /// brightness of each channel 0.85 to 1.15. Half of the pictures are mirrored.
     #[must_use]
     pub fn light(draw: &Draw) -> Self {
         let mut rng = draw.random(0);
@@ -46,8 +47,8 @@ impl Augmentation {
         }
     }
 
-    /// The changed picture, of the same size. What comes in from outside
-    /// repeats the border.
+    /// Returns the changed picture, in the same size. Pixels from outside repeat the
+    /// border.
     #[must_use]
     pub fn apply(&self, picture: &RgbImage) -> RgbImage {
         let (width, height) = picture.dimensions();
@@ -98,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_numbers_give_the_same_change_and_others_another() {
+    fn changes_depend_on_seed_epoch_and_example_only() {
         let one = light(7, 1, 2);
         assert_eq!(one, light(7, 1, 2));
         assert_ne!(one, light(7, 1, 3));

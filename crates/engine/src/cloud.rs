@@ -1,4 +1,4 @@
-//! Point clouds as a network takes them.
+//! Point clouds: batches, sampling and normalisation.
 
 use std::ops::Range;
 
@@ -6,23 +6,24 @@ use rand_chacha::rand_core::Rng;
 
 use crate::{
     Error, Result,
-    draw::{Draw, normal},
+    draw::{Draw, normal, sample},
 };
 
-/// Random movement of points in training, for a cloud of radius 1.
+/// Standard deviation of the random shift of points in training, for a cloud of radius
+/// 1.
 const JITTER: f64 = 0.02;
 
-/// Several point clouds.
+/// A batch of point clouds.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CloudBatch {
-    /// The points of all clouds, one cloud behind the other.
+    /// The points of all clouds, concatenated.
     pub points: Vec<[f32; 3]>,
-    /// How many points each cloud has.
+    /// Number of points in each cloud.
     pub lengths: Vec<usize>,
 }
 
 impl CloudBatch {
-    /// Puts clouds behind each other.
+    /// Concatenates clouds.
     pub(crate) fn of(clouds: Vec<Vec<[f32; 3]>>) -> Self {
         Self {
             lengths: clouds.iter().map(Vec::len).collect(),
@@ -30,7 +31,7 @@ impl CloudBatch {
         }
     }
 
-    /// The clouds at these places.
+    /// Returns the clouds at these indices.
     pub(crate) fn slice(&self, places: Range<usize>) -> Self {
         let before: usize = self.lengths[..places.start].iter().sum();
         let lengths = self.lengths[places].to_vec();
@@ -41,7 +42,7 @@ impl CloudBatch {
         }
     }
 
-    /// The points of each cloud.
+    /// Returns the points of each cloud.
     pub(crate) fn clouds(&self) -> impl Iterator<Item = &[[f32; 3]]> {
         let mut rest = &self.points[..];
         self.lengths.iter().map(move |length| {
@@ -52,23 +53,24 @@ impl CloudBatch {
     }
 }
 
-/// Draws points from a cloud and brings them to the unit sphere, as the Python
+/// Draws points from a cloud and scales them to the unit sphere, as the Python
 /// Finetuner does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CloudSampler {
-    /// The most points of a cloud that are used.
+    /// Maximum number of points to draw from a cloud.
     pub points: usize,
 }
 
 impl CloudSampler {
-    /// Takes points of a cloud in random order, moves their mean to the origin
-    /// and scales the farthest to a distance of 1. Training draws another order in
-    /// every epoch; otherwise the order is always the same. If the draw asks for
-    /// it, the cloud is turned around the second axis and each point moved a little.
+    /// Draws points in random order, centres them and scales the farthest to a distance
+    /// of 1.
+    ///
+    /// Without `draw`, the order is always the same; training draws a new order in each
+    /// epoch. If `draw` asks for augmentation, the cloud is rotated around the y axis
+    /// and each point is shifted by a small random amount.
     ///
     /// # Errors
-    /// [`Error::Data`] for a cloud without extent, or with values that are no
-    /// numbers.
+    /// [`Error::Data`] for a cloud without extent, or with values that are not finite.
     pub fn sample(&self, cloud: &[[f32; 3]], draw: Option<&Draw>) -> Result<Vec<[f32; 3]>> {
         check_cloud(cloud).map_err(|reason| Error::data(format!("the point cloud {reason}")))?;
         let still = Draw {
@@ -80,13 +82,7 @@ impl CloudSampler {
         let draw = draw.unwrap_or(&still);
         let mut random = draw.random(0);
         let mut points = cloud.to_vec();
-        let count = self.points.min(points.len());
-        for place in 0..count {
-            let left = (points.len() - place) as u64;
-            let other = place + (random.next_u64() % left) as usize;
-            points.swap(place, other);
-        }
-        points.truncate(count);
+        sample(&mut points, self.points, &mut random);
         normalize(&mut points);
         if draw.augment {
             let angle = f64::from(random.next_u32()) / f64::from(u32::MAX);
@@ -102,7 +98,7 @@ impl CloudSampler {
     }
 }
 
-/// Moves points around the origin and scales the farthest to a distance of 1.
+/// Centres points and scales the farthest to a distance of 1.
 fn normalize(points: &mut [[f32; 3]]) {
     let count = points.len() as f64;
     let mean = [0, 1, 2].map(|i| points.iter().map(|p| f64::from(p[i])).sum::<f64>() / count);
@@ -110,14 +106,14 @@ fn normalize(points: &mut [[f32; 3]]) {
     let length = |p: [f64; 3]| p.iter().map(|x| x * x).sum::<f64>().sqrt();
     let radius = points.iter().map(|p| length(centred(p)));
     let radius = radius.fold(0.0, f64::max);
-    // Points that were drawn from a cloud may all be one.
+    // All points drawn from a cloud may be equal.
     let scale = if radius > 0.0 { radius } else { 1.0 };
     for point in points {
         *point = centred(point).map(|x| (x / scale) as f32);
     }
 }
 
-/// Says what is wrong with a cloud that can't be embedded.
+/// Returns why a cloud can't be embedded.
 pub(crate) fn check_cloud(points: &[[f32; 3]]) -> Result<(), String> {
     let Some(first) = points.first() else {
         return Err("has no points".to_owned());
@@ -156,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn clouds_are_brought_to_the_unit_sphere() {
+    fn clouds_are_scaled_to_the_unit_sphere() {
         let found = CloudSampler { points: 100 }
             .sample(&corners(), None)
             .unwrap();
@@ -173,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn points_are_drawn_anew_in_each_epoch_and_always_alike_without_training() {
+    fn each_epoch_draws_new_points_and_inference_the_same_ones() {
         let sampler = CloudSampler { points: 4 };
         let sample = |draw: Option<Draw>| sampler.sample(&corners(), draw.as_ref()).unwrap();
         assert_eq!(sample(None), sample(None));
@@ -186,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn turned_clouds_keep_their_height_and_radius() {
+    fn rotated_clouds_keep_their_height_and_radius() {
         let sampler = CloudSampler { points: 8 };
         let still = sampler.sample(&corners(), Some(&draw(2, false))).unwrap();
         let turned = sampler.sample(&corners(), Some(&draw(2, true))).unwrap();

@@ -1,27 +1,30 @@
-//! Random numbers that a run draws again where it goes on: they follow from
-//! seed, epoch and example.
+//! Random numbers that depend only on seed, epoch and example.
+//!
+//! A resumed run draws the same numbers again.
 
 use rand_chacha::{
     ChaCha8Rng,
     rand_core::{Rng, SeedableRng},
 };
 
-/// The place of an example in a run. All that is random in how it is prepared
-/// follows from it, so that a run that goes on prepares it in the same way.
+/// Identifies an example in an epoch of a run.
+///
+/// All randomness in its preparation depends on these values alone, so a resumed run
+/// prepares it in the same way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Draw {
-    /// The run's seed.
+    /// Seed of the run.
     pub seed: u64,
-    /// The epoch.
+    /// Index of the epoch.
     pub epoch: usize,
-    /// The number of the example.
+    /// Index of the example.
     pub example: usize,
-    /// Whether it is changed at random.
+    /// Whether to augment the example.
     pub augment: bool,
 }
 
 impl Draw {
-    /// A generator of random numbers of its own; one for each use of it.
+    /// Returns a random generator. Each purpose has its own `stream`.
     pub(crate) fn random(&self, stream: u64) -> ChaCha8Rng {
         let mut key = [0; 32];
         key[..8].copy_from_slice(&self.seed.to_le_bytes());
@@ -32,29 +35,40 @@ impl Draw {
     }
 }
 
-/// A draw from a normal distribution around 0 (Box and Muller 1958).
+/// Draws from a normal distribution with mean 0 and standard deviation `spread` (Box
+/// and Muller 1958).
 pub(crate) fn normal(rng: &mut impl Rng, spread: f64) -> f32 {
     let (a, b) = (uniform(rng), uniform(rng));
     ((-2.0 * a.ln()).sqrt() * (2.0 * std::f64::consts::PI * b).cos() * spread) as f32
 }
 
-/// A draw between 0, which it never is, and 1.
+/// Draws uniformly from (0, 1].
 pub(crate) fn uniform(rng: &mut impl Rng) -> f64 {
     ((f64::from(rng.next_u32()) + 0.5) / f64::from(u32::MAX)).min(1.0)
 }
 
-/// A generator of random numbers of an epoch.
+/// Returns the random generator of an epoch.
 pub(crate) fn generator(seed: u64, epoch: usize) -> ChaCha8Rng {
     ChaCha8Rng::seed_from_u64(seed ^ (epoch as u64).wrapping_mul(0x9E37_79B9))
 }
 
-/// The numbers below `n` in a random order that depends on `seed` and `epoch`
-/// alone.
+/// Keeps `count` random elements of `items`, in random order.
+pub(crate) fn sample<T>(items: &mut Vec<T>, count: usize, rng: &mut impl Rng) {
+    let n = items.len();
+    for i in 0..count.min(n) {
+        let j = i + (rng.next_u64() % (n - i) as u64) as usize;
+        items.swap(i, j);
+    }
+    items.truncate(count);
+}
+
+/// Returns the numbers below `n` in a random order that depends only on `seed` and
+/// `epoch`.
 pub(crate) fn shuffled_order(n: usize, seed: u64, epoch: usize) -> Vec<usize> {
     let mut rng = generator(seed, epoch);
     let mut order: Vec<usize> = (0..n).collect();
     for i in (1..n).rev() {
-        // The bias of the remainder is below 2^-40 for any data set.
+        // The modulo bias is below 2^-40 for up to 2^24 examples.
         let j = (rng.next_u64() % (i as u64 + 1)) as usize;
         order.swap(i, j);
     }

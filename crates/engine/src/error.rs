@@ -1,73 +1,73 @@
-//! What can go wrong in the engine.
+//! The errors of the engine.
 
 use std::path::{Path, PathBuf};
 
 /// The result of an engine call.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why the engine could not do what it was asked.
+/// Error of an engine call.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A setting of the run configuration that can't be used.
+    /// A setting of the run configuration is invalid.
     #[error("`{field}`: {reason}")]
     Config {
         /// The field of the run configuration, such as `hyper_parameters.epochs`.
         field: String,
-        /// What is wrong with it, and what to do.
+        /// What is wrong with the setting, and the remedy.
         reason: String,
     },
-    /// A model that can't be found.
+    /// A model could not be found.
     #[error("model `{name}`: {reason}")]
     Model {
         /// The name or path that was asked for.
         name: String,
-        /// Where was looked, and what to do.
+        /// Where the engine looked, and the remedy.
         reason: String,
     },
-    /// Weights or their description that do not fit together.
+    /// Weights do not match their description.
     #[error("bad checkpoint: {0}")]
     Checkpoint(String),
-    /// Data that can't be trained on.
+    /// Data can't be used for training.
     #[error("bad data: {0}")]
     Data(String),
-    /// Data, weights or an artifact that could not be fetched or pushed: the
-    /// connection or the disk is at fault, not the content.
+    /// Data, weights or an artifact could not be transferred. The connection or the
+    /// disk is at fault, not the content.
     #[error("{0}")]
     Transfer(String),
-    /// One of several things to embed that can't be.
+    /// One of several items to embed is invalid.
     #[error("item {}: {reason}", place + 1)]
     Item {
-        /// Its place, counted from 0.
+        /// Index of the item, from 0.
         place: usize,
-        /// What is wrong with it.
+        /// What is wrong with the item.
         reason: String,
     },
-    /// The loss is no longer a number.
+    /// The loss is not a finite number.
     #[error(
         "the loss became {loss} in epoch {epoch}, step {step}: the run has diverged. \
          A smaller `learning_rate` usually helps"
     )]
     Diverged {
-        /// What the loss was.
+        /// The value of the loss.
         loss: f32,
         /// The epoch, counted from 1.
         epoch: usize,
         /// The step in the epoch, counted from 1.
         step: usize,
     },
-    /// Somebody asked the run to stop.
+    /// The run was asked to stop.
     #[error("interrupted")]
     Interrupted,
-    /// A file that can't be read or written.
+    /// A file could not be read or written.
     #[error("{}: {source}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         source: std::io::Error,
     },
-    /// Weights or embeddings that are no longer numbers.
+    /// Weights or embeddings contain values that are not finite.
     #[error(
         "{what} hold values that are not finite numbers: the run has diverged. A smaller \
          `learning_rate` or `weight_decay` usually helps"
@@ -76,20 +76,20 @@ pub enum Error {
         /// The values that are not finite, and where they appeared.
         what: String,
     },
-    /// A tensor operation that failed.
+    /// A tensor operation failed.
     #[error(transparent)]
     Tensor(candle_core::Error),
 }
 
-/// Takes over the error without the stack trace that candle adds to its text
-/// where `RUST_BACKTRACE` is set: messages are for users.
+/// Converts the error without the stack trace that candle adds to its text if
+/// `RUST_BACKTRACE` is set: users read these messages.
 impl From<candle_core::Error> for Error {
     fn from(error: candle_core::Error) -> Self {
         Self::Tensor(without_backtrace(error))
     }
 }
 
-/// The error without the stack trace in its text.
+/// Removes stack traces from the text of an error.
 pub(crate) fn without_backtrace(error: candle_core::Error) -> candle_core::Error {
     use candle_core::Error as Candle;
     match error {
@@ -114,7 +114,7 @@ impl Error {
         }
     }
 
-    /// A model that can't be used, and why.
+    /// Creates an [`Error::Model`].
     pub fn model(name: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Model {
             name: name.into(),
@@ -126,7 +126,7 @@ impl Error {
         Self::Checkpoint(reason.into())
     }
 
-    /// A `config.json` that can't be used.
+    /// Creates an error about a `config.json`.
     pub(crate) fn config_json(reason: impl std::fmt::Display) -> Self {
         Self::checkpoint(format!("config.json: {reason}"))
     }

@@ -1,4 +1,4 @@
-//! A model to a folder, in the formats of other programs.
+//! Exports models to formats of other programs.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::{
 };
 
 impl LoadedModel {
-    /// The ONNX models that the model is written as: a file name and the input.
+    /// Returns the file name and the input of each ONNX model to write.
     fn onnx_files(&self) -> Vec<(&'static str, OnnxInput<'static>)> {
         let texts = OnnxInput::Texts(TokenType::Int64);
         let processor = self.preparer.processor.as_ref();

@@ -1,5 +1,5 @@
-//! Using a model: texts, pictures, features and point clouds to embeddings, and
-//! pairs of texts to scores.
+//! Inference: embeds texts, pictures, features and point clouds, and scores pairs of
+//! texts.
 
 mod cross_encoder;
 
@@ -21,65 +21,65 @@ use crate::{
     source::{LoadOptions, LoadedModel, ModelFiles, ModelSource},
 };
 
-/// Things embedded at once where nothing else was said.
+/// Default batch size.
 const BATCH: usize = 32;
 
-/// Embeds texts and pictures with a fine-tuned model or a backbone.
+/// Embeds items with a fine-tuned model or a backbone.
 ///
-/// A model of sentence-transformers is applied whole: its pooling, every module
-/// behind it, and the prompt that it has by default.
+/// A model of sentence-transformers is applied completely, with its pooling, all
+/// further modules and its default prompt.
 #[derive(Clone)]
 pub struct Encoder {
     loaded: Arc<LoadedModel>,
-    /// Puts a prompt before texts, which may be another than the model's own.
+    /// Prepares the inputs, with a prompt that may differ from the model's default.
     preparer: Preparer,
     batch: usize,
-    /// Dimensions that are kept, if not all are.
+    /// Number of dimensions to keep, if not all.
     truncate: Option<usize>,
     int8: bool,
 }
 
-/// Several embeddings, one after the other.
+/// Several embeddings in one buffer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Embeddings {
-    /// The length of one.
+    /// Dimension of an embedding.
     pub dim: usize,
-    /// All values, `dim` for each.
+    /// The embeddings one after the other, `dim` values each.
     pub values: Vec<f32>,
 }
 
 impl Embeddings {
-    /// How many there are.
+    /// Returns the number of embeddings.
     #[must_use]
     pub fn len(&self) -> usize {
         self.values.len().checked_div(self.dim).unwrap_or(0)
     }
 
-    /// One of them, by its place; empty where there is no such place.
+    /// Returns the embedding at an index; empty if the index is out of range.
     #[must_use]
     pub fn get(&self, place: usize) -> &[f32] {
         self.iter().nth(place).unwrap_or_default()
     }
 
-    /// Whether there is none.
+    /// Returns whether there are no embeddings.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.values.is_empty()
     }
 
-    /// The embeddings one by one.
+    /// Iterates over the embeddings.
     pub fn iter(&self) -> impl Iterator<Item = &[f32]> {
         self.values.chunks_exact(self.dim.max(1))
     }
 
-    /// The `limit` nearest of these for each of `queries`, the nearest first.
+    /// Returns the `limit` nearest of these embeddings for each query, nearest first.
     ///
     /// # Errors
-    /// [`Error::Data`] where both have embeddings of another length.
+    /// [`Error::Data`] if the dimensions of queries and embeddings differ.
     pub fn search(&self, queries: &Self, limit: usize, distance: Distance) -> Result<Vec<Ranking>> {
         if self.dim != queries.dim {
             return Err(Error::data(format!(
-                "queries of {} values can't be searched for among embeddings of {}",
+                "queries of {} dimensions can't be compared with embeddings of {}",
                 queries.dim, self.dim
             )));
         }
@@ -94,11 +94,10 @@ impl Embeddings {
 }
 
 impl Encoder {
-    /// Loads a model from a folder in Hugging Face layout, such as a saved
-    /// run's.
+    /// Loads a model from a folder in Hugging Face layout, such as a saved run's.
     ///
     /// # Errors
-    /// Where the folder holds no such model.
+    /// Returns an error if the folder holds no such model.
     pub fn from_folder(folder: impl AsRef<Path>) -> Result<Self> {
         Self::from_source(&ModelSource::Folder(folder.as_ref().to_owned()))
     }
@@ -106,7 +105,7 @@ impl Encoder {
     /// Loads a backbone by its name.
     ///
     /// # Errors
-    /// Where there is no such backbone, or it can't be had.
+    /// Returns an error if the backbone is unknown or can't be downloaded.
     pub fn from_backbone(name: &str) -> Result<Self> {
         Self::from_source(&ModelSource::resolve(
             name,
@@ -122,10 +121,10 @@ impl Encoder {
         Ok(encoder)
     }
 
-    /// Puts a model together from its files.
+    /// Builds an encoder from the files of a model.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] where they do not fit each other.
+    /// [`Error::Checkpoint`] if the files do not match each other.
     pub fn load(files: ModelFiles) -> Result<Self> {
         let loaded = files.load(&LoadOptions::default(), &Device::Cpu)?;
         Ok(Self {
@@ -137,11 +136,13 @@ impl Encoder {
         })
     }
 
-    /// The same model with another of its prompts before every text, such as
-    /// `query` or `passage`. Both share the weights.
+    /// Returns an encoder that prepends another prompt of the model to texts, such as
+    /// `query`.
+    ///
+    /// Both encoders share the weights.
     ///
     /// # Errors
-    /// [`Error::Config`] where the model has no prompt of that name.
+    /// [`Error::Config`] if the model has no prompt of that name.
     pub fn prompt(&self, name: &str) -> Result<Self> {
         let description = &self.loaded.description;
         let text = description.prompts.get(name)?;
@@ -156,7 +157,7 @@ impl Encoder {
         Ok(other)
     }
 
-    /// The same model without a prompt before texts.
+    /// Returns an encoder that prepends no prompt. Both share the weights.
     #[must_use]
     pub fn without_prompt(&self) -> Self {
         let mut other = self.clone();
@@ -164,57 +165,59 @@ impl Encoder {
         other
     }
 
-    /// The prompts of the model, by name.
+    /// Returns the prompts of the model.
     #[must_use]
     pub fn prompts(&self) -> &Prompts {
         &self.loaded.description.prompts
     }
 
-    /// Sets how many things are embedded at once; 32 where nothing was set.
+    /// Sets the batch size; 32 by default.
     #[must_use]
     pub fn batch_size(mut self, size: usize) -> Self {
         self.batch = size.max(1);
         self
     }
 
-    /// Computes with numbers rounded to 8 bits: faster, and a little less
-    /// exact. Weights are rounded for each output, activations for each row as
-    /// they come; sums are exact.
+    /// Computes with 8-bit integers: faster and slightly less accurate.
+    ///
+    /// Weights are quantised per output, and activations per row at run time. Sums are
+    /// exact.
     #[must_use]
     pub fn quantized(mut self) -> Self {
         self.int8 = true;
         self
     }
 
-    /// What the model embeds.
+    /// Returns what the model embeds.
     #[must_use]
     pub fn kind(&self) -> ModelKind {
         self.loaded.model.kind()
     }
 
-    /// Keeps the first `dim` dimensions of each embedding, scaled to length 1:
-    /// see [`Embeddings::truncated`].
+    /// Truncates embeddings to the first `dim` dimensions, scaled to length 1.
+    ///
+    /// See [`Embeddings::truncated`].
     ///
     /// # Errors
-    /// [`Error::Data`] if `dim` is 0 or above the dimension of the model.
+    /// [`Error::Data`] if `dim` is 0 or exceeds the dimension of the model.
     pub fn truncate_dim(mut self, dim: usize) -> Result<Self> {
         check_truncation(dim, self.loaded.model.dim())?;
         self.truncate = Some(dim);
         Ok(self)
     }
 
-    /// Length of an embedding.
+    /// Returns the dimension of an embedding.
     #[must_use]
     pub fn dim(&self) -> usize {
         self.truncate.unwrap_or(self.loaded.model.dim())
     }
 
-    /// Counts the tokens that the model reads of each text: those of the prompt
-    /// among them, and no more than texts are cut to.
+    /// Counts the tokens that the model reads of each text.
+    ///
+    /// The prompt is included, and long texts are truncated.
     ///
     /// # Errors
-    /// [`Error::Data`] where a text can't be tokenized, or the model embeds no
-    /// texts.
+    /// [`Error::Data`] if a text can't be tokenized or the model does not embed texts.
     pub fn count_tokens(&self, texts: &[&str]) -> Result<Vec<usize>> {
         let items: Vec<ItemRef<'_>> = texts.iter().map(|text| ItemRef::Text(text)).collect();
         let device = self.loaded.model.params().device();
@@ -224,11 +227,10 @@ impl Encoder {
         }
     }
 
-    /// Embeds texts, in their order.
+    /// Embeds texts. The embeddings have the order of the texts.
     ///
     /// # Errors
-    /// [`Error::Data`] where a text can't be tokenized, or the model embeds no
-    /// texts.
+    /// [`Error::Data`] if a text can't be tokenized or the model does not embed texts.
     pub fn encode_texts(&self, texts: &[&str]) -> Result<Embeddings> {
         self.encode(
             &texts
@@ -238,11 +240,11 @@ impl Encoder {
         )
     }
 
-    /// Embeds pictures as PNG, JPEG, GIF, WebP or BMP, in their order.
+    /// Embeds encoded pictures (PNG, JPEG, GIF, WebP or BMP), in their order.
     ///
     /// # Errors
-    /// [`Error::Item`] where one can't be read, [`Error::Data`] where the model
-    /// embeds no pictures.
+    /// [`Error::Item`] if a picture can't be decoded, [`Error::Data`] if the model does
+    /// not embed pictures.
     pub fn encode_images(&self, images: &[&[u8]]) -> Result<Embeddings> {
         self.encode(
             &images
@@ -255,8 +257,8 @@ impl Encoder {
     /// Embeds features, in their order.
     ///
     /// # Errors
-    /// [`Error::Item`] where some have another length than the model takes,
-    /// [`Error::Data`] where the model embeds no features.
+    /// [`Error::Item`] if features do not have the model's input length,
+    /// [`Error::Data`] if the model does not embed features.
     pub fn encode_features(&self, features: &[&[f32]]) -> Result<Embeddings> {
         let items = features
             .iter()
@@ -264,20 +266,20 @@ impl Encoder {
         self.encode(&items.collect::<Vec<_>>())
     }
 
-    /// Embeds point clouds, in their order. If a cloud has more points than the
-    /// model takes, some are drawn, always the same. Clouds are first moved
-    /// and scaled into the unit sphere.
+    /// Embeds point clouds, in their order.
+    ///
+    /// If a cloud has more points than the model takes, a fixed random selection is
+    /// used. Clouds are scaled to the unit sphere.
     ///
     /// # Errors
-    /// [`Error::Item`] where one has no points or no extent, [`Error::Data`]
-    /// where the model embeds no point clouds.
+    /// [`Error::Item`] if a cloud has no points or no extent, [`Error::Data`] if the
+    /// model does not embed point clouds.
     pub fn encode_point_clouds(&self, clouds: &[&[[f32; 3]]]) -> Result<Embeddings> {
         let items = clouds.iter().map(|points| ItemRef::PointCloud(points));
         self.encode(&items.collect::<Vec<_>>())
     }
 
-    /// Writes the model as ONNX into a folder, with the files of its tokenizer
-    /// and its picture processor:
+    /// Writes the model as ONNX into a folder, with its tokenizer and image processor.
     ///
     /// | model of | file | inputs |
     /// | --- | --- | --- |
@@ -286,28 +288,28 @@ impl Encoder {
     /// | both | `text_model.onnx`, `vision_model.onnx` | as above |
     /// | features | `model.onnx` | `features`, float, `[batch, length]` |
     ///
-    /// The output is `embedding`, what this encoder gives: pooling, projection
-    /// head and normalisation are inside. Batches may have any size and texts
-    /// any length; `attention_mask` is 0 for padding. The weights of models of
-    /// more than 2 GiB are in a second file, `model.onnx.data`.
+    /// The output `embedding` equals that of this encoder: the graph contains pooling,
+    /// projection head and normalisation. Batches may have any size and texts any
+    /// length; `attention_mask` is 0 for padding. The weights of a model above 2 GiB
+    /// are in a second file, `model.onnx.data`.
     ///
     /// # Errors
-    /// [`Error::Data`] where the architecture has no ONNX form, [`Error::Io`]
-    /// where a file can't be written.
+    /// [`Error::Data`] if the architecture has no ONNX export, [`Error::Io`] if a file
+    /// can't be written.
     pub fn save_onnx(&self, folder: impl AsRef<Path>) -> Result<()> {
         self.loaded.save_onnx(folder.as_ref(), OnnxFormat::Float32)
     }
 
-    /// As [`Encoder::save_onnx`], with other numbers, such as
+    /// Like [`Encoder::save_onnx`], in another number format, such as
     /// [`OnnxFormat::Int8`].
     ///
     /// # Errors
-    /// As [`Encoder::save_onnx`].
+    /// See [`Encoder::save_onnx`].
     pub fn save_onnx_as(&self, folder: impl AsRef<Path>, format: OnnxFormat) -> Result<()> {
         self.loaded.save_onnx(folder.as_ref(), format)
     }
 
-    /// Embeds items of the kind that the model embeds, in their order.
+    /// Embeds items of the model's kind, in their order.
     pub(crate) fn encode(&self, items: &[ItemRef<'_>]) -> Result<Embeddings> {
         let model = &self.loaded.model;
         let pass = model.inference().with_int8(self.int8);
@@ -319,7 +321,7 @@ impl Encoder {
     }
 }
 
-/// Embeds items of one kind, a batch at a time.
+/// Embeds items of one kind in batches.
 pub(crate) fn embed(
     model: &Model,
     preparer: &Preparer,
@@ -341,7 +343,8 @@ fn embed_by(
     })
 }
 
-/// The output of the frozen part of the network for items, each of length `dim`.
+/// Returns the output of the frozen part of the network for each item, with `dim`
+/// values each.
 pub(crate) fn embed_frozen(
     model: &Model,
     preparer: &Preparer,
@@ -374,8 +377,9 @@ fn embed_with(
     Ok(Embeddings { dim, values })
 }
 
-/// Outputs of `dim` values for each of several things, a batch at a time, in
-/// their order. The next batch is prepared meanwhile.
+/// Computes `dim` outputs for each item in batches, in the order of the items.
+///
+/// Prepares the next batch while the model computes.
 fn in_batches(
     lengths: &[usize],
     batch: usize,
@@ -384,9 +388,8 @@ fn in_batches(
     encode: impl Fn(&Input) -> Result<Tensor> + Sync,
 ) -> Result<Vec<f32>> {
     let batch = batch.max(1);
-    // Texts of about one length side by side are attended to more evenly by
-    // the threads. The longest go first, so that buffers are large enough for
-    // all that follow; the order is put right again at the end.
+    // Batches of texts with similar lengths balance the load of the threads. The
+    // longest come first, so that later batches fit into their buffers.
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|i| std::cmp::Reverse(lengths[*i]));
     let prepare = |chosen: &[usize]| {
@@ -399,8 +402,8 @@ fn in_batches(
         })
     };
     let mut values = vec![0.0; lengths.len() * dim];
-    // On a thread of the pool: from outside, each operation would wake one and
-    // wait for it.
+    // Run inside the thread pool: otherwise each operation would wake a thread of the
+    // pool and wait for it.
     rayon::scope(|_| {
         let mut batches = order.chunks(batch);
         let mut next = batches.next().map(|chosen| (chosen, prepare(chosen)));
@@ -426,11 +429,11 @@ fn in_batches(
     Ok(values)
 }
 
-/// Refuses a truncation to no dimension, or to more than there are.
+/// Rejects a truncation to 0 or more than `of` dimensions.
 pub(crate) fn check_truncation(dim: usize, of: usize) -> Result<()> {
     if dim == 0 || dim > of {
         return Err(Error::data(format!(
-            "embeddings of {of} dimensions can't be truncated to {dim}; give 1 to {of}"
+            "embeddings of {of} dimensions can't be truncated to {dim}: give 1 to {of}"
         )));
     }
     Ok(())

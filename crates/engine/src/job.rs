@@ -1,4 +1,4 @@
-//! A run from its configuration to its artifact.
+//! Carries out a run, from its configuration to its artifact.
 
 mod examples;
 mod labels;
@@ -35,45 +35,47 @@ use crate::{
     train::{Position, Step, Trainer, read_checkpoint, write_checkpoint},
 };
 
-/// A long epoch says how far it is this often.
+/// Minimum time between two progress lines in the log.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What a run is carried out with, beside its configuration.
+/// Inputs of a run other than its configuration.
 pub struct Setting<'a> {
-    /// The processor asked for.
+    /// The device that the run asked for.
     pub device: &'a Device,
-    /// From which folders models may be loaded.
+    /// Folders from which models may be loaded.
     pub local_models: &'a LocalModels,
-    /// Size limit and token for downloads from the model hub.
+    /// Download limit and token for the model hub.
     pub hub: HubRules,
-    /// The folder with the model that `model_artifact` goes on from; see
+    /// Unpacked model that `model_artifact` continues from; see
     /// [`crate::source::open_artifact`].
     pub earlier: Option<&'a Path>,
-    /// Gives the documents of a name, one after the other.
+    /// Opens a data set by name, as a stream of documents.
     pub read_data: &'a dyn Fn(&str) -> Result<Documents>,
-    /// For the run alone: takes temporary files, checkpoints and the artifact.
+    /// Folder of this run alone, for temporary files, checkpoints and the artifact.
     pub folder: &'a Path,
-    /// A checkpoint that the run goes on from; see [`Observer::checkpoint`].
+    /// Checkpoint to resume from; see [`Observer::checkpoint`].
     pub checkpoint: Option<&'a Path>,
 }
 
-/// What a run has made.
+/// Result of a run.
 #[derive(Debug)]
 pub struct Finished {
-    /// The artifact, a zip.
+    /// Path of the artifact, a zip file.
     pub artifact: PathBuf,
-    /// Metrics of the backbone as it was.
+    /// Metrics before fine-tuning.
     pub before: Metrics,
-    /// Metrics of the fine-tuned model.
+    /// Metrics after fine-tuning.
     pub after: Metrics,
 }
 
-/// Carries out a run. One that goes on from a checkpoint gives the same losses
-/// as one undisturbed, on the same machine.
+/// Carries out a run.
+///
+/// A run that resumes from a checkpoint gives the same losses as an uninterrupted one
+/// on the same machine.
 ///
 /// # Errors
-/// Whatever is wrong with configuration, model or data, and
-/// [`Error::Interrupted`].
+/// Returns an error for a problem in the configuration, the model or the data, and
+/// [`Error::Interrupted`] when the observer ends the run.
 pub fn run(
     config: &RunConfig,
     setting: &Setting<'_>,
@@ -143,8 +145,8 @@ pub fn run(
     if plan.kind == ModelKind::Text && pooler.is_some_and(|pooler| pooler.names().is_none()) {
         log(
             Level::Info,
-            "sentence-transformers has no pooling `GeM`: the saved folder has no modules.json, and \
-             only this project opens it whole"
+            "sentence-transformers has no `GeM` pooling. The saved folder therefore has no \
+             modules.json, and only this project loads the complete model"
                 .to_owned(),
         );
     }
@@ -155,8 +157,8 @@ pub fn run(
         log(
             Level::Info,
             format!(
-                "The model's default prompt `{name}` goes before every text, in training and \
-                 evaluation alike: `{text}`"
+                "The model's default prompt `{name}` is prepended to every text, in training and \
+                 evaluation and: `{text}`"
             ),
         );
     }
@@ -181,7 +183,7 @@ pub fn run(
             rayon::current_num_threads()
         ),
     );
-    if let Some(note) = told_of_adapters(&loaded.model) {
+    if let Some(note) = describe_adapters(&loaded.model) {
         log(Level::Info, note);
     }
     let (precision, note) = choose_precision(plan.precision, &device);
@@ -214,7 +216,7 @@ pub fn run(
             Some(guide.0)
         }
     };
-    // A guide reads what a frozen network does not need any more.
+    // A guide reads the original inputs, which `remember_frozen` replaces.
     if plan.freeze && !plan.augment && guide.is_none() {
         remember_frozen(&mut loaded, &mut data)?;
     }
@@ -273,8 +275,8 @@ pub fn run(
     })
 }
 
-/// Says how much of a model with adapters is trained.
-fn told_of_adapters(model: &Model) -> Option<String> {
+/// Describes how many weights of a model with adapters are trained.
+fn describe_adapters(model: &Model) -> Option<String> {
     let lora = model.setup().lora.as_ref()?;
     let (trained, all) = (model.params().trained_count(), model.params().count());
     let whole = match lora.modules_to_save.is_empty() {
@@ -290,7 +292,7 @@ fn told_of_adapters(model: &Model) -> Option<String> {
     ))
 }
 
-/// Says what was found, and writes the artifact.
+/// Logs the results and writes the artifact.
 fn finish(
     trainer: &Trainer,
     description: &ModelDescription,
@@ -299,7 +301,7 @@ fn finish(
     run: &RunRecord<'_>,
     observer: &mut dyn Observer,
 ) -> Result<PathBuf> {
-    let took = format!("Finetuning took {}", in_words(run.duration));
+    let took = format!("Finetuning took {}", format_duration(run.duration));
     log(observer, Level::Debug, took);
     for (name, after) in run.after {
         let message = match run.before.get(name) {
@@ -347,12 +349,12 @@ fn train_epochs(
     Ok(())
 }
 
-/// Why an epoch is left between two of its steps.
+/// Reasons to leave the epoch between two steps.
 #[derive(Clone, Copy, Default)]
 struct Between {
-    /// A checkpoint is wanted, or an end.
+    /// The observer wants a checkpoint or the end of the run.
     pause: bool,
-    /// A callback has something to do.
+    /// A callback is due.
     interval: bool,
 }
 
@@ -389,7 +391,7 @@ fn train_epoch(
                     .iter()
                     .any(|callback| callback.wants_interval(&step)),
             };
-            // The trainer is free for others only between its steps.
+            // The trainer is borrowed during a step. Callbacks and checkpoints need it.
             if between.pause || between.interval {
                 return Err(Error::Interrupted);
             }
@@ -424,7 +426,7 @@ fn train_epoch(
     let line = format!("{} • loss: {train_loss:.3}{validated}", progress(steps));
     context.log(Level::Info, line);
     if epoch == 1 && train_loss == 0.0 {
-        let warning = "The loss of the whole first epoch is 0, so that the model learned nothing: a \
+        let warning = "The loss of the whole first epoch is 0: the model learned nothing. A \
                        larger `margin`, a higher `batch_size` or no `miner` may help";
         context.log(Level::Warning, warning.to_owned());
     }
@@ -463,7 +465,7 @@ fn report_step(step: &Step, epochs: usize, observer: &mut dyn Observer, history:
     });
 }
 
-/// How long a run has been trained, and how it is saved.
+/// Training time so far, and how the run's state is saved.
 struct Progress {
     since: Instant,
     before: Duration,
@@ -481,8 +483,10 @@ impl Progress {
         self.before + self.since.elapsed()
     }
 
-    /// Between two steps: makes the checkpoint that is wanted, and ends the
-    /// run where that is asked for.
+    /// Saves a checkpoint and ends the run if the observer asked for it. Called between
+    /// steps.
+    ///
+    /// A run that is stopped for good saves nothing.
     fn pause(
         &self,
         callbacks: &[Box<dyn TrainingCallback>],
@@ -535,7 +539,9 @@ impl Progress {
         read_checkpoint(context.trainer, &state)?;
         std::fs::remove_file(&state).map_err(|e| Error::io(&state, e))?;
         if record.callbacks.len() != callbacks.len() {
-            return Err(Error::checkpoint("it is of a run with other callbacks"));
+            return Err(Error::checkpoint(
+                "it belongs to a run with other callbacks",
+            ));
         }
         for (callback, state) in callbacks.iter_mut().zip(&record.callbacks) {
             callback.restore(state)?;
@@ -547,7 +553,7 @@ impl Progress {
         let Position { epoch, step, .. } = context.trainer.position();
         context.log(
             Level::Info,
-            format!("Going on from a checkpoint: {epoch} epochs and {step} steps are done"),
+            format!("Resuming from a checkpoint after {epoch} epochs and {step} steps"),
         );
         Ok(())
     }
@@ -556,7 +562,7 @@ impl Progress {
 /// The trainer's part of a checkpoint.
 const TRAINER_FILE: &str = "trainer.safetensors";
 
-/// All files of a checkpoint.
+/// Names of all files in a checkpoint.
 fn file_names(callbacks: &[Box<dyn TrainingCallback>]) -> Vec<&'static str> {
     let own = callbacks.iter().filter_map(|callback| callback.file());
     [TRAINER_FILE, negatives::FILE]
@@ -572,8 +578,8 @@ fn log(observer: &mut dyn Observer, level: Level, message: impl Into<String>) {
     });
 }
 
-/// A duration as the Python Finetuner says it.
-fn in_words(duration: Duration) -> String {
+/// Formats a duration in the words of the Python Finetuner.
+fn format_duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     format!(
         "{} days, {} hours {} minutes and {} seconds",

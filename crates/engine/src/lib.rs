@@ -1,26 +1,27 @@
 //! Trains embedding models for search, evaluates them, and uses them.
 //!
-//! Everything from a run's configuration to its artifact, on candle's tensors
-//! with fused CPU operations of our own; no network and no database. The way
-//! through the crate:
+//! This crate takes a run from its configuration to its artifact. It uses candle's
+//! tensors and fused CPU operations of its own. It opens no network connection except
+//! to the model hub, and no database. The modules, in the order in which a run passes
+//! through them:
 //!
-//! | module | what it is for |
+//! | module | contents |
 //! | --- | --- |
-//! | [`plan`] | a run's configuration, checked |
-//! | [`source`] | where models come from |
-//! | [`data`] | documents to training examples |
-//! | [`prepare`], [`image`], [`cloud`], [`augment`], [`draw`], [`tokenizer`] | pictures, point clouds and texts to tensors |
+//! | [`plan`] | validated run configurations |
+//! | [`source`] | model names resolved to folders, artifacts and the hub |
+//! | [`data`] | documents read into training examples |
+//! | [`prepare`], [`image`], [`cloud`], [`augment`], [`draw`], [`tokenizer`] | pictures, point clouds and texts converted to tensors |
 //! | [`models`], [`params`] | networks and their weights |
-//! | [`modules`] | what a model of sentence-transformers has behind its network |
+//! | [`modules`] | modules of sentence-transformers that follow the network |
 //! | [`loss`], [`optim`], [`train`] | the training loop and its parts |
-//! | [`lora`] | training small factors in place of a model's weights |
-//! | [`evaluation`] | retrieval and its metrics |
-//! | [`hard_negatives`] | mining of negatives from a corpus |
+//! | [`lora`] | low-rank adapters |
+//! | [`evaluation`] | retrieval, graded data, and their metrics |
+//! | [`hard_negatives`] | hard negatives mined from a corpus |
 //! | [`job`] | a run from end to end |
-//! | [`synthesis`] | training data out of texts without labels |
-//! | [`infer`], [`quantize`] | embeddings from a saved model, and smaller ones |
+//! | [`synthesis`] | training data synthesised from unlabelled texts |
+//! | [`infer`], [`quantize`] | inference with saved models, and quantised embeddings |
 //!
-//! The same configuration, data and seed give the same losses on one machine.
+//! On one machine, the same configuration, data and seed give the same losses.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

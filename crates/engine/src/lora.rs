@@ -1,8 +1,8 @@
-//! Low-rank adaptation (LoRA; Hu et al. 2021, arXiv:2106.09685): which layers of
-//! a model are trained by two small factors in place of their weights.
+//! Low-rank adaptation (LoRA; Hu et al. 2021, arXiv:2106.09685).
 //!
-//! Options have the names, defaults and meaning of PEFT's `LoraConfig` for the
-//! task `FEATURE_EXTRACTION`.
+//! Selects the layers whose weights are adapted by two small trained factors. Options
+//! have the names, defaults and meaning of PEFT's `LoraConfig` for the task
+//! `FEATURE_EXTRACTION`.
 
 use std::collections::BTreeSet;
 
@@ -17,14 +17,14 @@ use crate::{
     random::uniform_weights,
 };
 
-/// The field of a run's configuration.
+/// Field of the run's configuration.
 const FIELD: &str = "model_options.lora";
-/// PEFT's word for all linear layers.
+/// PEFT's keyword for all linear layers.
 const ALL_LINEAR: &str = "all-linear";
-/// A larger rank saves nothing in any layer that is known.
-const LARGEST_RANK: usize = 8192;
+/// Rank limit. A larger rank saves nothing in any known layer.
+const MAX_RANK: usize = 8192;
 
-/// The layers that PEFT adapts in a model of this type if none are named.
+/// Layers that PEFT adapts by default, by model type.
 const DEFAULT_TARGETS: &[(&str, &[&str])] = &[
     ("bert", &["query", "value"]),
     ("gemma3_text", &["q_proj", "v_proj"]),
@@ -34,31 +34,31 @@ const DEFAULT_TARGETS: &[(&str, &[&str])] = &[
     ("xlm-roberta", &["query", "value"]),
 ];
 
-/// The linear layers that get adapters.
+/// Selection of the linear layers that get adapters.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Targets {
-    /// PEFT's choice for the type of the model, else all of them.
+    /// PEFT's default for the model type, or else all layers.
     Default,
     /// All linear layers of the network.
     AllLinear,
-    /// Those with these names, or whose names end with them.
+    /// Layers with these names or name endings.
     Named(Vec<String>),
 }
 
-/// Settings of the adapters of a run.
+/// LoRA settings of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoraSpec {
-    /// Rows of the first factor.
+    /// Rank: the number of rows of the first factor.
     pub r: usize,
-    /// The factors' product is multiplied by this, divided by the rank.
+    /// Factor of the adapters' output, before the division by the rank.
     pub lora_alpha: f64,
-    /// The part of an adapter's inputs that is dropped in training.
+    /// Dropout rate of the adapters' inputs in training.
     pub lora_dropout: f64,
-    /// The layers that get adapters.
+    /// Layers that get adapters.
     pub target_modules: Targets,
-    /// Modules that are trained and saved whole.
+    /// Modules that are trained and saved completely.
     pub modules_to_save: Vec<String>,
-    /// Whether to divide by the root of the rank (arXiv:2312.03732).
+    /// Whether to divide by the square root of the rank (arXiv:2312.03732).
     pub use_rslora: bool,
 }
 
@@ -76,16 +76,16 @@ impl Default for LoraSpec {
 }
 
 impl LoraSpec {
-    /// Reads the options of a run.
+    /// Parses the options of a run.
     ///
     /// # Errors
-    /// [`Error::Config`] names the option, its value and what is possible.
+    /// [`Error::Config`] names an invalid option, its value and the allowed values.
     pub(crate) fn parse(options: &Options) -> Result<Self> {
         let read = OptionReader::new(FIELD, Some(options));
         let defaults = Self::default();
         let r = read.count("r", defaults.r, 1)?;
-        if r > LARGEST_RANK {
-            return Err(read.bad("r", &format!("at most {LARGEST_RANK} is possible")));
+        if r > MAX_RANK {
+            return Err(read.bad("r", &format!("at most {MAX_RANK} is possible")));
         }
         let target_modules = match read.value("target_modules") {
             None => Targets::Default,
@@ -97,7 +97,7 @@ impl LoraSpec {
             Some(_) => names(&read, "modules_to_save")?,
         };
         let lora_dropout = read.number("lora_dropout", 0.0, 0.0, 0.99)?;
-        // PEFT's other settings have one value here.
+        // Other settings of PEFT are fixed.
         read.choice("bias", "none", &["none"])?;
         read.choice("task_type", "FEATURE_EXTRACTION", &["FEATURE_EXTRACTION"])?;
         let spec = Self {
@@ -112,20 +112,21 @@ impl LoraSpec {
         Ok(spec)
     }
 
-    /// The factor of the adapters' output.
+    /// Returns the factor of the adapters' output.
     pub(crate) fn scale(&self) -> f32 {
         scale(self.lora_alpha, self.r, self.use_rslora)
     }
 
-    /// Whether a tensor belongs to a module that is trained whole. `names` are
-    /// the tensor's name here and in `transformers`.
+    /// Returns whether a tensor belongs to a module that is trained completely.
+    ///
+    /// `names` are the tensor's name here and in `transformers`.
     pub(crate) fn trains_whole(&self, names: [&str; 2]) -> bool {
         let mut wanted = self.modules_to_save.iter();
         wanted.any(|wanted| names.iter().any(|name| has_module(name, wanted)))
     }
 
-    /// The same with the layers that PEFT adapts in a model of this type, if none
-    /// are named; all of them where PEFT knows none.
+    /// Resolves [`Targets::Default`] for a model type: PEFT's default, or all layers if
+    /// PEFT has none.
     pub(crate) fn of_model(&self, kind: &str) -> Self {
         let known = DEFAULT_TARGETS.iter().find(|(known, _)| *known == kind);
         let target_modules = match (&self.target_modules, known) {
@@ -141,14 +142,15 @@ impl LoraSpec {
         }
     }
 
-    /// Chooses the layers that get adapters. `layers` are all linear layers,
-    /// each by its name here and in `transformers`.
+    /// Selects the layers that get adapters.
+    ///
+    /// `layers` holds the names of all linear layers, here and in `transformers`.
     ///
     /// # Errors
-    /// [`Error::Config`] where a name is that of no layer.
+    /// [`Error::Config`] if a name matches no layer.
     pub(crate) fn choose(&self, layers: &[[String; 2]]) -> Result<BTreeSet<String>> {
         if layers.is_empty() {
-            let reason = "the model has no linear layers that could get adapters; leave it out";
+            let reason = "the model has no linear layers to adapt; remove this option";
             return Err(Error::config(FIELD, reason));
         }
         let adaptable = layers
@@ -171,25 +173,27 @@ impl LoraSpec {
                 return Err(Error::config(
                     FIELD,
                     format!(
-                        "`target_modules` names `{name}`: no linear layer of the model has that \
-                         name; {} are known, and `{ALL_LINEAR}`",
+                        "`target_modules` names `{name}`, but no linear layer of the model has that \
+                         name. Its layers are {}; `{ALL_LINEAR}` selects all",
                         endings(layers)
                     ),
                 ));
             }
         }
         if chosen.is_empty() {
-            let reason = "`target_modules` names only layers that `modules_to_save` trains whole";
+            let reason =
+                "`target_modules` names only layers that `modules_to_save` trains completely";
             return Err(Error::config(FIELD, reason));
         }
         Ok(chosen)
     }
 
-    /// Refuses modules to save that the model doesn't have. `tensors` are all
-    /// its tensors, each by its name here and in `transformers`.
+    /// Checks that the model has all modules to save.
+    ///
+    /// `tensors` holds the names of all tensors, here and in `transformers`.
     ///
     /// # Errors
-    /// [`Error::Config`] names the module.
+    /// [`Error::Config`] names a missing module.
     pub(crate) fn check_modules(&self, tensors: &[[String; 2]]) -> Result<()> {
         for wanted in &self.modules_to_save {
             let mut names = tensors.iter().flatten();
@@ -202,8 +206,10 @@ impl LoraSpec {
         Ok(())
     }
 
-    /// New factors for a layer of this shape: the first drawn evenly, the second
-    /// zero, so that the model begins as it was.
+    /// Returns new factors for a layer of this shape.
+    ///
+    /// The first is uniformly random, the second zero, so that training starts from the
+    /// original model.
     pub(crate) fn factors(
         &self,
         layer: &str,
@@ -214,7 +220,7 @@ impl LoraSpec {
             [rows, ref inputs @ ..] => (rows, inputs.iter().product::<usize>()),
             [] => (0, 0),
         };
-        // `kaiming_uniform_` with the root of 5.
+        // As in `kaiming_uniform_` with `a = sqrt(5)`.
         let bound = 1.0 / (inputs.max(1) as f64).sqrt();
         let a = uniform_weights(seed, self.r * inputs, bound);
         [
@@ -226,9 +232,10 @@ impl LoraSpec {
         ]
     }
 
-    /// PEFT's `adapter_config.json`. `layers` are the layers that have adapters,
-    /// by their names in `transformers`; `base` is the model's name, with the
-    /// commit where it is of the hub.
+    /// Returns PEFT's `adapter_config.json`.
+    ///
+    /// `layers` are the adapted layers' names in `transformers`. `base` is the model's
+    /// name, with the commit if it is from the hub.
     pub(crate) fn to_json(&self, layers: &[String], base: Option<(&str, Option<&str>)>) -> Value {
         let modules = (!self.modules_to_save.is_empty()).then_some(&self.modules_to_save);
         json!({
@@ -241,7 +248,7 @@ impl LoraSpec {
             "init_lora_weights": true,
             "layers_pattern": null,
             "layers_to_transform": null,
-            "lora_alpha": whole(self.lora_alpha),
+            "lora_alpha": python_number(self.lora_alpha),
             "lora_dropout": self.lora_dropout,
             "modules_to_save": modules,
             "peft_type": "LORA",
@@ -256,21 +263,21 @@ impl LoraSpec {
     }
 }
 
-/// The factor of an adapter's output.
+/// Returns the factor of an adapter's output.
 pub(crate) fn scale(alpha: f64, rank: usize, by_root: bool) -> f32 {
     let rank = rank as f64;
     (alpha / if by_root { rank.sqrt() } else { rank }) as f32
 }
 
-/// A number that PEFT writes without a fraction where it has none.
-fn whole(number: f64) -> Value {
+/// Converts a number to JSON like Python: without a fraction if it is an integer.
+fn python_number(number: f64) -> Value {
     match number.fract() == 0.0 && number.abs() < 1e15 {
         true => (number as i64).into(),
         false => number.into(),
     }
 }
 
-/// An option that is a list of names.
+/// Reads an option that is a list of names.
 fn names(read: &OptionReader<'_>, option: &str) -> Result<Vec<String>> {
     let list = read.value(option).and_then(Value::as_array);
     let names: Option<Vec<String>> = list.and_then(|list| {
@@ -283,20 +290,20 @@ fn names(read: &OptionReader<'_>, option: &str) -> Result<Vec<String>> {
     let names = names.filter(|names| !names.is_empty());
     names.ok_or_else(|| {
         let wanted = match option {
-            "target_modules" => format!("a list of names of layers, or `{ALL_LINEAR}`, is wanted"),
-            _ => "a list of names of modules is wanted".to_owned(),
+            "target_modules" => format!("expected a list of layer names, or `{ALL_LINEAR}`"),
+            _ => "expected a list of module names".to_owned(),
         };
         read.bad(option, &wanted)
     })
 }
 
-/// Whether a layer has this name, or its name ends with it.
+/// Returns whether a layer's name is `wanted` or ends with it at a dot.
 fn is_layer(layer: &str, wanted: &str) -> bool {
     let before = layer.strip_suffix(wanted);
     before.is_some_and(|before| before.is_empty() || before.ends_with('.'))
 }
 
-/// Whether a tensor lies in a module of this name, at any depth.
+/// Returns whether a tensor belongs to a module of this name, at any depth.
 fn has_module(tensor: &str, wanted: &str) -> bool {
     let mut places = tensor.match_indices(wanted);
     places.any(|(at, _)| {
@@ -306,12 +313,12 @@ fn has_module(tensor: &str, wanted: &str) -> bool {
     })
 }
 
-/// The last parts of the names of all layers.
+/// Returns the distinct name endings of all layers.
 fn endings(layers: &[[String; 2]]) -> String {
     let last = layers.iter().map(|[_, layer]| {
         let parts: Vec<&str> = layer.rsplitn(3, '.').take(2).collect();
         match parts[..] {
-            // A number says nothing, and `dense` alone stands for several.
+            // Skip a preceding number, but keep a preceding name: `dense` alone is ambiguous.
             [last, before] if before.parse::<u32>().is_err() => format!("`{before}.{last}`"),
             [last, ..] => format!("`{last}`"),
             [] => String::new(),
@@ -343,17 +350,14 @@ mod tests {
     }
 
     #[test]
-    fn options_that_can_not_be_obeyed_are_refused_by_name() {
+    fn unsupported_options_are_rejected_by_name() {
         for (options, part) in [
             (json!({"rank": 8}), "`rank` is 8: bias, lora_alpha"),
             (json!({"r": 0}), "`r` is 0"),
             (json!({"r": 9000}), "at most 8192"),
             (json!({"lora_alpha": 0}), "`lora_alpha` is 0"),
             (json!({"lora_dropout": 1}), "`lora_dropout` is 1"),
-            (
-                json!({"target_modules": "query"}),
-                "a list of names of layers",
-            ),
+            (json!({"target_modules": "query"}), "a list of layer names"),
             (json!({"target_modules": []}), "`target_modules` is []"),
             (json!({"modules_to_save": [""]}), "`modules_to_save` is"),
             (json!({"bias": "all"}), "`bias` is \"all\""),
@@ -367,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn layers_are_chosen_by_name_suffix_or_all() {
+    fn layers_are_selected_by_name_by_ending_or_all() {
         let choose = |targets: Value, kind: &str| {
             let spec = parse(json!({"target_modules": targets})).unwrap();
             spec.of_model(kind)
@@ -395,16 +399,19 @@ mod tests {
             choose(json!(["layer.0.attention.query"]), "bert").unwrap(),
             names(&["query"])
         );
-        // The end of a word is no name.
+        // A name must match from a dot on.
         let error = choose(json!(["query", "ery"]), "bert")
             .unwrap_err()
             .to_string();
-        assert!(error.contains("names `ery`: no linear layer"), "{error}");
+        assert!(
+            error.contains("names `ery`, but no linear layer"),
+            "{error}"
+        );
         assert!(error.contains("`attention.query`"), "{error}");
     }
 
     #[test]
-    fn modules_to_save_are_whole_and_get_no_adapter() {
+    fn modules_to_save_are_trained_completely_and_get_no_adapter() {
         let spec =
             parse(json!({"modules_to_save": ["attention.output"], "target_modules": "all-linear"}));
         let spec = spec.unwrap();

@@ -1,6 +1,7 @@
-//! How much memory this process has, and how much it may still take.
+//! Measures the memory that this process uses and the memory that it may still
+//! allocate.
 
-mod room;
+mod step;
 
 use std::{
     path::{Path, PathBuf},
@@ -8,20 +9,21 @@ use std::{
     time::Duration,
 };
 
-pub(crate) use room::Room;
+pub(crate) use step::StepMemory;
 
-/// How often memory is looked at while something runs.
-const LOOK: Duration = Duration::from_millis(1);
+/// Interval between samples of the memory in use.
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(1);
 
-/// Where the system tells it, and the limit of this run.
+/// Source of memory figures, with the run's limit.
 pub(crate) struct Memory {
     root: PathBuf,
     limit: Option<u64>,
 }
 
 impl Memory {
-    /// This machine's. `limit` is the most that this process may hold, where the
-    /// one that started it has said so.
+    /// Reads the figures of this machine.
+    ///
+    /// `limit` is the limit in bytes that the parent process set for this one, if any.
     pub(crate) fn of_this_machine(limit: Option<u64>) -> Self {
         Self {
             root: PathBuf::from("/"),
@@ -29,14 +31,15 @@ impl Memory {
         }
     }
 
-    /// Bytes that this process holds, where the system says so.
+    /// Returns the bytes that this process uses, if the system reports them.
     pub(crate) fn held(&self) -> Option<u64> {
         field(&self.text("proc/self/status")?, "VmRSS:")
     }
 
-    /// Bytes that this process may still take: what is free on the machine, and
-    /// no more than its control groups, the limits of its resources and the
-    /// run's own limit leave.
+    /// Returns the bytes that this process may still allocate.
+    ///
+    /// This is the machine's free memory, reduced by the limits of control groups,
+    /// resources and the run.
     pub(crate) fn free(&self) -> Option<u64> {
         let machine = field(&self.text("proc/meminfo")?, "MemAvailable:")?;
         let status = self.text("proc/self/status")?;
@@ -52,8 +55,8 @@ impl Memory {
         Some(all.into_iter().flatten().fold(machine, u64::min))
     }
 
-    /// What the control groups of this process leave, each of them and those
-    /// around it.
+    /// Returns the memory left in the control groups of this process and their
+    /// ancestors.
     fn left_in_groups(&self) -> Option<u64> {
         let groups = self.text("proc/self/cgroup")?;
         let own = groups.lines().filter_map(|line| {
@@ -69,8 +72,8 @@ impl Memory {
             }
         });
         let left = own.flat_map(|(top, path)| {
-            // In a container the group's path may be that of the machine, and its
-            // files lie at the top.
+            // In a container, the path may be the host's. The group's files are then in
+            // the root.
             let groups: Vec<PathBuf> = Path::new(path).ancestors().map(|at| top.join(at)).collect();
             groups.into_iter().filter_map(|group| left_in_group(&group))
         });
@@ -82,35 +85,35 @@ impl Memory {
     }
 }
 
-/// The most bytes that `held` told while `work` ran, and what `work` gave.
+/// Runs `work`. Returns the maximum of `held` meanwhile, and the result of `work`.
 fn peak_of<T>(held: impl Fn() -> Option<u64> + Sync, work: impl FnOnce() -> T) -> (Option<u64>, T) {
     let (ended, most) = (AtomicBool::new(false), AtomicU64::new(0));
-    let look = || most.fetch_max(held().unwrap_or(0), Ordering::Relaxed);
+    let sample = || most.fetch_max(held().unwrap_or(0), Ordering::Relaxed);
     let watched = std::thread::scope(|scope| {
         scope.spawn(|| {
             while !ended.load(Ordering::Relaxed) {
-                look();
-                std::thread::sleep(LOOK);
+                sample();
+                std::thread::sleep(SAMPLE_INTERVAL);
             }
-            look();
+            sample();
         });
-        // Also where `work` panics: the thread would never end.
-        let _ends = Ends(&ended);
+        // Stops the thread even if `work` panics.
+        let _guard = StopGuard(&ended);
         work()
     });
     let most = most.load(Ordering::Relaxed);
     ((most > 0).then_some(most), watched)
 }
 
-struct Ends<'a>(&'a AtomicBool);
+struct StopGuard<'a>(&'a AtomicBool);
 
-impl Drop for Ends<'_> {
+impl Drop for StopGuard<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
 }
 
-/// What one control group leaves, of either version.
+/// Returns the memory left in one control group (version 1 or 2).
 fn left_in_group(group: &Path) -> Option<u64> {
     let number = |file: &str| -> Option<u64> {
         let text = std::fs::read_to_string(group.join(file)).ok()?;
@@ -124,7 +127,7 @@ fn left_in_group(group: &Path) -> Option<u64> {
         ),
     };
     let limit = limits.into_iter().flatten().min()?;
-    // Pages of files are given back when they are needed.
+    // The page cache can be reclaimed.
     let stat = std::fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
     let files = stat.lines().find_map(|line| {
         let name = line.strip_prefix("inactive_file ");
@@ -136,14 +139,14 @@ fn left_in_group(group: &Path) -> Option<u64> {
     Some(limit.saturating_sub(used.saturating_sub(files.unwrap_or(0))))
 }
 
-/// A field in kilobytes, as `/proc` has them, in bytes.
+/// Returns a field of `/proc` in bytes; the files have kilobytes.
 fn field(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     let kilobytes: u64 = line.split_whitespace().next()?.parse().ok()?;
     Some(kilobytes * 1024)
 }
 
-/// The soft limit of a resource; `None` for no limit.
+/// Returns the soft limit of a resource; `None` if unlimited.
 fn resource(limits: &str, name: &str) -> Option<u64> {
     let line = limits.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()
@@ -155,7 +158,7 @@ mod tests {
 
     const MB: u64 = 1 << 20;
 
-    /// A machine with 8,000 MB free, of which this process holds 100.
+    /// Returns a machine with 8,000 MB free, and a process that uses 100 MB.
     fn machine(files: &[(&str, &str)], limit: Option<u64>) -> (tempfile::TempDir, Memory) {
         let root = tempfile::tempdir().unwrap();
         let usual = [
@@ -186,13 +189,13 @@ mod tests {
     }
 
     #[test]
-    fn each_limit_counts() {
+    fn the_smallest_limit_counts() {
         assert_eq!(free(&[], None), 8000);
         assert_eq!(free(&[], Some(1100 * MB)), 1000);
         let limits = "Limit Soft Hard Units\nMax data size 1048576000 unlimited bytes\n\
                       Max address space unlimited unlimited bytes\n";
         assert_eq!(free(&[("proc/self/limits", limits)], None), 800);
-        // The group has no limit, the one around it has; pages of files count as free.
+        // Only the outer group has a limit. The page cache counts as free.
         let groups = [
             ("proc/self/cgroup", "0::/outer/inner\n"),
             ("sys/fs/cgroup/outer/inner/memory.max", "max\n"),
@@ -214,17 +217,17 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_that_is_passed_leaves_nothing() {
+    fn an_exceeded_limit_leaves_nothing() {
         assert_eq!(free(&[], Some(50 * MB)), 0);
     }
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn the_peak_of_some_work_is_seen() {
+    fn the_peak_memory_of_work_is_measured() {
         let before = Memory::of_this_machine(None).held().unwrap();
-        // Its output is held while the memory is read the last time.
-        let room = Room::Host(Memory::of_this_machine(None));
-        let (peak, numbers) = room.peak_of(|| vec![1u8; 200 << 20]);
+        // The result is still allocated when the last sample is taken.
+        let memory = StepMemory::Host(Memory::of_this_machine(None));
+        let (peak, numbers) = memory.peak_of(|| vec![1u8; 200 << 20]);
         assert_eq!(numbers.len(), 200 << 20);
         assert!(peak.unwrap() >= before + (150 << 20), "{peak:?} {before}");
     }

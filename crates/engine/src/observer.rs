@@ -1,4 +1,4 @@
-//! How a run tells what happens, and is told to stop.
+//! The interface through which a run reports progress and is interrupted.
 
 use std::path::Path;
 
@@ -6,44 +6,44 @@ use finetuner_protocol::Event;
 
 use crate::train::Position;
 
-/// Whoever follows a run: it is told what happens, and may end it.
+/// Receives a run's events, and may interrupt the run.
 pub trait Observer {
-    /// Something happened. It must not take long: training waits.
+    /// Handles an event. Must return quickly: training waits for it.
     fn event(&mut self, event: Event);
 
-    /// The most bytes of memory that the run may hold, where there is a limit
-    /// beside the machine's own.
+    /// Returns the memory limit of the run in bytes, if it is below the machine's
+    /// memory.
     fn memory_limit(&self) -> Option<u64> {
         None
     }
 
-    /// Whether the run shall stop at the next step, and how.
+    /// Returns whether and how the run should stop at the next step.
     fn interrupted(&self) -> Option<Interruption> {
         None
     }
 
-    /// Whether a checkpoint is wanted at the next step, or at the end of the
-    /// epoch.
+    /// Returns whether to write a checkpoint at the next step or the end of the epoch.
     fn wants_checkpoint(&self) -> bool {
         false
     }
 
-    /// A checkpoint was written to this file, which is overwritten by the next
-    /// one: keep what is in it.
+    /// Stores a checkpoint. The next checkpoint overwrites `file`, so its contents must
+    /// be copied.
     ///
     /// # Errors
-    /// Why it can't be kept. The run goes on, with a warning.
+    /// Returns why the checkpoint could not be stored. The run logs a warning and
+    /// continues.
     fn checkpoint(&mut self, file: &Path, at: Position) -> Result<(), String> {
         let _ = (file, at);
         Ok(())
     }
 }
 
-/// How a run is stopped.
+/// How to stop a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interruption {
-    /// For good.
+    /// Stop for good, without a checkpoint.
     Stop,
-    /// To go on later, from a checkpoint that is made first.
+    /// Write a checkpoint first, so that the run can resume later.
     Pause,
 }

@@ -1,10 +1,12 @@
-//! The parts of a model as the Python Finetuner describes them: the two towers
-//! of a CLIP, or the model itself. Each has a folder with a `metadata.yml`, from
-//! which the Python client's `get_model` opens `model.onnx` beside it.
+//! The parts of a model as the Python Finetuner describes them.
 //!
-//! The client makes its inputs with `transformers`, by a name: that of the
-//! model's repository on the hub, or else the folder that the artifact unpacks
-//! to, which holds tokenizer and picture processor too.
+//! A CLIP has two parts, its towers; any other model is one part. Each part has a
+//! folder with a `metadata.yml`, from which the Python client's `get_model` opens the
+//! `model.onnx` in the same folder.
+//!
+//! The client prepares inputs with `transformers`, which it gives a name: the model's
+//! hub repository, or else the folder into which the artifact is unpacked. That folder
+//! also holds the tokenizer and the image processor.
 
 use finetuner_protocol::{RunConfig, find_backbone};
 use serde_json::{Value, json};
@@ -22,26 +24,26 @@ use crate::{
 /// One part of a model.
 pub(super) struct Part {
     name: String,
-    /// The builder of the client that makes such a network.
+    /// Name of the client's builder class for this network.
     builder: String,
-    /// Its folder below `models/`.
+    /// Folder below `models/`.
     pub(super) folder: String,
-    /// The names of its inputs.
+    /// Names of the inputs.
     pub(super) inputs: Value,
-    /// Its `metadata.yml`.
+    /// Contents of `metadata.yml`.
     pub(super) metadata: Value,
-    /// Its inputs as ONNX, where it has such a form.
+    /// Inputs of the ONNX graph, if the part has one.
     pub(super) onnx: Option<OnnxInput<'static>>,
 }
 
 impl Part {
-    /// The name that `select_model` knows.
+    /// Returns the name under which `select_model` finds the part.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
 
-    /// The weights as the client's builder names them; `None` where it builds no
-    /// such network.
+    /// Returns the weights under the names of the client's builder; `None` if it can't
+    /// build this network.
     pub(super) fn state_dict(
         &self,
         model: &Model,
@@ -51,8 +53,8 @@ impl Part {
         if self.builder.starts_with("CLIP") && !is_clip {
             return None;
         }
-        // The `transformers` of the client takes the token with the highest id
-        // for the end of a text.
+        // The client's version of `transformers` takes the highest token id for the end
+        // of the text.
         let text = &description.config["text_config"];
         let end = text["eos_token_id"].as_u64().unwrap_or(49_407);
         let tokens = text["vocab_size"].as_u64().unwrap_or(49_408);
@@ -63,13 +65,13 @@ impl Part {
     }
 }
 
-/// A network that the Python client itself builds.
+/// A torchvision network that the Python client builds itself.
 struct Torchvision {
     builder: &'static str,
     name: &'static str,
-    /// The layer that gives the embedding.
+    /// Layer whose output is the embedding.
     layer: &'static str,
-    /// Blocks of each stage, by which it is known.
+    /// Number of blocks in each stage, which identifies the network.
     depths: [u64; 4],
 }
 
@@ -88,7 +90,7 @@ const TORCHVISION: [Torchvision; 2] = [
     },
 ];
 
-/// The fields of a part that differ from one part to another.
+/// The fields of a part that depend on its kind of input.
 struct Inputs {
     names: Vec<&'static str>,
     shape: Value,
@@ -101,7 +103,7 @@ struct Inputs {
     onnx: Option<OnnxInput<'static>>,
 }
 
-/// The parts of a model.
+/// Returns the parts of a model.
 pub(super) fn parts(
     model: &Model,
     preparer: &Preparer,
@@ -169,7 +171,7 @@ pub(super) fn parts(
     }
 }
 
-/// The repository on the hub that a model's name means, if any.
+/// Returns the hub repository that a model's name refers to, if any.
 fn repository(name: Option<&str>) -> Option<&str> {
     let name = name?;
     match find_backbone(name) {
@@ -236,7 +238,7 @@ fn pooling(pooler: Option<Pooler>) -> Value {
         Some(Pooler::Max) => ("max", json!({})),
         Some(Pooler::Cls) => ("cls", json!({})),
         Some(Pooler::GeM { p, eps }) => ("GeM", json!({"p": p, "eps": eps})),
-        // The client knows no others; as ONNX they are inside.
+        // The client has no other poolers. The ONNX graph contains them.
         Some(other) => return json!({"pooler": other.names(), "pooler_options": {}}),
     };
     json!({"pooler": name, "pooler_options": options})
@@ -274,8 +276,8 @@ fn texts(model: &Model, description: &ModelDescription, source: &str) -> Inputs 
 fn pictures(preparer: &Preparer, source: &str) -> Inputs {
     let processor = preparer.processor.as_ref();
     let [height, width] = processor.map_or([0; 2], ImageProcessor::sides);
-    // The client's own steps where they can be the model's, or else those of
-    // transformers, which names the pictures by itself.
+    // Use the client's own preprocessing if it equals the model's. Otherwise use that
+    // of transformers, which calls its output `pixel_values`.
     let plain = processor.filter(|processor| {
         processor.resize == Resize::Exact { height, width }
             && processor.crop.is_none_or(|crop| crop == [height, width])
@@ -306,13 +308,13 @@ fn pictures(preparer: &Preparer, source: &str) -> Inputs {
     }
 }
 
-/// Factor and summand from the client's normalisation, ImageNet's, to that of a
-/// model, where it has another.
+/// Returns factor and offset from the client's ImageNet normalisation to the model's;
+/// `None` if they are equal.
 fn from_imagenet(processor: &ImageProcessor) -> Option<([f32; 3], [f32; 3])> {
     let (mut scale, mut shift) = ([1.0; 3], [0.0; 3]);
     for channel in 0..3 {
         let (mean, std) = (processor.mean[channel], processor.std[channel]);
-        // The client's values are from 0 to 1 before it normalises.
+        // Before normalising, the client scales values to 0..1.
         let factor = (255.0 * processor.scale) as f32;
         scale[channel] = factor * IMAGENET_STD[channel] / std;
         shift[channel] = (factor * IMAGENET_MEAN[channel] - mean) / std;

@@ -1,5 +1,6 @@
-//! The weights of a part as the builders of the Python client name them, for its
-//! `get_model` without ONNX.
+//! The weights of a part under the names of the Python client's builders.
+//!
+//! The client's `get_model` loads them if there is no ONNX file.
 
 use crate::{
     models::{Model, is_adapter},
@@ -7,22 +8,22 @@ use crate::{
     torch::TorchTensor,
 };
 
-/// Names that a tower's tensors begin with, and its projection.
+/// Part, tensor name prefix and projection of each tower.
 const TOWERS: [(&str, &str, &str); 2] = [
     ("clip-text", "text_model.", "text_projection.weight"),
     ("clip-vision", "vision_model.", "visual_projection.weight"),
 ];
 
-/// The client's name of a tensor, if it has it.
+/// Maps a tensor's name to the client's name, if the client has the tensor.
 type Rename = Box<dyn Fn(&str) -> Option<String>>;
 
-/// The state dict of a part; `None` where the client has no such network.
+/// Returns the state dict of a part; `None` if the client can't build its network.
 pub(super) fn state_dict(
     model: &Model,
     part: &str,
     builder: &str,
 ) -> Option<Vec<(String, TorchTensor)>> {
-    // The client's text models have no projection head.
+    // The client can't build models with a projection head.
     if model.setup().head.is_some() {
         return None;
     }
@@ -55,7 +56,8 @@ pub(super) fn state_dict(
         let Some(name) = rename(param.name()) else {
             continue;
         };
-        // `transformers` kept the numbers of the positions beside their table.
+        // Older versions of `transformers` saved the position ids beside the embedding
+        // table.
         if let Some((folder, "weight")) = name.rsplit_once('.')
             && let Some((folder, "position_embedding" | "position_embeddings")) =
                 folder.rsplit_once('.')
@@ -70,7 +72,7 @@ pub(super) fn state_dict(
     Some(tensors)
 }
 
-/// The name in torchvision of a tensor of a ResNet.
+/// Returns torchvision's name of a ResNet tensor.
 fn torchvision(name: &str) -> Option<String> {
     if let Some(rest) = name.strip_prefix("embedder.embedder.") {
         return Some(match rest.split_once('.')? {

@@ -1,4 +1,4 @@
-//! `BestModelCheckpoint`: the run ends with the weights of its best epoch.
+//! `BestModelCheckpoint`: restores the weights of the best epoch at the end of the run.
 
 use finetuner_protocol::callback::BestModelCheckpoint;
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use crate::{
     train::{read_checkpoint, write_checkpoint},
 };
 
-/// The state of the best epoch, in the run's folder.
+/// Checkpoint of the best epoch, in the run's folder.
 const FILE: &str = "best_model.safetensors";
 
 pub(crate) struct BestModel {
@@ -41,7 +41,7 @@ impl TrainingCallback for BestModel {
         if self.monitor.best.is_none() {
             return Ok(());
         }
-        // Measurements from here on belong to the end of the training.
+        // Later measurements belong to the end of training, not to the best epoch.
         let end = context.trainer.position;
         let path = self.path(context);
         read_checkpoint(context.trainer, &path)?;

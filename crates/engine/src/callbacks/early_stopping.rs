@@ -1,4 +1,4 @@
-//! `EarlyStopping`: the run ends when a metric has not improved for a while.
+//! `EarlyStopping`: ends the run when a metric stops improving.
 
 use finetuner_protocol::{Level, callback};
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! `EvaluationCallback`: retrieval metrics before and after the training.
+//! `EvaluationCallback`: retrieval metrics before and after training.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ use crate::{
     train::{Step, Trainer},
 };
 
-/// The parts of a CLIP, as the Python Finetuner names them.
+/// The parts of a CLIP, under the Python Finetuner's names.
 const PARTS: [(&str, ModelKind); 2] = [
     ("clip-text", ModelKind::Text),
     ("clip-vision", ModelKind::Image),
@@ -36,22 +36,22 @@ pub(crate) struct Evaluation {
     options: EvaluationCallback,
     kinds: SearchKinds,
     distance: Distance,
-    /// The metrics that are wanted.
+    /// Names of the metrics to measure.
     wanted: Vec<String>,
-    /// What metric names begin with.
+    /// Prefix of metric names in the output.
     prefix: String,
-    /// Whether another callback watches one of the metrics, so that they are
-    /// wanted after every epoch.
+    /// Whether another callback monitors a metric, so that each epoch needs an
+    /// evaluation.
     watched: bool,
-    /// How alike the documents of the index were before the training.
+    /// Mean similarity of the index documents before training.
     similarity_before: Option<f64>,
-    /// The documents that are compared, once they have been read.
+    /// The evaluation data, once it has been read.
     set: Option<Set>,
 }
 
 /// The documents of an evaluation.
 enum Set {
-    /// Queries, and what they search in.
+    /// Queries and the documents to search.
     Search(SearchSet),
     /// Pairs with scores, or triplets.
     Graded(Graded),
@@ -61,14 +61,14 @@ fn bad(field: &str, reason: impl Into<String>) -> Error {
     Error::config(format!("callbacks.EvaluationCallback.{field}"), reason)
 }
 
-/// What an evaluation searches with and in.
+/// Returns the kinds of the queries and of the documents to search.
 pub(crate) fn search_kinds(options: &EvaluationCallback, kind: ModelKind) -> Result<SearchKinds> {
     let given = [
         ("model", &options.model),
         ("index_model", &options.index_model),
     ];
     if kind != ModelKind::TextImage {
-        // One model embeds both; its name may be anything.
+        // One model embeds both, so its name does not matter.
         return Ok(SearchKinds {
             queries: kind,
             index: kind,
@@ -79,12 +79,12 @@ pub(crate) fn search_kinds(options: &EvaluationCallback, kind: ModelKind) -> Res
             return Ok(None);
         };
         let found = PARTS.iter().find(|(part, _)| *part == name);
-        let reason = format!("`{name}`: a CLIP has the parts `clip-text` and `clip-vision`");
+        let reason = format!("`{name}`: the parts of a CLIP are `clip-text` and `clip-vision`");
         found
             .map(|(_, kind)| Some(*kind))
             .ok_or_else(|| bad(field, reason))
     });
-    // Without names, pictures are searched by text.
+    // By default, texts search pictures.
     let queries = queries?.unwrap_or(ModelKind::Text);
     Ok(SearchKinds {
         queries,
@@ -103,7 +103,7 @@ impl Evaluation {
             return Err(bad("query_data", "empty: name the query data"));
         }
         if options.limit == 0 {
-            return Err(bad("limit", "0: a query must find at least 1 document"));
+            return Err(bad("limit", "0: a query must return at least 1 document"));
         }
         if options.batch_size == 0 {
             return Err(bad("batch_size", "0: at least 1 is needed"));
@@ -130,7 +130,7 @@ impl Evaluation {
         })
     }
 
-    /// Measures, and reports with it what belongs to a stage of the run.
+    /// Evaluates, and reports the results for a stage of the run.
     fn evaluate_stage(&mut self, context: &mut Context<'_>, stage: Stage) -> Result<()> {
         let Measured {
             metrics,
@@ -204,7 +204,7 @@ impl Evaluation {
         if let Some(size) = self.options.query_sample_size.map(|size| size as usize)
             && size < set.queries.len()
         {
-            // The same queries each time, so that metrics can be compared.
+            // Use the same sample each time, so that metrics are comparable.
             let mut chosen = shuffled_order(set.queries.len(), 0, 0);
             chosen.truncate(size);
             chosen.sort_unstable();
@@ -218,8 +218,7 @@ impl Evaluation {
     }
 }
 
-/// Reads what an evaluation measures on, and checks it. Returns the names of the
-/// metrics.
+/// Reads and checks the evaluation data. Returns the names of the metrics.
 pub(crate) fn check_evaluation(
     options: &EvaluationCallback,
     kind: ModelKind,
@@ -271,8 +270,9 @@ fn read_whole_set(
     Ok(Set::Search(set))
 }
 
-/// The names of the metrics that an evaluation measures, or may measure where
-/// that depends on the data.
+/// Returns the names of the metrics that an evaluation measures.
+///
+/// If they depend on the data, returns all candidates.
 pub(crate) fn measured_names(options: &EvaluationCallback, kind: ModelKind) -> Result<Vec<String>> {
     if kind == ModelKind::TextPairs {
         return super::reranking::measured_names(options);
@@ -288,7 +288,7 @@ pub(crate) fn measured_names(options: &EvaluationCallback, kind: ModelKind) -> R
     Ok(names.iter().map(|name| format!("{prefix}{name}")).collect())
 }
 
-/// The metrics that are named, or docarray's.
+/// Returns the metrics named in the options, or docarray's by default.
 fn wanted_metrics(options: &EvaluationCallback) -> Result<Vec<String>> {
     let own = || METRICS.iter().map(|(name, _)| (*name).to_owned());
     let value = match options.extra.get("metrics") {
@@ -306,14 +306,14 @@ fn wanted_metrics(options: &EvaluationCallback) -> Result<Vec<String>> {
         let graded = ["spearman_cosine", "cosine_accuracy", "cosine_ap"].map(str::to_owned);
         let known: Vec<String> = own().chain(AtK::known()).chain(graded).collect();
         let reason = format!(
-            "{value}: a list of some of {} is wanted, `k` being a number such as 10",
+            "{value}: expected a list of metrics from {}, where `k` is a number such as 10",
             known.join(", ")
         );
         bad("metrics", reason)
     })
 }
 
-/// A caption, and the names of the models where they are wanted.
+/// Builds the metric prefix from the caption and, if requested, the model names.
 fn prefix(options: &EvaluationCallback, kinds: SearchKinds) -> String {
     let mut prefix = String::new();
     if let Some(caption) = &options.caption {
@@ -380,20 +380,19 @@ impl TrainingCallback for Evaluation {
     }
 }
 
-/// What an evaluation found.
+/// Results of an evaluation.
 #[derive(Default)]
 struct Measured {
     metrics: Metrics,
-    /// What the first queries found, where examples are wanted.
+    /// Documents that the first queries found, if the options ask for examples.
     examples: BTreeMap<String, Vec<Value>>,
-    /// Where it lies, and whether it is right.
+    /// Indices of these documents, their distances, and whether they are relevant.
     found: FoundDocuments,
-    /// How alike the documents of the index are.
+    /// Mean similarity of the index documents.
     similarity: Option<f64>,
 }
 
-/// Embeds queries and index, searches, and compares what is found with the
-/// labels.
+/// Embeds queries and index, searches, and compares the labels of the results.
 fn measure(
     trainer: &Trainer,
     options: &EvaluationCallback,
@@ -424,7 +423,7 @@ fn measure(
     let deepest = deepest.map(|metric| metric.k).max().unwrap_or(0);
     let limit = usize::try_from(options.limit).unwrap_or(usize::MAX);
     let depth = limit.max(deepest);
-    // One more than wanted, since the query itself may have to go.
+    // Search for one more, since the query itself may be excluded.
     let rankings = rank(
         &asked.values,
         &found.values,
@@ -470,7 +469,7 @@ fn measure(
                 let distances = matches().take(limit).map(|m| m.distance.min(f32::MAX));
                 documents.distances.insert(name, distances.collect());
             }
-            // A query that is in the index is not to be found.
+            // The query's own document in the index does not count as relevant.
             let own =
                 options.exclude_self && ids.get(query.id.as_str()) == Some(&query.label.as_str());
             let relevant = counts.get(query.label.as_str()).copied().unwrap_or(0);
@@ -482,7 +481,7 @@ fn measure(
             }
         })
         .collect();
-    // docarray's metrics look at the whole list, which `limit` cuts.
+    // docarray's metrics use the whole result list, cut to `limit`.
     let cut: Vec<Relevance> = relevance.iter().map(|r| r.within(limit)).collect();
     let metrics = wanted.iter().filter_map(|name| {
         let queries = match AtK::parse(name) {

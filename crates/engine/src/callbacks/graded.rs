@@ -1,5 +1,6 @@
-//! Evaluation data of pairs with scores, or of triplets: the layout of the data
-//! says what is measured.
+//! Evaluation on scored pairs or on triplets.
+//!
+//! The layout of the data decides which metrics are measured.
 
 use finetuner_protocol::{Document, SCORE_TAG, callback::EvaluationCallback};
 use serde_json::Value;
@@ -14,7 +15,7 @@ use crate::{
     train::Trainer,
 };
 
-/// Evaluation data, with the kind of metrics that its layout has.
+/// Graded evaluation data, and the kind of metrics that fits its layout.
 pub(super) struct Graded {
     kind: GradedKind,
     examples: Vec<Example>,
@@ -24,17 +25,18 @@ fn bad(reason: impl Into<String>) -> Error {
     Error::config("callbacks.EvaluationCallback.metrics", reason)
 }
 
-/// The metrics that are named, if some are.
+/// Returns the metrics named in the options, if any.
 pub(super) fn named(options: &EvaluationCallback) -> Option<Vec<&str>> {
     let list = options.extra.get("metrics").and_then(Value::as_array)?;
     Some(list.iter().filter_map(Value::as_str).collect())
 }
 
-/// Whether data may be such: it has no index, and nothing else is asked for.
+/// Returns whether the evaluation data may be graded: no index and no retrieval metrics
+/// given.
 ///
 /// # Errors
-/// [`Error::Config`] where metrics of both kinds are named, or an index is given
-/// beside metrics that need none.
+/// [`Error::Config`] if metrics of both kinds are named, or if an index is given for
+/// graded metrics.
 pub(super) fn may_be(options: &EvaluationCallback, kind: ModelKind) -> Result<bool> {
     let named = named(options).unwrap_or_default();
     let graded: Vec<&str> = named
@@ -53,19 +55,19 @@ pub(super) fn may_be(options: &EvaluationCallback, kind: ModelKind) -> Result<bo
     }
     if let Some(other) = named.iter().find(|name| !graded.contains(name)) {
         return Err(bad(format!(
-            "`{first}` is measured on pairs or triplets and `{other}` by a search: give each an \
+            "`{first}` is measured on pairs or triplets and `{other}` by retrieval: give each an \
              `EvaluationCallback` of its own"
         )));
     }
     if options.index_data.is_some() {
-        let reason =
-            format!("`{first}` is measured on the query data alone: leave `index_data` out");
+        let reason = format!("`{first}` is measured on the query data only: remove `index_data`");
         return Err(bad(reason));
     }
     Ok(true)
 }
 
-/// The layout of data that begins with this document, if it is such data.
+/// Returns the layout of graded data that starts with this document; `None` if it is
+/// not graded.
 fn layout(document: &Document, kind: ModelKind) -> Option<Layout> {
     let has_score = document
         .tags
@@ -78,17 +80,17 @@ fn layout(document: &Document, kind: ModelKind) -> Option<Layout> {
     }
 }
 
-/// Evaluation data that is such, or the documents again.
+/// Graded evaluation data, or the unread documents if they are not graded.
 pub(super) enum Read {
     Graded(Graded),
     Other(Documents),
 }
 
-/// Reads evaluation data by the layout of its first document.
+/// Reads the evaluation data if the layout of its first document is graded.
 ///
 /// # Errors
-/// [`Error::Data`] lists documents of another layout, [`Error::Config`] names a
-/// metric that is of other data.
+/// [`Error::Data`] lists documents with another layout. [`Error::Config`] names a
+/// metric that does not fit the data.
 pub(super) fn read(
     options: &EvaluationCallback,
     kind: ModelKind,
@@ -123,7 +125,7 @@ pub(super) fn read(
     let unknown = |name: &&&str| !known.iter().any(|known| known == **name);
     if let Some(name) = named.iter().flatten().find(unknown) {
         return Err(bad(format!(
-            "`{name}` is not measured on {}; {} are",
+            "`{name}` can't be measured on {}; the metrics for them are {}",
             found.describe(),
             known.join(", ")
         )));
@@ -135,7 +137,7 @@ pub(super) fn read(
 }
 
 impl Graded {
-    /// The names of what is measured.
+    /// Returns the names of the metrics to measure.
     pub(super) fn wanted(&self, options: &EvaluationCallback) -> Vec<String> {
         match named(options) {
             Some(names) if !names.is_empty() => names.into_iter().map(str::to_owned).collect(),
@@ -143,7 +145,8 @@ impl Graded {
         }
     }
 
-    /// Measures, and gives the embeddings of the matches with their length.
+    /// Measures the metrics. Returns them with the embeddings of the positives and
+    /// their dimension.
     pub(super) fn measure(
         &self,
         trainer: &Trainer,

@@ -1,4 +1,4 @@
-//! What happens beside the training loop.
+//! Callbacks: code that runs at defined points of a training run.
 
 mod best_model;
 mod early_stopping;
@@ -29,25 +29,25 @@ use crate::{
     train::{Step, Trainer},
 };
 
-/// What a callback sees of the run.
+/// The state of a run that callbacks can read and change.
 pub(crate) struct Context<'a> {
     pub(crate) trainer: &'a mut Trainer,
-    /// Metrics of the last epoch by name: `train_loss`, `val_loss`, and what
-    /// callbacks before this one have measured.
+    /// Metrics of the last epoch by name: `train_loss`, `val_loss`, and the results of
+    /// callbacks that ran before this one.
     pub(crate) metrics: BTreeMap<String, f64>,
-    /// What evaluations found before and after the training.
+    /// Evaluation results before and after training.
     pub(crate) before: Metrics,
     pub(crate) after: Metrics,
     pub(crate) data: &'a dyn Fn(&str) -> Result<Documents>,
-    /// Where pictures of evaluations are kept.
+    /// Storage for the pictures of evaluations.
     pub(crate) pictures: &'a Pictures,
     pub(crate) modalities: &'a Modalities,
-    /// A folder of the run's own.
+    /// The run's folder.
     pub(crate) folder: &'a Path,
     pub(crate) observer: &'a mut dyn Observer,
-    /// All that was measured, for loggers.
+    /// All measured values, for loggers.
     pub(crate) history: History,
-    /// Whether the run shall end with this epoch.
+    /// Set to end the run after this epoch.
     pub(crate) stop: bool,
 }
 
@@ -60,57 +60,57 @@ impl Context<'_> {
     }
 }
 
-/// Called at the turns of a run, in the order in which the callbacks are
-/// listed.
+/// Hooks of a training run, called in the order in which the callbacks are listed.
 pub(crate) trait TrainingCallback {
-    /// Before the first step.
+    /// Called before the first step.
     fn on_fit_begin(&mut self, _: &mut Context<'_>) -> Result<()> {
         Ok(())
     }
 
-    /// After each step; whether [`TrainingCallback::on_interval`] is wanted
-    /// now.
+    /// Called after each step; returns whether to call
+    /// [`TrainingCallback::on_interval`] now.
     fn wants_interval(&self, _: &Step) -> bool {
         false
     }
 
-    /// Between two steps.
+    /// Called between two steps.
     fn on_interval(&mut self, _: &mut Context<'_>) -> Result<()> {
         Ok(())
     }
 
-    /// After each epoch, its losses known.
+    /// Called after each epoch, when its losses are known.
     fn on_epoch_end(&mut self, _: &mut Context<'_>) -> Result<()> {
         Ok(())
     }
 
-    /// After the last epoch: settle which weights the run ends with.
+    /// Called after the last epoch, to set the final weights.
     fn on_fit_end(&mut self, _: &mut Context<'_>) -> Result<()> {
         Ok(())
     }
 
-    /// When all callbacks have settled the weights.
+    /// Called when all callbacks have set the final weights.
     fn after_fit(&mut self, _: &mut Context<'_>) -> Result<()> {
         Ok(())
     }
 
-    /// What a checkpoint must hold for [`TrainingCallback::restore`].
+    /// Returns the state that a checkpoint keeps for [`TrainingCallback::restore`].
     fn state(&self) -> Value {
         Value::Null
     }
 
-    /// Takes up where [`TrainingCallback::state`] was asked for.
+    /// Restores a state from [`TrainingCallback::state`].
     fn restore(&mut self, _: &Value) -> Result<()> {
         Ok(())
     }
 
-    /// A file in the run's folder that belongs to the state, where it is there.
+    /// Returns a file in the run's folder that is part of the state. The file may be
+    /// missing.
     fn file(&self) -> Option<&'static str> {
         None
     }
 }
 
-/// Makes the callbacks of a run, in their order.
+/// Builds the callbacks of a run, in their order.
 pub(crate) fn build(
     callbacks: &[Callback],
     kind: ModelKind,
@@ -134,8 +134,8 @@ pub(crate) fn build(
             Callback::WiSEFTCallback(options) => {
                 built.push(Box::new(wise_ft::WiseFt::new(options)?));
             }
-            // Whoever carries out the run keeps its checkpoints, and the job
-            // writes what loggers want from the history.
+            // The observer stores the run's checkpoints, and the job writes the
+            // loggers' files from the history.
             Callback::TrainingCheckpoint(_)
             | Callback::WandBLogger(_)
             | Callback::MLFlowLogger(_) => {}
@@ -143,7 +143,7 @@ pub(crate) fn build(
                 return Err(crate::Error::config(
                     "callbacks",
                     format!(
-                        "`{}` is not known; {} are",
+                        "`{}` is unknown; the callbacks are {}",
                         other.name(),
                         finetuner_protocol::callback::CALLBACKS.join(", ")
                     ),
@@ -154,7 +154,7 @@ pub(crate) fn build(
     Ok(built)
 }
 
-/// Reports an evaluation.
+/// Reports and records the results of an evaluation.
 pub(crate) fn report(context: &mut Context<'_>, stage: Stage, metrics: &Metrics) {
     context.observer.event(Event::Evaluation {
         stage,

@@ -1,4 +1,4 @@
-//! Watching one metric from epoch to epoch.
+//! Tracks one metric from epoch to epoch.
 
 use finetuner_protocol::{Callback, Level, MonitorMode, greater_is_better};
 
@@ -8,11 +8,10 @@ use crate::{
     evaluation::{AtK, METRICS, is_graded},
 };
 
-/// The metrics of reranking whose names have no rank.
+/// Reranking metrics whose names contain no rank.
 pub(super) const WITHOUT_RANK: [&str; 3] = ["map", "pearson", "spearman"];
 
-/// The metric that a name means: `loss`, as Keras says it, is that of the
-/// training.
+/// Returns the metric that a name refers to: Keras's `loss` is the training loss.
 pub(crate) fn metric_name(monitor: &str) -> &str {
     match monitor {
         "loss" => "train_loss",
@@ -20,7 +19,7 @@ pub(crate) fn metric_name(monitor: &str) -> &str {
     }
 }
 
-/// Whether a callback watches a metric, so that all are wanted after every epoch.
+/// Returns whether a callback monitors a metric other than a loss.
 pub(super) fn is_watched(all: &[Callback]) -> bool {
     all.iter().any(|callback| match callback {
         Callback::BestModelCheckpoint(best) => !best.monitor.ends_with("loss"),
@@ -29,8 +28,8 @@ pub(super) fn is_watched(all: &[Callback]) -> bool {
     })
 }
 
-/// Whether a name is that of a metric of pairs or triplets, with a caption before
-/// it or without.
+/// Returns whether a name is a metric of pairs or triplets, with or without a caption
+/// before it.
 fn is_of_pairs(name: &str) -> bool {
     let starts = name.match_indices('_').map(|(place, _)| place + 1);
     std::iter::once(0)
@@ -38,8 +37,8 @@ fn is_of_pairs(name: &str) -> bool {
         .any(|start| is_graded(&name[start..]))
 }
 
-/// The metrics other than losses that callbacks watch, each with the name of its
-/// callback.
+/// Returns the metrics other than losses that callbacks monitor, each after its
+/// callback's name.
 pub(crate) fn watched_metrics(callbacks: &[Callback]) -> impl Iterator<Item = (&str, &str)> {
     let watched = callbacks.iter().filter_map(|callback| match callback {
         Callback::BestModelCheckpoint(best) => Some((callback.name(), metric_name(&best.monitor))),
@@ -49,11 +48,11 @@ pub(crate) fn watched_metrics(callbacks: &[Callback]) -> impl Iterator<Item = (&
     watched.filter(|(_, name)| !["train_loss", "val_loss"].contains(name))
 }
 
-/// A metric, and which way is better.
+/// A monitored metric and its direction.
 pub(super) struct Monitor {
     name: String,
     smaller_is_better: bool,
-    /// What it must be better by.
+    /// Minimum improvement over the best value.
     min_delta: f64,
     pub(super) best: Option<f64>,
 }
@@ -67,7 +66,7 @@ impl Monitor {
         min_delta: f64,
     ) -> Result<Self> {
         let name = metric_name(name);
-        // A metric may be named with a caption or its model before it.
+        // A caption or model name may precede the metric.
         let known = |name: &str| {
             ["train_loss", "val_loss"].contains(&name)
                 || METRICS.iter().any(|(metric, _)| name.ends_with(metric))
@@ -79,16 +78,16 @@ impl Monitor {
             return Err(Error::config(
                 format!("callbacks.{callback}.monitor"),
                 format!(
-                    "`{name}` is not measured: train_loss, val_loss and the metrics of \
-                     EvaluationCallback, such as recall_at_k or recall@10, are"
+                    "`{name}` is not a metric of this run: use train_loss, val_loss or a metric of \
+                     EvaluationCallback, such as recall_at_k or recall@10"
                 ),
             ));
         }
         let greater = greater_is_better(name);
         if greater.is_none() && *mode == MonitorMode::Auto {
             let reason = format!(
-                "`{name}` is where the best pairs are cut off, and neither high nor low is better: \
-                 watch what it gives, or set `mode`"
+                "`{name}` is a threshold, for which neither high nor low is better: \
+                 monitor the metric that it yields, or set `mode`"
             );
             return Err(Error::config(
                 format!("callbacks.{callback}.monitor"),
@@ -114,9 +113,9 @@ impl Monitor {
         })
     }
 
-    /// Looks at the epoch's value: whether it is better than the best so far,
-    /// with the log line that says so. Nothing where the metric was not
-    /// measured.
+    /// Returns whether the epoch's value is the best so far, and logs it.
+    ///
+    /// Returns `None` if the metric was not measured.
     pub(super) fn improved(&mut self, context: &mut Context<'_>) -> Option<bool> {
         let Some(&value) = context.metrics.get(&self.name) else {
             let message = format!("Could not retrieve monitor metric {}", self.name);

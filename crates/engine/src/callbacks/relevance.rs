@@ -1,4 +1,4 @@
-//! Evaluations in which nothing can be found.
+//! Checks that queries have relevant documents to find.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use crate::{
     data::{DataName, SearchSet, label_meaning},
 };
 
-/// The data that an evaluation searches with and in.
+/// Returns the query data and the index data of an evaluation.
 pub(super) fn names(options: &EvaluationCallback) -> (DataName<'_>, Option<DataName<'_>>) {
     let named = |field, name| DataName { field, name };
     let index = options.index_data.as_deref();
@@ -19,11 +19,13 @@ pub(super) fn names(options: &EvaluationCallback) -> (DataName<'_>, Option<DataN
     )
 }
 
-/// Looks for queries that can find nothing, since no other document of the
-/// index has their label. Returns a warning where there are some.
+/// Finds queries without a relevant document: none in the index other than themselves
+/// has their label.
+///
+/// Returns a warning if there are some.
 ///
 /// # Errors
-/// [`Error::Config`] where it is all of them.
+/// [`Error::Config`] if this applies to all queries.
 pub(crate) fn check_relevance(
     options: &EvaluationCallback,
     set: &SearchSet,
@@ -52,7 +54,7 @@ pub(crate) fn check_relevance(
     });
     let hint = match same {
         Some(label) => format!(
-            "; labels are compared as texts, and `{}` is not `{}`",
+            "; labels are compared as text, and `{}` differs from `{}`",
             start_of(&first.label),
             start_of(label)
         ),
@@ -61,7 +63,7 @@ pub(crate) fn check_relevance(
     let (queries, index) = names(options);
     let searched = index.unwrap_or(queries);
     let reason = format!(
-        "{} of {} queries of {queries} can find nothing: no other document of {searched} has their \
+        "{} of {} queries of {queries} have no relevant document: no other document of {searched} has their \
          label, such as `{}`{hint}",
         lost.len(),
         set.queries.len(),
@@ -72,6 +74,6 @@ pub(crate) fn check_relevance(
     }
     Err(Error::config(
         "callbacks.EvaluationCallback.query_data",
-        format!("{reason}. Give both the same labels, or name other `index_data`"),
+        format!("{reason}. Use the same labels in both, or other `index_data`"),
     ))
 }

@@ -1,9 +1,8 @@
-//! `EvaluationCallback` of a cross-encoder: how well it ranks the texts of each
-//! query, and how well its scores agree with the given ones. The query data are
-//! pairs with scores, as in training.
+//! `EvaluationCallback` of a cross-encoder: reranking and correlation metrics.
 //!
-//! Metrics are those of `CrossEncoderRerankingEvaluator` and
-//! `CrossEncoderCorrelationEvaluator` of sentence-transformers.
+//! The query data are pairs with scores, as in training. The metrics are those of
+//! `CrossEncoderRerankingEvaluator` and `CrossEncoderCorrelationEvaluator` of
+//! sentence-transformers.
 
 use std::collections::HashMap;
 
@@ -26,18 +25,18 @@ use crate::{
     train::{Step, Trainer},
 };
 
-/// Texts with a higher score belong to their query.
+/// Texts with a given score above this are relevant to their query.
 const RELEVANT: f32 = 0.5;
-/// The metrics that are measured where none are named.
+/// Metrics that are measured by default.
 const DEFAULT: [&str; 5] = ["map", "mrr@10", "ndcg@10", "pearson", "spearman"];
 
 pub(crate) struct Reranking {
     options: EvaluationCallback,
     wanted: Vec<String>,
     prefix: String,
-    /// Whether another callback watches one of the metrics.
+    /// Whether another callback monitors a metric.
     watched: bool,
-    /// The pairs that are scored, once they have been read.
+    /// The pairs to score, once they have been read.
     pairs: Option<Vec<Example>>,
 }
 
@@ -45,7 +44,7 @@ fn bad(field: &str, reason: impl Into<String>) -> Error {
     Error::config(format!("callbacks.EvaluationCallback.{field}"), reason)
 }
 
-/// The names of the metrics that an evaluation of a cross-encoder measures.
+/// Returns the names of the metrics that a cross-encoder's evaluation measures.
 pub(super) fn measured_names(options: &EvaluationCallback) -> Result<Vec<String>> {
     let prefix = prefix(options);
     let wanted = wanted_metrics(options)?.into_iter();
@@ -65,7 +64,7 @@ fn wanted_metrics(options: &EvaluationCallback) -> Result<Vec<String>> {
     named.ok_or_else(|| {
         let known: Vec<String> = AtK::known().collect();
         let reason = format!(
-            "{value}: a list of some of map, pearson, spearman, {} is wanted, `k` being a number \
+            "{value}: expected a list of metrics from map, pearson, spearman, {}, where `k` is a number \
              such as 10",
             known.join(", ")
         );
@@ -96,7 +95,7 @@ fn read(
     let pairs = data::read(documents(name.name)?, &layout, name, pictures)?;
     match pairs.is_empty() {
         true => Err(Error::data(format!(
-            "{name} holds no pair to evaluate with"
+            "{name} contains no pairs to evaluate on"
         ))),
         false => Ok(pairs),
     }
@@ -106,21 +105,21 @@ impl Reranking {
     /// Checks the options; `all` are the callbacks of the run.
     pub(crate) fn new(options: &EvaluationCallback, all: &[Callback]) -> Result<Self> {
         if options.query_data.is_empty() {
-            return Err(bad("query_data", "empty: name the pairs to evaluate with"));
+            return Err(bad("query_data", "empty: name the pairs to evaluate on"));
         }
         if let Some(index) = &options.index_data {
             let reason = format!(
-                "`{index}`: a cross-encoder searches no index. Give pairs with scores as \
-                 `query_data`: each query with its texts"
+                "`{index}`: a cross-encoder does not search an index. Give pairs with scores as \
+                 `query_data`, each query with its texts"
             );
             return Err(bad("index_data", reason));
         }
         if options.gather_examples {
-            let reason = "true: a cross-encoder searches nothing that could be shown; leave it out";
+            let reason = "true: a cross-encoder has no search results to show; remove it";
             return Err(bad("gather_examples", reason));
         }
         if let Some(size) = options.query_sample_size {
-            let reason = format!("{size}: a cross-encoder scores all pairs; leave it out");
+            let reason = format!("{size}: a cross-encoder scores all pairs; remove it");
             return Err(bad("query_sample_size", reason));
         }
         let positive = [
@@ -211,7 +210,7 @@ impl TrainingCallback for Reranking {
     }
 }
 
-/// Scores the pairs, and compares the scores with those that are wanted.
+/// Scores the pairs and compares the scores with the given ones.
 fn measure(
     trainer: &Trainer,
     pairs: &[Example],
@@ -238,7 +237,7 @@ fn measure(
     Ok(metrics(&texts, &scores, pairs, wanted))
 }
 
-/// The score that a pair should have.
+/// Returns the target score of a pair.
 fn given_score(pair: &Example) -> f32 {
     pair.scores.first().copied().unwrap_or_default()
 }
@@ -248,7 +247,7 @@ fn metrics(texts: &[[&str; 2]], scores: &[f32], pairs: &[Example], wanted: &[Str
     for (place, [query, _]) in texts.iter().enumerate() {
         queries.entry(query).or_default().push(place);
     }
-    // In one order, so that sums are the same each time.
+    // Sort, so that sums do not depend on the order of the hash map.
     let mut ranked: Vec<Vec<usize>> = queries.into_values().collect();
     ranked.sort();
     let relevance: Vec<Relevance> = ranked

@@ -1,17 +1,16 @@
-//! Whether training did harm: a search that got worse, embeddings that
-//! collapsed.
+//! Detects harm by training: lower retrieval metrics, and collapsed embeddings.
 
 use finetuner_protocol::greater_is_better;
 
 use crate::evaluation::Metrics;
 
-/// Embeddings whose mean cosine similarity is above this tell nothing apart.
+/// Mean cosine similarity above which embeddings count as collapsed.
 const COLLAPSED: f64 = 0.99;
 
-/// The mean cosine similarity over all pairs of embeddings of length `dim`; none
-/// where there are fewer than two.
+/// Returns the mean cosine similarity over all pairs of embeddings with `dim` values;
+/// `None` if there are fewer than two.
 pub(super) fn mean_similarity(values: &[f32], dim: usize) -> Option<f64> {
-    // It follows from the sum of the normalised embeddings.
+    // Computed from the squared length of the sum of the normalised embeddings.
     let mut sum = vec![0.0; dim];
     let mut count = 0.0;
     for row in values.chunks_exact(dim.max(1)) {
@@ -27,7 +26,7 @@ pub(super) fn mean_similarity(values: &[f32], dim: usize) -> Option<f64> {
     (count > 1.0).then(|| (square - count) / (count * (count - 1.0)))
 }
 
-/// A warning where embeddings are nearly all alike that were not so before.
+/// Returns a warning if the embeddings collapsed during training.
 pub(super) fn collapse(before: Option<f64>, after: Option<f64>) -> Option<String> {
     let after = after.filter(|after| *after > COLLAPSED)?;
     if before.is_some_and(|before| before > COLLAPSED) {
@@ -35,22 +34,22 @@ pub(super) fn collapse(before: Option<f64>, after: Option<f64>) -> Option<String
     }
     Some(format!(
         "THE EMBEDDINGS COLLAPSED: the mean cosine similarity of the documents of the index is \
-         {after:.4}, so that the model hardly tells them apart. A smaller `learning_rate`, another \
+         {after:.4}: the model hardly distinguishes them. A smaller `learning_rate`, another \
          loss or more varied batches usually help"
     ))
 }
 
-/// A warning where the search got worse.
+/// Returns a warning if at least half of the metrics fell.
 pub(super) fn worse(before: &Metrics, after: &Metrics) -> Option<String> {
     let fell = |(name, after): (&String, &f64)| {
-        // A threshold does not say how good a model is.
+        // A threshold does not measure quality.
         let before = before
             .get(name)
             .filter(|_| greater_is_better(name).is_some())?;
         (after < before).then(|| format!("{name} {before:.3} -> {after:.3}"))
     };
     let fallen: Vec<String> = after.iter().filter_map(fell).collect();
-    // Metrics disagree where little changed.
+    // If little changed, some metrics rise and some fall.
     if fallen.is_empty() || fallen.len() * 2 < after.len() {
         return None;
     }
@@ -66,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn embeddings_collapse_where_all_point_one_way() {
+    fn similar_embeddings_count_as_collapsed() {
         let spread = [1.0, 0.0, 0.0, 1.0, 1.0, 0.0];
         let alike = [1.0, 0.0, 2.0, 0.001, 1.0, 0.001];
         let of = |values: &[f32]| mean_similarity(values, 2);
@@ -75,7 +74,7 @@ mod tests {
         assert!((of(&[2.0, 0.0, 0.0, 1.0, 3.0, 3.0]).unwrap() - mean).abs() < 1e-6);
         assert_eq!(collapse(None, of(&spread)), None);
         assert!(collapse(of(&spread), of(&alike)).is_some());
-        // The data is alike itself.
+        // No warning if the embeddings were as similar before training.
         assert_eq!(collapse(of(&alike), of(&alike)), None);
     }
 

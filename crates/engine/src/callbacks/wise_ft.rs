@@ -1,6 +1,7 @@
-//! `WiSEFTCallback`: weights between those before and those after fine-tuning
-//! (Wortsman et al. 2022, arXiv:2109.01903): `(1 - alpha) * before + alpha *
-//! after`.
+//! `WiSEFTCallback`: interpolates between the weights before and after fine-tuning.
+//!
+//! The result is `(1 - alpha) * before + alpha * after` (Wortsman et al. 2022,
+//! arXiv:2109.01903).
 
 use std::collections::HashSet;
 
@@ -13,7 +14,7 @@ use crate::{
     params::stream::{self, Entry},
 };
 
-/// The weights before the training, in the run's folder.
+/// Weights before training, in the run's folder.
 const FILE: &str = "before.safetensors";
 
 pub(crate) struct WiseFt {
@@ -25,7 +26,7 @@ impl WiseFt {
         if !(0.0..=1.0).contains(&options.alpha) {
             return Err(Error::config(
                 "callbacks.WiSEFTCallback.alpha",
-                format!("{}: a number from 0 to 1 is wanted", options.alpha),
+                format!("{}: must be from 0 to 1", options.alpha),
             ));
         }
         Ok(Self {
@@ -53,8 +54,8 @@ impl TrainingCallback for WiseFt {
             let Some(param) = param.filter(|_| left.remove(name.as_str())) else {
                 return Ok(());
             };
-            // The second factor of an adapter begins at zero: weighing it weighs
-            // the product of both.
+            // The second factor of an adapter starts at zero. Interpolating it alone
+            // interpolates the product of both factors.
             if name.ends_with(ADAPTER_A) {
                 return Ok(());
             }
@@ -65,10 +66,12 @@ impl TrainingCallback for WiseFt {
             })
         })?;
         if let Some(name) = left.into_iter().next() {
-            let what = format!("no `{name}` before the training");
+            let what = format!("no `{name}` from before the training");
             return Err(Error::checkpoint(what));
         }
-        let message = format!("Weights are {take} of the fine-tuned and {keep} of the ones before");
+        let message = format!(
+            "Interpolated the weights: {take} of those after fine-tuning, {keep} of those before"
+        );
         context.log(Level::Info, message);
         Ok(())
     }

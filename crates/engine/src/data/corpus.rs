@@ -1,12 +1,12 @@
-//! Reading documents to mine negatives from.
+//! Reads the corpus that negatives are mined from.
 
 use super::{DataName, Documents, Item, Pictures, each::each, example::item};
 use crate::{Result, models::ModelKind};
 
-/// Reads the items of a corpus: each document is one, or each of its chunks.
+/// Reads the items of a corpus: each document, or each chunk of a document with chunks.
 ///
 /// # Errors
-/// [`crate::Error::Data`] lists the documents that hold nothing to embed.
+/// [`crate::Error::Data`] lists the documents without content of this kind.
 pub fn read_corpus(
     documents: Documents,
     kind: ModelKind,

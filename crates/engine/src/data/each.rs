@@ -1,4 +1,4 @@
-//! Going through the documents of a data set, however many there are.
+//! Processes the documents of a data set in parallel, a limited number at a time.
 
 use finetuner_protocol::{Content, Document, NdArray};
 use rayon::prelude::*;
@@ -6,22 +6,21 @@ use rayon::prelude::*;
 use super::DataName;
 use crate::{Error, Result};
 
-/// Documents one after the other. Data sets are read like this, since they may
-/// be larger than the memory.
+/// A stream of documents. Data sets are streamed, since they may be larger than memory.
 pub type Documents = Box<dyn Iterator<Item = Result<Document>>>;
 
-/// Bad documents that one message lists.
+/// Maximum number of faulty documents that one message lists.
 const LISTED: usize = 10;
-/// Documents that are handled together.
+/// Maximum number of documents in memory at once.
 const TOGETHER: usize = 512;
-/// Bytes of documents that are handled together.
+/// Bytes in memory above which no further document is taken.
 const BYTES_TOGETHER: usize = 64 << 20;
 
-/// Why nothing can be made of a document.
+/// Why a document could not be processed.
 pub(super) enum Fault {
-    /// It is not as it must be.
+    /// The document is invalid.
     Bad(String),
-    /// Something failed that is not the document's fault.
+    /// Processing failed for a reason outside the document.
     Failed(Error),
 }
 
@@ -44,7 +43,7 @@ impl From<Error> for Fault {
 }
 
 impl Fault {
-    /// Says which part of the document is meant.
+    /// Names the part of the document that is invalid.
     pub(super) fn of(self, part: &str) -> Self {
         match self {
             Self::Bad(reason) => Self::Bad(format!("{part}: {reason}")),
@@ -53,12 +52,13 @@ impl Fault {
     }
 }
 
-/// Makes something of each document, in their order, on all threads. `make` is
-/// also told the document's place, counted from 0.
+/// Calls `make` on each document on all threads, and returns the results in order.
+///
+/// `make` also gets the document's index, from 0.
 ///
 /// # Errors
-/// [`Error::Data`] lists documents that nothing can be made of, up to ten, by
-/// their numbers and ids: "3 of 10 documents of {name} {fault}: ...".
+/// [`Error::Data`] lists up to ten invalid documents by number and id: "3 of 10
+/// documents of {name} {fault}: ...".
 pub(super) fn each<T: Send>(
     mut documents: Documents,
     name: DataName<'_>,
@@ -107,7 +107,7 @@ pub(super) fn each<T: Send>(
     Ok(made)
 }
 
-/// The next documents, as many as are handled together.
+/// Takes the next documents, up to the limits in memory.
 fn take_some(documents: &mut Documents) -> Result<Vec<Document>> {
     let (mut some, mut bytes) = (Vec::new(), 0);
     while some.len() < TOGETHER && bytes < BYTES_TOGETHER {
@@ -120,7 +120,7 @@ fn take_some(documents: &mut Documents) -> Result<Vec<Document>> {
     Ok(some)
 }
 
-/// The bytes of what a document holds.
+/// Returns the bytes of a document's content.
 fn size(document: &Document) -> usize {
     let own = match &document.content {
         Some(Content::Blob(bytes)) => bytes.len(),
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn all_are_made_in_their_order_over_many_rounds() {
+    fn results_keep_the_order_of_the_documents_over_many_rounds() {
         let count = 2 * TOGETHER + 7;
         let made = each(documents(count), D, "are bad", |i, document| {
             Ok((i, document.as_text().unwrap_or_default().to_owned()))
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn documents_that_can_not_be_read_end_it_and_so_does_a_failure() {
+    fn an_unreadable_document_or_a_failure_ends_the_processing() {
         let cut_off = documents(3).chain(std::iter::once(Err(Error::data("cut off"))));
         let made = each(Box::new(cut_off), D, "are bad", |_, _| Ok(()));
         assert_eq!(made.unwrap_err().to_string(), "bad data: cut off");

@@ -1,4 +1,4 @@
-//! From one document to its examples.
+//! Converts one document to its examples.
 
 use std::ops::RangeInclusive;
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{Result, models::ModelKind};
 
-/// The content of a document or a chunk, of the kind that the model embeds.
+/// Returns the content of a document or chunk, of the kind that the model embeds.
 pub(super) fn item(
     pictures: &Pictures,
     i: usize,
@@ -28,11 +28,11 @@ pub(super) fn item(
     })
 }
 
-/// The label of a document, where it has one.
+/// Returns the label of a document, if it has one.
 pub(super) fn label(document: &Document) -> Result<Option<String>, String> {
     let bad = |what: &str| {
         Err(format!(
-            "its `finetuner_label` is {what}: leave such documents out, or say what they belong to"
+            "its `finetuner_label` is {what}: remove such documents, or give them a label"
         ))
     };
     match document.label() {
@@ -42,13 +42,13 @@ pub(super) fn label(document: &Document) -> Result<Option<String>, String> {
     }
 }
 
-/// Whether a document is a text that belongs to nothing else.
+/// Returns whether a document is a single text without a label.
 pub(super) fn is_alone(document: &Document) -> Result<bool, String> {
     let is_text = document.chunks.is_empty() && document.as_text().is_some();
     Ok(is_text && label(document)?.is_none())
 }
 
-/// An example of a text that is embedded twice.
+/// Returns an example of a text that is embedded twice.
 pub(super) fn twice(i: usize, document: &Document) -> Result<Example, Fault> {
     let text = Item::Text(text(document)?.into());
     Ok(Example {
@@ -102,8 +102,10 @@ pub(super) fn text_image(
     })
 }
 
-/// A document with a label, or the chunks of one that belong together. The
-/// label `document N` is told apart from that of another data set.
+/// Returns an example of a labelled document, or one for each chunk.
+///
+/// Chunks without labels share a generated one. It contains the name of the data set,
+/// so that it differs from those of other data sets.
 pub(super) fn labelled(
     pictures: &Pictures,
     i: usize,
@@ -135,7 +137,7 @@ pub(super) fn labelled(
         .collect()
 }
 
-/// An example of a document's item, or of its chunks.
+/// Returns an example of a document's content, or of its chunks.
 pub(super) fn items(
     pictures: &Pictures,
     i: usize,
@@ -154,7 +156,7 @@ pub(super) fn items(
     })
 }
 
-/// An example whose members are the chunks of a document.
+/// Returns an example whose members are the chunks of a document.
 pub(super) fn members(
     pictures: &Pictures,
     i: usize,
@@ -180,7 +182,7 @@ pub(super) fn members(
     })
 }
 
-/// An anchor, its match and its negatives.
+/// Returns an example of an anchor, a positive and its negatives.
 pub(super) fn with_negatives(
     pictures: &Pictures,
     i: usize,
@@ -190,7 +192,7 @@ pub(super) fn with_negatives(
     let count = document.chunks.len();
     if count < 3 {
         Err(format!(
-            "it has {count} chunks; an anchor, a match and at least one negative are wanted"
+            "it has {count} chunks; an anchor, a match and at least one negative are needed"
         ))?;
     }
     members(pictures, i, document, kind, 3..=count)

@@ -1,4 +1,4 @@
-//! From documents to what a model trains on and is evaluated with.
+//! Converts documents to training examples and evaluation data.
 
 mod corpus;
 mod each;
@@ -31,21 +31,23 @@ use tokenizers::NormalizedString;
 
 use crate::{Result, cloud::check_cloud, models::ModelKind};
 
-/// A data set, as messages name it: users know it by the argument that they gave,
-/// and the server by its name, which may be generated.
+/// A data set, as messages name it.
+///
+/// Users know it by the argument they passed; the server knows it by a name that may be
+/// generated.
 #[derive(Clone, Copy, Debug)]
 pub struct DataName<'a> {
-    /// The field of the run's configuration, such as `train_data`.
+    /// Field of the run's configuration, such as `train_data`.
     pub field: &'a str,
-    /// The name of the data set.
+    /// Name of the data set.
     pub name: &'a str,
 }
 
-/// The field with the data that hard negatives are mined from.
+/// Configuration field that names the corpus for hard negatives.
 pub(crate) const CORPUS: &str = "mine_hard_negatives.corpus";
 
 impl<'a> DataName<'a> {
-    /// The data set `name` of a run.
+    /// Finds the configuration field of the data set `name`.
     #[must_use]
     pub fn of_run(config: &RunConfig, name: &'a str) -> Self {
         let is_query = |callback: &Callback| matches!(callback, Callback::EvaluationCallback(e) if e.query_data == name);
@@ -79,12 +81,12 @@ impl std::fmt::Display for DataName<'_> {
     }
 }
 
-/// Which chunk of a document is the text and which the picture.
+/// Modalities that mark the text chunk and the image chunk of a document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Modalities {
-    /// The modality of text chunks.
+    /// Modality of text chunks.
     pub text: String,
-    /// The modality of image chunks.
+    /// Modality of image chunks.
     pub image: String,
 }
 
@@ -97,16 +99,16 @@ impl Default for Modalities {
     }
 }
 
-/// Something that can be embedded.
+/// Something to embed.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Item {
     /// A text.
     Text(Arc<str>),
-    /// A picture as it is stored: PNG, JPEG, GIF, WebP or BMP.
+    /// An encoded picture: PNG, JPEG, GIF, WebP or BMP.
     Image(Arc<[u8]>),
-    /// A picture in a file.
+    /// A picture stored in a file.
     Stored(Stored),
-    /// Features that were made elsewhere.
+    /// Features that another program computed.
     Features(Arc<[f32]>),
     /// A point cloud.
     PointCloud(Arc<[[f32; 3]]>),
@@ -124,28 +126,27 @@ impl Item {
     }
 }
 
-/// One example to train on.
+/// A training example.
 #[derive(Clone, Debug)]
 pub struct Example {
-    /// The id of the document, for messages.
+    /// Id of the document, for messages.
     pub id: String,
-    /// Its members: one, two of a pair, three of a triplet, or a pair and its
-    /// negatives.
+    /// Members: one item, a pair, a triplet, or a pair and its negatives.
     pub parts: Vec<Item>,
-    /// What examples that belong together share.
+    /// Label that related examples share.
     pub label: String,
-    /// The score of a pair, or the margins of an anchor, its match and its
-    /// negatives; most losses need none.
+    /// Score of a pair, or margins of an anchor, its positive and its negatives. Empty
+    /// for most losses.
     pub scores: Vec<f32>,
 }
 
 impl Example {
-    /// Whether it is a text alone, which is embedded twice.
+    /// Returns whether the example is a single text that is embedded twice.
     pub(crate) fn is_twice(&self) -> bool {
         matches!(&self.parts[..], [Item::Text(a), Item::Text(b)] if Arc::ptr_eq(a, b))
     }
 
-    /// A picture and the text that belongs to it.
+    /// Creates an example of a picture and its text.
     #[must_use]
     pub fn text_image(id: impl Into<String>, text: &str, image: &[u8]) -> Self {
         Self {
@@ -157,34 +158,32 @@ impl Example {
     }
 }
 
-/// How the examples of a data set are laid out.
+/// Layout of the documents of a data set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Layout {
     /// Documents with a text chunk and an image chunk.
     TextImage(Modalities),
-    /// Documents with the tag `finetuner_label`, or documents whose chunks
-    /// belong together.
+    /// Documents with the tag `finetuner_label`, or documents with related chunks.
     Labelled(ModelKind),
-    /// Documents with an item, or with chunks, as many in each.
+    /// Documents with one item each, or with the same number of chunks each.
     Items(ModelKind),
-    /// Documents with two chunks, or documents that share a label with
-    /// another.
+    /// Documents with two chunks, or documents that share labels.
     Pairs(ModelKind),
-    /// As [`Layout::Pairs`]; further chunks are negatives of the first one, as
-    /// many in each document.
+    /// As [`Layout::Pairs`]. Further chunks are negatives, the same number in each
+    /// document.
     Ranking(ModelKind),
     /// Documents with two chunks and the tag `finetuner_score`.
     Scored(ModelKind),
-    /// Documents with three or more chunks: an anchor, its match, and negatives,
-    /// as many in each document.
+    /// Documents with at least three chunks: an anchor, a positive, and the same number
+    /// of negatives in each document.
     Negatives(ModelKind),
-    /// As [`Layout::Negatives`], with the tag `finetuner_score`: a margin for
-    /// each negative, or the scores of the match and of each negative.
+    /// As [`Layout::Negatives`], with the tag `finetuner_score`: a margin for each
+    /// negative, or the scores of the positive and of each negative.
     Margins(ModelKind),
 }
 
 impl Layout {
-    /// What a document of this layout is, in words.
+    /// Describes documents of this layout, in plural.
     fn describe(&self) -> &'static str {
         match self {
             Self::TextImage(_) => "text-image pairs",
@@ -198,44 +197,43 @@ impl Layout {
     }
 }
 
-/// Examples, and the class of each.
+/// Examples with the class of each.
 #[derive(Clone, Debug, Default)]
 pub struct TrainingSet {
     /// The examples.
     pub examples: Vec<Example>,
-    /// A number for each label, the same for the same.
+    /// Class index of each example: equal labels have equal indices.
     pub classes: Vec<u32>,
-    /// The data sets that the examples are of, one after the other; none where
-    /// there is a single one.
+    /// The data sets that the examples come from, in order. Empty if there is only one.
     pub parts: Vec<Part>,
-    /// How their batches follow each other.
+    /// Order of batches from several data sets.
     pub mixing: Mixing,
 }
 
-/// The numbers of labels.
+/// Maps labels to class indices.
 #[derive(Clone, Debug, Default)]
 pub struct Classes(HashMap<String, u32>);
 
 impl Classes {
-    /// How many there are.
+    /// Returns the number of classes.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is none.
+    /// Returns whether there are no classes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether a label has a number.
+    /// Returns whether a label has a class index.
     #[must_use]
     pub fn knows(&self, label: &str) -> bool {
         self.0.contains_key(label)
     }
 
-    /// Numbers the labels of some examples, new labels after the known ones.
+    /// Assigns class indices to examples. New labels get the next indices.
     #[must_use]
     pub fn number(&mut self, examples: Vec<Example>) -> TrainingSet {
         let classes = examples
@@ -254,20 +252,21 @@ impl Classes {
 }
 
 impl TrainingSet {
-    /// How many examples there are.
+    /// Returns the number of examples.
     #[must_use]
     pub fn len(&self) -> usize {
         self.examples.len()
     }
 
-    /// Whether there is none.
+    /// Returns whether there are no examples.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.examples.is_empty()
     }
 
-    /// Numbers for what each example holds: its class and each of its members.
-    /// Two examples that share a number are no negatives of each other.
+    /// Returns hashes of each example's class and members.
+    ///
+    /// Examples that share a hash are not negatives of each other.
     pub(crate) fn shared_keys(&self, range: Range<usize>) -> Vec<Vec<u64>> {
         let of = |(example, class): (&Example, &u32)| {
             let parts = example.parts.iter().map(Item::content_key);
@@ -278,7 +277,7 @@ impl TrainingSet {
     }
 }
 
-/// A number for a value, the same in one process for the same value.
+/// Returns a hash of a value, stable within one process.
 fn key(value: &(impl Hash + ?Sized)) -> u64 {
     let mut hasher = DefaultHasher::new();
     value.hash(&mut hasher);
@@ -290,8 +289,7 @@ fn numbers_key(values: &[f32]) -> u64 {
     key(&bits)
 }
 
-/// Splits off a part of the examples to validate with, drawn at random by
-/// `seed`.
+/// Splits off the share `part` of the examples for validation, at random by `seed`.
 #[must_use]
 pub fn split(examples: Vec<Example>, part: f64, seed: u64) -> (Vec<Example>, Vec<Example>) {
     let held_out = (examples.len() as f64 * part).round() as usize;
@@ -309,7 +307,7 @@ pub fn split(examples: Vec<Example>, part: f64, seed: u64) -> (Vec<Example>, Vec
     (train, validation)
 }
 
-/// The features of a document, or why there are none.
+/// Returns the features of a document, or why it has none.
 fn features(document: &Document) -> Result<Vec<f32>, String> {
     let values = match &document.content {
         Some(Content::Tensor(array)) => array.to_f32(),
@@ -323,7 +321,7 @@ fn features(document: &Document) -> Result<Vec<f32>, String> {
     Ok(values)
 }
 
-/// The point cloud of a document, or why there is none.
+/// Returns the point cloud of a document, or why it has none.
 fn point_cloud(document: &Document) -> Result<Arc<[[f32; 3]]>, String> {
     let Some(Content::Tensor(array @ NdArray::Dense { shape, .. })) = &document.content else {
         return Err(
@@ -346,8 +344,8 @@ fn point_cloud(document: &Document) -> Result<Arc<[[f32; 3]]>, String> {
     Ok(points.into())
 }
 
-/// The normal form of a label: no spaces around it and no characters that can't
-/// be seen, numbers and accents in one form.
+/// Returns the normal form of a label: trimmed, without invisible characters, with
+/// numbers and accents in one notation.
 pub(crate) fn label_meaning(label: &str) -> String {
     let seen = |c: &char| c.is_whitespace() || !is_blank(c.encode_utf8(&mut [0; 4]));
     let label: String = label.chars().filter(seen).collect();
@@ -388,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_get_numbers_that_last() {
+    fn class_indices_of_labels_are_stable() {
         let mut classes = Classes::default();
         let train = classes.number(examples(4));
         assert_eq!(train.classes, [0, 1, 2, 0]);

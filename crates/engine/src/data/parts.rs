@@ -1,34 +1,32 @@
-//! Several data sets in one.
+//! Training sets that combine several data sets.
 
 use std::ops::Range;
 
 use super::TrainingSet;
 
-/// One data set of several.
+/// One of several data sets.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Part {
-    /// Its name.
+    /// Name of the data set.
     pub name: String,
-    /// How many examples it has.
+    /// Number of examples.
     pub len: usize,
-    /// How often an epoch goes through it.
+    /// Passes over the data set per epoch.
     pub weight: f64,
 }
 
-/// How batches of several data sets follow each other, as sentence-transformers has
-/// it.
+/// Order of the batches from several data sets, as in sentence-transformers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mixing {
-    /// All batches of each data set, as often as its weight says, in a random order.
+    /// All batches of each data set, repeated by its weight, in random order.
     #[default]
     Proportional,
-    /// One batch of each data set in turn, until one is used up.
+    /// One batch of each data set in turn, until one data set is exhausted.
     RoundRobin,
 }
 
 impl TrainingSet {
-    /// Where the examples of each data set are; one range where there is a single
-    /// data set.
+    /// Returns the index range of each data set's examples.
     pub(crate) fn ranges(&self) -> Vec<Range<usize>> {
         if self.parts.len() < 2 {
             return std::iter::once(0..self.len()).collect();

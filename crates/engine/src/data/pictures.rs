@@ -1,5 +1,4 @@
-//! Pictures of a data set, which wait on the disk until they are needed: a
-//! data set may be larger than the memory.
+//! Stores pictures of a data set on disk, since they may not fit in memory.
 
 use std::{
     borrow::Cow,
@@ -17,26 +16,26 @@ use crate::{
     image::{IMAGENET_MEAN, IMAGENET_STD},
 };
 
-/// What happens to the pictures of documents that are read.
+/// What to do with the pictures of documents.
 #[derive(Clone, Debug)]
 pub enum Pictures {
-    /// They are kept, to be embedded.
+    /// Store them, to embed them later.
     Kept(Arc<PictureFile>),
-    /// They are looked at and let go, where data is only checked.
+    /// Check and discard them.
     Checked,
 }
 
 impl Pictures {
-    /// Keeps pictures in a temporary file of this folder.
+    /// Stores pictures in a temporary file in this folder.
     ///
     /// # Errors
-    /// [`Error::Io`] where there can be no such file.
+    /// [`Error::Io`] if the file can't be created.
     pub fn kept_in(folder: &Path) -> Result<Self> {
         let file = NamedTempFile::new_in(folder).map_err(|e| Error::io(folder, e))?;
         Ok(Self::Kept(Arc::new(PictureFile(Mutex::new(file)))))
     }
 
-    /// The picture of the document at place `i` of a data set.
+    /// Checks and stores the picture of the document at index `i` of a data set.
     pub(super) fn take(&self, i: usize, document: &Document) -> Result<Item, Fault> {
         let bytes = encoded(document)?;
         check(i, &bytes)?;
@@ -51,8 +50,8 @@ impl Pictures {
     }
 }
 
-/// A temporary file with pictures one after the other. It goes with the last
-/// of them.
+/// A temporary file of concatenated pictures. It is deleted with the last reference to
+/// it.
 #[derive(Debug)]
 pub struct PictureFile(Mutex<NamedTempFile>);
 
@@ -72,7 +71,7 @@ impl PictureFile {
     }
 }
 
-/// A picture that lies in a file.
+/// A picture in a file.
 #[derive(Clone, Debug)]
 pub struct Stored {
     file: Arc<PictureFile>,
@@ -82,15 +81,15 @@ pub struct Stored {
 }
 
 impl Stored {
-    /// A number for what it holds, the same for the same picture.
+    /// Returns a hash of the content, stable within one process.
     pub(super) fn content_key(&self) -> u64 {
         self.content_key
     }
 
-    /// The picture as it is stored: PNG, JPEG, GIF, WebP or BMP.
+    /// Returns the encoded picture: PNG, JPEG, GIF, WebP or BMP.
     ///
     /// # Errors
-    /// [`Error::Io`] where the file can't be read.
+    /// [`Error::Io`] if the file can't be read.
     pub fn read(&self) -> Result<Vec<u8>> {
         let mut bytes = vec![0; self.length];
         let mut file = self.file.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -109,12 +108,13 @@ impl PartialEq for Stored {
     }
 }
 
-/// Pictures of a data set that are decoded to see whether they are whole. Of
-/// those behind them only the head is looked at: one that is broken further in
-/// is found when training comes to it.
+/// Number of pictures that are decoded completely to check them.
+///
+/// Only the header of further pictures is checked. If one of them is damaged after its
+/// header, training finds it later.
 const DECODED: usize = 20_000;
 
-/// Whether the picture at place `i` of a data set can be read.
+/// Checks the picture at index `i` of a data set.
 fn check(i: usize, bytes: &[u8]) -> Result<(), String> {
     let check = if i < DECODED {
         crate::image::check
@@ -127,7 +127,7 @@ fn check(i: usize, bytes: &[u8]) -> Result<(), String> {
     })
 }
 
-/// Whether a document holds a picture, or what is meant to be one.
+/// Returns whether a document holds something that should be a picture.
 pub(super) fn holds_one(document: &Document) -> bool {
     match &document.content {
         Some(Content::Blob(_) | Content::Tensor(_)) => true,
@@ -136,7 +136,7 @@ pub(super) fn holds_one(document: &Document) -> bool {
     }
 }
 
-/// The picture of a document, encoded, or why there is none.
+/// Returns the encoded picture of a document, or why it has none.
 fn encoded(document: &Document) -> Result<Cow<'_, [u8]>, String> {
     match &document.content {
         Some(Content::Blob(bytes)) => Ok(bytes.into()),
@@ -150,10 +150,13 @@ fn encoded(document: &Document) -> Result<Cow<'_, [u8]>, String> {
     }
 }
 
-/// The bytes in a `data:` URI, in base64 or with percent signs.
+/// Decodes a `data:` URI, in base64 or percent encoding.
 fn from_data_uri(uri: &str) -> Result<Vec<u8>, String> {
     let bad = |reason: &dyn std::fmt::Debug| {
-        format!("its uri `{}` is no data URI: {reason:?}", start_of(uri))
+        format!(
+            "its uri `{}` is not a valid data URI: {reason:?}",
+            start_of(uri)
+        )
     };
     let parsed = data_url::DataUrl::process(uri).map_err(|e| bad(&e))?;
     let (bytes, _) = parsed.decode_to_vec().map_err(|e| bad(&e))?;
@@ -163,12 +166,14 @@ fn from_data_uri(uri: &str) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// A picture as PNG: `[height, width, 3]` or `[3, height, width]` in colours,
-/// `[height, width]` or `[height, width, 1]` in greys. Values are whole numbers
-/// from 0 to 255, or such that were normalised by ImageNet's moments.
+/// Encodes a tensor as PNG.
+///
+/// Shapes are `[height, width, 3]` or `[3, height, width]` for colour, `[height,
+/// width]` or `[height, width, 1]` for grey. Values are integers from 0 to 255, or such
+/// values normalised with ImageNet's mean and standard deviation.
 fn from_tensor(array: &NdArray) -> Result<Vec<u8>, String> {
     let NdArray::Dense { shape, .. } = array else {
-        return Err("its tensor is sparse, which is no picture".to_owned());
+        return Err("its tensor is sparse; a picture needs a dense one".to_owned());
     };
     let (height, width, channels, channels_last) = match **shape {
         [height, width] => (height, width, 1, true),
@@ -181,18 +186,18 @@ fn from_tensor(array: &NdArray) -> Result<Vec<u8>, String> {
             ));
         }
     };
-    let values = array.to_f32().ok_or("its tensor holds no numbers")?;
+    let values = array.to_f32().ok_or("its tensor does not hold numbers")?;
     let wanted = shape
         .iter()
         .try_fold(1usize, |n, side| n.checked_mul(*side as usize));
     if values.is_empty() || wanted != Some(values.len()) {
         return Err(format!(
-            "its tensor has {} values, which are no picture of the shape {shape:?}",
+            "its tensor has {} values, which do not match its shape {shape:?}",
             values.len()
         ));
     }
     let (places, channels) = (height as usize * width as usize, channels as usize);
-    // In the order of a picture: channels last.
+    // Index by channels last.
     let at = |i: usize| {
         let (place, channel) = (i / channels, i % channels);
         if channels_last {
@@ -213,10 +218,10 @@ fn from_tensor(array: &NdArray) -> Result<Vec<u8>, String> {
     let pixels = pixels.ok_or_else(|| {
         let odd = values.iter().find(|value| !whole(**value));
         format!(
-            "its tensor holds {}; the values of a picture are whole numbers from 0 to 255, or such \
-             numbers of 3 channels that `set_image_tensor_normalization` has normalised with its \
-             default mean and deviation. Give the picture as a blob, or as a tensor before it is \
-             scaled or normalised otherwise",
+            "its tensor holds {}; the values of a picture must be whole numbers from 0 to 255, or such \
+             numbers in 3 channels, normalised by `set_image_tensor_normalization` with its \
+             default mean and deviation. Give the picture as a blob, or as a tensor before other \
+             scaling or normalisation",
             odd.copied().unwrap_or_default()
         )
     })?;
@@ -232,15 +237,15 @@ fn from_tensor(array: &NdArray) -> Result<Vec<u8>, String> {
         height,
         color,
     )
-    .map_err(|e| format!("its tensor is no picture: {e}"))?;
+    .map_err(|e| format!("its tensor can't be encoded as a picture: {e}"))?;
     Ok(png)
 }
 
-/// The pixel from 0 to 255 whose value, normalised by ImageNet's moments, is
-/// `value`. Nothing where it is that of no pixel: such a tensor was made in
-/// another way.
+/// Returns the pixel value (0 to 255) that ImageNet's moments normalise to `value`.
+///
+/// Returns `None` if there is none: the tensor was normalised in another way.
 fn denormalised(value: f32, channel: usize) -> Option<u8> {
-    /// Single precision is far more exact than this.
+    /// Well above the rounding error of single precision.
     const TOLERANCE: f32 = 0.02;
     let pixel = (value * IMAGENET_STD[channel] + IMAGENET_MEAN[channel]) * 255.0;
     let whole = pixel.round();
@@ -253,7 +258,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kept_pictures_are_read_again_and_their_file_goes_with_the_last() {
+    fn stored_pictures_can_be_read_and_their_file_is_deleted_with_the_last() {
         let folder = tempfile::tempdir().unwrap();
         let files = || std::fs::read_dir(folder.path()).unwrap().count();
         let pictures = Pictures::kept_in(folder.path()).unwrap();
@@ -277,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn tensors_are_pictures_with_channels_first_or_last() {
+    fn tensors_may_have_channels_first_or_last() {
         // Two pixels of one row: red, and grey.
         let last = Document::tensor(&[255.0, 0.0, 0.0, 7.0, 7.0, 7.0], &[1, 2, 3]);
         let first = Document::tensor(&[255.0, 7.0, 0.0, 7.0, 0.0, 7.0], &[3, 1, 2]);
@@ -295,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn data_uris_and_normalised_tensors_of_docarray_are_the_pictures_they_came_from() {
+    fn data_uris_and_normalised_tensors_of_docarray_give_the_original_picture() {
         // Written by `tests/fixtures/make_picture_forms.py`.
         let forms = include_str!("../../tests/fixtures/picture_forms.json");
         let forms: serde_json::Value = serde_json::from_str(forms).unwrap();
@@ -322,7 +327,7 @@ mod tests {
             assert_eq!(decoded.to_rgb8().dimensions(), (4, 3));
             assert_eq!(decoded.to_rgb8().as_raw(), &pixels);
         }
-        // Normalised otherwise, such as by OpenAI's moments.
+        // Normalised with other moments, such as OpenAI's.
         let other = tensor_of(&pixels, [0.481, 0.458, 0.408], [0.269, 0.261, 0.276]);
         let found = encoded(&other).unwrap_err();
         assert!(
@@ -340,14 +345,14 @@ mod tests {
     }
 
     #[test]
-    fn tensors_that_are_no_pictures_are_refused_with_the_reason() {
+    fn tensors_that_hold_no_picture_are_rejected_with_the_reason() {
         for (values, shape, wanted) in [
             (&[1.0, 2.0][..], &[2][..], "has the shape [2]"),
             (&[1.0; 8], &[1, 2, 4], "has the shape [1, 2, 4]"),
             (&[0.5; 3], &[1, 1, 3], "holds 0.5"),
             (&[256.0; 3], &[1, 1, 3], "holds 256"),
             (&[f32::NAN; 3], &[1, 1, 3], "holds NaN"),
-            (&[1.0; 3], &[2, 1, 3], "has 3 values, which are no picture"),
+            (&[1.0; 3], &[2, 1, 3], "has 3 values, which do not match"),
             (&[1.0; 3], &[u32::MAX, u32::MAX, 3], "has 3 values"),
             (&[], &[0, 4, 3], "has 0 values"),
         ] {

@@ -1,4 +1,4 @@
-//! Reading training data of every layout.
+//! Reads training data of every layout.
 
 use std::collections::HashMap;
 
@@ -12,27 +12,26 @@ use crate::{Error, Result, models::ModelKind};
 
 /// Reads the examples of a data set.
 ///
-/// Of text-image pairs, the label is the tag `finetuner_label` of the document
-/// or of its text chunk, else its text: captions that are the same show the
-/// same thing. Where no chunk names a modality, the text is the chunk that
-/// holds a text.
+/// The label of a text-image pair is the tag `finetuner_label` of the document or of
+/// its text chunk, or else the text: equal captions describe the same thing. If no
+/// chunk has a modality, the text chunk is the one with a text.
 ///
 /// # Errors
-/// [`Error::Data`] lists the documents that are no such examples, by their
-/// numbers and ids and up to ten of them, and says what each lacks.
+/// [`Error::Data`] lists up to ten documents that do not have the layout, by number and
+/// id, with what each lacks.
 pub fn read(
     documents: Documents,
     layout: &Layout,
     name: DataName<'_>,
     pictures: &Pictures,
 ) -> Result<Vec<Example>> {
-    let fault = format!("are no {}", layout.describe());
+    let fault = format!("are not {}", layout.describe());
     let found = each(documents, name, &fault, |i, document| match layout {
         Layout::TextImage(modalities) => Ok(vec![text_image(pictures, i, document, modalities)?]),
         Layout::Labelled(kind) => labelled(pictures, i, document, *kind, name),
         Layout::Ranking(ModelKind::Text) if is_alone(document)? => Ok(vec![twice(i, document)?]),
         Layout::Items(kind) => Ok(vec![items(pictures, i, document, *kind)?]),
-        // Documents without chunks are put together below.
+        // Documents without chunks are paired below.
         Layout::Pairs(kind) | Layout::Ranking(kind) if document.chunks.is_empty() => {
             labelled(pictures, i, document, *kind, name)
         }
@@ -58,8 +57,8 @@ pub fn read(
     let alone = examples.iter().filter(|example| example.is_twice()).count();
     if alone > 0 && alone < examples.len() {
         return Err(Error::data(format!(
-            "{alone} of the {} examples of {name} are texts without a `finetuner_label` and \
-             without a match: give all texts a label, or none (texts alone are embedded twice, as \
+            "{alone} of the {} examples of {name} are single texts without a \
+             `finetuner_label`: give all texts a label, or none (single texts are embedded twice, as \
              in SimCSE)",
             examples.len()
         )));
@@ -76,8 +75,8 @@ pub fn read(
                 .all(|e| e.parts.len() == 1 && e.label == *first)
         {
             return Err(Error::data(format!(
-                "{name}: all examples have one label, so that every pair belongs to every other; \
-                 there must be at least two labels to tell apart"
+                "{name}: all examples have the same label, so no pair is a negative of another; \
+                 at least 2 labels are needed"
             )));
         }
         examples = paired(examples);
@@ -97,22 +96,22 @@ pub fn read(
     Ok(examples)
 }
 
-/// Each example must have as many negatives.
+/// Checks that all examples have the same number of negatives.
 fn check_counts(examples: &[Example], name: DataName<'_>) -> Result<()> {
     let count = |example: &Example| example.parts.len();
     let wanted = examples.first().map_or(2, count);
     match examples.iter().find(|example| count(example) != wanted) {
         None => Ok(()),
         Some(other) => Err(Error::data(format!(
-            "document `{}` of {name}: it has {} members, the first of the data set {wanted}: \
-             give each document as many",
+            "document `{}` of {name}: it has {} members, but the first of the data set has \
+             {wanted}: give all documents the same number",
             other.id,
             count(other)
         ))),
     }
 }
 
-/// Features must all have one length.
+/// Checks that all features have the same length.
 fn check_lengths(examples: &[Example], name: DataName<'_>) -> Result<()> {
     let mut first = None;
     for example in examples {
@@ -121,8 +120,8 @@ fn check_lengths(examples: &[Example], name: DataName<'_>) -> Result<()> {
                 let wanted = *first.get_or_insert(values.len());
                 if values.len() != wanted {
                     return Err(Error::data(format!(
-                        "document `{}` of {name}: its tensor has {} values, that of the first \
-                         {wanted}",
+                        "document `{}` of {name}: its tensor has {} values, but that of the first \
+                         has {wanted}",
                         example.id,
                         values.len()
                     )));
@@ -133,8 +132,8 @@ fn check_lengths(examples: &[Example], name: DataName<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Examples that are pairs already, and pairs of those that share a label: the
-/// first of each label with each of the others.
+/// Returns all pairs: existing ones, and the first example of each label with each
+/// other of that label.
 fn paired(examples: Vec<Example>) -> Vec<Example> {
     let mut first: HashMap<String, Item> = HashMap::new();
     let mut pairs = Vec::with_capacity(examples.len());
@@ -233,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_every_bad_document_with_its_number_id_and_fault() {
+    fn faulty_documents_are_listed_with_number_id_and_reason() {
         let mut only_text = Document::text("x");
         only_text.id = "plain".to_owned();
         let mut no_image = good("x");
@@ -291,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn documents_of_two_data_sets_share_no_label_that_none_of_them_has() {
+    fn generated_labels_of_two_data_sets_differ() {
         let layout = Layout::Labelled(ModelKind::Text);
         let labels = |name| {
             let documents = DocumentArray::from(vec![two("a", "b"), two("c", "d").with_label(7)]);
@@ -306,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn chunks_behind_a_pair_are_its_negatives_and_as_many_everywhere() {
+    fn chunks_after_a_pair_are_negatives_and_equally_many() {
         let read = |documents: Vec<Document>, layout| {
             let documents = DocumentArray::from(documents);
             super::read(all(&documents), &layout, D, &Pictures::Checked)
@@ -325,7 +324,7 @@ mod tests {
         let uneven = read(vec![with(&["q", "a", "x"]), with(&["r", "b"])], ranking());
         let message = uneven.unwrap_err().to_string();
         assert!(
-            message.contains("it has 2 members, the first of the data set 3"),
+            message.contains("it has 2 members, but the first of the data set has 3"),
             "{message}"
         );
         let alone = read(vec![with(&["q"])], ranking()).unwrap_err().to_string();
@@ -339,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_pairs_scores_and_triplets_of_texts() {
+    fn texts_can_have_labels_pairs_scores_and_triplets() {
         let read = |documents: Vec<Document>, layout| {
             let documents = DocumentArray::from(documents);
             super::read(all(&documents), &layout, D, &Pictures::Checked)
@@ -347,13 +346,13 @@ mod tests {
         let kind = ModelKind::Text;
         let text = |text: &str| Item::Text(text.into());
 
-        // Documents with labels, and chunks that belong together.
+        // Documents with labels, and related chunks.
         let mixed = vec![Document::text("a").with_label(1), two("b", "c")];
         let found = read(mixed, Layout::Labelled(kind)).unwrap();
         let labels: Vec<&str> = found.iter().map(|e| e.label.as_str()).collect();
         assert_eq!(labels, ["1", "document 1 of d", "document 1 of d"]);
 
-        // Pairs as they are, and of those that share a label.
+        // Existing pairs, and pairs of documents that share a label.
         let mixed = vec![
             two("q", "a"),
             Document::text("x").with_label("l"),
@@ -386,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_documents_of_each_layout_are_named_with_their_fault() {
+    fn faulty_documents_of_each_layout_are_named_with_the_reason() {
         let fault = |document: Document, layout: Layout| {
             let documents = DocumentArray::from(vec![document]);
             let read = read(all(&documents), &layout, D, &Pictures::Checked);
@@ -466,7 +465,7 @@ mod tests {
         let found = read(all(&lengths), &layout, D, &Pictures::Checked);
         let found = found.unwrap_err().to_string();
         assert!(
-            found.contains("has 1 values, that of the first 2"),
+            found.contains("has 1 values, but that of the first has 2"),
             "{found}"
         );
     }

@@ -1,9 +1,9 @@
-//! The tag `finetuner_score`: what the members of a document have with each other.
+//! Reads the tag `finetuner_score`: scores or margins of a document's members.
 
 use finetuner_protocol::{Document, SCORE_TAG, text::start_of};
 use serde_json::Value;
 
-/// The score of a pair, or why there is none.
+/// Returns the score of a pair, or why there is none.
 pub(super) fn of_pair(document: &Document) -> Result<Vec<f32>, String> {
     let scores = scores(document)?;
     match scores.len() {
@@ -12,9 +12,10 @@ pub(super) fn of_pair(document: &Document) -> Result<Vec<f32>, String> {
     }
 }
 
-/// The margins of a document with that many negatives, as sentence-transformers'
-/// `MarginMSELoss` takes them: one for each negative, or else the scores of the
-/// match and of each negative.
+/// Returns the margins of a document, one for each negative.
+///
+/// As for `MarginMSELoss` of sentence-transformers, the tag holds the margins, or else
+/// the scores of the positive and of each negative.
 pub(super) fn margins(document: &Document, negatives: usize) -> Result<Vec<f32>, String> {
     let mut scores = scores(document)?;
     if scores.len() == negatives + 1 {
@@ -34,7 +35,7 @@ pub(super) fn margins(document: &Document, negatives: usize) -> Result<Vec<f32>,
     ))
 }
 
-/// The numbers of the tag: one, or a list. A CSV file's scores are texts.
+/// Returns the values of the tag: a number or a list. In a CSV file, scores are texts.
 fn scores(document: &Document) -> Result<Vec<f32>, String> {
     let score = document.tags.get(SCORE_TAG);
     let score = score.ok_or_else(|| format!("it has no tag `{SCORE_TAG}`"))?;

@@ -1,4 +1,4 @@
-//! What an evaluation searches with and in.
+//! Reads the queries and the index of an evaluation.
 
 use finetuner_protocol::Document;
 
@@ -10,36 +10,36 @@ use super::{
 };
 use crate::{Result, models::ModelKind};
 
-/// What to search with and what to search in.
+/// The data of a retrieval evaluation.
 #[derive(Clone, Debug)]
 pub struct SearchSet {
     /// The queries.
     pub queries: Vec<Searched>,
-    /// The documents that are searched.
+    /// The documents to search.
     pub index: Vec<Searched>,
 }
 
 /// A query, or a document of the index.
 #[derive(Clone, Debug)]
 pub struct Searched {
-    /// The id of the document, or of the part that is embedded.
+    /// Id of the document or chunk that is embedded.
     pub id: String,
-    /// What is embedded.
+    /// Content to embed.
     pub item: Item,
-    /// What the document shares with those that it shall find.
+    /// Label that a query shares with its relevant documents.
     pub label: String,
-    /// Where it came from; empty where that is not known.
+    /// Where the item came from; empty if unknown.
     pub uri: String,
-    /// The number of its document, counted from 0.
+    /// Index of the document in its data set.
     pub place: usize,
 }
 
 impl Searched {
-    /// What a person knows it by: its text, or where it came from.
+    /// Returns a name for people: the text, or where the item came from.
     pub(crate) fn name(&self) -> String {
         match (&self.item, self.uri.as_str()) {
             (Item::Text(text), _) => text.to_string(),
-            // A data URI is the picture itself, and not where it came from.
+            // A data URI is the picture itself, not its origin.
             (_, uri) if uri.is_empty() || uri.starts_with("data:") => {
                 format!("{} ({})", self.label, self.id)
             }
@@ -48,29 +48,30 @@ impl Searched {
     }
 }
 
-/// What queries and index are, of a model that embeds one kind or two.
+/// The kinds of items in queries and index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SearchKinds {
-    /// What the queries are.
+    /// Kind of the queries.
     pub queries: ModelKind,
-    /// What the index is.
+    /// Kind of the index documents.
     pub index: ModelKind,
 }
 
-/// Documents and the name of their data set.
+/// Documents with the name of their data set.
 pub type Named<'a> = (Documents, DataName<'a>);
 
-/// Reads what an evaluation searches with and in. A document is the item
-/// itself, or has it as a chunk; without an index, the queries' documents are
-/// both. Where such a document holds two chunks of one kind, the first is
-/// searched with and the second found.
+/// Reads the queries and the index of an evaluation.
 ///
-/// The label of a document is its tag `finetuner_label`, or that of its chunk;
-/// without one, a pair's label is its text.
+/// The item is the document itself or one of its chunks. Without an index, the query
+/// documents serve as both: if a document has two chunks of one kind, the first is the
+/// query and the second goes into the index.
+///
+/// The label is the tag `finetuner_label` of the document or of its chunk. Without one,
+/// the label of a pair is its text.
 ///
 /// # Errors
-/// [`crate::Error::Data`] lists documents that can't be searched with or in, by
-/// their numbers and ids and up to ten of them, and says what each lacks.
+/// [`crate::Error::Data`] lists up to ten unusable documents by number and id, with
+/// what each lacks.
 pub fn read_search_set(
     (queries, name): Named<'_>,
     index: Option<Named<'_>>,
@@ -117,14 +118,14 @@ pub fn read_search_set(
 struct Reader<'a> {
     modalities: &'a Modalities,
     pictures: &'a Pictures,
-    /// Whether queries and index are of different kinds, which modalities tell
-    /// apart.
+    /// Whether queries and index have different kinds. Modalities then select the
+    /// chunks.
     mixed: bool,
 }
 
 impl Reader<'_> {
-    /// The document itself or its chunk of this kind; the second of two where
-    /// that is wanted.
+    /// Returns the document or its first chunk of this kind; the second chunk if
+    /// `second` is set and there is one.
     fn part<'a>(
         &self,
         document: &'a Document,

@@ -1,13 +1,14 @@
-//! The metrics of information retrieval at a rank, such as `recall@10`: defined
-//! as in `InformationRetrievalEvaluator` of sentence-transformers. They differ
-//! from docarray's metrics in that all relevant documents of the index count,
-//! found or not.
+//! Information retrieval metrics at a rank, such as `recall@10`.
+//!
+//! They are defined as in `InformationRetrievalEvaluator` of sentence-transformers.
+//! Unlike docarray's metrics, they count all relevant documents of the index, found or
+//! not.
 
 use super::relevance::Relevance;
 
 type Metric = fn(&Relevance, usize) -> f64;
 
-/// The metrics by the part of their names before the `@`.
+/// Metrics by the part of their name before `@`.
 const METRICS: [(&str, Metric); 6] = [
     ("accuracy", accuracy),
     ("map", average_precision),
@@ -20,7 +21,7 @@ const METRICS: [(&str, Metric); 6] = [
 /// A metric at a rank.
 #[derive(Clone, Copy)]
 pub(crate) struct AtK {
-    /// How many of the found documents count, at least 1.
+    /// Rank up to which results count, at least 1.
     pub(crate) k: usize,
     metric: Metric,
 }
@@ -34,12 +35,12 @@ impl AtK {
         Some(Self { k, metric })
     }
 
-    /// The names that can stand before an `@`.
+    /// Returns all names, with `k` in place of the rank.
     pub(crate) fn known() -> impl Iterator<Item = String> {
         METRICS.iter().map(|(name, _)| format!("{name}@k"))
     }
 
-    /// The mean over the queries that have anything to find; 0 without any.
+    /// Returns the mean over the queries with relevant documents; 0 if there are none.
     pub(crate) fn mean(self, queries: &[Relevance]) -> f64 {
         let asked = queries.iter().filter(|query| query.max_relevant > 0);
         let values: Vec<f64> = asked.map(|query| (self.metric)(query, self.k)).collect();
@@ -47,13 +48,13 @@ impl AtK {
     }
 }
 
-/// The ranks of the relevant documents among the first `k`, counted from 1.
+/// Returns the ranks of the relevant documents among the first `k`, from 1.
 fn ranks(r: &Relevance, k: usize) -> impl Iterator<Item = usize> {
     let first = r.found.iter().take(k).enumerate();
     first.filter_map(|(i, relevant)| relevant.then_some(i + 1))
 }
 
-/// 1 where anything relevant is among the first `k`.
+/// Returns 1 if a relevant document is among the first `k`.
 fn accuracy(r: &Relevance, k: usize) -> f64 {
     ranks(r, k).next().map_or(0.0, |_| 1.0)
 }
@@ -70,8 +71,8 @@ fn reciprocal_rank(r: &Relevance, k: usize) -> f64 {
     ranks(r, k).next().map_or(0.0, |rank| 1.0 / rank as f64)
 }
 
-/// The precisions at the relevant ranks, over as many relevant documents as
-/// there could be among the first `k`.
+/// Returns the sum of the precisions at relevant ranks, divided by the largest possible
+/// number of relevant documents in the first `k`.
 fn average_precision(r: &Relevance, k: usize) -> f64 {
     let precisions = ranks(r, k)
         .zip(1..)
@@ -79,8 +80,8 @@ fn average_precision(r: &Relevance, k: usize) -> f64 {
     precisions.sum::<f64>() / k.min(r.max_relevant) as f64
 }
 
-/// Discounted cumulative gain, each document over `log2(rank + 1)`, over that of
-/// the best order.
+/// Returns the discounted cumulative gain with discount `log2(rank + 1)`, divided by
+/// that of the ideal order.
 fn ndcg(r: &Relevance, k: usize) -> f64 {
     let gain = |rank: usize| 1.0 / ((rank + 1) as f64).log2();
     let best: f64 = (1..=k.min(r.max_relevant)).map(gain).sum();

@@ -1,25 +1,26 @@
-//! Pairs that belong together or don't, told apart by a score: defined as in
-//! `BinaryClassificationEvaluator` of sentence-transformers.
+//! Binary classification of pairs by a score.
+//!
+//! The metrics are defined as in `BinaryClassificationEvaluator` of
+//! sentence-transformers.
 
-/// What a score is worth for telling pairs apart.
+/// How well a score separates positive from negative pairs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Binary {
-    /// The part of pairs that the best threshold tells right.
+    /// Share of pairs that the best threshold classifies correctly.
     pub(crate) accuracy: f64,
     pub(crate) accuracy_threshold: f64,
-    /// The best F1, and its precision and recall.
+    /// Best F1, with its precision and recall.
     pub(crate) f1: f64,
     pub(crate) f1_threshold: f64,
     pub(crate) precision: f64,
     pub(crate) recall: f64,
     /// Average precision.
     pub(crate) ap: f64,
-    /// Matthews' correlation at the threshold of F1.
+    /// Matthews correlation coefficient at the threshold of the best F1.
     pub(crate) mcc: f64,
 }
 
-/// Scores and labels, the best score first. Distances are best where they are
-/// small.
+/// Scores and labels, sorted from best to worst. A small distance is a good score.
 struct Sorted {
     rows: Vec<(f32, bool)>,
     greater_is_better: bool,
@@ -27,7 +28,7 @@ struct Sorted {
 }
 
 impl Binary {
-    /// Compares scores with labels.
+    /// Computes the metrics from scores and labels.
     pub(crate) fn of(scores: &[f32], labels: &[bool], greater_is_better: bool) -> Self {
         let mut rows: Vec<(f32, bool)> =
             scores.iter().copied().zip(labels.iter().copied()).collect();
@@ -56,8 +57,8 @@ impl Binary {
 }
 
 impl Sorted {
-    /// Calls `each` behind every different score, with how many rows and how
-    /// many positives are at least as good, and a threshold behind it.
+    /// Calls `each` after each distinct score, with the number of rows and of positives
+    /// up to it, and a threshold that separates them from the rest.
     fn for_each_cut(&self, mut each: impl FnMut(usize, usize, f32)) {
         let mut positives = 0;
         for (i, (score, label)) in self.rows.iter().enumerate() {
@@ -80,7 +81,7 @@ impl Sorted {
         let Some((first, _)) = self.rows.first() else {
             return (0.0, -1.0);
         };
-        // No pair belongs together.
+        // Start with a threshold that classifies all pairs as negative.
         let beyond = match self.greater_is_better {
             true => first.next_up(),
             false => first.next_down(),
@@ -124,7 +125,7 @@ impl Sorted {
         }
     }
 
-    /// 0 where all pairs are taken for one kind, or are of one.
+    /// Returns 0 if all pairs are of one class or classified as one class.
     fn matthews(&self, threshold: f32) -> f64 {
         let mut counts = [[0.0f64; 2]; 2];
         for (score, label) in &self.rows {

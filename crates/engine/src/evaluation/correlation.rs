@@ -1,7 +1,6 @@
-//! How well scores agree with those that are wanted.
+//! Correlation of scores with given scores.
 
-/// Pearson's correlation: of the values themselves. 0 where all values of either
-/// are the same.
+/// Returns Pearson's correlation of the values; 0 if one side is constant.
 pub(crate) fn pearson(x: &[f64], y: &[f64]) -> f64 {
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
     let (x_mean, y_mean) = (mean(x), mean(y));
@@ -16,8 +15,8 @@ pub(crate) fn pearson(x: &[f64], y: &[f64]) -> f64 {
     if length > 0.0 { both / length } else { 0.0 }
 }
 
-/// Spearman's correlation: of the ranks of the values, equal values sharing the
-/// mean of their ranks.
+/// Returns Spearman's correlation: Pearson's correlation of the ranks. Ties share their
+/// mean rank.
 pub(crate) fn spearman(x: &[f64], y: &[f64]) -> f64 {
     pearson(&ranks(x), &ranks(y))
 }

@@ -1,5 +1,6 @@
-//! Metrics of pairs with scores and of triplets, by the names of
-//! sentence-transformers: `spearman_cosine`, `cosine_accuracy`, `cosine_ap`.
+//! Metrics of scored pairs and triplets, such as `spearman_cosine` and `cosine_ap`.
+//!
+//! The names are those of sentence-transformers.
 
 use super::{
     Metrics,
@@ -8,21 +9,21 @@ use super::{
     similarity::Similarity,
 };
 
-/// What the data to evaluate with is.
+/// Kind of the evaluation data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum GradedKind {
     /// Pairs with a score.
     Scored,
-    /// Pairs with the score 1 or 0: they belong together or don't.
+    /// Pairs with the score 1 (positive) or 0 (negative).
     Binary,
-    /// An anchor, its match and negatives.
+    /// An anchor, a positive and negatives.
     Triplets,
 }
 
-/// What stands in the place of a similarity for the best one of all.
+/// Stands for the best of all similarities in a metric's name.
 const MAX: &str = "max";
 
-/// Names of [`Binary`]'s values.
+/// Metric names of the fields of [`Binary`].
 const BINARY: [&str; 8] = [
     "accuracy",
     "accuracy_threshold",
@@ -37,7 +38,7 @@ const BINARY: [&str; 8] = [
 const CORRELATIONS: [&str; 2] = ["spearman", "pearson"];
 
 impl GradedKind {
-    /// The kind of data, in words.
+    /// Describes the kind of data, in plural.
     pub(crate) fn describe(self) -> &'static str {
         match self {
             Self::Scored => "pairs with a score",
@@ -58,10 +59,10 @@ impl GradedKind {
         }
     }
 
-    /// The metrics that are measured where none are named: those of the cosine.
+    /// Returns the metrics that are measured by default: those of the cosine.
     pub(crate) fn default_names(self) -> Vec<String> {
         let names = self.with(Similarity::Cosine.name());
-        // A correlation says less of two scores.
+        // Correlations mean little if there are only two scores.
         let limit = if self == Self::Binary {
             BINARY.len()
         } else {
@@ -70,7 +71,7 @@ impl GradedKind {
         names.into_iter().take(limit).collect()
     }
 
-    /// All metrics of such data.
+    /// Returns all metrics of this kind.
     pub(crate) fn names(self) -> Vec<String> {
         let similarities = Similarity::ALL.map(Similarity::name);
         let similarities = similarities.into_iter().chain([MAX]);
@@ -78,28 +79,28 @@ impl GradedKind {
     }
 }
 
-/// Whether a name is that of a metric of some such data.
+/// Returns whether a name is a metric of any of these kinds.
 pub(crate) fn is_graded(name: &str) -> bool {
     [GradedKind::Binary, GradedKind::Triplets]
         .into_iter()
         .any(|kind| kind.names().iter().any(|known| known == name))
 }
 
-/// Embeddings of pairs or triplets, `dim` values each.
+/// Embeddings of pairs or triplets, with `dim` values each.
 pub(crate) struct GradedSet<'a> {
     pub(crate) kind: GradedKind,
     pub(crate) dim: usize,
     pub(crate) anchors: &'a [f32],
-    /// The second of each pair, or the match.
+    /// The second member of each pair, or the positive of each triplet.
     pub(crate) matches: &'a [f32],
-    /// The negatives of each anchor, as many of each.
+    /// One list for each negative of the triplets, in the order of the anchors.
     pub(crate) negatives: &'a [Vec<f32>],
-    /// The score of each pair.
+    /// Score of each pair.
     pub(crate) scores: &'a [f64],
 }
 
 impl GradedSet<'_> {
-    /// Measures what is wanted.
+    /// Computes the metrics in `wanted`.
     pub(crate) fn measure(&self, wanted: &[String]) -> Metrics {
         let mut found = Metrics::new();
         for similarity in Similarity::ALL {
@@ -154,7 +155,8 @@ impl GradedSet<'_> {
         [spearman(&found, self.scores), pearson(&found, self.scores)]
     }
 
-    /// The part of the triplets whose match is the more similar one.
+    /// Returns the share of negatives that are less similar to the anchor than the
+    /// positive.
     fn accuracy(&self, found: &[f32], between: impl Fn(&[f32], &[f32]) -> Vec<f32>) -> f64 {
         let (mut right, mut all) = (0usize, 0usize);
         for negatives in self.negatives {
@@ -225,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn names_tell_what_data_they_are_of() {
+    fn graded_metrics_are_recognised_by_name() {
         for name in [
             "spearman_dot",
             "cosine_accuracy",

@@ -1,19 +1,18 @@
-//! Retrieval metrics, defined as in docarray 0.21 (`docarray.math.evaluation`),
-//! which the Python Finetuner evaluates with.
+//! Retrieval metrics as defined in docarray 0.21 (`docarray.math.evaluation`).
 //!
-//! Relevance is binary. Lists are cut at the callback's `limit` before they
-//! come here, so every metric looks at the whole list.
+//! The Python Finetuner evaluates with these. Relevance is binary. Result lists are
+//! already cut to the callback's `limit`, so every metric uses the whole list.
 
 use std::collections::BTreeMap;
 
 use super::{at_k::AtK, relevance::Relevance};
 
-/// Values by name, in alphabetical order.
+/// Metric values by name, in alphabetical order.
 pub type Metrics = BTreeMap<String, f64>;
 
 type Metric = fn(&Relevance) -> f64;
 
-/// All metrics by name. Each is computed per query; the mean is reported.
+/// All metrics by name. Each is computed per query and averaged.
 pub const METRICS: [(&str, Metric); 9] = [
     ("average_precision", average_precision),
     ("dcg_at_k", dcg),
@@ -27,7 +26,7 @@ pub const METRICS: [(&str, Metric); 9] = [
 ];
 
 impl Relevance {
-    /// The mean of every metric over some queries; empty without queries.
+    /// Returns the mean of every metric over the queries; empty without queries.
     #[must_use]
     pub fn mean_metrics(queries: &[Self]) -> Metrics {
         let names = METRICS.iter().map(|(name, _)| *name);
@@ -36,10 +35,11 @@ impl Relevance {
             .collect()
     }
 
-    /// The mean of a metric over some queries, by its name: one of [`METRICS`],
-    /// or one of information retrieval at a rank, such as `recall@10`: of
-    /// `accuracy`, `map`, `mrr`, `ndcg`, `precision` and `recall`. None without
-    /// queries, and for other names.
+    /// Returns the mean of one metric over the queries.
+    ///
+    /// `name` is one of [`METRICS`], or `accuracy`, `map`, `mrr`, `ndcg`, `precision`
+    /// or `recall` at a rank, such as `recall@10`. Returns `None` without queries and
+    /// for other names.
     #[must_use]
     pub fn mean_metric(queries: &[Self], name: &str) -> Option<f64> {
         if queries.is_empty() {
@@ -54,17 +54,17 @@ impl Relevance {
     }
 }
 
-/// The part of the list that is relevant; 0 for an empty list.
+/// Returns the share of results that are relevant; 0 for an empty list.
 fn precision(r: &Relevance) -> f64 {
     ratio(r.count(), r.found.len())
 }
 
-/// The part of the relevant documents that is in the list.
+/// Returns the share of relevant documents that were found.
 fn recall(r: &Relevance) -> f64 {
     ratio(r.count(), r.max_relevant)
 }
 
-/// Harmonic mean of precision and recall of this query.
+/// Returns the harmonic mean of the query's precision and recall.
 fn f1_score(r: &Relevance) -> f64 {
     let (p, r) = (precision(r), recall(r));
     if p + r > 0.0 {
@@ -74,13 +74,14 @@ fn f1_score(r: &Relevance) -> f64 {
     }
 }
 
-/// 1 where anything relevant is in the list.
+/// Returns 1 if a result is relevant.
 fn hit(r: &Relevance) -> f64 {
     if r.found.contains(&true) { 1.0 } else { 0.0 }
 }
 
-/// Mean of the precisions at each relevant rank. The mean is over the relevant
-/// documents in the list, not over all there are.
+/// Returns the mean precision at the ranks of relevant results.
+///
+/// Relevant documents that were not found do not count.
 fn average_precision(r: &Relevance) -> f64 {
     let mut seen = 0;
     let mut sum = 0.0;
@@ -97,7 +98,7 @@ fn average_precision(r: &Relevance) -> f64 {
     }
 }
 
-/// One over the rank of the first relevant document; 0 where there is none.
+/// Returns the reciprocal rank of the first relevant result; 0 if there is none.
 fn reciprocal_rank(r: &Relevance) -> f64 {
     r.found
         .iter()
@@ -105,21 +106,21 @@ fn reciprocal_rank(r: &Relevance) -> f64 {
         .map_or(0.0, |i| 1.0 / (i + 1) as f64)
 }
 
-/// Precision within the first `R` documents, `R` being the number of relevant
-/// ones in the list.
+/// Returns the precision of the first `R` results, where `R` is the number of relevant
+/// results.
 fn r_precision(r: &Relevance) -> f64 {
     let relevant = r.count();
     let first = r.found.iter().take(relevant).filter(|r| **r).count();
     ratio(first, relevant)
 }
 
-/// Discounted cumulative gain: the first document counts whole, the one at
-/// rank `i` over `log2(i)`.
+/// Returns the discounted cumulative gain. The discount is 1 at the first rank and
+/// `log2(i)` at rank `i`.
 fn dcg(r: &Relevance) -> f64 {
     discounted(r.found.iter().copied())
 }
 
-/// [`dcg`] over that of the best order of the same list.
+/// Returns [`dcg`] divided by that of the ideal order of the same results.
 fn ndcg(r: &Relevance) -> f64 {
     let count = r.count();
     let best = discounted((0..r.found.len()).map(|i| i < count));

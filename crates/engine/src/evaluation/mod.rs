@@ -1,4 +1,4 @@
-//! How good embeddings are for search.
+//! Evaluates embeddings: retrieval, and similarity of pairs and triplets.
 
 mod at_k;
 mod binary;

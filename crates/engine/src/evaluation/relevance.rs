@@ -1,11 +1,11 @@
-//! The relevant documents that a search found, and those that it missed.
+//! Relevance of search results.
 
-/// The relevance of the documents that one query found.
+/// Relevance of the results of one query.
 #[derive(Clone, Debug)]
 pub struct Relevance {
-    /// Whether each document of the list is relevant, the best match first.
+    /// Whether each result is relevant, best match first.
     pub found: Vec<bool>,
-    /// How many relevant documents the index holds.
+    /// Number of relevant documents in the index.
     pub max_relevant: usize,
 }
 
@@ -19,7 +19,7 @@ impl Relevance {
         }
     }
 
-    /// How many of the found documents are relevant.
+    /// Returns the number of relevant results.
     pub(super) fn count(&self) -> usize {
         self.found.iter().filter(|r| **r).count()
     }

@@ -1,25 +1,25 @@
-//! Exhaustive search: every query against every document of the index.
+//! Exhaustive search: compares every query with every document of the index.
 
 use rayon::prelude::*;
 
 use crate::{Error, Result, kernels::gemm};
 
-/// How far apart two embeddings are.
+/// Distance between two embeddings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Distance {
-    /// One minus the cosine of the angle.
+    /// 1 minus the cosine similarity.
     Cosine,
-    /// Length of the difference.
+    /// Euclidean distance.
     Euclidean,
-    /// Squared length of the difference.
+    /// Squared Euclidean distance.
     SqEuclidean,
 }
 
 impl Distance {
-    /// The name that the Python Finetuner uses.
+    /// Parses the name that the Python Finetuner uses.
     ///
     /// # Errors
-    /// [`Error::Config`] for any other name.
+    /// [`Error::Config`] for an unknown name.
     pub fn parse(name: &str) -> Result<Self> {
         match name {
             "cosine" => Ok(Self::Cosine),
@@ -33,23 +33,25 @@ impl Distance {
     }
 }
 
-/// A document that a query found.
+/// A search result.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Match {
-    /// Its place in the index.
+    /// Index of the document.
     pub index: usize,
-    /// How far it is from the query.
+    /// Distance from the query.
     pub distance: f32,
 }
 
-/// What one query found, the nearest first.
+/// Results of one query, nearest first.
 pub type Ranking = Vec<Match>;
 
-/// Queries handled at once, so that memory doesn't grow with their number.
+/// Number of queries per matrix product, which bounds the memory.
 const BLOCK: usize = 256;
 
-/// The `limit` nearest documents of each query. Embeddings are rows of `dim`
-/// values. Where two documents are equally far, the earlier one comes first.
+/// Returns the `limit` nearest documents of each query.
+///
+/// `queries` and `index` hold rows of `dim` values. Of equally distant documents, the
+/// earlier one comes first.
 #[must_use]
 pub fn rank(
     queries: &[f32],
@@ -106,7 +108,8 @@ pub fn rank(
 fn between(distance: Distance, dot: f32, a: f32, b: f32) -> f32 {
     let squared = || (a + b - 2.0 * dot).max(0.0);
     match distance {
-        // A vector of length zero points nowhere: as far as can be said, 1.
+        // The angle to a zero vector is undefined; use the distance of orthogonal
+        // vectors.
         Distance::Cosine if a == 0.0 || b == 0.0 => 1.0,
         Distance::Cosine => 1.0 - dot / (a * b).sqrt(),
         Distance::Euclidean => squared().sqrt(),
@@ -114,8 +117,7 @@ fn between(distance: Distance, dot: f32, a: f32, b: f32) -> f32 {
     }
 }
 
-/// The cosine of the angle between two embeddings: 1 where they point the same
-/// way, 0 where they have nothing in common or one is zero.
+/// Returns the cosine similarity of two embeddings; 0 if one of them is zero.
 #[must_use]
 pub fn cos_sim(a: &[f32], b: &[f32]) -> f32 {
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
@@ -142,7 +144,7 @@ mod tests {
 
     #[test]
     fn finds_the_nearest_in_order_by_each_distance() {
-        // Four points of a plane, one query; cosine ignores lengths.
+        // Four points in the plane and one query. The cosine ignores lengths.
         let index = [1.0, 0.0, 0.0, 2.0, 3.0, 3.0, 1.0, 0.1];
         let query = [2.0, 0.2];
         let order = |distance, limit| -> Vec<usize> {
@@ -160,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn ties_keep_the_order_of_the_index_and_zero_vectors_are_no_match() {
+    fn ties_keep_the_order_of_the_index_and_zero_vectors_come_last() {
         let index = [1.0, 0.0, 2.0, 0.0, 0.0, 0.0, 3.0, 0.0];
         let found: Vec<usize> = rank(&[1.0, 0.0], &index, 2, 4, Distance::Cosine)[0]
             .iter()
@@ -170,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn more_queries_than_one_block_and_an_empty_index() {
+    fn searches_more_queries_than_one_block_and_an_empty_index() {
         let index: Vec<f32> = (0..40).map(|i| i as f32 + 1.0).collect();
         let queries: Vec<f32> = (0..(BLOCK + 3) * 4).map(|i| (i % 7) as f32 + 1.0).collect();
         let all = rank(&queries, &index, 4, 3, Distance::Euclidean);

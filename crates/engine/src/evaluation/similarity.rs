@@ -1,15 +1,15 @@
-//! How alike two embeddings are, by the names of sentence-transformers.
+//! Similarity functions, under the names of sentence-transformers.
 
-/// A similarity: the greater, the more alike.
+/// A similarity function. Greater values mean more similar embeddings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Similarity {
-    /// Cosine of the angle.
+    /// Cosine similarity.
     Cosine,
-    /// The product.
+    /// Dot product.
     Dot,
-    /// The length of the difference, with its sign changed.
+    /// Negative Euclidean distance.
     Euclidean,
-    /// The sum of the differences of all values, with its sign changed.
+    /// Negative Manhattan distance.
     Manhattan,
 }
 
@@ -25,7 +25,7 @@ impl Similarity {
         }
     }
 
-    /// Whether it is a distance with its sign changed.
+    /// Returns whether the function is a negated distance.
     pub(crate) fn is_distance(self) -> bool {
         matches!(self, Self::Euclidean | Self::Manhattan)
     }

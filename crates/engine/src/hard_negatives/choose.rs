@@ -1,24 +1,22 @@
-//! Which of a query's best documents become its negatives.
+//! Selects negatives from the best-scoring documents of each query.
 
 use finetuner_protocol::{HardNegatives, SamplingStrategy};
-use rand_chacha::{
-    ChaCha8Rng,
-    rand_core::{Rng, SeedableRng},
-};
+use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use super::{rows::Format, top::Top};
+use crate::draw::sample;
 
-/// The options, with what follows from the pairs.
+/// The options, resolved for the given pairs.
 pub(super) struct Rules {
     pub(super) format: Format,
     pub(super) num_negatives: usize,
-    /// Documents of each query that are looked at: `range_max` and the most
-    /// pairs of a query.
+    /// Number of candidates per query: `range_max` plus the largest number of pairs of
+    /// a query.
     pub(super) width: usize,
     pub(super) range_min: usize,
     pub(super) range_max: usize,
-    /// Whether `range_max` was not given.
-    pub(super) range_was_set: bool,
+    /// Whether `range_max` was derived, because the options have none.
+    pub(super) range_is_derived: bool,
     pub(super) pairs: usize,
     pub(super) queries: usize,
     pub(super) most_pairs: usize,
@@ -31,36 +29,36 @@ pub(super) struct Rules {
     seed: u64,
 }
 
-/// Why candidates were left out, in the order in which they are.
+/// Candidates that one option excluded.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Skipped {
-    /// The option.
+    /// Name of the option.
     pub(super) option: &'static str,
-    /// Its value.
+    /// Value of the option.
     pub(super) value: f64,
-    /// How many candidates were left out.
+    /// Number of excluded candidates.
     pub(super) count: usize,
-    /// Their part of the candidates.
-    pub(super) part: f64,
+    /// Excluded share of the candidates.
+    pub(super) share: f64,
 }
 
-/// The place of `min_score` among the options that leave candidates out.
+/// Index of `min_score` among the excluding options.
 const MIN_SCORE: usize = 3;
 
-/// What was chosen.
+/// The selected negatives of all queries.
 pub(super) struct Chosen {
-    /// Place and score of the negatives of each query, the best first.
+    /// Corpus index and score of each query's negatives, best first.
     pub(super) negatives: Vec<Vec<(u32, f32)>>,
     pub(super) skipped: Vec<Skipped>,
 }
 
 impl Rules {
-    /// `pairs` says how many pairs each query has.
+    /// Resolves the options. `pairs` holds the number of pairs of each query.
     pub(super) fn new(options: &HardNegatives, pairs: &[usize], seed: u64) -> Self {
         let most_pairs = pairs.iter().copied().max().unwrap_or(0);
         let num_negatives = options.num_negatives as usize;
         let range_min = options.range_min as usize;
-        // Some are left out by a limit of scores.
+        // The score limits exclude some candidates, so more of them are needed.
         let has_limit = options.absolute_margin.is_some()
             || options.relative_margin.is_some()
             || options.max_score.is_some();
@@ -82,7 +80,7 @@ impl Rules {
             width: range_max + most_pairs,
             range_min,
             range_max,
-            range_was_set: options.range_max.is_none(),
+            range_is_derived: options.range_max.is_none(),
             pairs: pairs.iter().sum(),
             queries: pairs.len(),
             most_pairs,
@@ -96,8 +94,10 @@ impl Rules {
         }
     }
 
-    /// Chooses from the best documents of each query. `scores` are those of its
-    /// matches, `own` the places that are no candidates.
+    /// Selects from the best documents of each query.
+    ///
+    /// `scores` holds the scores of the query's positives, `own` the corpus indices
+    /// that are not candidates.
     pub(super) fn choose(&self, tops: Vec<Top>, scores: &[Vec<f32>], own: &[Vec<u32>]) -> Chosen {
         let mut counts = [0; 4];
         let candidates = tops.len() * self.width;
@@ -106,11 +106,12 @@ impl Rules {
             if !self.include_positives {
                 left.retain(|(place, _)| !own[query].contains(place));
             }
-            // The worst match, so that a negative is below all of them.
+            // Use the lowest positive score, so that a negative is below all positives.
             let worst = scores[query].iter().copied().fold(f32::INFINITY, f32::min);
             let mut keep = |number: usize, test: &dyn Fn(f32) -> bool| {
                 let before = match number {
-                    // The library counts here what was left out before as well.
+                    // The library also counts the candidates that earlier options
+                    // excluded.
                     MIN_SCORE => self.width,
                     _ => left.len(),
                 };
@@ -145,8 +146,8 @@ impl Rules {
         }
     }
 
-    /// As the library counts: what the margins leave out is no candidate for
-    /// what follows.
+    /// Counts as the library does: candidates that a margin excludes do not count for
+    /// later options.
     fn skipped(&self, counts: [usize; 4], mut candidates: usize) -> Vec<Skipped> {
         let options = [
             ("absolute_margin", self.absolute_margin),
@@ -161,7 +162,7 @@ impl Rules {
                     option,
                     value,
                     count,
-                    part: count as f64 / candidates as f64,
+                    share: count as f64 / candidates as f64,
                 });
                 if number < 2 {
                     candidates -= count;
@@ -171,21 +172,16 @@ impl Rules {
         skipped
     }
 
-    /// Keeps some that are drawn at random, in their order.
+    /// Keeps a random sample, in the original order.
     fn draw(&self, left: &mut Vec<(u32, f32)>, query: usize) {
         if left.len() <= self.num_negatives {
             return;
         }
         let seed = self.seed ^ (query as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let n = left.len();
-        let mut places: Vec<usize> = (0..n).collect();
-        for i in 0..self.num_negatives {
-            let j = i + (rng.next_u64() % (n - i) as u64) as usize;
-            places.swap(i, j);
-        }
-        places.truncate(self.num_negatives);
-        places.sort_unstable();
-        *left = places.into_iter().map(|place| left[place]).collect();
+        let mut indices: Vec<usize> = (0..left.len()).collect();
+        sample(&mut indices, self.num_negatives, &mut rng);
+        indices.sort_unstable();
+        *left = indices.into_iter().map(|index| left[index]).collect();
     }
 }

@@ -1,4 +1,4 @@
-//! Mining with a model that is used on its own, from documents to documents.
+//! Mines hard negatives with an encoder, from documents to documents.
 
 use finetuner_protocol::{Document, HardNegatives};
 
@@ -10,22 +10,21 @@ use crate::{
     models::ModelKind,
 };
 
-/// The prompts that sentence-transformers looks for, in this order.
+/// Default prompt names of sentence-transformers, in order of preference.
 const QUERY_PROMPTS: [&str; 1] = ["query"];
 const CORPUS_PROMPTS: [&str; 3] = ["document", "passage", "corpus"];
 
-/// The names of the prompts that go before queries and documents.
+/// Names of the prompts for queries and documents.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Prompts {
-    /// That of queries; by default `query`, where the model has it.
+    /// Prompt of queries; by default `query`, if the model has it.
     pub query: Option<String>,
-    /// That of documents; by default the first of `document`, `passage` and
-    /// `corpus` that the model has.
+    /// Prompt of documents; by default the first of `document`, `passage` and `corpus`
+    /// that the model has.
     pub corpus: Option<String>,
 }
 
-/// The model with a prompt: the one that is named, or the first of `usual`
-/// that it has.
+/// Returns the encoder with the named prompt, or with the first of `usual` that it has.
 fn prompted(encoder: &Encoder, named: Option<&str>, usual: &[&str]) -> Result<Encoder> {
     let prompts = encoder.prompts();
     let found = usual
@@ -37,13 +36,13 @@ fn prompted(encoder: &Encoder, named: Option<&str>, usual: &[&str]) -> Result<En
     }
 }
 
-/// Mines negatives for pairs of documents from their matches and a corpus.
-/// `progress` is told how many documents of the corpus have been compared, and
-/// how many there are.
+/// Mines negatives for pairs of documents.
+///
+/// Candidates are the positives of other pairs, and the corpus. Calls `progress` with
+/// the number of compared documents and their total.
 ///
 /// # Errors
-/// [`Error::Config`] names the option that can't be used, [`Error::Data`] the
-/// documents.
+/// [`Error::Config`] names an invalid option, [`Error::Data`] the invalid documents.
 pub fn mine_with(
     encoder: &Encoder,
     pairs: Documents,
@@ -54,7 +53,7 @@ pub fn mine_with(
 ) -> Result<Mined> {
     let kind = encoder.kind();
     if kind == ModelKind::TextImage {
-        let reason = "hard negatives are mined with a model of one kind of items; this one embeds \
+        let reason = "hard negatives are mined with a model for one kind of items; this one embeds \
                       texts and pictures";
         return Err(Error::data(reason));
     }
@@ -99,12 +98,13 @@ pub fn mine_with(
 }
 
 impl Mined {
-    /// Returns the output as documents, a chunk for each item and the query
-    /// first. Labels and scores are tags: `labels` and `scores`, and
-    /// `finetuner_score` of a labelled pair.
+    /// Returns the output as documents with one chunk per item, the query first.
+    ///
+    /// The tags `labels` and `scores` hold labels and scores. A labelled pair has
+    /// `finetuner_score` instead.
     ///
     /// # Errors
-    /// [`Error::Io`] where a picture can't be read again.
+    /// [`Error::Io`] if a picture can't be read.
     pub fn documents(&self) -> impl Iterator<Item = Result<Document>> {
         self.rows().map(|row| document(row, self.format()))
     }

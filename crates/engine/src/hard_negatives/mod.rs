@@ -1,10 +1,11 @@
-//! Mining of hard negatives: documents of a corpus that are similar to a query
-//! and don't belong to it. Equal to `mine_hard_negatives` of
-//! sentence-transformers 6.2: the same candidates, limits, order and counts.
+//! Mines hard negatives: documents that are similar to a query but not relevant to it.
 //!
-//! The corpus is embedded block by block, and only the best documents of each
-//! query are remembered, so that memory grows with the number of queries and
-//! items, and not with the product of queries and corpus.
+//! Candidates, limits, order and counts equal those of `mine_hard_negatives` in
+//! sentence-transformers 6.2.
+//!
+//! The corpus is embedded in blocks, and only the best documents of each query are
+//! kept. Memory grows with the number of queries plus documents, not with their
+//! product.
 
 mod choose;
 mod encoder;
@@ -24,40 +25,40 @@ use top::Top;
 
 use crate::{Error, Result, data::Item, infer::Embeddings, kernels::gemm};
 
-/// Documents of the corpus that are embedded and compared together.
+/// Number of documents that are embedded and compared at once.
 const BLOCK: usize = 4096;
-/// Queries that are compared together with such a block.
+/// Number of queries per matrix product.
 const QUERIES: usize = 256;
 
 /// Embeds items: queries, or documents of the corpus.
 pub type Embed<'a> = dyn FnMut(Role, &[&Item]) -> Result<Embeddings> + 'a;
 
-/// What items are embedded as; models may have a prompt for each.
+/// Role in which items are embedded. A model may have a prompt for each role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// The queries.
     Query,
-    /// The documents that are searched.
+    /// The documents to search.
     Document,
 }
 
-/// Queries with what belongs to them, and what is searched for negatives.
+/// Input of the mining.
 #[derive(Clone, Copy, Default)]
 pub struct Source<'a> {
-    /// Queries and their matches. A query may stand in several pairs.
+    /// Queries and their positives. A query may occur in several pairs.
     pub pairs: &'a [[Item; 2]],
-    /// Documents to choose from, beside the matches of all pairs.
+    /// Candidate documents in addition to the positives of all pairs.
     pub corpus: &'a [Item],
-    /// Further matches of the same queries, which are no candidates.
+    /// Further positives of the same queries, which are not candidates for them.
     pub known: &'a [[Item; 2]],
 }
 
-/// A query, what belongs to it, and its negatives.
+/// A query's positives and negatives.
 #[derive(Clone, Debug, PartialEq)]
 struct Found {
-    /// The first pair with each match, the match and its score.
+    /// The query's positives.
     matches: Vec<Match>,
-    /// Place in the corpus and score, the best first.
+    /// Corpus index and score of each negative, best first.
     negatives: Vec<(u32, f32)>,
 }
 
@@ -68,33 +69,32 @@ struct Match {
     score: f32,
 }
 
-/// The negatives of all queries.
+/// The mined negatives of all queries.
 pub struct Mined {
     queries: Vec<Item>,
-    /// The corpus without duplicates: that of the source first, then the
-    /// matches.
+    /// The corpus without duplicates: first the given corpus, then the positives.
     corpus: Vec<Item>,
     found: Vec<Found>,
     format: Format,
     output_scores: bool,
     num_negatives: usize,
-    /// The outcome of mining, in numbers.
+    /// Statistics of the mining.
     pub report: Report,
 }
 
-/// Queries and corpus without duplicates, by their places.
-struct Places<'a> {
+/// Queries and corpus without duplicates.
+struct Deduplicated<'a> {
     queries: Vec<&'a Item>,
     corpus: Vec<&'a Item>,
-    /// For each query its matches: the first pair with it, and its place.
+    /// For each query its positives: number of the first pair, and corpus index.
     matches: Vec<Vec<(u32, u32)>>,
-    /// For each query what is no candidate.
+    /// For each query the corpus indices that are not candidates.
     own: Vec<Vec<u32>>,
-    /// How many pairs each query has.
+    /// Number of pairs of each query.
     pairs: Vec<usize>,
 }
 
-impl<'a> Places<'a> {
+impl<'a> Deduplicated<'a> {
     fn of(source: Source<'a>) -> Self {
         let mut corpus = Unique::default();
         for item in source.corpus {
@@ -131,7 +131,7 @@ impl<'a> Places<'a> {
     }
 }
 
-/// Items without duplicates, in the order of their first appearance.
+/// Distinct items in the order of their first occurrence.
 #[derive(Default)]
 struct Unique<'a> {
     items: Vec<&'a Item>,
@@ -153,13 +153,15 @@ impl<'a> Unique<'a> {
     }
 }
 
-/// Mines negatives. `seed` decides what the strategy `random` draws.
-/// `progress` is told how many documents of the corpus have been compared, and
-/// how many there are; it may end the mining with an error.
+/// Mines negatives.
+///
+/// `seed` is for the sampling strategy `random`, unless the options have a seed.
+/// `progress` is called with the number of compared documents and their total, and may
+/// stop the mining with an error.
 ///
 /// # Errors
-/// [`Error::Config`] where the options can't be used, [`Error::Data`] where
-/// there is no pair, and what embedding or `progress` answer.
+/// [`Error::Config`] for invalid options, [`Error::Data`] if there are no pairs, and
+/// errors of `embed` and `progress`.
 pub fn mine(
     source: Source<'_>,
     options: &HardNegatives,
@@ -170,16 +172,16 @@ pub fn mine(
     check(options)?;
     if source.pairs.is_empty() {
         return Err(Error::data(
-            "hard negatives are mined for pairs, and there is none",
+            "hard negatives are mined for pairs, but there are none",
         ));
     }
-    let places = Places::of(source);
+    let places = Deduplicated::of(source);
     let rules = choose::Rules::new(options, &places.pairs, seed);
     let width = rules.width.min(places.corpus.len());
-    let mut asked = embed(Role::Query, &places.queries)?;
-    normalize(&mut asked);
+    let mut query_embeddings = embed(Role::Query, &places.queries)?;
+    normalize(&mut query_embeddings);
     let mut scores: Vec<Vec<f32>> = places.matches.iter().map(|m| vec![0.0; m.len()]).collect();
-    // The queries that a document belongs to.
+    // Maps a positive's corpus index to its queries.
     let mut owners: HashMap<u32, Vec<(u32, u32)>> = HashMap::new();
     for (query, matches) in places.matches.iter().enumerate() {
         for (number, (_, document)) in matches.iter().enumerate() {
@@ -191,17 +193,17 @@ pub fn mine(
     for (number, block) in places.corpus.chunks(BLOCK).enumerate() {
         let first = number * BLOCK;
         let mut found = embed(Role::Document, block)?;
-        if found.dim != asked.dim {
+        if found.dim != query_embeddings.dim {
             return Err(Error::data(format!(
-                "queries of {} values can't be compared with documents of {}",
-                asked.dim, found.dim
+                "query embeddings of {} values can't be compared with document embeddings of {} values",
+                query_embeddings.dim, found.dim
             )));
         }
         normalize(&mut found);
         for (place, row) in found.iter().enumerate() {
             let document = (first + place) as u32;
             for (query, number) in owners.get(&document).into_iter().flatten() {
-                let dot = asked
+                let dot = query_embeddings
                     .get(*query as usize)
                     .iter()
                     .zip(row)
@@ -209,7 +211,7 @@ pub fn mine(
                 scores[*query as usize][*number as usize] = dot.sum();
             }
         }
-        compare(&asked, &found, first, &mut tops);
+        compare(&query_embeddings, &found, first, &mut tops);
         progress(first + block.len(), places.corpus.len())?;
     }
     let chosen = rules.choose(tops, &scores, &places.own);
@@ -239,14 +241,14 @@ pub fn mine(
     Ok(mined)
 }
 
-/// Compares all queries with a block of the corpus that begins at `first`.
-fn compare(asked: &Embeddings, block: &Embeddings, first: usize, tops: &mut [Top]) {
-    let (dim, documents) = (asked.dim, block.len());
+/// Compares all queries with the block of the corpus that starts at index `first`.
+fn compare(query_embeddings: &Embeddings, block: &Embeddings, first: usize, tops: &mut [Top]) {
+    let (dim, documents) = (query_embeddings.dim, block.len());
     if dim == 0 || documents == 0 {
         return;
     }
     let mut dots = vec![0.0; QUERIES.min(tops.len()) * documents];
-    for (queries, tops) in asked
+    for (queries, tops) in query_embeddings
         .values
         .chunks(QUERIES * dim)
         .zip(tops.chunks_mut(QUERIES))
@@ -271,7 +273,7 @@ fn compare(asked: &Embeddings, block: &Embeddings, first: usize, tops: &mut [Top
     }
 }
 
-/// Scales each embedding to length 1; one of zeros stays so.
+/// Scales each embedding to length 1. Zero vectors stay zero.
 fn normalize(embeddings: &mut Embeddings) {
     let dim = embeddings.dim.max(1);
     embeddings.values.par_chunks_mut(dim).for_each(|row| {
@@ -280,10 +282,10 @@ fn normalize(embeddings: &mut Embeddings) {
     });
 }
 
-/// Refuses options that can't be used.
+/// Checks the options.
 ///
 /// # Errors
-/// [`Error::Config`] names the option.
+/// [`Error::Config`] names the invalid option.
 pub(crate) fn check(options: &HardNegatives) -> Result<()> {
     let bad = |e: finetuner_protocol::InvalidField| {
         Error::config(e.field, format!("{}: {}", e.value, e.limit))
@@ -291,27 +293,27 @@ pub(crate) fn check(options: &HardNegatives) -> Result<()> {
     options.check().map_err(bad)
 }
 
-/// The places of chosen negatives, as a checkpoint holds them.
+/// Corpus indices of each query's negatives, as a checkpoint stores them.
 pub(crate) type Chosen = Vec<Vec<u32>>;
 
 impl Mined {
-    /// Which documents of the corpus each query got.
+    /// Returns the corpus indices of each query's negatives.
     pub(crate) fn chosen(&self) -> Chosen {
         let places = |found: &Found| found.negatives.iter().map(|(place, _)| *place).collect();
         self.found.iter().map(places).collect()
     }
 
-    /// The outcome of [`mine`] that chose this, without embedding anything;
-    /// scores are left out.
+    /// Restores the result of [`mine`] from its selection, without embeddings and
+    /// scores.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] where the choice is not one from this source.
-    pub(crate) fn again(
+    /// [`Error::Checkpoint`] if the selection does not belong to this source.
+    pub(crate) fn restore(
         source: Source<'_>,
         options: &HardNegatives,
         chosen: Chosen,
     ) -> Result<Self> {
-        let places = Places::of(source);
+        let places = Deduplicated::of(source);
         let known = places.corpus.len();
         let fits = |place: &u32| (*place as usize) < known;
         if chosen.len() != places.queries.len() || !chosen.iter().flatten().all(fits) {

@@ -1,4 +1,4 @@
-//! The outcome of mining, in numbers and in the words of sentence-transformers.
+//! Statistics of a mining, in the words of sentence-transformers.
 
 use std::fmt;
 
@@ -8,20 +8,20 @@ use super::{
     rows::Format,
 };
 
-/// How the scores of matches and negatives lie.
+/// Summary statistics of scores.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Spread {
     /// Mean.
     pub mean: f64,
-    /// Median; the lower one of two.
+    /// Median; the lower one if there are two.
     pub median: f64,
     /// Standard deviation.
     pub std: f64,
-    /// The least.
+    /// Minimum.
     pub min: f64,
-    /// A quarter, half and three quarters of all are below.
+    /// Quartiles, linearly interpolated.
     pub quartiles: [f64; 3],
-    /// The largest.
+    /// Maximum.
     pub max: f64,
 }
 
@@ -60,20 +60,20 @@ impl Spread {
     }
 }
 
-/// What was mined. It is shown as the library prints it.
+/// Statistics of a mining. `Display` shows them as the library prints them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Report {
-    /// Matches, without those that a query has twice.
+    /// Number of positives, without repetitions per query.
     pub positives: usize,
-    /// Negatives of all documents of the output.
+    /// Number of negatives over all documents of the output.
     pub negatives: usize,
-    /// Scores of matches, of negatives, and the differences of both.
+    /// Statistics of positive scores, negative scores, and their differences.
     pub spreads: [Spread; 3],
-    /// Documents of the output that there are not, for lack of negatives.
+    /// Number of documents missing from the output for lack of negatives.
     pub missing: usize,
-    /// The text before the table.
+    /// Lines before the table.
     notes: Vec<String>,
-    /// The text after the table.
+    /// Lines after the table.
     remarks: Vec<String>,
 }
 
@@ -120,7 +120,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// A number as Python's `:.4f` writes it.
+/// Formats a number like Python's `:.4f`.
 fn number(value: f64) -> String {
     match value.is_nan() {
         true => "nan".to_owned(),
@@ -140,7 +140,7 @@ fn with_commas(count: usize) -> String {
     text
 }
 
-/// What was mined of `pairs` pairs.
+/// Builds the report of a mining with `pairs` pairs.
 pub(super) fn of(mined: &Mined, rules: &Rules, skipped: Vec<Skipped>, pairs: usize) -> Report {
     let (mut positive, mut negative, mut difference) = (Vec::new(), Vec::new(), Vec::new());
     let mut rows = 0;
@@ -164,7 +164,7 @@ pub(super) fn of(mined: &Mined, rules: &Rules, skipped: Vec<Skipped>, pairs: usi
         Format::Tuple | Format::LabeledList => rows,
     };
     let missing = most.saturating_sub(mined.rows().count());
-    let mut remarks: Vec<String> = skipped.iter().map(told).collect();
+    let mut remarks: Vec<String> = skipped.iter().map(describe_skipped).collect();
     if missing > 0 {
         remarks.push(too_few(rules, missing, most));
     }
@@ -180,7 +180,7 @@ pub(super) fn of(mined: &Mined, rules: &Rules, skipped: Vec<Skipped>, pairs: usi
 
 fn notes(rules: &Rules) -> Vec<String> {
     let mut notes = Vec::new();
-    if rules.range_was_set {
+    if rules.range_is_derived {
         notes.push(format!(
             "Setting range_max to {} based on the provided parameters.",
             rules.range_max
@@ -201,17 +201,17 @@ fn notes(rules: &Rules) -> Vec<String> {
     notes
 }
 
-fn told(skipped: &Skipped) -> String {
+fn describe_skipped(skipped: &Skipped) -> String {
     let Skipped {
         option,
         value,
         count,
-        part,
+        share,
     } = skipped;
     format!(
         "Skipped {} potential negatives ({:.2}%) due to the {option} of {value:?}.",
         with_commas(*count),
-        part * 100.0
+        share * 100.0
     )
 }
 

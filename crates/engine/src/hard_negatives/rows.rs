@@ -1,26 +1,26 @@
-//! The documents that mined negatives are given out in.
+//! Combines queries, positives and negatives into documents of the output.
 
 use finetuner_protocol::NegativesFormat;
 
 use super::{Found, Match, Mined};
 use crate::data::{Example, Item};
 
-/// How queries, matches and negatives are put together.
+/// Format of the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// A query, its match and one negative.
+    /// A query, its positive and one negative.
     Triplet,
-    /// A query, its match and all negatives, where as many as wanted were
-    /// found.
+    /// A query, its positive and all its negatives. Queries with too few negatives are
+    /// omitted.
     Tuple,
-    /// A query and a document that belongs to it or doesn't.
+    /// A query and a document, labelled as positive or negative.
     LabeledPair,
-    /// A query, its match and the negatives that were found.
+    /// A query, its positive and as many negatives as were found.
     LabeledList,
 }
 
 impl Format {
-    /// The format of checked options.
+    /// Returns the format of validated options.
     pub(super) fn of(format: &NegativesFormat) -> Self {
         match format {
             NegativesFormat::NTuple => Self::Tuple,
@@ -34,14 +34,14 @@ impl Format {
 /// One document of the output.
 #[derive(Clone, Debug)]
 pub struct Row<'a> {
-    /// The number of the pair that it was made from.
+    /// Index of the pair that the document was made from.
     pub pair: usize,
-    /// The query first.
+    /// The items, query first.
     pub items: Vec<&'a Item>,
-    /// 1 for each item behind the query that belongs to it, else 0; nothing
-    /// where the format has none.
+    /// Label of each item after the query: 1 for a positive, 0 for a negative. Empty if
+    /// the output has no labels.
     pub labels: Vec<u8>,
-    /// The score of each item behind the query; nothing where none are wanted.
+    /// Score of each item after the query; empty if the options ask for none.
     pub scores: Vec<f32>,
 }
 
@@ -117,8 +117,7 @@ impl Mined {
         matches.chain(negatives).collect()
     }
 
-    /// The output as examples to train on, each with the id and the label of
-    /// the pair that it was made from.
+    /// Returns the output as training examples, with id and label of their pairs.
     pub(crate) fn examples(&self, pairs: &[Example]) -> Vec<Example> {
         let rows = self.rows().filter_map(|row| {
             let pair = pairs.get(row.pair)?;

@@ -1,12 +1,12 @@
-//! The best documents of one query, collected block by block.
+//! Collects the best documents of one query, block by block.
 
-/// The documents with the highest scores. Of two with one score, the one that
-/// comes first in the corpus is the better one.
+/// The documents with the highest scores. Of equal scores, the document that comes
+/// first in the corpus ranks higher.
 pub(super) struct Top {
     size: usize,
-    /// At most twice as many as are kept; sorted out when they are full.
+    /// Candidates, up to twice as many as needed; pruned when full.
     kept: Vec<(u32, f32)>,
-    /// The similarity that a document needs to be one of the best so far.
+    /// Score above which a document is a candidate.
     least: f32,
 }
 
@@ -19,19 +19,19 @@ impl Top {
         }
     }
 
-    /// Looks at a document. Documents come in the order of the corpus.
+    /// Adds a document. Documents must come in the order of the corpus.
     pub(super) fn add(&mut self, document: u32, score: f32) {
-        // One that is no better than the last of the kept ones came later. A
-        // score that is no number is none.
+        // Documents with the lowest kept score rank lower, since they come later. NaN
+        // fails the comparison.
         if score > self.least {
             self.kept.push((document, score));
             if self.kept.len() >= 2 * self.size.max(1) {
-                self.sort_out();
+                self.prune();
             }
         }
     }
 
-    fn sort_out(&mut self) {
+    fn prune(&mut self) {
         self.kept
             .sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         self.kept.truncate(self.size);
@@ -42,9 +42,9 @@ impl Top {
         }
     }
 
-    /// The best, the highest score first.
+    /// Returns the best documents, highest score first.
     pub(super) fn into_sorted(mut self) -> Vec<(u32, f32)> {
-        self.sort_out();
+        self.prune();
         self.kept
     }
 }
@@ -54,8 +54,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_best_are_those_of_a_sort_of_all() {
-        // Few values, so that many are equal.
+    fn the_result_equals_that_of_a_complete_sort() {
+        // Few distinct values, so that many scores are equal.
         let scores: Vec<f32> = (0..500u32).map(|i| (i * 7919 % 61) as f32).collect();
         for size in [1, 2, 7, 499, 500, 900] {
             let mut top = Top::new(size);

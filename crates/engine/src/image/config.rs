@@ -1,15 +1,14 @@
-//! Reading `preprocessor_config.json` as `transformers` does.
+//! Reads `preprocessor_config.json` as `transformers` does.
 //!
-//! A field that is missing has the default of its processor's class, so that
-//! the same file means the same steps. Steps that are not known are refused by
-//! the name of their field.
+//! A missing field has the default of the processor class, as in `transformers`.
+//! Unknown steps are rejected by the name of their field.
 
 use serde_json::{Map, Value};
 
 use super::{CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, ImageProcessor, Resample, Resize};
 use crate::{Error, Result};
 
-/// The image processors of `transformers` that are known here.
+/// Supported image processor classes of `transformers`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ProcessorClass {
@@ -35,12 +34,12 @@ pub enum ProcessorClass {
     Vit,
 }
 
-/// The steps of a class whose file does not name them.
+/// Values of a class for fields that the file omits.
 struct Defaults {
     size: Size,
-    /// Whether a `size` that is one number means a square.
+    /// Whether a `size` that is a single number means a square.
     square: bool,
-    /// Height and width, and whether it is cut out.
+    /// Height and width of the centre crop, and whether it is on.
     crop: Option<([u32; 2], bool)>,
     resample: Resample,
     mean: [f32; 3],
@@ -48,7 +47,7 @@ struct Defaults {
 }
 
 impl ProcessorClass {
-    /// The class of that name, without regard to its back end or age.
+    /// Finds a class by name, ignoring suffixes for backend and version.
     fn find(name: &str) -> Option<Self> {
         let name = ["Pil", "Fast"]
             .iter()
@@ -112,15 +111,14 @@ enum Size {
     Exact([u32; 2]),
 }
 
-/// The longest side that a picture can be resized to.
+/// Maximum side length in pixels to resize to.
 const LONGEST: u64 = 4096;
 
 fn bad(reason: impl std::fmt::Display) -> Error {
     Error::checkpoint(format!("preprocessor_config.json: {reason}"))
 }
 
-/// The fields of the file. As in Python, a flag that is `null` is off, and a
-/// value that is `null` does not count.
+/// Fields of the file. As in Python, a `null` flag is off and a `null` value is absent.
 struct Fields<'a>(&'a Map<String, Value>);
 
 impl Fields<'_> {
@@ -128,14 +126,14 @@ impl Fields<'_> {
         self.0.get(name)
     }
 
-    /// Whether the field has a value.
+    /// Returns whether the field has a value other than `null`.
     fn has(&self, name: &str) -> bool {
         self.get(name).is_some_and(|value| !value.is_null())
     }
 
     fn wrong(&self, name: &str, wanted: &str) -> Error {
         let value = self.get(name).unwrap_or(&Value::Null);
-        bad(format!("`{name}` is {value}; {wanted} is wanted"))
+        bad(format!("`{name}` is {value}; expected {wanted}"))
     }
 
     fn flag(&self, name: &str, default: bool) -> Result<bool> {
@@ -154,7 +152,7 @@ impl Fields<'_> {
         }
     }
 
-    /// One number for each channel, or one for all.
+    /// Reads three numbers, one per channel, or one number for all channels.
     fn channels(&self, name: &str, default: [f32; 3]) -> Result<[f32; 3]> {
         let Some(value) = self.get(name) else {
             return Ok(default);
@@ -171,7 +169,7 @@ impl Fields<'_> {
         <[f32; 3]>::try_from(numbers)
             .ok()
             .filter(|_| list.len() == 3)
-            .ok_or_else(|| self.wrong(name, "a number for each of 3 channels"))
+            .ok_or_else(|| self.wrong(name, "one number for each of 3 channels"))
     }
 
     fn resample(&self, default: Resample) -> Result<Resample> {
@@ -187,8 +185,10 @@ impl Fields<'_> {
         })
     }
 
-    /// A number, a pair, or an object with some of four keys. One number is a
-    /// square where `square` says so.
+    /// Reads a size: a number, a pair, or an object.
+    ///
+    /// A single number is the side of a square if `square` is set, or else the short
+    /// side.
     fn size(&self, name: &str, square: bool) -> Result<Option<Size>> {
         let Some(value) = self.get(name) else {
             return Ok(None);
@@ -219,19 +219,20 @@ impl Fields<'_> {
     }
 }
 
-/// Fields `do_...` that change nothing here: labels of segmentations, and
-/// pictures that are RGB in any case.
+/// `do_...` fields without effect here: label maps of segmentation, and conversion to
+/// RGB, which always happens.
 const WITHOUT_EFFECT: [&str; 3] = ["do_reduce_labels", "reduce_labels", "do_convert_rgb"];
 
 impl ImageProcessor {
-    /// Reads a `preprocessor_config.json`, or the `processor_config.json` that
-    /// `transformers` 5 writes. `class` is the architecture's own, for files
-    /// that name none; `model` is the height and width that the model takes, if
-    /// it takes one size alone.
+    /// Parses `preprocessor_config.json`, or `processor_config.json` of `transformers`
+    /// 5.
+    ///
+    /// `class` applies to files that name no class. `model` is the height and width of
+    /// the model's input, if it is fixed.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] where the file asks for steps that are not known, or
-    /// makes pictures of a size that the model does not take.
+    /// [`Error::Checkpoint`] if the file has unknown steps, or yields a size that does
+    /// not fit the model.
     pub fn parse(json: &Value, class: ProcessorClass, model: Option<[u32; 2]>) -> Result<Self> {
         let json = json.get("image_processor").unwrap_or(json);
         let fields = Fields(json.as_object().ok_or_else(|| bad("it is not an object"))?);
@@ -255,8 +256,8 @@ impl ImageProcessor {
         let (mut resize, mut resample) = (Resize::None, defaults.resample);
         if fields.flag("do_resize", true)? {
             let given = match fields.flag("use_square_size", false)? {
-                // `transformers` takes a square of the class's own size then,
-                // whatever `size` says.
+                // In this case, `transformers` ignores `size` and uses the class's
+                // default square.
                 true if class == ProcessorClass::Clip => Some(Size::Exact([224; 2])),
                 _ => fields.size("size", defaults.square)?,
             };
@@ -282,7 +283,7 @@ impl ImageProcessor {
             if fields.flag("rescale_offset", false)? && scale != 1.0 {
                 mean = mean.map(|mean| mean + 1.0);
             }
-            // It divides by the deviations twice.
+            // The class divides by the standard deviation twice.
             if fields.flag("include_top", true)? {
                 let again = fields.channels("image_std", defaults.std)?;
                 std = [0, 1, 2].map(|channel| std[channel] * again[channel]);
@@ -302,7 +303,7 @@ impl ImageProcessor {
         })
     }
 
-    /// The file that `transformers` reads back, whole.
+    /// Returns all settings as a file that `transformers` can read.
     #[must_use]
     pub fn to_json(&self) -> Value {
         let size = match self.resize {
@@ -312,7 +313,7 @@ impl ImageProcessor {
             }
             Resize::None => None,
         };
-        // Of the plain processors only this one can crop.
+        // Of these two classes, only CLIP's can crop.
         let kind = match (self.resize, self.crop) {
             (Resize::Exact { .. }, None) => "ViTImageProcessor",
             _ => "CLIPImageProcessor",
@@ -341,22 +342,23 @@ impl ImageProcessor {
     }
 }
 
-/// Height and width of the model's input.
+/// Returns height and width of the model's input.
 fn sides(resize: Resize, crop: Option<[u32; 2]>, model: Option<[u32; 2]>) -> Result<[u32; 2]> {
     let sides = match (crop, resize) {
         (Some(sides), _) => sides,
         (None, Resize::Exact { height, width }) => [height, width],
-        // Each picture is compared with the model then.
+        // The processed size depends on the picture. `process` compares it with the
+        // model's.
         (None, Resize::Shortest(edge)) => return Ok(model.unwrap_or([edge; 2])),
         (None, Resize::None) => {
             return model.ok_or_else(|| {
-                bad("`do_resize` is false: pictures of one size are wanted, so give a `size`")
+                bad("`do_resize` is false, but the model needs a fixed size: set `do_resize` and `size`")
             });
         }
     };
     match model {
         Some(model) if model != sides => Err(bad(format!(
-            "pictures of {} pixels do not fit a model for {}",
+            "pictures are resized to {} pixels, but the model takes {}",
             side_by_side(sides),
             side_by_side(model)
         ))),
@@ -371,9 +373,9 @@ fn side_by_side([height, width]: [u32; 2]) -> String {
     }
 }
 
-/// The class that the file names.
+/// Returns the class that the file names.
 fn class_of(fields: &Fields<'_>, default: ProcessorClass) -> Result<ProcessorClass> {
-    // Before 2023 a processor was called a feature extractor.
+    // Until 2023, processors were called feature extractors.
     let name = ["image_processor_type", "feature_extractor_type"]
         .iter()
         .find(|name| fields.has(name));
@@ -390,7 +392,7 @@ fn class_of(fields: &Fields<'_>, default: ProcessorClass) -> Result<ProcessorCla
     })
 }
 
-/// Refuses a step that would be passed over.
+/// Rejects unknown steps that are enabled.
 fn refuse_unknown_steps(fields: &Fields<'_>) -> Result<()> {
     let known = [
         "do_resize",
@@ -403,18 +405,22 @@ fn refuse_unknown_steps(fields: &Fields<'_>) -> Result<()> {
         let on = *value == Value::Bool(true);
         let known = known.contains(&name.as_str()) || WITHOUT_EFFECT.contains(&name.as_str());
         if on && !known && name.starts_with("do_") {
-            return Err(bad(format!("`{name}` is true, and this step is not known")));
+            return Err(bad(format!(
+                "`{name}` is true, but this step is not supported"
+            )));
         }
     }
-    // All pictures have one size, so that padding alone changes nothing.
+    // Without `pad_size`, padding has no effect: all pictures have the same size.
     if fields.flag("do_pad", false)? && fields.has("pad_size") {
         return Err(fields.wrong("pad_size", "a processor that does not pad"));
     }
     Ok(())
 }
 
-/// ConvNeXT resizes pictures of less than 384 pixels to a little more than what
-/// is cut out, and squeezes larger ones.
+/// Returns the resize and crop of a ConvNeXT processor.
+///
+/// Below 384 pixels, it resizes to `size / crop_pct` and crops the centre. From 384
+/// pixels on, it stretches pictures to a square.
 fn convnext(
     resize: Resize,
     crop: Option<[u32; 2]>,
@@ -430,7 +436,7 @@ fn convnext(
     let part = fields.number("crop_pct", 224.0 / 256.0)?;
     let larger = (f64::from(edge) / part) as u64;
     if !(1..=LONGEST).contains(&larger) {
-        return Err(fields.wrong("crop_pct", "a part from 0.1 to 1"));
+        return Err(fields.wrong("crop_pct", "a fraction from 0.1 to 1"));
     }
     if crop.is_some_and(|crop| crop != [edge; 2]) {
         return Err(bad(

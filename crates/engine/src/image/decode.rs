@@ -1,8 +1,8 @@
-//! From the bytes of a file to pixels.
+//! Decodes picture files.
 //!
-//! The content decides on the format, never the name. Transparent pictures lie
-//! on white and pictures with an Exif orientation are turned upright, so that
-//! a model sees what a person sees.
+//! The format is detected from the content. Pictures are rotated by their Exif
+//! orientation, and transparent ones are drawn on white, so that the model sees what
+//! people see.
 
 use std::io::Cursor;
 
@@ -13,29 +13,29 @@ use image::{
 use super::format;
 use crate::{Error, Result};
 
-/// No picture may need more memory than this while it is decoded.
+/// Maximum memory in bytes for decoding a picture.
 pub(super) const MAX_DECODED_BYTES: u64 = 256 << 20;
-/// No picture may be wider or higher than this.
+/// Maximum width and height in pixels.
 const MAX_SIDE: u32 = 16_384;
 
-/// Checks that a picture can be decoded, to its last pixel.
+/// Checks that a picture can be decoded completely.
 ///
 /// # Errors
-/// [`Error::Data`] where it can't, or where it is too large.
+/// [`Error::Data`] if it can't, or if it is too large.
 pub fn check(encoded: &[u8]) -> Result<()> {
     decode(encoded).map(drop)
 }
 
-/// Checks a picture by its head alone, and JPEGs for their end.
+/// Checks the header of a picture, and the end of a JPEG.
 ///
 /// # Errors
-/// [`Error::Data`] where the format is unknown, the size is not allowed or a
-/// JPEG is cut short.
+/// [`Error::Data`] if the format is unknown, the size exceeds the limits or a JPEG is
+/// truncated.
 pub fn check_head(encoded: &[u8]) -> Result<()> {
     decoder(encoded).map(drop)
 }
 
-/// Returns width and height of a picture, as its head says.
+/// Returns width and height of a picture from its header.
 ///
 /// # Errors
 /// As [`check_head`].
@@ -44,8 +44,9 @@ pub fn size(encoded: &[u8]) -> Result<[u32; 2]> {
     Ok([width, height])
 }
 
-/// Decodes a picture to RGB: upright, and on white where it is transparent, as
-/// `transformers` has it since version 5.
+/// Decodes a picture to RGB, upright, and on white if it is transparent.
+///
+/// `transformers` has done the same since version 5.
 pub(super) fn decode(encoded: &[u8]) -> Result<RgbImage> {
     let bad = |e: image::ImageError| unreadable(encoded, &e);
     let mut decoder = decoder(encoded)?;
@@ -71,8 +72,8 @@ pub(super) fn decode(encoded: &[u8]) -> Result<RgbImage> {
     Ok(opaque)
 }
 
-/// How the picture must be turned: by its Exif part, else by its XMP part, as
-/// Pillow's `exif_transpose` reads them. A broken note turns nothing.
+/// Reads the orientation from Exif, or else from XMP, like Pillow's `exif_transpose`.
+/// Invalid metadata is ignored.
 fn orientation(decoder: &mut impl ImageDecoder) -> Orientation {
     let exif = decoder.exif_metadata().ok().flatten();
     let found = exif.and_then(|exif| Orientation::from_exif_chunk(&exif));
@@ -86,15 +87,15 @@ fn orientation(decoder: &mut impl ImageDecoder) -> Orientation {
     found.unwrap_or(Orientation::NoTransforms)
 }
 
-/// The limits of the decoders. Those of the size are checked by [`decoder`], whose
-/// errors name them.
+/// Returns the memory limit for decoders. [`decoder`] checks the size itself, with
+/// errors that name the limit.
 fn limits() -> Limits {
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(MAX_DECODED_BYTES);
     limits
 }
 
-/// Reads the head of a picture and checks its size.
+/// Reads the header of a picture and checks its size.
 fn decoder(encoded: &[u8]) -> Result<impl ImageDecoder> {
     let mut reader = ImageReader::new(Cursor::new(encoded))
         .with_guessed_format()
@@ -117,12 +118,12 @@ fn decoder(encoded: &[u8]) -> Result<impl ImageDecoder> {
         )))
     };
     if width > MAX_SIDE || height > MAX_SIDE {
-        return too_large(format!("{MAX_SIDE} pixels a side are allowed"));
+        return too_large(format!("the limit is {MAX_SIDE} pixels per side"));
     }
     let bytes = decoder.total_bytes();
     if bytes > MAX_DECODED_BYTES {
         return too_large(format!(
-            "decoded it takes {} MiB, and {} MiB are allowed",
+            "it takes {} MiB when decoded; the limit is {} MiB",
             bytes >> 20,
             MAX_DECODED_BYTES >> 20
         ));
@@ -130,11 +131,11 @@ fn decoder(encoded: &[u8]) -> Result<impl ImageDecoder> {
     Ok(decoder)
 }
 
-/// Says what the bytes are, where that is known, else what the decoder said.
+/// Returns an error with the actual format of the bytes, or else the decoder's message.
 fn unreadable(encoded: &[u8], reason: &dyn std::fmt::Display) -> Error {
     let reason = format::refuse(encoded).unwrap_or_else(|| {
         let said = reason.to_string();
-        // Each decoder has its own words for it.
+        // Decoders report truncated files in different words.
         let ends = ["unexpected end of file", "failed to fill whole buffer"];
         let is_cut = ends.iter().any(|end| said.to_lowercase().contains(end));
         match is_cut {

@@ -1,18 +1,17 @@
-//! Names the format of bytes that can not be read as a picture.
+//! Identifies files that are not supported pictures.
 
-/// Names what the bytes are, as far as their first ones say, and what to do.
-/// Nothing is said of formats that can be read.
+/// Returns what the bytes are and the remedy; `None` for supported or unknown formats.
 pub(super) fn refuse(bytes: &[u8]) -> Option<String> {
     if bytes.is_empty() {
         return Some("it holds no bytes".to_owned());
     }
     let kind = container(bytes).or_else(|| text(bytes))?;
     Some(format!(
-        "it is {kind}. JPEG, PNG, WebP, GIF and BMP are read"
+        "it is {kind}. Supported formats are JPEG, PNG, WebP, GIF and BMP"
     ))
 }
 
-/// Formats that are told by their first bytes.
+/// Identifies binary formats by their first bytes.
 fn container(bytes: &[u8]) -> Option<&'static str> {
     const STARTS: [(&[u8], &str); 12] = [
         (b"%PDF", "a PDF document"),
@@ -34,14 +33,14 @@ fn container(bytes: &[u8]) -> Option<&'static str> {
     if let Some((_, kind)) = STARTS.iter().find(|(start, _)| bytes.starts_with(start)) {
         return Some(kind);
     }
-    // ISO base media: the size of a box, `ftyp`, and brands of four letters.
+    // ISO base media: box size, `ftyp`, and brands of four letters.
     if bytes.get(4..8)? != b"ftyp" {
         return None;
     }
     let size = u32::from_be_bytes(*bytes.first_chunk()?) as usize;
     let head = &bytes[8..size.clamp(8, bytes.len().min(256))];
     let has = |brands: &[&[u8; 4]]| head.as_chunks::<4>().0.iter().any(|b| brands.contains(&b));
-    // `mif1` alone says only that it is some picture of this family.
+    // `mif1` is the generic brand of the HEIF family.
     Some(if has(&[b"avif", b"avis"]) {
         "an AVIF picture: convert it to JPEG or PNG"
     } else if has(&[b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis"]) {
@@ -53,10 +52,10 @@ fn container(bytes: &[u8]) -> Option<&'static str> {
     })
 }
 
-/// Formats that are texts.
+/// Identifies text formats.
 fn text(bytes: &[u8]) -> Option<&'static str> {
     let start = &bytes[..bytes.len().min(1024)];
-    // A character may be cut at the end of what is looked at.
+    // The cut may split a character.
     let start = match std::str::from_utf8(start) {
         Ok(text) => text,
         Err(e) if e.error_len().is_none() => std::str::from_utf8(&start[..e.valid_up_to()]).ok()?,
@@ -80,16 +79,17 @@ fn text(bytes: &[u8]) -> Option<&'static str> {
     })
 }
 
-/// Whether a JPEG reaches its end marker. Decoders fill what is missing with
-/// grey and say nothing; Pillow refuses such files.
+/// Returns whether a JPEG has its end marker.
+///
+/// Decoders silently fill missing parts with grey; Pillow rejects such files.
 pub(super) fn is_whole_jpeg(bytes: &[u8]) -> bool {
-    /// Start of a scan, whose data has no length.
+    /// Start of a scan, whose data has no length field.
     const SCAN: u8 = 0xda;
     const END: u8 = 0xd9;
     let mut at = 2;
     loop {
-        // Anything up to the next marker is data: `FF 00` stands for a byte
-        // `FF`, and restart markers stand between parts of a scan.
+        // Skip data up to the next marker. `FF 00` is an escaped `FF`, and restart
+        // markers separate parts of a scan.
         let Some(found) = bytes.get(at..).and_then(|rest| {
             rest.windows(2)
                 .position(|pair| pair[0] == 0xff && !matches!(pair[1], 0 | 0xd0..=0xd7 | 0xff))
@@ -101,7 +101,7 @@ pub(super) fn is_whole_jpeg(bytes: &[u8]) -> bool {
         match marker {
             END => return true,
             SCAN => {}
-            // Markers without a length.
+            // Markers without a length field.
             0x01 | 0xd8 => {}
             _ => {
                 let Some(length) = bytes.get(at..at + 2) else {
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_that_are_no_pictures_are_named() {
+    fn unsupported_files_are_identified() {
         let ftyp = |brands: &str| {
             let size = (8 + brands.len()) as u8;
             [&[0, 0, 0, size], &b"ftyp"[..], brands.as_bytes(), b"rest"].concat()
@@ -153,7 +153,7 @@ mod tests {
             assert_eq!(refuse(bytes), None);
         }
         for length in 0..40 {
-            // No length of a head is a panic.
+            // A truncated header never panics.
             refuse(&ftyp("mif1\0\0\0\0mif1avif")[..length.min(28)]);
         }
     }

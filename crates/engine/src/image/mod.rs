@@ -1,8 +1,7 @@
-//! Pictures to tensors, as the image processors of `transformers` do it:
-//! decode, resize, cut out the middle, scale values, normalise.
+//! Converts pictures to tensors like the image processors of `transformers`.
 //!
-//! Pictures are turned upright by their Exif orientation, as `load_image` of
-//! `transformers` does; see [`ImageProcessor::process`].
+//! Steps: decode, rotate by the Exif orientation, resize, crop the centre, scale and
+//! normalise; see [`ImageProcessor::process`].
 
 mod config;
 mod decode;
@@ -18,58 +17,58 @@ pub use self::{
 };
 use crate::{Error, Result, augment::Augmentation};
 
-/// How a picture is resized before its middle is cut out.
+/// How to resize a picture before the centre crop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Resize {
-    /// It keeps its size.
+    /// Keep the size.
     None,
-    /// Its short side to so many pixels; the sides keep their ratio.
+    /// Resize the short side to this many pixels, and keep the aspect ratio.
     Shortest(u32),
-    /// Both sides to so many pixels.
+    /// Resize to exactly this size.
     Exact {
-        /// In pixels.
+        /// Height in pixels.
         height: u32,
-        /// In pixels.
+        /// Width in pixels.
         width: u32,
     },
 }
 
-/// The steps from an encoded picture to the input of a model, read from its
-/// `preprocessor_config.json`.
+/// Steps from an encoded picture to the model's input.
+///
+/// They are read from `preprocessor_config.json`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ImageProcessor {
-    /// How it is resized.
+    /// How to resize.
     pub resize: Resize,
-    /// The filter for resizing. It widens when it shrinks, as Pillow's.
+    /// Filter for resizing. Like Pillow's, it widens when it shrinks a picture.
     pub resample: Resample,
-    /// Height and width of the part cut out of the middle.
+    /// Height and width of the centre crop.
     pub crop: Option<[u32; 2]>,
-    /// Factor of the values, which are from 0 to 255.
+    /// Factor for values from 0 to 255.
     pub scale: f64,
-    /// Subtracted from each channel, after scaling.
+    /// Mean of each channel, subtracted after scaling.
     pub mean: [f32; 3],
-    /// Divisor of each channel after that.
+    /// Standard deviation of each channel, by which values are divided last.
     pub std: [f32; 3],
     /// Height and width of the model's input.
     sides: [u32; 2],
 }
 
-/// OpenAI's channel means.
+/// CLIP's channel means.
 const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-/// OpenAI's channel deviations.
+/// CLIP's channel standard deviations.
 const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
-/// Channel means of ImageNet.
+/// ImageNet's channel means.
 pub(crate) const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
-/// Channel deviations of ImageNet.
+/// ImageNet's channel standard deviations.
 pub(crate) const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
-/// The side that convolutional networks see pictures at where nothing else is
-/// said, as in the Python Finetuner.
+/// Default input size of convolutional networks, as in the Python Finetuner.
 const CNN_SIDE: u32 = 224;
 
 impl ImageProcessor {
-    /// The processor of a CLIP model for pictures of `size` pixels.
+    /// Returns the processor of a CLIP model for pictures of `size` pixels.
     #[must_use]
     pub fn clip(size: u32) -> Self {
         Self {
@@ -83,8 +82,8 @@ impl ImageProcessor {
         }
     }
 
-    /// The processor of convolutional networks in the Python Finetuner: 224x224
-    /// pixels, normalised as ImageNet.
+    /// Returns the Python Finetuner's processor of convolutional networks: 224x224
+    /// pixels, with ImageNet's normalisation.
     #[must_use]
     pub fn cnn() -> Self {
         Self {
@@ -101,31 +100,28 @@ impl ImageProcessor {
         }
     }
 
-    /// Height and width of the model's input in pixels.
+    /// Returns height and width of the model's input in pixels.
     #[must_use]
     pub fn sides(&self) -> [u32; 2] {
         self.sides
     }
 
-    /// The number of values of one picture: three channels of its pixels.
+    /// Returns the number of values per picture: three channels of its pixels.
     #[must_use]
     pub fn values(&self) -> usize {
         3 * self.sides[0] as usize * self.sides[1] as usize
     }
 
-    /// Decodes a PNG, JPEG, GIF, WebP or BMP and writes the model's input to
-    /// `out`, channel by channel.
+    /// Decodes a PNG, JPEG, GIF, WebP or BMP and writes the model's input to `out`.
     ///
-    /// A picture is turned upright by its Exif orientation first, in every
-    /// format. `load_image` of `transformers` does so, and with it its
-    /// pipelines and processors that are given paths or addresses. Python
-    /// programs that open files with `PIL.Image.open` have to call
-    /// `PIL.ImageOps.exif_transpose` for the same result.
+    /// `out` holds one channel after another. The picture is first rotated by its Exif
+    /// orientation, as `load_image` of `transformers` does. To get the same result,
+    /// Python programs that use `PIL.Image.open` must call
+    /// `PIL.ImageOps.exif_transpose`.
     ///
     /// # Errors
-    /// [`Error::Data`] where the bytes are not such a picture, or one that is
-    /// larger than 16,384 pixels a side or 256 MiB decoded, or one whose size
-    /// the model does not take.
+    /// [`Error::Data`] if the bytes are not a supported picture, if it exceeds 16,384
+    /// pixels per side or 256 MiB decoded, or if its size does not fit the model.
     pub fn process(
         &self,
         encoded: &[u8],
@@ -141,13 +137,13 @@ impl ImageProcessor {
         let [out_height, out_width] = self.sides;
         if self.crop.is_none() && [height, width] != self.sides {
             return Err(Error::data(format!(
-                "the picture has {width}x{height} pixels, the model takes {out_width}x{out_height}, \
+                "the picture has {width}x{height} pixels, but the model takes {out_width}x{out_height}, \
                  and its preprocessor_config.json neither resizes nor crops to this size: resize \
                  the picture"
             )));
         }
-        let values = self.values_of_levels();
-        // Pictures with a side shorter than the crop get a black border.
+        let values = self.value_table();
+        // If a side is shorter than the crop, the border is black.
         let start = |side: u32, wanted: u32| (i64::from(side) - i64::from(wanted)).div_euclid(2);
         let (top, left) = (start(height, out_height), start(width, out_width));
         let plane = self.values() / 3;
@@ -170,8 +166,8 @@ impl ImageProcessor {
         Ok(())
     }
 
-    /// The value that each of 256 levels of a channel becomes.
-    fn values_of_levels(&self) -> [[f32; 256]; 3] {
+    /// Returns the model input value of each pixel value, per channel.
+    fn value_table(&self) -> [[f32; 256]; 3] {
         std::array::from_fn(|channel| {
             std::array::from_fn(|level| {
                 let value = (level as f64 * self.scale) as f32;
@@ -195,7 +191,7 @@ impl ImageProcessor {
                     })
                     .ok_or_else(|| {
                         Error::data(format!(
-                            "a picture of {width}x{height} pixels is too oblong"
+                            "a picture of {width}x{height} pixels is too elongated to resize: crop it"
                         ))
                     })?;
                 if width <= height {

@@ -1,39 +1,39 @@
-//! Resizing, bit for bit as Pillow does it.
+//! Resizes pictures, bit for bit like Pillow.
 //!
-//! Each output pixel is a weighted sum of input pixels, in fixed point with
-//! 22 bits. Width and height are changed one after the other, rounded to whole
-//! levels in between, in the order of Pillow 13.
+//! An output pixel is a weighted sum of input pixels, in fixed point with 22 fractional
+//! bits. Width and height are resized one after the other, in the order of Pillow 13,
+//! and rounded to 8 bits in between.
 
 use image::RgbImage;
 use pulp::Arch;
 
 use crate::{Error, Result};
 
-/// Fractional bits of a weight. Eight bits are the pixel's, two are room for
-/// sums above 1 and for negative weights.
+/// Fractional bits of a weight: 32 minus 8 bits of a pixel, minus 2 bits for sums above
+/// 1 and negative weights.
 const BITS: u32 = 32 - 8 - 2;
 const CHANNELS: usize = 3;
 
-/// How pixels between pixels are computed, with Pillow's numbers.
+/// Interpolation filter, with Pillow's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Resample {
-    /// The nearest pixel: 0.
+    /// Nearest pixel: 0.
     Nearest,
-    /// A windowed sinc of three lobes: 1.
+    /// Sinc windowed over three lobes: 1.
     Lanczos,
-    /// A triangle: 2.
+    /// Triangle: 2.
     Bilinear,
-    /// A cubic curve: 3.
+    /// Cubic: 3.
     Bicubic,
-    /// The mean of the pixels below: 4.
+    /// Mean of the covered pixels: 4.
     Box,
-    /// A windowed sinc of one lobe: 5.
+    /// Sinc with a Hamming window over one lobe: 5.
     Hamming,
 }
 
 impl Resample {
-    /// The filter with that number in Pillow.
+    /// Returns the filter with Pillow's number.
     pub(super) fn from_number(number: u64) -> Option<Self> {
         Some(match number {
             0 => Self::Nearest,
@@ -57,7 +57,7 @@ impl Resample {
         }
     }
 
-    /// Radius of the filter in output pixels.
+    /// Returns the radius of the filter in output pixels.
     fn support(self) -> f64 {
         match self {
             Self::Nearest => 0.0,
@@ -76,7 +76,7 @@ impl Resample {
         let distance = x.abs();
         match self {
             Self::Nearest => 0.0,
-            // The interval is half open, so that no pixel counts twice.
+            // Half open, so that no pixel counts twice.
             Self::Box => f64::from(x > -0.5 && x <= 0.5),
             Self::Bilinear => (1.0 - distance).max(0.0),
             Self::Hamming if distance >= 1.0 => 0.0,
@@ -101,16 +101,16 @@ impl Resample {
     }
 }
 
-/// The input pixels of one output pixel, and their weights.
+/// The input pixels of one output pixel, with their weights.
 struct Window {
     start: usize,
     weights: Vec<i32>,
 }
 
-/// The windows of `outputs` pixels over `inputs` pixels.
+/// Returns the windows of `outputs` pixels over `inputs` pixels.
 fn windows(inputs: usize, outputs: usize, filter: Resample) -> Vec<Window> {
     let scale = inputs as f64 / outputs as f64;
-    // The filter widens when the picture shrinks.
+    // When shrinking, the filter widens by the scale.
     let filter_scale = scale.max(1.0);
     let support = filter.support() * filter_scale;
     let inverse = 1.0 / filter_scale;
@@ -124,7 +124,7 @@ fn windows(inputs: usize, outputs: usize, filter: Resample) -> Vec<Window> {
         let fixed = |weight: &f64| {
             let weight = if sum == 0.0 { *weight } else { weight / sum };
             let weight = weight * f64::from(1 << BITS);
-            // Truncates towards zero, as a cast in C.
+            // Truncates towards zero, like a cast in C.
             (weight + 0.5f64.copysign(weight)) as i32
         };
         Window {
@@ -135,14 +135,14 @@ fn windows(inputs: usize, outputs: usize, filter: Resample) -> Vec<Window> {
     (0..outputs).map(window).collect()
 }
 
-/// A sum of weighted pixels, rounded to a level.
-fn level(sum: i32) -> u8 {
+/// Rounds a weighted sum to a pixel value.
+fn round_to_u8(sum: i32) -> u8 {
     (sum >> BITS).clamp(0, 255) as u8
 }
 
 const HALF: i32 = 1 << (BITS - 1);
 
-fn across(from: &[u8], width: usize, new_width: usize, filter: Resample) -> Vec<u8> {
+fn resize_width(from: &[u8], width: usize, new_width: usize, filter: Resample) -> Vec<u8> {
     let windows = windows(width, new_width, filter);
     let height = from.len() / (width * CHANNELS);
     let mut to = Vec::with_capacity(height * new_width * CHANNELS);
@@ -158,7 +158,7 @@ fn across(from: &[u8], width: usize, new_width: usize, filter: Resample) -> Vec<
                             *sum += i32::from(*value) * weight;
                         }
                     }
-                    to.extend(sums.map(level));
+                    to.extend(sums.map(round_to_u8));
                 }
             }
         },
@@ -166,7 +166,7 @@ fn across(from: &[u8], width: usize, new_width: usize, filter: Resample) -> Vec<
     to
 }
 
-fn down(from: &[u8], width: usize, new_height: usize, filter: Resample) -> Vec<u8> {
+fn resize_height(from: &[u8], width: usize, new_height: usize, filter: Resample) -> Vec<u8> {
     let row = width * CHANNELS;
     let windows = windows(from.len() / row, new_height, filter);
     let mut to = vec![0; new_height * row];
@@ -183,7 +183,7 @@ fn down(from: &[u8], width: usize, new_height: usize, filter: Resample) -> Vec<u
                     }
                 }
                 for (to, sum) in to.iter_mut().zip(&sums) {
-                    *to = level(*sum);
+                    *to = round_to_u8(*sum);
                 }
             }
         },
@@ -191,7 +191,7 @@ fn down(from: &[u8], width: usize, new_height: usize, filter: Resample) -> Vec<u
     to
 }
 
-/// Positions that the nearest pixel is taken from, summed up as Pillow does.
+/// Returns the source position of each output pixel, accumulated as in Pillow.
 fn nearest(inputs: u32, outputs: u32) -> Vec<u32> {
     let step = f64::from(inputs) / f64::from(outputs);
     let mut at = step * 0.5;
@@ -203,7 +203,7 @@ fn nearest(inputs: u32, outputs: u32) -> Vec<u32> {
     positions.collect()
 }
 
-/// The picture with these sides.
+/// Resizes a picture to the given width and height.
 pub(super) fn resize(
     picture: RgbImage,
     (new_width, new_height): (u32, u32),
@@ -221,17 +221,18 @@ pub(super) fn resize(
     }
     let (w, new_w, new_h) = (width as usize, new_width as usize, new_height as usize);
     let mut pixels = picture.into_raw();
-    // Pillow 13 begins with the height where far more of it goes than of the width.
+    // Pillow 13 resizes the height first if it shrinks by more than twice as many
+    // pixels as the width.
     let lost = |from: u32, to: u32| i64::from(from) - i64::from(to);
-    let down_first = new_height < height && lost(height, new_height) > 2 * lost(width, new_width);
-    if down_first {
-        pixels = down(&pixels, w, new_h, filter);
+    let height_first = new_height < height && lost(height, new_height) > 2 * lost(width, new_width);
+    if height_first {
+        pixels = resize_height(&pixels, w, new_h, filter);
     }
     if width != new_width {
-        pixels = across(&pixels, w, new_w, filter);
+        pixels = resize_width(&pixels, w, new_w, filter);
     }
-    if !down_first && height != new_height {
-        pixels = down(&pixels, new_w, new_h, filter);
+    if !height_first && height != new_height {
+        pixels = resize_height(&pixels, new_w, new_h, filter);
     }
     RgbImage::from_raw(new_width, new_height, pixels)
         .ok_or_else(|| Error::data(format!("a picture can't be resized to {new_w}x{new_h}")))
@@ -242,7 +243,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn weights_sum_up_to_one() {
+    fn weights_sum_to_one() {
         for number in 1..6 {
             let filter = Resample::from_number(number).unwrap();
             assert_eq!(filter.number(), number);
@@ -257,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_pictures_stay_plain() {
+    fn pictures_of_one_colour_keep_it() {
         for number in 0..6 {
             let filter = Resample::from_number(number).unwrap();
             for size in [(3, 90), (90, 3), (1, 1), (64, 48)] {

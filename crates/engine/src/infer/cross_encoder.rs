@@ -1,4 +1,4 @@
-//! Scoring pairs of texts with a cross-encoder.
+//! Scores pairs of texts with a cross-encoder.
 
 use std::{path::Path, sync::Arc};
 
@@ -14,13 +14,12 @@ use crate::{
     source::{LoadOptions, LoadedModel, ModelFiles, ModelSource, Top},
 };
 
-/// Scores pairs of texts with a sequence classifier: a cross-encoder of
-/// sentence-transformers, or the model of a run with `BinaryCrossEntropyLoss` or
-/// `MSELoss`.
+/// Scores pairs of texts with a sequence classifier.
 ///
-/// It reads both texts of a pair at once, which is slower than comparing
-/// embeddings, and more exact: usually it ranks again what a search by
-/// embeddings has found.
+/// The model is a cross-encoder of sentence-transformers, or that of a run with
+/// `BinaryCrossEntropyLoss` or `MSELoss`. It reads both texts at once: this is more
+/// accurate than comparing embeddings, but slower. Its usual task is to rerank the
+/// results of a search by embeddings.
 #[derive(Clone)]
 pub struct CrossEncoder {
     loaded: Arc<LoadedModel>,
@@ -29,34 +28,34 @@ pub struct CrossEncoder {
     batch: usize,
 }
 
-/// The scores of several pairs, one pair after the other.
+/// The scores of several pairs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scores {
-    /// Scores of one pair.
+    /// Number of scores per pair.
     pub labels: usize,
-    /// All values, `labels` for each pair.
+    /// The scores of all pairs, `labels` values each.
     pub values: Vec<f32>,
 }
 
 impl Scores {
-    /// The scores pair by pair.
+    /// Iterates over the scores, pair by pair.
     pub fn iter(&self) -> impl Iterator<Item = &[f32]> {
         self.values.chunks_exact(self.labels.max(1))
     }
 
-    /// The scores of one pair; empty where there is no such pair.
+    /// Returns the scores of one pair; empty if the index is out of range.
     #[must_use]
     pub fn get(&self, pair: usize) -> &[f32] {
         self.iter().nth(pair).unwrap_or_default()
     }
 }
 
-/// A document and how well it fits a query.
+/// A document with its score for a query.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ranked {
-    /// The document's place in the list that was given.
+    /// Index of the document in the given list.
     pub corpus_id: usize,
-    /// Its score.
+    /// Score of the document.
     pub score: f32,
 }
 
@@ -64,15 +63,15 @@ impl CrossEncoder {
     /// Loads a cross-encoder from a folder in Hugging Face layout.
     ///
     /// # Errors
-    /// The folder holds no sequence classifier.
+    /// Returns an error if the folder holds no sequence classifier.
     pub fn from_folder(folder: impl AsRef<Path>) -> Result<Self> {
         Self::from_source(&ModelSource::Folder(folder.as_ref().to_owned()))
     }
 
-    /// Loads a cross-encoder by its name: of the hub, or of the list of models.
+    /// Loads a cross-encoder by its name on the hub or in the list of models.
     ///
     /// # Errors
-    /// The model does not exist, or is no sequence classifier.
+    /// Returns an error if the model does not exist or is no sequence classifier.
     pub fn from_name(name: &str) -> Result<Self> {
         Self::from_source(&ModelSource::resolve(name, &LocalModels::Anywhere)?)
     }
@@ -85,10 +84,10 @@ impl CrossEncoder {
         Ok(model)
     }
 
-    /// Puts a cross-encoder together from its files.
+    /// Builds a cross-encoder from the files of a model.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] where they are those of no sequence classifier.
+    /// [`Error::Checkpoint`] if the files are not those of a sequence classifier.
     pub fn load(files: ModelFiles) -> Result<Self> {
         let options = LoadOptions {
             top: Top::Scores,
@@ -104,30 +103,30 @@ impl CrossEncoder {
         })
     }
 
-    /// Sets how many pairs are scored at once; 32 by default.
+    /// Sets the batch size in pairs; 32 by default.
     #[must_use]
     pub fn batch_size(mut self, size: usize) -> Self {
         self.batch = size.max(1);
         self
     }
 
-    /// Turns the scores of a model with several labels into probabilities
-    /// (`apply_softmax` in Python); not by default.
+    /// Applies a softmax to the scores of a model with several labels; off by default.
+    ///
+    /// The option is called `apply_softmax` in Python.
     #[must_use]
     pub fn softmax(mut self) -> Self {
         self.softmax = true;
         self
     }
 
-    /// Leaves out the activation behind the scores: [`CrossEncoder::predict`]
-    /// gives the logits.
+    /// Disables the output activation: [`CrossEncoder::predict`] then returns logits.
     #[must_use]
     pub fn without_activation(mut self) -> Self {
         self.activation = Activation::Identity;
         self
     }
 
-    /// The number of scores of a pair.
+    /// Returns the number of scores per pair.
     #[must_use]
     pub fn labels(&self) -> usize {
         self.loaded.model.dim()
@@ -136,7 +135,7 @@ impl CrossEncoder {
     /// Scores pairs of texts, in their order.
     ///
     /// # Errors
-    /// [`Error::Data`] where a text can't be tokenized.
+    /// [`Error::Data`] if a text can't be tokenized.
     pub fn predict(&self, pairs: &[[&str; 2]]) -> Result<Scores> {
         let (model, preparer) = (&self.loaded.model, &self.loaded.preparer);
         let labels = model.dim();
@@ -147,24 +146,24 @@ impl CrossEncoder {
         Ok(Scores { labels, values })
     }
 
-    /// Writes the model as ONNX into a folder, with the files of its tokenizer:
-    /// `model.onnx` takes `input_ids`, `attention_mask` and, of a network that
-    /// tells the texts of a pair apart, `token_type_ids`, and gives `logits`,
-    /// `[batch, labels]`: the scores before their activation. `CrossEncoder` of
-    /// sentence-transformers opens the folder with `backend="onnx"`.
+    /// Writes the model as ONNX into a folder, with its tokenizer.
+    ///
+    /// `model.onnx` has the inputs `input_ids` and `attention_mask`, and
+    /// `token_type_ids` if the network uses them. The output `logits`, `[batch,
+    /// labels]`, are the scores before the activation. `CrossEncoder` of
+    /// sentence-transformers loads the folder with `backend="onnx"`.
     ///
     /// # Errors
-    /// [`Error::Io`] where a file can't be written.
+    /// [`Error::Io`] if a file can't be written.
     pub fn save_onnx(&self, folder: impl AsRef<Path>, format: OnnxFormat) -> Result<()> {
         self.loaded.save_onnx(folder.as_ref(), format)
     }
 
-    /// Ranks documents by how well they fit a query, the best first, and returns
-    /// the `top_k` best, or all where none is given.
+    /// Ranks documents by their score for a query, and returns the `top_k` best, or all
+    /// by default.
     ///
     /// # Errors
-    /// [`Error::Data`] where the model has several labels, or a text can't be
-    /// tokenized.
+    /// [`Error::Data`] if the model has several labels or a text can't be tokenized.
     pub fn rank(
         &self,
         query: &str,
@@ -173,7 +172,7 @@ impl CrossEncoder {
     ) -> Result<Vec<Ranked>> {
         if self.labels() != 1 {
             return Err(Error::data(format!(
-                "the model gives {} scores for a pair; documents are ranked by a model with one",
+                "the model returns {} scores per pair; ranking needs a model with 1",
                 self.labels()
             )));
         }
@@ -188,7 +187,7 @@ impl CrossEncoder {
     }
 }
 
-/// The scores of pairs by a model in evaluation, behind an activation.
+/// Returns the scores of pairs after an activation, in evaluation mode.
 pub(crate) fn score(
     model: &Model,
     preparer: &Preparer,

@@ -1,5 +1,7 @@
-//! The examples of a run, and whether anything can be learned from them. The
-//! same checks are made when a run is submitted and when it begins.
+//! Reads the examples of a run and checks that a model can learn from them.
+//!
+//! The server runs the same checks when a run is submitted as the worker does when it
+//! starts.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -9,7 +11,7 @@ use std::{
 use finetuner_protocol::{Loss, Sampler, text::start_of};
 
 use super::{
-    labels::alike,
+    labels::warn_of_variants,
     negatives,
     prepared::{Data, TWICE},
 };
@@ -52,12 +54,11 @@ impl Data {
     }
 }
 
-/// Checks that a run can be trained on its data, and evaluated, without
-/// keeping any of it.
+/// Checks that a run can train and evaluate on its data, and keeps none of it.
 ///
 /// # Errors
-/// [`Error::Data`] names the documents at fault, [`Error::Config`] the setting
-/// that does not fit the data.
+/// [`Error::Data`] names the documents at fault. [`Error::Config`] names a setting that
+/// does not fit the data.
 pub fn check_data(plan: &Plan, documents: &dyn Fn(&str) -> Result<Documents>) -> Result<()> {
     let data = read_data(plan, documents, &Pictures::Checked)?;
     if plan.mining.is_some() {
@@ -66,7 +67,7 @@ pub fn check_data(plan: &Plan, documents: &dyn Fn(&str) -> Result<Documents>) ->
     }
     // Mining changes the number of examples.
     if let Some(batch_size) = plan.batch_size.filter(|_| plan.mining.is_none()) {
-        // The number of steps is known.
+        // The number of steps per epoch is known here, so the schedule can be checked.
         let (sampling, _) = choose_sampling(plan, batch_size, &data);
         let batches = sampling.batches(&data.train, batch_size, plan.seed, 0);
         let steps = batches.len().div_ceil(plan.accumulation_steps);
@@ -87,13 +88,13 @@ pub fn check_data(plan: &Plan, documents: &dyn Fn(&str) -> Result<Documents>) ->
         let names = check_evaluation(evaluation, plan.kind, &plan.modalities, documents)?;
         measured.extend(names);
     }
-    // The metrics of an evaluation may depend on its data.
+    // The names of an evaluation's metrics may depend on its data.
     for (callback, monitor) in plan.watched_metrics() {
         if !measured.iter().any(|name| name == monitor) {
             return Err(Error::config(
                 format!("callbacks.{callback}.monitor"),
                 format!(
-                    "`{monitor}`: it is not measured; {} are",
+                    "`{monitor}` is not a metric of this run; the metrics are {}",
                     measured.join(", ")
                 ),
             ));
@@ -102,7 +103,7 @@ pub fn check_data(plan: &Plan, documents: &dyn Fn(&str) -> Result<Documents>) ->
     Ok(())
 }
 
-/// How batches are put together, and what of the settings was changed.
+/// Chooses how batches are sampled. Returns notes on settings that it changed.
 pub(super) fn choose_sampling(
     plan: &Plan,
     batch_size: usize,
@@ -137,15 +138,15 @@ pub(super) fn read_data(
                 &examples,
                 name,
                 -1.0..=1.0,
-                "`CosineSimilarityLoss` compares it with a cosine; divide all scores by the largest \
-                 possible",
+                "`CosineSimilarityLoss` compares the score with a cosine; divide all scores by the largest \
+                 possible score",
             )?,
             Loss::BinaryCrossEntropy => check_scores(
                 &examples,
                 name,
                 0.0..=1.0,
-                "`BinaryCrossEntropyLoss` takes it for a probability: 1 where the texts belong \
-                 together, 0 where they don't. `MSELoss` takes any score",
+                "`BinaryCrossEntropyLoss` reads the score as a probability: 1 if the texts belong \
+                 together, 0 if they don't. `MSELoss` accepts any score",
             )?,
             _ => {}
         }
@@ -191,7 +192,7 @@ pub(super) fn read_data(
         return Err(Error::config("model_options", reason));
     }
     if is_twice && plan.freeze {
-        let reason = format!("true: {TWICE}, and a frozen network drops nothing. Give pairs");
+        let reason = format!("true: {TWICE}, and a frozen network applies no dropout. Give pairs");
         return Err(Error::config("freeze", reason));
     }
     let mut numbers = Classes::default();
@@ -207,7 +208,7 @@ pub(super) fn read_data(
                 None => ("val_split", train_name),
             };
             let reason = format!(
-                "of the {} examples of {source} to validate with {reason}: the validation loss \
+                "of the {} validation examples of {source} {reason}: the validation loss \
                  would always be 0",
                 validation.len()
             );
@@ -222,10 +223,11 @@ pub(super) fn read_data(
         }
         warnings.extend(contradictions(&train.examples));
         let labels = train.examples.iter().chain(&validation);
-        warnings.extend(alike(labels.map(|example| example.label.as_str())));
+        warnings.extend(warn_of_variants(
+            labels.map(|example| example.label.as_str()),
+        ));
     }
-    if plan.loss.knows_trained_classes_alone() {
-        // Such a loss knows nothing of other classes.
+    if plan.loss.is_limited_to_trained_classes() {
         let all = validation.len();
         let mut start = 0;
         for part in &mut held_out {
@@ -237,8 +239,8 @@ pub(super) fn read_data(
         let unknown = all - validation.len();
         let source = eval_name.unwrap_or(train_name);
         let reason = format!(
-            "{unknown} of the {all} examples of {source} to validate with have labels that no \
-             example to train on has; `{}` has a weight for each class that it is trained on",
+            "{unknown} of the {all} validation examples of {source} have labels that no \
+             training example has; `{}` has weights for the classes of the training data only",
             plan.loss.loss
         );
         if all > 0 && validation.is_empty() {
@@ -265,7 +267,7 @@ pub(super) fn read_data(
     })
 }
 
-/// The data sets to train on, and how often an epoch goes through each.
+/// Returns the training data sets, each with its weight: the passes over it per epoch.
 fn train_names(plan: &Plan) -> Vec<(DataName<'_>, f64)> {
     let first = DataName {
         field: "train_data",
@@ -281,7 +283,9 @@ fn train_names(plan: &Plan) -> Vec<(DataName<'_>, f64)> {
         .collect()
 }
 
-/// Refuses data that teaches nothing. Each batch is of one data set.
+/// Rejects a data set that a model can't learn from.
+///
+/// Each batch comes from one data set, so each must be sufficient on its own.
 fn check_examples(plan: &Plan, name: DataName<'_>, examples: &[Example]) -> Result<()> {
     let bad = |what: &str| Err(Error::data(format!("{name}: {what}")));
     if examples.len() < 2 {
@@ -295,17 +299,18 @@ fn check_examples(plan: &Plan, name: DataName<'_>, examples: &[Example]) -> Resu
     }
     let labels: BTreeSet<&str> = examples.iter().map(|e| e.label.as_str()).collect();
     if labels.len() < 2 {
-        return bad("all examples have one label; there must be at least two to tell apart");
+        return bad("all examples have the same label; at least 2 labels are needed");
     }
     if !plan.loss.has_classes() && labels.len() == examples.len() {
-        return bad("no two examples share a label; the loss needs examples that belong together");
+        return bad("no two examples share a label; the loss needs examples that share one");
     }
     Ok(())
 }
 
-/// Warns of texts that have several labels.
+/// Returns a warning if some texts have several labels.
 fn contradictions(examples: &[Example]) -> Option<String> {
-    // One label of each text: sets of them would be larger than the data.
+    // Keep one label per text: a set for each text would take more memory than the
+    // data.
     let mut labels: HashMap<&str, &str> = HashMap::new();
     let mut several: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for example in examples {
@@ -326,7 +331,7 @@ fn contradictions(examples: &[Example]) -> Option<String> {
         .map(|label| format!("`{}`", start_of(label)))
         .collect();
     Some(format!(
-        "{} of {} texts have several labels, such as `{}` ({}): the loss pulls them both ways. Give \
+        "{} of {} texts have several labels, such as `{}` ({}): these labels contradict each other. Give \
          each text one label",
         several.len(),
         labels.len(),
@@ -335,19 +340,19 @@ fn contradictions(examples: &[Example]) -> Option<String> {
     ))
 }
 
-/// Returns why a loss that compares examples of one class with each other, and
-/// with those of others, finds none to compare.
+/// Returns why a loss that compares examples within and across classes has no pairs to
+/// compare, if so.
 fn compares_nothing(examples: &[Example]) -> Option<&'static str> {
     let labels: BTreeSet<&str> = examples.iter().map(|e| e.label.as_str()).collect();
     match labels.len() {
         0 => None,
-        1 => Some("all have one label"),
+        1 => Some("all have the same label"),
         n if n == examples.len() => Some("no two share a label"),
         _ => None,
     }
 }
 
-/// Refuses scores outside of a range.
+/// Rejects scores outside of a range.
 fn check_scores(
     examples: &[Example],
     name: DataName<'_>,
@@ -371,7 +376,7 @@ fn check_scores(
     )))
 }
 
-/// Splits off `val_split`. Both parts must hold something.
+/// Splits off the share `val_split` for validation. Neither part may be empty.
 fn split(
     plan: &Plan,
     name: DataName<'_>,
@@ -381,8 +386,8 @@ fn split(
     let (train, validation) = data::split(examples, part, plan.seed);
     let bad = |what: &str, remedy: &str| {
         let reason = format!(
-            "{part:?}: of the {all} examples of {name} it leaves {} to train on and {} to validate \
-             with, and {what} needed; {remedy}",
+            "{part:?}: this splits the {all} examples of {name} into {} for training and {} for \
+             validation, and {what} needed; {remedy}",
             train.len(),
             validation.len()
         );
@@ -390,21 +395,23 @@ fn split(
     };
     if part > 0.0 && train.len() < 2 {
         return bad(
-            "at least 2 to train on are",
+            "at least 2 for training are",
             "lower it, or give `eval_data`",
         );
     }
     if part > 0.0 && validation.is_empty() {
         return bad(
-            "at least 1 to validate with is",
+            "at least 1 for validation is",
             "raise it, or give `eval_data`",
         );
     }
     Ok((train, validation))
 }
 
-/// Warns of captions that several pictures have: the loss takes each other pair
-/// of a batch for one that does not belong together.
+/// Returns a warning if pictures share a caption.
+///
+/// The loss treats all other pairs of a batch as negatives, including pairs with the
+/// same caption.
 fn shared_captions(examples: &[Example]) -> Option<String> {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for example in examples {
@@ -417,7 +424,7 @@ fn shared_captions(examples: &[Example]) -> Option<String> {
     (shared > 0).then(|| {
         format!(
             "{shared} of {} pairs share their caption with another ({most} have `{}`): in a batch \
-             the loss pushes them apart. Captions that tell pictures apart teach more",
+             the loss pushes them apart. Distinct captions train better",
             examples.len(),
             start_of(caption)
         )

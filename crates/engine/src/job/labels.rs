@@ -1,4 +1,4 @@
-//! Labels that were meant to be the same.
+//! Finds labels that differ by accident.
 
 use std::collections::BTreeMap;
 
@@ -6,10 +6,9 @@ use finetuner_protocol::text::start_of;
 
 use crate::data::label_meaning;
 
-/// Warns of labels that differ in nothing but spaces around them, characters
-/// that can't be seen, or the form of a number or an accent. They are different
-/// classes.
-pub(super) fn alike<'a>(labels: impl Iterator<Item = &'a str>) -> Option<String> {
+/// Returns a warning if labels differ only in surrounding spaces, invisible characters,
+/// or the notation of a number or an accent. Such labels count as different classes.
+pub(super) fn warn_of_variants<'a>(labels: impl Iterator<Item = &'a str>) -> Option<String> {
     let mut forms: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     let mut seen = std::collections::HashSet::new();
     for label in labels {
@@ -28,7 +27,7 @@ pub(super) fn alike<'a>(labels: impl Iterator<Item = &'a str>) -> Option<String>
         n => format!("{n} labels have several forms, such as"),
     };
     Some(format!(
-        "{count} {}, which count as different classes. Write each in one form",
+        "{count} {}, which count as different classes. Write each label in one form",
         shown.join(" and ")
     ))
 }
@@ -38,16 +37,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels_that_were_meant_to_be_the_same_are_told() {
-        let warning = alike(["1", "2", "1.0", " 2", "3", "1"].into_iter()).unwrap();
+    fn labels_that_differ_by_accident_are_reported() {
+        let warning = warn_of_variants(["1", "2", "1.0", " 2", "3", "1"].into_iter()).unwrap();
         assert!(
             warning.contains("2 labels have several forms, such as `1` and `1.0`"),
             "{warning}"
         );
-        // An accent in two forms, and a character of no width.
+        // The other Unicode form of an accent, and a zero-width character.
         for other in ["cafe\u{301}", "caf\u{e9}\u{200b}"] {
-            assert!(alike(["caf\u{e9}", other].into_iter()).is_some());
+            assert!(warn_of_variants(["caf\u{e9}", other].into_iter()).is_some());
         }
-        assert_eq!(alike(["a", "b", "A"].into_iter()), None);
+        assert_eq!(warn_of_variants(["a", "b", "A"].into_iter()), None);
     }
 }

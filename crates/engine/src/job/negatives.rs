@@ -1,6 +1,6 @@
-//! Hard negatives for the pairs of a run, mined with the model that it begins
-//! with. Which they are belongs to a checkpoint, so that a run that goes on
-//! trains on the same ones.
+//! Mines hard negatives for the pairs of a run, with the run's initial model.
+//!
+//! A checkpoint keeps the selection, so a resumed run trains on the same negatives.
 
 use std::{path::Path, time::Instant};
 
@@ -20,21 +20,21 @@ use crate::{
     source::LoadedModel,
 };
 
-/// The file of a checkpoint with the places of the negatives.
+/// File in a checkpoint that holds the indices of the selected negatives.
 pub(super) const FILE: &str = "hard-negatives.json";
 
-/// Everything that negatives are mined with, beside model and pairs.
+/// Inputs of the mining other than the model and the pairs.
 pub(super) struct Mining<'a> {
     pub(super) plan: &'a Plan,
     pub(super) options: &'a HardNegatives,
     pub(super) documents: &'a dyn Fn(&str) -> Result<Documents>,
     pub(super) pictures: &'a Pictures,
-    /// The run's own.
+    /// The run's folder.
     pub(super) folder: &'a Path,
 }
 
 impl Mining<'_> {
-    /// Replaces the pairs of the training data by pairs with negatives.
+    /// Replaces the pairs of the training data with pairs that have negatives.
     pub(super) fn run(
         &self,
         model: &LoadedModel,
@@ -56,8 +56,8 @@ impl Mining<'_> {
         let file = self.folder.join(FILE);
         let mined = match resumed {
             true => {
-                let mined = Mined::again(source, self.options, read(&file)?)?;
-                let note = "Hard negatives are those that were mined before the checkpoint";
+                let mined = Mined::restore(source, self.options, read(&file)?)?;
+                let note = "Using the hard negatives that were mined before the checkpoint";
                 log(observer, Level::Info, note);
                 mined
             }
@@ -70,16 +70,16 @@ impl Mining<'_> {
         let examples = mined.examples(&data.train.examples);
         if examples.len() < 2 {
             let reason = format!(
-                "of {} pairs it leaves {} with enough negatives, and at least 2 to train on are \
-                 needed: raise `range_max`, lower `num_negatives`, `range_min` or the limits of \
-                 scores, or give a larger `corpus`",
+                "only {1} of {0} pairs get enough negatives, and training needs at least 2: \
+                 raise `range_max`, lower `num_negatives` or `range_min`, relax the limits of \
+                 the scores, or give a larger `corpus`",
                 pairs.len(),
                 examples.len()
             );
             return Err(Error::config("mine_hard_negatives", reason));
         }
         let note = format!(
-            "{} examples to train on, each with {} hard negatives, of {} pairs",
+            "{} training examples, each with {} hard negatives, from {} pairs",
             examples.len(),
             examples
                 .first()
@@ -123,7 +123,7 @@ impl Mining<'_> {
             }
             if last_line.elapsed() >= PROGRESS_INTERVAL && done < all {
                 last_line = Instant::now();
-                let line = format!("Mining: {done} of {all} documents compared");
+                let line = format!("Mining: compared {done} of {all} documents");
                 log(observer, Level::Info, line);
             }
             Ok(())
@@ -137,7 +137,7 @@ impl Mining<'_> {
     }
 }
 
-/// Reads the documents to mine from, and checks them.
+/// Reads and checks the corpus to mine from.
 pub(super) fn corpus(
     plan: &Plan,
     name: &str,
@@ -151,19 +151,20 @@ pub(super) fn corpus(
     read_corpus(documents(name)?, plan.kind, shown, pictures)
 }
 
-/// The members of pairs. Negatives that are there already are not mined again.
+/// Returns the query and the positive of each example. Fails if an example already has
+/// negatives.
 pub(super) fn pairs_of(examples: &[Example]) -> Result<Vec<[Item; 2]>> {
     let pair = |example: &Example| match &example.parts[..] {
         _ if example.is_twice() => Err(Error::config(
             "mine_hard_negatives",
-            format!("{TWICE}: leave the mining out, or give pairs"),
+            format!("{TWICE}. Remove `mine_hard_negatives`, or give pairs"),
         )),
         [query, matched] => Ok([query.clone(), matched.clone()]),
         parts => Err(Error::config(
             "mine_hard_negatives",
             format!(
-                "document `{}` of the training data has {} negatives already: leave the mining \
-                 out, or give pairs",
+                "document `{}` of the training data has {} negatives already: remove \
+                 `mine_hard_negatives`, or give pairs",
                 example.id,
                 parts.len().saturating_sub(2)
             ),

@@ -1,4 +1,4 @@
-//! The data of a run when it has been read and checked.
+//! The data of a run after reading and checking.
 
 use crate::data::TrainingSet;
 
@@ -6,15 +6,15 @@ use crate::data::TrainingSet;
 pub(super) struct Data {
     pub(super) train: TrainingSet,
     pub(super) validation: TrainingSet,
-    /// How many classes the training data has.
+    /// Number of classes in the training data.
     pub(super) classes: usize,
-    /// Whether some data set is of texts alone, each embedded twice (Gao et al. 2021,
-    /// arXiv:2104.08821).
+    /// Whether a data set consists of single texts, each embedded twice (SimCSE, Gao et
+    /// al. 2021, arXiv:2104.08821).
     pub(super) is_twice: bool,
-    /// Oddities of the data, for the log.
+    /// Problems in the data that the log mentions.
     pub(super) warnings: Vec<String>,
 }
 
-/// Says how texts alone are trained on.
+/// Explains how single texts are trained on.
 pub(super) const TWICE: &str =
-    "the training data holds texts without labels, which are embedded twice under dropout (SimCSE)";
+    "the training data holds unlabelled texts, which are embedded twice under dropout (SimCSE)";

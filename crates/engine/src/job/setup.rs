@@ -1,4 +1,4 @@
-//! The trainer, which a run sets up before its first step.
+//! Sets up the trainer before the first step.
 
 use finetuner_protocol::{Device as AskedDevice, Level, Sampler};
 
@@ -19,11 +19,13 @@ use crate::{
     train::{Guide, Trainer, TrainerOptions, choose_batch_size, describe_mix},
 };
 
-/// The most bytes that outputs of a frozen network may take.
+/// Maximum bytes of cached outputs of a frozen network.
 const REMEMBERED: usize = 1 << 30;
 
-/// Puts what a frozen network makes of the examples in their place, so that
-/// each goes through it once and not in every epoch.
+/// Replaces the examples with the frozen network's outputs.
+///
+/// Each example then passes through the network once, and not once per epoch. Does
+/// nothing if the outputs would take more than [`REMEMBERED`] bytes.
 pub(super) fn remember_frozen(loaded: &mut LoadedModel, data: &mut Data) -> Result<()> {
     let (model, preparer) = (&loaded.model, &mut loaded.preparer);
     let sets = [&mut data.train, &mut data.validation];
@@ -40,7 +42,7 @@ pub(super) fn remember_frozen(loaded: &mut LoadedModel, data: &mut Data) -> Resu
     }
     for set in sets {
         if !preparer.member_prompts.is_empty() {
-            // Each member has a prompt of its own.
+            // Each member has its own prompt, so embed the members separately.
             let members = set.examples.iter().map(|e| e.parts.len()).max();
             for member in 0..members.unwrap_or(0) {
                 let preparer = preparer.of_member(member);
@@ -49,7 +51,7 @@ pub(super) fn remember_frozen(loaded: &mut LoadedModel, data: &mut Data) -> Resu
             }
             continue;
         }
-        // The members of a CLIP's examples are of two kinds, and embedded apart.
+        // The two members of a CLIP example have different encoders.
         let members = match model.kind() {
             ModelKind::TextImage => 2,
             _ => 1,
@@ -63,8 +65,8 @@ pub(super) fn remember_frozen(loaded: &mut LoadedModel, data: &mut Data) -> Resu
     Ok(())
 }
 
-/// Embeds the members of examples from place `first` on, each `step`th of them,
-/// to `dim` values each.
+/// Embeds every `step`th member of each example, from member `first` on, with `dim`
+/// values each.
 fn remember(
     model: &Model,
     preparer: &Preparer,
@@ -97,24 +99,24 @@ fn remember(
     Ok(())
 }
 
-/// Whether training drops what the model's files say.
+/// Decides whether training applies the dropout rates of the model's files.
 fn choose_dropout(plan: &Plan, model: &Model, data: &Data, notes: &mut Vec<Note>) -> Result<bool> {
     let mut note = |level, text: &str| notes.push((level, text.to_owned()));
     let has_dropout = model.has_dropout();
     if data.validation.examples.iter().any(Example::is_twice) {
-        let text = "The texts to validate with have no match. Without dropout each finds itself, so \
-                    that `val_loss` says how far texts lie apart, and not how good a search is: give \
+        let text = "The validation texts have no matching texts. Without dropout, each text matches \
+                    itself: `val_loss` measures how far apart the texts are, not retrieval quality. Give \
                     pairs as `eval_data`";
         note(Level::Warning, text);
     }
     if data.is_twice {
         if !has_dropout {
             return Err(Error::data(format!(
-                "{TWICE}, but the model drops nothing: its config.json has no rate above 0, or \
+                "{TWICE}, but the model applies no dropout: its config.json has no rate above 0, or \
                  `freeze` is set. Give pairs, or a model with dropout"
             )));
         }
-        let text = "Texts alone: each is embedded twice under dropout, and must find itself among \
+        let text = "Single texts: each is embedded twice under dropout, and must match itself among \
                     the other texts of its batch (SimCSE)";
         note(Level::Info, text);
         return Ok(true);
@@ -124,26 +126,30 @@ fn choose_dropout(plan: &Plan, model: &Model, data: &Data, notes: &mut Vec<Note>
                     `freeze` is set";
         note(Level::Warning, text);
     }
-    // The network of point clouds is trained from nothing, as its rate says.
+    // Point cloud networks train from random weights, with the dropout of their
+    // configuration.
     let wanted = plan.dropout.unwrap_or(plan.kind == ModelKind::PointCloud);
     if wanted && has_dropout {
-        note(Level::Info, "Dropout as the config.json of the model says");
+        note(
+            Level::Info,
+            "Using the dropout rates of the model's config.json",
+        );
     }
     Ok(wanted && has_dropout)
 }
 
-/// Loads the model that the loss asks, and says what it is.
+/// Loads the second model that the loss uses, and returns it with a log line.
 pub(super) fn load_guide(
     source: &ModelSource,
     hub: &HubRules,
     device: &AskedDevice,
     plan: &Plan,
 ) -> Result<(Guide, String)> {
-    let bad = |e: Error| Error::config("loss_options", format!("the loss's further model: {e}"));
+    let bad = |e: Error| Error::config("loss_options", format!("the loss's second model: {e}"));
     let files = source.read_with(hub).map_err(bad)?;
     let (device, _) = choose_device(device);
     let mut loaded = files.load(&LoadOptions::default(), &device).map_err(bad)?;
-    // It reads the texts as the trained model does.
+    // The guide must see the same texts as the trained model.
     if let Some(prompts) = &plan.prompts {
         loaded.set_prompts(prompts).map_err(bad)?;
     }
@@ -154,7 +160,7 @@ pub(super) fn load_guide(
         .map(|origin| format!(" ({origin})"))
         .collect();
     let note = format!(
-        "The loss asks a further model, which is not trained{}: embeddings of {} values, {} \
+        "The loss uses a second, frozen model{}: embeddings of {} values, {} \
          parameters",
         origins.concat(),
         loaded.model.dim(),
@@ -170,8 +176,7 @@ pub(super) fn load_guide(
 /// A line for the log.
 type Note = (Level, String);
 
-/// Everything that the training loop needs, and what of it is worth a line of
-/// the log.
+/// Builds the trainer. Returns it with the model's description and lines for the log.
 pub(super) fn build_trainer(
     plan: &Plan,
     loaded: LoadedModel,
@@ -190,7 +195,7 @@ pub(super) fn build_trainer(
     let batch_size = match batch_size {
         Some(size) => size,
         None => {
-            // Trying steps may move the state of a loss: this one is not the run's.
+            // Trial steps may change the state of a loss, so they get one of their own.
             let criterion = Criterion::new(&plan.loss, data.classes, model.dim(), plan.seed)?;
             let moments = plan.optimizer.build(Default::default())?.0.moments();
             let (size, note) = choose_batch_size(
@@ -225,7 +230,7 @@ pub(super) fn build_trainer(
         return Err(Error::config("loss", reason));
     }
     let criterion = Criterion::new(&plan.loss, data.classes, model.dim(), plan.seed)?;
-    if plan.loss.takes_layers() && model.earlier_layers() == 0 {
+    if plan.loss.uses_layers() && model.earlier_layers() == 0 {
         let reason = format!(
             "`{}` needs a network that is made of layers of one kind; this one is not",
             plan.loss.loss

@@ -1,11 +1,11 @@
-//! Convolutions on slices, channels last: `[batch, height, width, channels]`.
+//! Convolutions on slices with channels last: `[batch, height, width, channels]`.
 //!
-//! The places under the kernel are laid out as rows ([Chellapilla et al.
-//! 2006](https://inria.hal.science/inria-00112631)), a tile of them at a time,
-//! so that a convolution is a few matrix products whose inputs stay in the
-//! cache. Pictures are split into as many groups as there are threads; sums
-//! over groups are added in their order, so that results don't depend on which
-//! thread was first.
+//! The inputs under the kernel are copied to rows, one tile at a time (im2col,
+//! [Chellapilla et al. 2006](https://inria.hal.science/inria-00112631)). A convolution
+//! is then a few matrix products with inputs in the cache.
+//!
+//! Pictures are split into one group per thread. The groups' sums are added in a fixed
+//! order, so that results don't depend on timing.
 
 use std::ops::Range;
 
@@ -16,11 +16,10 @@ use super::{
     simd::{self, Curve},
 };
 
-/// Elements of the rows that are laid out at once: 1 MB, so that they are still
-/// in the cache when they are multiplied.
+/// Maximum number of elements of a tile: 1 MB, so that the tile stays in the cache.
 const TILE: usize = 1 << 18;
 
-/// Shapes of a convolution with square kernels.
+/// Shapes of a convolution with a square kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ConvDims {
     pub(crate) batch: usize,
@@ -30,17 +29,18 @@ pub(crate) struct ConvDims {
     pub(crate) outputs: usize,
     pub(crate) kernel: usize,
     pub(crate) stride: usize,
-    /// Zeros above and left of the picture. Those below and right follow from
-    /// the size of the result.
+    /// Zero padding above and left. Padding below and right follows from the output
+    /// size.
     pub(crate) pad: usize,
     pub(crate) out_height: usize,
     pub(crate) out_width: usize,
 }
 
-/// The step after a convolution: `curve(scale * z + shift + residual)`, with
-/// scale and shift for each channel.
+/// Epilogue of a convolution: `curve(scale * z + shift + residual)`.
+///
+/// Scale and shift are per channel.
 #[derive(Clone, Copy)]
-pub(crate) struct End<'a> {
+pub(crate) struct Epilogue<'a> {
     pub(crate) scale: &'a [f32],
     pub(crate) shift: &'a [f32],
     pub(crate) residual: Option<&'a [f32]>,
@@ -48,22 +48,22 @@ pub(crate) struct End<'a> {
 }
 
 impl ConvDims {
-    /// Pixels of one result.
+    /// Returns the number of output pixels of a picture.
     fn out_pixels(&self) -> usize {
         self.out_height * self.out_width
     }
 
-    /// Rows of the result, one a pixel.
+    /// Returns the number of output rows, one per pixel.
     pub(crate) fn rows(&self) -> usize {
         self.batch * self.out_pixels()
     }
 
-    /// `[batch, height, width, channels]` of the result.
+    /// Returns the output shape `[batch, height, width, channels]`.
     pub(crate) fn out_shape(&self) -> Vec<usize> {
         vec![self.batch, self.out_height, self.out_width, self.outputs]
     }
 
-    /// Elements under the kernel.
+    /// Returns the number of elements under the kernel.
     pub(super) fn taps(&self) -> usize {
         self.kernel * self.kernel * self.inputs
     }
@@ -72,12 +72,12 @@ impl ConvDims {
         self.height * self.width * self.inputs
     }
 
-    /// Whether the rows under the kernel are the picture itself.
+    /// Returns whether the rows under the kernel equal the input.
     pub(super) fn is_pointwise(&self) -> bool {
         self.kernel == 1 && self.stride == 1 && self.pad == 0
     }
 
-    /// Pictures of one group.
+    /// Returns the number of pictures in a group.
     fn group(&self) -> usize {
         self.batch.div_ceil(rayon::current_num_threads()).max(1)
     }
@@ -90,8 +90,7 @@ impl ConvDims {
         }
     }
 
-    /// Calls `each` with the rows of one tile after the other, laid out, of a
-    /// group's pictures `x`.
+    /// Calls `each` with the im2col rows of each tile of a group's pictures `x`.
     fn tiles(&self, x: &[f32], mut each: impl FnMut(Range<usize>, &[f32])) {
         let rows = x.len() / self.in_picture() * self.out_pixels();
         if self.is_pointwise() {
@@ -103,12 +102,13 @@ impl ConvDims {
         for start in (0..rows).step_by(tile) {
             let range = start..(start + tile).min(rows);
             let cols = &mut cols[..range.len() * self.taps()];
-            self.lay_out(x, range.clone(), cols);
+            self.im2col(x, range.clone(), cols);
             each(range, cols);
         }
     }
 
-    /// The picture and the place of the top left tap of a row.
+    /// Returns the picture of an output row, and the input position of its top left
+    /// tap.
     fn place(&self, row: usize) -> (usize, isize, isize) {
         let (picture, pixel) = (row / self.out_pixels(), row % self.out_pixels());
         let at = |i: usize| (i * self.stride) as isize - self.pad as isize;
@@ -119,8 +119,8 @@ impl ConvDims {
         )
     }
 
-    /// For each line of the kernel at `(top, left)`: its taps inside of the
-    /// picture, and where they begin in the picture.
+    /// For each kernel line at `(top, left)`, returns its taps inside the picture and
+    /// their start there.
     fn lines(&self, top: isize, left: isize) -> impl Iterator<Item = (Range<usize>, usize)> + '_ {
         let first = (-left).max(0) as usize;
         let last = (self.width as isize - left).clamp(0, self.kernel as isize) as usize;
@@ -134,7 +134,7 @@ impl ConvDims {
         })
     }
 
-    pub(super) fn lay_out(&self, x: &[f32], rows: Range<usize>, cols: &mut [f32]) {
+    pub(super) fn im2col(&self, x: &[f32], rows: Range<usize>, cols: &mut [f32]) {
         let line_len = self.kernel * self.inputs;
         for (row, cols) in rows.zip(cols.chunks_exact_mut(self.taps())) {
             let (picture, top, left) = self.place(row);
@@ -148,8 +148,8 @@ impl ConvDims {
         }
     }
 
-    /// The other way round: adds laid out rows to the pictures `dx`.
-    fn add_back(&self, cols: &[f32], rows: Range<usize>, dx: &mut [f32]) {
+    /// Inverse of [`ConvDims::im2col`]: adds rows to the pictures `dx`.
+    fn col2im(&self, cols: &[f32], rows: Range<usize>, dx: &mut [f32]) {
         let line_len = self.kernel * self.inputs;
         for (row, cols) in rows.zip(cols.chunks_exact(self.taps())) {
             let (picture, top, left) = self.place(row);
@@ -161,7 +161,7 @@ impl ConvDims {
         }
     }
 
-    /// A checkpoint's weight `[outputs, inputs, kernel, kernel]` as
+    /// Converts a checkpoint's weight from `[outputs, inputs, kernel, kernel]` to
     /// `[outputs, kernel, kernel, inputs]`.
     pub(crate) fn channels_last(&self, weight: &[f32]) -> Vec<f32> {
         let taps = self.kernel * self.kernel;
@@ -181,10 +181,10 @@ impl ConvDims {
         out
     }
 
-    /// `z = conv(x, weight)`, `weight` as [`ConvDims::channels_last`] gives it.
+    /// Computes `z = conv(x, weight)`. The weight is from [`ConvDims::channels_last`].
     pub(crate) fn forward(&self, precision: Precision, x: &[f32], weight: &[f32], z: &mut [f32]) {
-        let mut turned = vec![0.0; weight.len()];
-        super::transpose(weight, self.taps(), &mut turned);
+        let mut transposed = vec![0.0; weight.len()];
+        super::transpose(weight, self.taps(), &mut transposed);
         let (group, outputs) = (self.group(), self.outputs);
         z.par_chunks_mut(group * self.out_pixels() * outputs)
             .zip(x.par_chunks(group * self.in_picture()))
@@ -194,7 +194,7 @@ impl ConvDims {
                     precision.matmul(
                         MatMut::new(&mut z[rows.start * outputs..rows.end * outputs], n, outputs),
                         Mat::new(cols, n, self.taps()),
-                        Mat::new(&turned, self.taps(), outputs),
+                        Mat::new(&transposed, self.taps(), outputs),
                         1.0,
                         false,
                         self.threads(),
@@ -203,8 +203,7 @@ impl ConvDims {
             });
     }
 
-    /// Adds the gradient of the weight to `grad`, which is laid out as in the
-    /// checkpoint.
+    /// Adds the gradient of the weight to `grad`, in the checkpoint's layout.
     pub(crate) fn backward_weight(
         &self,
         precision: Precision,
@@ -246,8 +245,7 @@ impl ConvDims {
         }
     }
 
-    /// Writes the gradient of the pictures to `dx`, or adds it where `add` is
-    /// set.
+    /// Writes the gradient of the input to `dx`, or adds it if `add` is set.
     pub(crate) fn backward_input(
         &self,
         precision: Precision,
@@ -284,13 +282,13 @@ impl ConvDims {
                     let range = start..(start + tile).min(rows);
                     let cols = &mut cols[..range.len() * self.taps()];
                     product(&dz[range.start * outputs..range.end * outputs], cols, false);
-                    self.add_back(cols, range, dx);
+                    self.col2im(cols, range, dx);
                 }
             });
     }
 
-    /// A depthwise convolution: each channel with a kernel of its own, `weight`
-    /// as `[kernel * kernel, channels]`.
+    /// Depthwise convolution: one kernel per channel, `weight` as `[kernel * kernel,
+    /// channels]`.
     pub(crate) fn depthwise_forward(&self, x: &[f32], weight: &[f32], z: &mut [f32]) {
         let channels = self.inputs;
         z.par_chunks_mut(self.out_width * channels)
@@ -307,8 +305,8 @@ impl ConvDims {
             });
     }
 
-    /// Calls `each` with the number of each tap that lies inside of its
-    /// picture, and where its channels begin in all pictures.
+    /// Calls `each` with each tap inside the picture, and the offset of its channels in
+    /// `x`.
     pub(super) fn taps_of(&self, row: usize, mut each: impl FnMut(usize, usize)) {
         let (picture, top, left) = self.place(row);
         for (line, (taps, from)) in self.lines(top, left).enumerate() {
@@ -319,7 +317,7 @@ impl ConvDims {
         }
     }
 
-    /// As [`ConvDims::backward_input`], of a depthwise convolution.
+    /// Like [`ConvDims::backward_input`], for a depthwise convolution.
     pub(crate) fn depthwise_backward_input(
         &self,
         weight: &[f32],
@@ -344,7 +342,7 @@ impl ConvDims {
             });
     }
 
-    /// The gradient of a depthwise convolution's weight, `[kernel * kernel,
+    /// Returns the weight gradient of a depthwise convolution, `[kernel * kernel,
     /// channels]`.
     pub(crate) fn depthwise_backward_weight(&self, x: &[f32], dz: &[f32]) -> Vec<f32> {
         let (channels, group) = (self.inputs, self.group());

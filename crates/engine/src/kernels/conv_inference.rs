@@ -1,28 +1,36 @@
-//! Convolutions in inference: weights packed once, and normalisation, residual
-//! and activation applied while a tile of the result is in the cache.
+//! Convolutions for inference.
+//!
+//! Weights are packed once. Normalisation, residual and activation are applied while a
+//! tile of the output is in the cache.
 
 use rayon::prelude::*;
 
 use super::{
-    conv::{ConvDims, End},
-    gemm::{Factor, Places, Product, Rows, Threads, multiply, multiply_places},
+    conv::{ConvDims, Epilogue},
+    gemm::{Factor, Patches, Product, Rows, Threads, multiply, multiply_patches},
     pool::{Buffer, Pool},
     simd, winograd,
 };
 
-/// Rows of the result that one task computes.
+/// Output rows per task.
 const ROWS_PER_TASK: usize = 96;
 
-/// Results with shorter lines are computed from rows that are laid out: a tile
-/// of a product is of pixels of one line, and low ones are slow.
+/// Output width below which im2col is used.
+///
+/// The direct method computes tiles within one line, and short tiles are slow.
 const SHORTEST_LINE: usize = 6;
 
 /// Elements that one task copies.
 const COPIED_PER_TASK: usize = 1 << 16;
 
-/// The elements `y` of a layer's result, of which the first is the element
-/// `first` of the whole.
-fn product<'a>(factor: &'a Factor, end: End<'a>, first: usize, y: &'a mut [f32]) -> Product<'a> {
+/// Returns the product for the outputs `y`, which start at element `first` of the
+/// layer's output.
+fn product<'a>(
+    factor: &'a Factor,
+    end: Epilogue<'a>,
+    first: usize,
+    y: &'a mut [f32],
+) -> Product<'a> {
     Product {
         scale: Some(end.scale),
         bias: Some(end.shift),
@@ -33,7 +41,7 @@ fn product<'a>(factor: &'a Factor, end: End<'a>, first: usize, y: &'a mut [f32])
 }
 
 impl ConvDims {
-    /// Columns of the factor that [`ConvDims::factor`] makes.
+    /// Returns the number of columns of [`ConvDims::factor`].
     pub(crate) fn factor_columns(&self, int8: bool) -> usize {
         match !int8 && winograd::suits(self) {
             true => winograd::columns(self.outputs),
@@ -41,7 +49,7 @@ impl ConvDims {
         }
     }
 
-    /// A checkpoint's weight as a factor for [`ConvDims::infer`].
+    /// Packs a checkpoint's weight for [`ConvDims::infer`].
     pub(crate) fn factor(&self, weight: &[f32], int8: bool) -> Factor {
         match !int8 && winograd::suits(self) {
             true => winograd::factor(weight, self.inputs),
@@ -49,13 +57,13 @@ impl ConvDims {
         }
     }
 
-    /// The layer's result for `x`.
+    /// Computes the layer for `x`.
     pub(crate) fn infer(
         &self,
         pool: &Pool,
         x: &[f32],
         factor: &Factor,
-        end: End<'_>,
+        end: Epilogue<'_>,
         y: &mut [f32],
     ) {
         if let Factor::Float(points) = factor
@@ -74,7 +82,7 @@ impl ConvDims {
                 None => [self.height, self.width],
             };
             let line = width * self.inputs;
-            let places = Places {
+            let patches = Patches {
                 pictures: padded.as_deref().unwrap_or(x),
                 picture: height * line,
                 lines: self.out_height,
@@ -87,11 +95,11 @@ impl ConvDims {
                     apart: line,
                 },
             };
-            return multiply_places(places, product(factor, end, 0, y));
+            return multiply_patches(patches, product(factor, end, 0, y));
         }
         let tasks = self.rows().div_ceil(ROWS_PER_TASK);
         if tasks >= 2 * rayon::current_num_threads() {
-            // The rows of a task are multiplied while they are in the cache.
+            // Each task multiplies its rows while they are in the cache.
             y.par_chunks_mut(ROWS_PER_TASK * outputs)
                 .enumerate()
                 .for_each_init(
@@ -100,30 +108,30 @@ impl ConvDims {
                         let first = i * ROWS_PER_TASK;
                         let rows = y.len() / outputs;
                         let cols = &mut cols[..rows * taps];
-                        self.lay_out(x, first..first + rows, cols);
+                        self.im2col(x, first..first + rows, cols);
                         let product = product(factor, end, first * outputs, y);
                         multiply(cols, &mut [product], Threads::One);
                     },
                 );
             return;
         }
-        // Few rows are laid out first, and shared out by columns.
+        // With few rows, im2col comes first and the product is split by columns.
         let mut cols = pool.take(self.rows() * taps);
         cols.par_chunks_mut(self.out_width * taps)
             .enumerate()
             .for_each(|(line, cols)| {
                 let first = line * self.out_width;
-                self.lay_out(x, first..first + self.out_width, cols);
+                self.im2col(x, first..first + self.out_width, cols);
             });
         multiply(&cols, &mut [product(factor, end, 0, y)], Threads::All);
     }
 
-    /// Height and width of what the kernel reaches over, padding included.
+    /// Returns height and width that the kernel covers, padding included.
     fn reach(&self) -> [usize; 2] {
         [self.out_height, self.out_width].map(|out| (out - 1) * self.stride + self.kernel)
     }
 
-    /// The pictures with zeros around, where the kernel reaches beyond them.
+    /// Returns the zero-padded pictures, if the kernel exceeds the original ones.
     fn padded(&self, pool: &Pool, x: &[f32]) -> Option<Buffer> {
         let [height, width] = self.reach();
         if self.pad == 0 && height <= self.height && width <= self.width {
@@ -150,9 +158,15 @@ impl ConvDims {
         Some(padded)
     }
 
-    /// As [`ConvDims::infer`] for a depthwise convolution, `weight` as
-    /// `[kernel * kernel, channels]`.
-    pub(crate) fn infer_depthwise(&self, x: &[f32], weight: &[f32], end: End<'_>, y: &mut [f32]) {
+    /// Like [`ConvDims::infer`] for a depthwise convolution, with `weight` as `[kernel
+    /// * kernel, channels]`.
+    pub(crate) fn infer_depthwise(
+        &self,
+        x: &[f32],
+        weight: &[f32],
+        end: Epilogue<'_>,
+        y: &mut [f32],
+    ) {
         let channels = self.inputs;
         let line = self.out_width * channels;
         y.par_chunks_mut(line).enumerate().for_each_init(
@@ -182,8 +196,8 @@ mod tests {
     use super::*;
     use crate::{kernels::simd::Curve, ops::testing::noise};
 
-    /// The definition, in 64 bits.
-    fn exact(dims: &ConvDims, x: &[f32], weight: &[f32], end: End<'_>, at: usize) -> f64 {
+    /// Computes one output by definition, in double precision.
+    fn exact(dims: &ConvDims, x: &[f32], weight: &[f32], end: Epilogue<'_>, at: usize) -> f64 {
         let (row, output) = (at / dims.outputs, at % dims.outputs);
         let (line, column) = (row / dims.out_width, row % dims.out_width);
         let (picture, line) = (line / dims.out_height, line % dims.out_height);
@@ -209,7 +223,7 @@ mod tests {
         }
     }
 
-    /// Channels in and out, kernel, stride, zeros before and after.
+    /// Channels in and out, kernel, stride, padding before and after.
     type Shape = ([usize; 2], usize, usize, [usize; 2]);
 
     fn dims(batch: usize, [height, width]: [usize; 2], shape: Shape) -> ConvDims {
@@ -230,9 +244,9 @@ mod tests {
     }
 
     #[test]
-    fn every_way_equals_the_definition_at_any_size() {
-        // Odd and even sides, several pictures, panels that are not full, padding
-        // on all sides, on two and on none.
+    fn every_method_equals_the_definition_at_any_size() {
+        // Odd and even sides, several pictures, partial panels, and padding on all, two
+        // and no sides.
         let winograd = [
             (1, [10, 10], ([32, 32], 3, 1, [1, 1]), Curve::Identity),
             (2, [11, 13], ([48, 40], 3, 1, [1, 1]), Curve::Relu),
@@ -249,7 +263,7 @@ mod tests {
             (2, [14, 13], ([16, 48], 1, 2, [0, 0]), Curve::Identity),
             (1, [9, 12], ([5, 6], 5, 1, [0, 0]), Curve::Relu),
             (1, [4, 230], ([3, 16], 3, 1, [1, 1]), Curve::Relu),
-            // Lines that are too short to be read where they lie.
+            // Lines too short for the direct method.
             (9, [4, 5], ([16, 40], 3, 1, [1, 1]), Curve::Relu),
             (1, [3, 4], ([6, 7], 3, 2, [1, 1]), Curve::Relu),
         ];
@@ -263,7 +277,7 @@ mod tests {
             let weight = noise(2, outputs * dims.taps());
             let (scale, shift) = (noise(3, outputs), noise(4, outputs));
             let residual = noise(5, dims.rows() * outputs);
-            let end = End {
+            let end = Epilogue {
                 scale: &scale,
                 shift: &shift,
                 residual: number.is_multiple_of(2).then_some(&residual),
@@ -285,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_has_the_same_result_to_the_last_bit_among_others() {
+    fn results_do_not_depend_on_the_batch() {
         let shapes = [
             ([32, 64], 3, 1, [1, 1]),
             ([32, 64], 3, 2, [1, 1]),
@@ -296,7 +310,7 @@ mod tests {
             let x = noise(1, 5 * 14 * 14 * 32);
             let factor = dims.factor(&noise(2, 64 * 32 * 9), false);
             let ones = [1.0; 64];
-            let end = End {
+            let end = Epilogue {
                 scale: &ones,
                 shift: &ones,
                 residual: None,

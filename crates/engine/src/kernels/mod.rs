@@ -1,8 +1,8 @@
-//! Arithmetic on plain `f32` slices: what the fused operations are made of.
+//! Arithmetic on plain `f32` slices, for the fused operations.
 //!
-//! Nothing here knows tensors, parameters or graphs. [`gemm`] is the only
-//! place of the workspace that may use `unsafe`; everything else is safe Rust
-//! that the compiler vectorises for the CPU at hand through [`pulp`].
+//! This module knows no tensors, parameters or graphs. Only [`gemm`] may use `unsafe`.
+//! All other code is safe Rust that the compiler vectorises for the CPU through
+//! [`pulp`].
 
 pub(crate) mod conv;
 pub(crate) mod conv_inference;
@@ -16,21 +16,20 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-/// Rows handled by one task where work is split by rows. It doesn't depend on
-/// the number of threads, so that sums come out the same on any machine.
+/// Rows per task. A constant, so that sums do not depend on the number of threads.
 const ROWS_PER_TASK: usize = 32;
 
-/// Elements handled by one task where work is split by elements.
+/// Elements per task of element-wise operations.
 const ELEMENTS_PER_TASK: usize = 16 * 1024;
 
-/// `out[i] = f(x)[i]` for an element-wise kernel, on all threads.
+/// Computes `out = kernel(x)` on all threads, for an element-wise kernel.
 pub(crate) fn map(x: &[f32], out: &mut [f32], kernel: fn(&[f32], &mut [f32])) {
     out.par_chunks_mut(ELEMENTS_PER_TASK)
         .zip(x.par_chunks(ELEMENTS_PER_TASK))
         .for_each(|(out, x)| kernel(x, out));
 }
 
-/// Writes `bias` into every row of `out`, on top of `base` where one is given.
+/// Writes `bias` to every row of `out`, added to `base` if given.
 pub(crate) fn fill_rows(out: &mut [f32], bias: &[f32], base: Option<&[f32]>) {
     let chunk = bias.len() * ROWS_PER_TASK;
     match base {
@@ -55,7 +54,7 @@ pub(crate) fn fill_rows(out: &mut [f32], bias: &[f32], base: Option<&[f32]>) {
 
 /// Writes the transpose of `x`, which has `cols` columns, to `out`.
 pub(crate) fn transpose(x: &[f32], cols: usize, out: &mut [f32]) {
-    // A square of one cache line a side is read by rows and written by columns.
+    // Square blocks, one cache line wide, are read by rows and written by columns.
     const SIDE: usize = 16;
     let rows = x.len() / cols;
     out.par_chunks_mut(rows * SIDE)
@@ -80,8 +79,8 @@ pub(crate) fn transpose(x: &[f32], cols: usize, out: &mut [f32]) {
         });
 }
 
-/// Adds the sum of the rows of `x` to `acc`. The order of the additions
-/// depends on the shape alone.
+/// Adds the column sums of `x` to `acc`. The order of the additions depends only on the
+/// shape.
 pub(crate) fn add_column_sums(x: &[f32], acc: &mut [f32]) {
     let width = acc.len();
     let partial: Vec<Vec<f32>> = x
@@ -107,8 +106,9 @@ pub(crate) fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, y: &
         .for_each(|(y, x)| simd::layer_norm_rows(x, weight, bias, eps, y));
 }
 
-/// Backward pass of [`layer_norm`]: adds the gradient with respect to `x` to
-/// `dx`, and the gradients of weight and bias to theirs where they are wanted.
+/// Backward pass of [`layer_norm`].
+///
+/// Adds the gradient of `x` to `dx`, and those of weight and bias to theirs if given.
 pub(crate) fn layer_norm_backward(
     x: &[f32],
     weight: &[f32],
@@ -142,15 +142,15 @@ pub(crate) fn layer_norm_backward(
     }
 }
 
-/// Elements of a result handled by one task.
+/// Target number of elements per task that works on whole rows.
 const ROWS: usize = 64 * 1024;
 
-/// Whole rows of about 64 k elements, for one task.
+/// Returns the elements per task: whole rows of `width`, about 64 k elements.
 pub(crate) fn whole_rows(width: usize) -> usize {
     (ROWS / width).max(1) * width
 }
 
-/// `0..n` in so many ranges, none more than one longer than another.
+/// Splits `0..n` into `parts` ranges whose lengths differ by at most 1.
 fn split_evenly(n: usize, parts: usize) -> impl Iterator<Item = Range<usize>> {
     (0..parts).map(move |i| i * n / parts..(i + 1) * n / parts)
 }
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn transposes_whole_squares_and_their_ends() {
+    fn transposes_whole_and_partial_blocks() {
         for (rows, cols) in [(1, 1), (16, 16), (33, 5), (5, 33), (48, 17), (17, 48)] {
             let x: Vec<f32> = (0..rows * cols).map(|i| i as f32).collect();
             let mut out = vec![f32::NAN; x.len()];

@@ -1,9 +1,8 @@
-//! Scratch buffers that are used again.
+//! Reusable scratch buffers.
 //!
-//! A training step needs the same large buffers as the step before. Taking
-//! them from a pool saves the page faults and the clearing that fresh memory
-//! costs. A buffer's content is whatever its last user left: initialised, but
-//! meaningless, so every taker must write before it reads.
+//! A training step needs the same large buffers as the step before. Reuse saves the
+//! page faults and the zeroing of new memory. A buffer still holds the values of its
+//! last user, so each user must write before it reads.
 
 use std::{
     collections::BTreeMap,
@@ -11,19 +10,19 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// Free buffers by their length.
+/// Free buffers by length.
 type Shelves = Mutex<BTreeMap<usize, Vec<Vec<f32>>>>;
 
-/// A buffer is given to a request if it is at most so many times as long: texts
-/// of many lengths then share a few buffers.
+/// Maximum ratio of a buffer's length to the request, so that texts of many lengths
+/// share few buffers.
 const LONGEST: usize = 4;
 
-/// A set of buffers, shared by all clones.
+/// A pool of buffers. Clones share it.
 #[derive(Clone, Default)]
 pub(crate) struct Pool(Arc<Shelves>);
 
 impl Pool {
-    /// A buffer of `len` elements with arbitrary content.
+    /// Returns a buffer of `len` elements with arbitrary content.
     pub(crate) fn take(&self, len: usize) -> Buffer {
         let capacity = size_class(len);
         let data = self
@@ -41,14 +40,13 @@ impl Pool {
     }
 }
 
-/// Rounds up by at most an eighth, so that batches of slightly different
-/// shapes share buffers.
+/// Rounds up by at most an eighth, so that batches of similar shapes share buffers.
 fn size_class(len: usize) -> usize {
     let step = (len.next_power_of_two() / 16).max(64);
     len.div_ceil(step) * step
 }
 
-/// A slice that goes back to its pool when dropped.
+/// A slice that returns to its pool when dropped.
 pub(crate) struct Buffer {
     data: Vec<f32>,
     len: usize,
@@ -87,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_returned_buffer_is_taken_again_and_none_is_taken_twice() {
+    fn returned_buffers_are_reused_and_never_shared() {
         let pool = Pool::default();
         let mut first = pool.take(1000);
         first[0] = 7.0;
@@ -108,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn classes_hold_the_request_and_waste_little() {
+    fn size_classes_fit_the_request_and_waste_little() {
         for len in [1, 63, 64, 65, 1000, 4097, 1_000_003] {
             let class = size_class(len);
             assert!(

@@ -1,11 +1,12 @@
-//! Root mean square normalisation (Zhang and Sennrich 2019, arXiv:1910.07467):
-//! a layer norm without mean and shift.
+//! Root mean square normalisation (Zhang and Sennrich 2019, arXiv:1910.07467).
+//!
+//! It is a layer norm without mean and shift.
 
 use rayon::prelude::*;
 
 use super::{ROWS_PER_TASK, simd};
 
-/// `y = x / sqrt(mean(x^2) + eps) * weight` over rows of `weight.len()`
+/// Computes `y = x / sqrt(mean(x^2) + eps) * weight` over rows of `weight.len()`
 /// elements.
 pub(crate) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
     let chunk = weight.len() * ROWS_PER_TASK;
@@ -14,8 +15,9 @@ pub(crate) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
         .for_each(|(y, x)| simd::rms_norm_rows(x, weight, eps, y));
 }
 
-/// Backward pass of [`rms_norm`]: adds the gradient with respect to `x` to
-/// `dx`, and the weight's to its own where that is wanted.
+/// Backward pass of [`rms_norm`].
+///
+/// Adds the gradient of `x` to `dx`, and that of the weight to `dweight` if given.
 pub(crate) fn rms_norm_backward(
     x: &[f32],
     weight: &[f32],

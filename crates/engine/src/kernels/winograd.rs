@@ -1,44 +1,44 @@
-//! Convolutions of 3x3 places with a stride of 1 in inference, by Winograd's
-//! minimal filtering F(2x2, 3x3) ([Lavin and Gray
-//! 2016](https://arxiv.org/abs/1509.09308)): a tile of 2x2 pixels takes 16
-//! multiplications for each pair of channels instead of 36.
+//! Winograd convolutions for inference: 3x3 kernels with stride 1.
 //!
-//! Tiles are transformed to 16 points each, with all channels. The points are
-//! multiplied with those of the weight, which is transformed once. What comes
-//! out is transformed back while it is in the first cache.
+//! Minimal filtering F(2x2, 3x3) ([Lavin and Gray
+//! 2016](https://arxiv.org/abs/1509.09308)) takes 16 multiplications per 2x2 output
+//! tile and pair of channels, instead of 36.
+//!
+//! Each tile is transformed to 16 points with all channels. The points are multiplied
+//! with those of the weight, which is transformed once. The products are transformed
+//! back while they are in the L1 cache.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::{
-    conv::{ConvDims, End},
-    gemm::{COLS, Factor, Next, Packed, Part, ROWS, Rows},
+    conv::{ConvDims, Epilogue},
+    gemm::{COLS, Factor, Packed, Part, Prefetch, ROWS, Rows},
     pool::Pool,
     simd::{PIXELS, POINTS, TILE, TileLine, winograd_input, winograd_output},
     split_evenly,
 };
 
-/// Tiles that one task takes, about: their points are to stay in the second
-/// cache.
+/// Approximate number of tiles per task, so that their points stay in the L2 cache.
 const TILES_PER_TASK: usize = 48;
 
-/// Pixels of a result for which the method pays. Below, the weight takes longer
-/// to come from memory than the multiplications: its points are 16 / 9 times
-/// as many as its elements.
+/// Minimum number of output pixels.
+///
+/// Below, loading the weight dominates: it has 16 / 9 times as many points as elements.
 const FEWEST_PIXELS: usize = 100;
 
-/// Channels on either side for which the method pays.
+/// Minimum number of input and of output channels.
 const FEWEST_CHANNELS: usize = 32;
 
-/// Elements between the points of two tiles that nothing uses: without them all
-/// tiles would start in the same place of the cache.
+/// Unused elements between the points of two tiles, so that tiles don't compete for the
+/// same cache sets.
 const GAP: usize = 16;
 
-/// Elements of the sums of one point, with a gap for the same reason.
+/// Elements of one point's sums, with a gap for the same reason.
 const SUMS: usize = ROWS * COLS + GAP;
 
-/// Whether a convolution in 32 bits is computed so.
+/// Returns whether this method is used for a convolution in 32 bits.
 pub(super) fn suits(dims: &ConvDims) -> bool {
     (dims.kernel, dims.stride) == (3, 1)
         && dims.inputs.is_multiple_of(16)
@@ -46,13 +46,13 @@ pub(super) fn suits(dims: &ConvDims) -> bool {
         && dims.out_height * dims.out_width >= FEWEST_PIXELS
 }
 
-/// Columns of the factor of a weight: for each panel of outputs, one panel for
-/// each point.
+/// Returns the columns of a weight's factor: one panel per point for each panel of
+/// outputs.
 pub(super) fn columns(outputs: usize) -> usize {
     outputs.div_ceil(COLS) * COLS * POINTS
 }
 
-/// `G g G'` of a checkpoint's weight `[outputs, inputs, 3, 3]`, as a factor.
+/// Transforms a checkpoint's weight `[outputs, inputs, 3, 3]` to `G g G'`, packed.
 pub(super) fn factor(weight: &[f32], inputs: usize) -> Factor {
     let outputs = weight.len() / inputs / 9;
     let mut points = vec![0.0; columns(outputs) * inputs];
@@ -84,13 +84,13 @@ fn transformed(kernel: &[f32; 9]) -> [f32; POINTS] {
     points
 }
 
-/// The layer's result for `x`, `factor` as [`factor`] makes it.
+/// Computes the layer for `x`. The factor is from [`factor`].
 pub(super) fn infer(
     dims: &ConvDims,
     pool: &Pool,
     x: &[f32],
     factor: &Packed,
-    end: End<'_>,
+    end: Epilogue<'_>,
     y: &mut [f32],
 ) {
     let layer = Layer {
@@ -104,8 +104,8 @@ pub(super) fn infer(
     let (across, lines) = (layer.across(), dims.batch * layer.lines());
     let panels = dims.outputs.div_ceil(COLS);
     let blocks = (lines * across).div_ceil(TILES_PER_TASK).min(lines).max(1);
-    // Where there are few tiles, panels are shared out too, and each task
-    // transforms the tiles for itself.
+    // With few tiles, tasks also split the panels. Each task then transforms its tiles
+    // itself.
     let groups = match rayon::current_num_threads() {
         1 => 1,
         threads => (2 * threads).div_ceil(blocks).min(panels),
@@ -131,11 +131,11 @@ struct Layer<'a> {
     pool: &'a Pool,
     x: &'a [f32],
     factor: &'a Packed,
-    end: End<'a>,
+    end: Epilogue<'a>,
     zeros: Vec<f32>,
 }
 
-/// Some lines of tiles of all pictures, and some panels of outputs.
+/// Part of the work: lines of tiles over all pictures, and panels of outputs.
 struct Task<'a> {
     lines: Range<usize>,
     panels: Range<usize>,
@@ -143,17 +143,17 @@ struct Task<'a> {
 }
 
 impl Layer<'_> {
-    /// Tiles of a line.
+    /// Returns the number of tiles in a line.
     fn across(&self) -> usize {
         self.dims.out_width.div_ceil(TILE)
     }
 
-    /// Lines of tiles of a picture.
+    /// Returns the number of lines of tiles in a picture.
     fn lines(&self) -> usize {
         self.dims.out_height.div_ceil(TILE)
     }
 
-    /// The pixels of a line of tiles, as rows of the result.
+    /// Returns the output rows of a line's pixels.
     fn pixels(&self, line: usize) -> Range<usize> {
         let (height, width) = (self.dims.out_height, self.dims.out_width);
         let (picture, line) = (line / self.lines(), line % self.lines());
@@ -161,8 +161,9 @@ impl Layer<'_> {
         (picture * height + TILE * line) * width..(picture * height + end) * width
     }
 
-    /// For each tile of some lines the rows of the result that its pixels are,
-    /// counted from the first; `None` where a pixel lies outside.
+    /// Returns the output rows of each tile's pixels, relative to the first line.
+    ///
+    /// `None` marks a pixel outside of the picture.
     fn rows(&self, lines: Range<usize>) -> Vec<[Option<usize>; PIXELS]> {
         let first = self.pixels(lines.start).start;
         let width = self.dims.out_width;
@@ -206,7 +207,7 @@ impl Layer<'_> {
             for (group, tiles) in split_evenly(rows.len(), groups).enumerate() {
                 for (point, sums) in sums.chunks_exact_mut(SUMS).enumerate() {
                     let points = &points[tiles.start * stride + point * inputs..];
-                    let next = Next {
+                    let next = Prefetch {
                         panel: (panel + 1) * POINTS + point,
                         part: group,
                         parts: groups,
@@ -220,7 +221,7 @@ impl Layer<'_> {
         }
     }
 
-    /// Writes the pixels of some tiles of a task's.
+    /// Transforms tiles of a task back and writes their pixels.
     fn finish(
         &self,
         task: &mut Task<'_>,
@@ -263,7 +264,7 @@ impl Layer<'_> {
         for (pixel, row) in pixels.iter().zip(rows.as_flattened()) {
             if let Some(row) = row {
                 match width {
-                    // A constant length makes a few moves of it.
+                    // With a constant length, the copy compiles to a few moves.
                     COLS => task.out.write(*row, column, pixel),
                     _ => task.out.write(*row, column, &pixel[..width]),
                 }

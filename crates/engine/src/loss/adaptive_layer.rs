@@ -1,35 +1,33 @@
-//! A loss over the output of earlier layers.
+//! `AdaptiveLayerLoss`: applies a loss to the outputs of several layers.
 
 use candle_core::Tensor;
-use rand_chacha::{
-    ChaCha8Rng,
-    rand_core::{Rng, SeedableRng},
-};
+use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use serde_json::Value;
 
 use super::{
     distill::divergence,
     math::{log_softmax, softmax},
-    pairwise::widened,
+    pairwise::to_f64,
 };
-use crate::{Result, options::OptionReader};
+use crate::{Result, draw::sample, options::OptionReader};
 
-/// `AdaptiveLayerLoss` (Li et al. 2024, arXiv:2402.14776): another loss over the
-/// embeddings of the last layer and of earlier ones, which are also pulled
-/// towards the last one's, so that a model gives embeddings without its last
-/// layers. Equal to the loss of this name in sentence-transformers.
+/// `AdaptiveLayerLoss` (Li et al. 2024, arXiv:2402.14776).
+///
+/// Applies another loss to the embeddings of the last layer and of earlier layers, and
+/// pulls the latter towards the last layer's. A trained model then works without its
+/// last layers. Equal to the loss of this name in sentence-transformers.
 pub(super) struct AdaptiveLayers {
-    /// How many earlier layers count in a step; none takes all.
+    /// Number of earlier layers per step; `None` for all.
     per_step: Option<usize>,
     last_weight: f64,
     prior_weight: f64,
     kl_weight: f64,
-    /// 0 leaves the divergence out.
+    /// Temperature of the KL divergence; 0 disables it.
     kl_temperature: f64,
     weighting: Weighting,
 }
 
-/// How much each earlier layer counts.
+/// Weight of an earlier layer as a function of its depth.
 #[derive(Clone, Copy)]
 enum Weighting {
     Uniform,
@@ -38,14 +36,14 @@ enum Weighting {
 }
 
 impl AdaptiveLayers {
-    /// Reads the options beside the loss that is wrapped.
+    /// Reads the options except those of the wrapped loss.
     pub(super) fn read(read: &OptionReader<'_>) -> Result<Self> {
         let per_step = match read.value("n_layers_per_step").map(Value::as_i64) {
             None => Some(1),
             Some(Some(-1)) => None,
             Some(Some(n)) if n > 0 => Some(n as usize),
             Some(_) => {
-                let wanted = "-1 (all) or a number above 0 is wanted";
+                let wanted = "expected -1 (all) or a number above 0";
                 return Err(read.bad("n_layers_per_step", wanted));
             }
         };
@@ -65,17 +63,14 @@ impl AdaptiveLayers {
         })
     }
 
-    /// The layers of a step, drawn from the first `count`. Layer 0 is the output
-    /// of the tables.
+    /// Draws the layers of a step from the first `count`.
+    ///
+    /// Layer 0 is the output of the embedding tables.
     pub(super) fn of_step(&self, count: usize, seed: u64) -> Vec<usize> {
         let mut layers: Vec<usize> = (0..count).collect();
         if let Some(wanted) = self.per_step.filter(|wanted| *wanted < count) {
             let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x4C61_7965_7273);
-            for i in 0..wanted {
-                let j = i + (rng.next_u64() % (count - i) as u64) as usize;
-                layers.swap(i, j);
-            }
-            layers.truncate(wanted);
+            sample(&mut layers, wanted, &mut rng);
         }
         layers
     }
@@ -88,8 +83,9 @@ impl AdaptiveLayers {
         }
     }
 
-    /// The loss of the last layer's embeddings and of those of earlier layers.
-    /// `loss` is also told the number of its call.
+    /// Returns the weighted sum of the losses of all given layers.
+    ///
+    /// `loss` also gets the number of its call.
     pub(super) fn sum(
         &self,
         last: &[Tensor],
@@ -115,12 +111,13 @@ impl AdaptiveLayers {
         Ok(sum)
     }
 
-    /// All embeddings, one below the other, over the temperature.
+    /// Returns all embeddings in rows, divided by the temperature; `None` without a
+    /// divergence.
     fn softened(&self, parts: &[Tensor]) -> Result<Option<Tensor>> {
         if self.kl_temperature == 0.0 {
             return Ok(None);
         }
-        let parts: Vec<Tensor> = parts.iter().map(widened).collect::<Result<_>>()?;
+        let parts: Vec<Tensor> = parts.iter().map(to_f64).collect::<Result<_>>()?;
         Ok(Some((Tensor::cat(&parts, 0)? / self.kl_temperature)?))
     }
 }

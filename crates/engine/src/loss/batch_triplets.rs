@@ -1,4 +1,4 @@
-//! Triplet losses that choose their triplets in each batch.
+//! Triplet losses that select their triplets from each batch.
 
 use candle_core::Tensor;
 
@@ -10,28 +10,30 @@ use super::{
 };
 use crate::Result;
 
-/// The margin of sentence-transformers.
+/// Default margin of sentence-transformers.
 const MARGIN: f64 = 5.0;
 
-/// The triplets of a batch that count.
+/// Selection of a batch's triplets.
 #[derive(Clone, Copy)]
 enum Chosen {
     /// The farthest positive and the nearest negative of each anchor.
     Hardest,
-    /// All that cost something.
+    /// All triplets with a positive loss.
     All,
-    /// The nearest negative that is farther than the positive, for each pair of a
-    /// class. If there is none, the farthest negative.
+    /// For each positive pair, the nearest negative that is farther than the positive.
+    ///
+    /// If there is none, the farthest negative.
     SemiHard,
 }
 
-/// The triplet losses of sentence-transformers (Hermans et al. 2017,
-/// arXiv:1703.07737; Schroff et al. 2015, arXiv:1503.03832), over the distances
-/// between embeddings as they are (`distance_metric`: `euclidean`, the default)
-/// or 1 - cos (`cosine`). `margin` is 5 by default.
+/// Batch triplet losses of sentence-transformers (Hermans et al. 2017,
+/// arXiv:1703.07737; Schroff et al. 2015, arXiv:1503.03832).
+///
+/// `distance_metric` is `euclidean` (default, without normalisation) or `cosine` (1 -
+/// cos). `margin` is 5 by default.
 pub(super) struct BatchTriplets {
     chosen: Chosen,
-    /// None stands for `softplus` in place of a margin.
+    /// Margin; `None` for a soft margin (`softplus`).
     margin: Option<f64>,
     cosine: bool,
 }
@@ -90,7 +92,7 @@ impl MetricLoss for BatchTriplets {
         if triplets.is_empty() {
             return zero();
         }
-        // An anchor that is alone in its class is at the distance 0 from itself.
+        // An anchor without positives has itself as positive, at distance 0.
         let alone = |t: &Triplet| if t.positive.is_none() { 0.0 } else { 1.0 };
         let counts = vector(triplets.iter().map(alone).collect())?;
         let of = |t: &Triplet| (t.anchor, t.positive.unwrap_or(t.anchor));
@@ -108,14 +110,14 @@ impl MetricLoss for BatchTriplets {
     }
 }
 
-/// Places in the batch.
+/// Indices in the batch.
 struct Triplet {
     anchor: u32,
     positive: Option<u32>,
     negative: u32,
 }
 
-/// The positives and the negatives of each anchor.
+/// Returns the positives and the negatives of each anchor.
 fn partners(batch: &Batch<'_>, anchors: usize) -> (Vec<Vec<u32>>, Vec<Vec<u32>>) {
     let (positive, negative) = batch.pairs();
     let by_anchor = |pairs: Vec<(u32, u32)>| {

@@ -1,4 +1,4 @@
-//! From a loss's name and options to the loss.
+//! Builds a loss from its name and options.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::{
     random::{normal_weights, uniform_weights},
 };
 
-/// What a loss is made with.
+/// Sizes and seed for the weights of a loss.
 #[derive(Clone, Copy)]
 pub(super) struct Shape {
     pub(super) classes: usize,
@@ -28,14 +28,14 @@ pub(super) struct Shape {
     pub(super) seed: u64,
 }
 
-/// A loss over labels, the weights that it has, and the size of its memory.
+/// A loss over labels, with its weights and the size of its memory.
 pub(super) struct Built {
     pub(super) loss: Box<dyn MetricLoss>,
     pub(super) params: Vec<Arc<Param>>,
     pub(super) memory: Option<usize>,
 }
 
-/// Makes a loss over labels. The names of its weights begin with `prefix`.
+/// Builds a loss over labels. The names of its weights start with `prefix`.
 pub(super) fn build(
     loss: &Loss,
     options: Option<&Options>,
@@ -48,7 +48,7 @@ pub(super) fn build(
             let (name, inner) = nested(&read, "loss")?;
             if !registry::with_memory().any(|known| *known == name) {
                 let known: Vec<&str> = registry::with_memory().map(Loss::as_str).collect();
-                return Err(read.bad("loss", &format!("one of {} is wanted", known.join(", "))));
+                return Err(read.bad("loss", &format!("expected one of {}", known.join(", "))));
             }
             let size = read.count("memory_size", 1024, 2)?;
             read.value("loss_options");
@@ -63,14 +63,14 @@ pub(super) fn build(
             let read = OptionReader::new("loss_options", options);
             let names = read.value("losses").and_then(Value::as_array).cloned();
             let names = names.filter(|names| !names.is_empty());
-            let names = names.ok_or_else(|| read.bad("losses", "a list of losses is wanted"))?;
+            let names = names.ok_or_else(|| read.bad("losses", "expected a list of losses"))?;
             let weights = match read.value("weights") {
                 None => vec![1.0; names.len()],
                 Some(value) => value
                     .as_array()
                     .map(|list| list.iter().filter_map(Value::as_f64).collect::<Vec<_>>())
                     .filter(|weights| weights.len() == names.len())
-                    .ok_or_else(|| read.bad("weights", "a number for each loss is wanted"))?,
+                    .ok_or_else(|| read.bad("weights", "expected one number for each loss"))?,
             };
             read.finish()?;
             let mut losses = Vec::new();
@@ -79,13 +79,13 @@ pub(super) fn build(
                 let (name, inner) = named(value).ok_or_else(|| {
                     read.bad(
                         "losses",
-                        "names, or objects with `name` and `options`, are wanted",
+                        "expected names, or objects with `name` and `options`",
                     )
                 })?;
                 if matches!(name, Loss::MultipleLosses | Loss::CrossBatchMemory)
                     || LossSpec::new(name.clone()).kind() != LossKind::Labels
                 {
-                    return Err(read.bad("losses", "losses over labels are wanted"));
+                    return Err(read.bad("losses", "expected losses over labels"));
                 }
                 let shape = Shape {
                     seed: shape.seed.wrapping_add(i as u64),
@@ -105,7 +105,7 @@ pub(super) fn build(
     }
 }
 
-/// The sum of some losses, each with a weight.
+/// Weighted sum of losses.
 struct Sum(Vec<(f64, Box<dyn MetricLoss>)>);
 
 impl MetricLoss for Sum {
@@ -120,7 +120,7 @@ impl MetricLoss for Sum {
 
 fn single(loss: &Loss, options: Option<&Options>, shape: Shape, prefix: &str) -> Result<Built> {
     let read = OptionReader::new("loss_options", options);
-    // These follow from data and model; a value that is given must be theirs.
+    // Data and model define these. A given value must be equal.
     let has_shape = LossSpec::new(loss.clone()).has_classes();
     for (name, own, counts) in [
         (
@@ -131,13 +131,14 @@ fn single(loss: &Loss, options: Option<&Options>, shape: Shape, prefix: &str) ->
         ("embedding_size", shape.dim, has_shape),
     ] {
         if counts && shape.dim > 0 && read.count(name, own, 1)? != own {
-            return Err(read.bad(name, &format!("this run has {own}; leave it out")));
+            return Err(read.bad(name, &format!("this run has {own}; remove the option")));
         }
     }
     let make = match registry::find(loss)?.make {
         Make::Labels(_, make) => make,
         _ => {
-            let reason = format!("`{loss}` does not take labels: it can't be part of another loss");
+            let reason =
+                format!("`{loss}` is not a loss over labels, so it can't be part of another loss");
             return Err(Error::config("loss", reason));
         }
     };
@@ -149,14 +150,14 @@ fn single(loss: &Loss, options: Option<&Options>, shape: Shape, prefix: &str) ->
     })
 }
 
-/// A loss, the weights that it has, and its `mini_batch_size`.
+/// A loss with its weights and its `mini_batch_size`.
 pub(super) struct Made<T> {
     pub(super) loss: T,
     pub(super) params: Vec<Arc<Param>>,
     pub(super) mini_batch: Option<usize>,
 }
 
-/// Makes a loss from options that must all be known.
+/// Builds a loss. All options must be known.
 pub(super) fn made<T>(
     read: OptionReader<'_>,
     shape: Shape,
@@ -179,33 +180,33 @@ pub(super) fn made<T>(
     })
 }
 
-/// Options to make a loss from, and the weights that it gets.
+/// Options of a loss to build, and its weights.
 pub(super) struct Maker<'a> {
     pub(super) read: OptionReader<'a>,
     shape: Shape,
-    /// Names of weights begin with it.
+    /// Prefix of the weights' names.
     prefix: &'a str,
     params: Vec<Arc<Param>>,
     mini_batch: Option<usize>,
 }
 
 impl Maker<'_> {
-    /// The number of classes, at least one.
+    /// Returns the number of classes, at least 1.
     pub(super) fn classes(&self) -> usize {
         self.shape.classes.max(1)
     }
 
-    /// Length of the embeddings, at least one.
+    /// Returns the dimension of the embeddings, at least 1.
     pub(super) fn dim(&self) -> usize {
         self.shape.dim.max(1)
     }
 
-    /// Decides random weights.
+    /// Returns the seed of random weights.
     pub(super) fn seed(&self) -> u64 {
         self.shape.seed
     }
 
-    /// Reads `mini_batch_size`: how many examples of a batch are embedded at once.
+    /// Reads `mini_batch_size`: the number of examples to embed at once.
     pub(super) fn mini_batch_size(&mut self, default: Option<usize>) -> Result<()> {
         let size = self
             .read
@@ -214,19 +215,19 @@ impl Maker<'_> {
         Ok(())
     }
 
-    /// The option `distance`.
+    /// Reads the option `distance`.
     pub(super) fn metric(&self, default: Metric, limit: Limit) -> Result<Metric> {
         Metric::read(&self.read, default, limit)
     }
 
-    /// A loss with the option `reducer`.
+    /// Combines a loss with the option `reducer`.
     pub(super) fn reduced<L: PartLoss + 'static>(
         &self,
         loss: L,
         default: Reducer,
         shape: reduce::Shape,
     ) -> Result<Box<dyn MetricLoss>> {
-        // The plan makes losses before the number of classes is known.
+        // The plan builds losses before the number of classes is known.
         let classes = if self.shape.dim > 0 {
             self.classes()
         } else {
@@ -236,7 +237,7 @@ impl Maker<'_> {
         Ok(Box::new(Reduced { loss, reducer }))
     }
 
-    /// A weight of the loss's own.
+    /// Adds a weight of the loss.
     pub(super) fn weight(
         &mut self,
         name: &str,
@@ -249,8 +250,8 @@ impl Maker<'_> {
         Ok(param)
     }
 
-    /// Weight and bias of a linear layer from the embeddings to `rows` values,
-    /// as `torch.nn.Linear` begins with them.
+    /// Adds weight and bias of a linear layer with `rows` outputs, initialised like
+    /// `torch.nn.Linear`.
     pub(super) fn linear(&mut self, name: &str, rows: usize) -> Result<(Arc<Param>, Arc<Param>)> {
         let (dim, seed) = (self.dim(), self.seed());
         let bound = 1.0 / (dim as f64).sqrt();
@@ -262,7 +263,7 @@ impl Maker<'_> {
         ))
     }
 
-    /// One drawn from a normal distribution around 0.
+    /// Adds a weight from a normal distribution with mean 0 and deviation `spread`.
     pub(super) fn normal_weight(
         &mut self,
         name: &str,

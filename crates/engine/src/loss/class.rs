@@ -1,11 +1,11 @@
-//! Classes that options name, with options of their own.
+//! Reads options that name a class with its own options.
 
 use finetuner_protocol::{Loss, Options};
 use serde_json::Value;
 
 use crate::{Result, options::OptionReader};
 
-/// `"Name"`, or `{"name": "Name", "options": {...}}`.
+/// Parses `"Name"` or `{"name": "Name", "options": {...}}`.
 pub(super) fn named(value: &Value) -> Option<(Loss, Option<Options>)> {
     match value {
         Value::String(name) => Some((Loss::from(name.as_str()), None)),
@@ -18,8 +18,7 @@ pub(super) fn named(value: &Value) -> Option<(Loss, Option<Options>)> {
     }
 }
 
-/// A class named in an option, and its options: `"Name"`, or
-/// `{"name": "Name", "options": {...}}`.
+/// Reads an option that is a class name, or an object with `name` and `options`.
 pub(super) fn class(
     read: &OptionReader<'_>,
     name: &str,
@@ -33,7 +32,7 @@ pub(super) fn class(
     let (class, options) = found.ok_or_else(|| {
         read.bad(
             name,
-            "a name, or an object with `name` and `options`, is wanted",
+            "expected a name, or an object with `name` and `options`",
         )
     })?;
     Ok(Some((class.as_str().to_owned(), options)))

@@ -9,22 +9,23 @@ use super::{
 };
 use crate::Result;
 
-/// `CoSENTLoss` and `AnglELoss`: `log(1 + sum(exp(s_i - s_j)))` over the pairs of
-/// pairs of which `j` has the higher score, `s` being similarity times `scale`
-/// (default 20). Equal to the losses of these names in sentence-transformers.
+/// `CoSENTLoss` and `AnglELoss`: `log(1 + sum(exp(s_i - s_j)))`.
+///
+/// The sum is over all combinations in which pair `j` has the higher score. `s` is the
+/// similarity times `scale` (default 20). Equal to the losses of these names in
+/// sentence-transformers.
 pub(super) struct CoSent {
     scale: f64,
     similarity: fn(&Tensor, &Tensor) -> Result<Tensor>,
 }
 
 impl CoSent {
-    /// CoSENT (Huang et al. 2024, doi:10.1109/TASLP.2024.3402087): the
-    /// similarity is the cosine.
+    /// CoSENT (Huang et al. 2024, doi:10.1109/TASLP.2024.3402087): cosine similarity.
     pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MemberLoss>> {
         Self::of(m, cosines)
     }
 
-    /// `AnglE` (Li and Li 2023, arXiv:2309.12871): see [`angles`].
+    /// `AnglE` (Li and Li 2023, arXiv:2309.12871); see [`angles`].
     pub(super) fn make_angle(m: &mut Maker<'_>) -> Result<Box<dyn MemberLoss>> {
         Self::of(m, angles)
     }
@@ -42,7 +43,7 @@ impl CoSent {
 
 impl MemberLoss for CoSent {
     fn loss(&self, batch: &Members<'_>) -> Result<Tensor> {
-        let [x, y] = batch.widened()?;
+        let [x, y] = batch.to_f64()?;
         let found = ((self.similarity)(&x, &y)? * self.scale)?;
         let n = found.dim(0)?;
         let wanted = batch.scores()?;
@@ -52,7 +53,7 @@ impl MemberLoss for CoSent {
             .reshape((n, 1))?
             .broadcast_sub(&found.reshape((1, n))?)?;
         let keep = is_lower.reshape((1, n * n))?;
-        // Without two different scores there is nothing to order: the loss is 0.
+        // If all scores are equal, there is no order and the loss is 0.
         let keep = keep.to_dtype(apart.dtype())?;
         log_sum_exp(&apart.reshape((1, n * n))?, Some(&keep), true, 1)?
             .squeeze(0)
@@ -60,9 +61,11 @@ impl MemberLoss for CoSent {
     }
 }
 
-/// `|cos + sin|` of row `i` of both, of unit length: the halves of a vector are
-/// the real and the imaginary parts of complex numbers, and the sine is that of
-/// the angle between those. A vector of odd length is followed by a zero.
+/// Returns `|cos + sin|` of each row of `x` and `y`, normalised.
+///
+/// The halves of a vector are the real and imaginary parts of complex numbers, and the
+/// sine is that of the angle between these. Vectors of odd length are padded with a
+/// zero.
 fn angles(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     let (n, dim) = x.dims2()?;
     let padded = |x: &Tensor| -> Result<Tensor> {

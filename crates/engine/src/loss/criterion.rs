@@ -1,13 +1,10 @@
-//! A loss ready for a run.
+//! A loss that is ready to train with.
 
 use std::collections::HashMap;
 
 use candle_core::Tensor;
 use finetuner_protocol::{Loss, Miner as MinerName};
-use rand_chacha::{
-    ChaCha8Rng,
-    rand_core::{Rng, SeedableRng},
-};
+use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use super::{
     Batch, Labels, LossSpec, MetricLoss, Tuples,
@@ -20,6 +17,7 @@ use super::{
 };
 use crate::{
     Error, Result,
+    draw::sample,
     miner::{Mined, Miner},
     models::Model,
     ops::Pass,
@@ -32,7 +30,7 @@ pub struct Criterion {
     spec: LossSpec,
     objective: Objective,
     miner: Option<Miner>,
-    /// Losses around this one, such as `MatryoshkaLoss`.
+    /// Losses that wrap this one, such as `MatryoshkaLoss`.
     wrappers: Wrappers,
     mini_batch: Option<usize>,
     params: Params,
@@ -47,30 +45,29 @@ enum Objective {
     },
 }
 
-/// What the examples of a batch should be like.
+/// Training targets of a batch.
 #[derive(Clone, Copy, Debug)]
 pub struct Target<'a> {
-    /// The class of each example.
+    /// Class of each example.
     pub labels: &'a [u32],
-    /// The score of each pair, or the margins of each example one after the
-    /// other.
+    /// Score of each pair, or the margins of each example, concatenated.
     pub scores: &'a [f32],
 }
 
-/// What a few losses need beside the embeddings.
+/// Additional inputs of some losses.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Beside<'a> {
-    /// The embeddings of a guide or a teacher, one tensor for each place.
+    /// Embeddings by a guide or teacher, one tensor for each member.
     pub guide: &'a [Tensor],
-    /// Numbers of earlier layers, and the embeddings that they give.
+    /// Indices of earlier layers, with their embeddings.
     pub layers: &'a [(usize, Vec<Tensor>)],
 }
 
 impl Criterion {
-    /// Makes a loss for embeddings of length `dim` and that many classes.
+    /// Builds a loss for embeddings with `dim` values and a number of classes.
     ///
     /// # Errors
-    /// [`Error::Config`] names the option that can't be used.
+    /// [`Error::Config`] names an invalid option.
     pub fn new(spec: &LossSpec, classes: usize, dim: usize, seed: u64) -> Result<Self> {
         let wrappers = Wrappers::of(spec, dim)?;
         let inner = wrappers.inner.clone();
@@ -96,8 +93,8 @@ impl Criterion {
         };
         if let Some(size) = mini_batch.filter(|_| wrappers.layers.is_some()) {
             let reason = format!(
-                "`mini_batch_size` is {size}: `{}` takes embeddings of several layers, which are \
-                 not embedded in parts. Leave it out",
+                "`mini_batch_size` is {size}: `{}` uses embeddings of several layers, which do \
+                 not support mini-batches. Remove the option",
                 spec.loss
             );
             return Err(Error::config("loss_options", reason));
@@ -108,18 +105,18 @@ impl Criterion {
                 return Err(Error::config(
                     "miner",
                     format!(
-                        "`{name}`: `{}` takes every example of a batch, without a miner",
+                        "`{name}`: `{}` uses all examples of a batch and no miner",
                         spec.loss
                     ),
                 ));
             }
             Some(name) => Some(Miner::new(name, spec.miner_options.as_ref())?),
         };
-        if spec.takes_given_triplets() && !registry::with_memory().any(|known| *known == inner.loss)
+        if spec.uses_given_triplets() && !registry::with_memory().any(|known| *known == inner.loss)
         {
             let known: Vec<&str> = registry::with_memory().map(Loss::as_str).collect();
             let reason = format!(
-                "`{}`: `{}` takes no triplets that the data gives; {} do",
+                "`{}`: `{}` can't use triplets from the data; the losses that can are {}",
                 MinerName::EmbeddingsAlreadyPackagedAsTriplets,
                 inner.loss,
                 known.join(", ")
@@ -136,7 +133,7 @@ impl Criterion {
                 Some(Miner::Subset { .. })
             )
         ) {
-            let reason = "`MaximumLossMiner` can't choose from a memory of earlier batches";
+            let reason = "`MaximumLossMiner` can't be used with a memory of earlier batches";
             return Err(Error::config("miner", reason));
         }
         Ok(Self {
@@ -150,50 +147,50 @@ impl Criterion {
         })
     }
 
-    /// The weights that the loss has of its own; most have none.
+    /// Returns the weights of the loss; most losses have none.
     #[must_use]
     pub fn params(&self) -> &Params {
         &self.params
     }
 
-    /// `mini_batch_size`: how many examples of a batch are embedded at once, where
-    /// their gradients are to be cached.
+    /// Returns `mini_batch_size`: the examples to embed at once if gradients are
+    /// cached.
     #[must_use]
     pub fn mini_batch(&self) -> Option<usize> {
         self.mini_batch
     }
 
-    /// Refuses `mini_batch_size` for a network that embeds an example differently
-    /// among others.
+    /// Rejects `mini_batch_size` for networks whose embeddings depend on the whole
+    /// batch.
     ///
     /// # Errors
-    /// [`Error::Config`] where the option was given.
+    /// [`Error::Config`] if the option is set.
     pub(crate) fn refuse_mini_batches(&self) -> Result<()> {
         let Some(size) = self.mini_batch else {
             return Ok(());
         };
         let reason = format!(
-            "`mini_batch_size` is {size}: the network has batch normalisation, so that its \
-             embeddings depend on the whole batch. Leave it out, set `freeze`, or take a network \
+            "`mini_batch_size` is {size}: the network has batch normalisation, so its \
+             embeddings depend on the whole batch. Remove the option, set `freeze`, or use a network \
              without batch normalisation"
         );
         Err(Error::config("loss_options", reason))
     }
 
-    /// What the loss was made from.
+    /// Returns the specification of the loss.
     #[must_use]
     pub fn spec(&self) -> &LossSpec {
         &self.spec
     }
 
-    /// The loss of a batch: a scalar that [`Params::backward`] can follow back.
-    /// `parts` are the embeddings of the examples' members, one tensor `[batch,
-    /// dim]` for each place. What is drawn at random depends on `step`. The
-    /// memory of `CrossBatchMemory` takes in the batch where `training`
-    /// is set.
+    /// Computes the loss of a batch: a scalar for [`Params::backward`].
+    ///
+    /// `parts` holds the embeddings of the examples' members, one tensor `[batch, dim]`
+    /// for each. Random selections depend on `step`. If `training` is set, the memory
+    /// of `CrossBatchMemory` adds the batch.
     ///
     /// # Errors
-    /// Where there are too few parts, or the device fails.
+    /// Returns an error if there are too few parts, or if the device fails.
     pub fn loss(
         &mut self,
         model: &Model,
@@ -207,8 +204,8 @@ impl Criterion {
         self.loss_beside(model, pass, parts, beside, target, step, training)
     }
 
-    /// The earlier layers that a step needs beside the last one, of `count` in
-    /// all; none for most losses.
+    /// Returns the earlier layers out of `count` that the loss needs in a step; most
+    /// losses need none.
     pub(crate) fn layers_of_step(&self, count: usize, step: u64) -> Vec<usize> {
         let layers = self.wrappers.layers.as_ref();
         layers.map_or_else(Vec::new, |layers| layers.of_step(count, self.seed_of(step)))
@@ -218,11 +215,10 @@ impl Criterion {
         self.seed ^ step.wrapping_mul(0x9E37_79B9_7F4A_7C15)
     }
 
-    /// As [`Criterion::loss`], for losses that ask a guide, or that are computed
-    /// for earlier layers too.
+    /// Computes [`Criterion::loss`] with inputs from a guide or from earlier layers.
     ///
     /// # Errors
-    /// As [`Criterion::loss`].
+    /// See [`Criterion::loss`].
     #[allow(clippy::too_many_arguments)]
     pub fn loss_beside(
         &mut self,
@@ -262,7 +258,7 @@ impl Criterion {
         }
     }
 
-    /// All that the next loss depends on beside the weights.
+    /// Returns the state of the loss except its weights.
     #[must_use]
     pub fn state(&self) -> HashMap<String, RawTensor> {
         match &self.objective {
@@ -274,10 +270,10 @@ impl Criterion {
         }
     }
 
-    /// Goes on from a [`Criterion::state`].
+    /// Restores a state from [`Criterion::state`].
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] where the state is not one of this loss.
+    /// [`Error::Checkpoint`] if the state does not belong to this loss.
     pub fn load_state(&mut self, state: &HashMap<String, RawTensor>) -> Result<()> {
         match &mut self.objective {
             Objective::Labels {
@@ -318,8 +314,8 @@ impl Objective {
     }
 }
 
-/// A loss over labels, of the triplets that the data gives: each anchor with its
-/// match and each of its negatives.
+/// Computes a loss over labels on triplets from the data: each anchor with its positive
+/// and each of its negatives.
 fn given_triplets(
     loss: &dyn MetricLoss,
     members: &Members<'_>,
@@ -331,7 +327,7 @@ fn given_triplets(
     let negatives = parts.len() as u32 - 2;
     let of_anchor = |i: u32| (0..negatives).map(move |n| [i, count + i, (2 + n) * count + i]);
     let tuples = Tuples::Triplets((0..count).flat_map(of_anchor).collect());
-    // A match has its anchor's class, each negative one of its own.
+    // A positive has its anchor's class. Each negative has a class of its own.
     let places = 0..count * parts.len() as u32;
     let labels: Vec<u32> = places
         .map(|i| if i < 2 * count { i % count } else { i - count })
@@ -351,7 +347,7 @@ fn given_triplets(
     })
 }
 
-/// A loss over labels, of the tuples that the miner chooses.
+/// Computes a loss over labels on the tuples that the miner selects.
 fn labelled(
     loss: &dyn MetricLoss,
     miner: Option<&Miner>,
@@ -400,15 +396,11 @@ fn labelled(
     }
 }
 
-/// `size` of the numbers below `n`, each once.
+/// Draws `size` distinct numbers below `n`.
 fn draw(n: usize, size: usize, seed: u64) -> Vec<u32> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut all: Vec<u32> = (0..n as u32).collect();
-    for i in 0..size {
-        let j = i + (rng.next_u64() % (n - i) as u64) as usize;
-        all.swap(i, j);
-    }
-    all.truncate(size);
+    sample(&mut all, size, &mut rng);
     all
 }
 
@@ -438,7 +430,7 @@ fn with_memory(
         positive: all.positive(),
         negative: all.negative(),
     });
-    // An example is also in the memory: it is no partner of itself.
+    // Each example is in the memory too, but is not its own positive.
     let itself = |a: u32, p: u32| places.get(a as usize) == Some(&p);
     let tuples = match tuples {
         Tuples::Pairs {

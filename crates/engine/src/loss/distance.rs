@@ -1,5 +1,6 @@
-//! Distances and similarities between two sets of embeddings, with gradients.
-//! Losses compute in double precision: on one batch it costs nothing.
+//! Differentiable distances and similarities between two sets of embeddings.
+//!
+//! Losses use double precision, which costs little for the embeddings of one batch.
 
 use candle_core::{CpuStorage, CustomOp2, D, Layout, Shape, Tensor};
 use rayon::prelude::*;
@@ -8,27 +9,27 @@ use super::class::class;
 pub(crate) use crate::ops::normalize;
 use crate::{Result, options::OptionReader};
 
-/// How far apart, or how alike, two embeddings are: a class of
-/// `pytorch_metric_learning.distances` with its options.
+/// A distance or similarity: a class of `pytorch_metric_learning.distances` with its
+/// options.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Metric {
     kind: Kind,
-    /// The norm that embeddings are normalised by, and that of `Kind::Lp`.
+    /// Order of the norm, for normalisation and for `Kind::Lp`.
     pub(super) p: f64,
-    /// The power that each distance is raised to.
+    /// Exponent applied to each distance.
     pub(super) power: f64,
     normalize: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
-    /// The norm of the difference.
+    /// Norm of the difference.
     Lp,
-    /// Cosine of the angle.
+    /// Cosine similarity.
     Cosine,
-    /// The product of both.
+    /// Dot product.
     Dot,
-    /// Variance of the difference over the variance of the first.
+    /// Variance of the difference divided by that of the first embedding.
     Snr,
 }
 
@@ -44,16 +45,16 @@ impl Kind {
 impl Metric {
     /// Euclidean distance of normalised embeddings.
     pub(crate) const LP: Self = Self::of(Kind::Lp);
-    /// Its square.
+    /// Squared Euclidean distance of normalised embeddings.
     pub(super) const LP_SQUARED: Self = Self {
         power: 2.0,
         ..Self::LP
     };
-    /// Cosine of the angle.
+    /// Cosine similarity.
     pub(crate) const COSINE: Self = Self::of(Kind::Cosine);
-    /// The product of normalised embeddings.
+    /// Dot product of normalised embeddings.
     pub(super) const DOT: Self = Self::of(Kind::Dot);
-    /// Variance of the difference over the variance of the first.
+    /// Signal-to-noise ratio distance.
     pub(super) const SNR: Self = Self::of(Kind::Snr);
 
     const fn of(kind: Kind) -> Self {
@@ -65,34 +66,33 @@ impl Metric {
         }
     }
 
-    /// Reads the option `distance`: a name, or an object with `name` and
-    /// `options`.
+    /// Reads the option `distance`: a name, or an object with `name` and `options`.
     ///
     /// # Errors
-    /// [`crate::Error::Config`] where it is no distance, or one that `limit` does not
-    /// allow.
+    /// [`crate::Error::Config`] if it is unknown or not allowed by `limit`.
     pub(crate) fn read(read: &OptionReader<'_>, default: Self, limit: Limit) -> Result<Self> {
         let Some((name, options)) = class(read, "distance")? else {
             return Ok(default);
         };
         let Some((_, kind)) = Kind::ALL.iter().find(|(known, _)| *known == name) else {
             let known = Kind::ALL.map(|(known, _)| known).join(", ");
-            return Err(read.bad("distance", &format!("one of {known} is wanted")));
+            return Err(read.bad("distance", &format!("expected one of {known}")));
         };
         let field = format!("{}.distance", read.field());
         let inner = OptionReader::new(&field, options.as_ref());
         let metric = Self {
             kind: *kind,
             p: inner.number("p", 2.0, 1.0, 1e6)?,
-            // A root has no slope at 0, where each example is from itself.
+            // A root would have an infinite gradient at 0, the distance of an example
+            // from itself.
             power: inner.number("power", 1.0, 1.0, 100.0)?,
-            // A cosine is one of normalised embeddings.
+            // Cosine similarity always normalises.
             normalize: *kind == Kind::Cosine || inner.flag("normalize_embeddings", true)?,
         };
         if metric.is_similarity() && metric.power.fract() != 0.0 {
             return Err(inner.bad(
                 "power",
-                "a whole number is wanted: similarities may be negative",
+                "expected a whole number: similarities may be negative",
             ));
         }
         inner.finish()?;
@@ -102,12 +102,12 @@ impl Metric {
         }
     }
 
-    /// Whether larger means more alike.
+    /// Returns whether greater values mean more similar embeddings.
     pub(crate) fn is_similarity(self) -> bool {
         matches!(self.kind, Kind::Cosine | Kind::Dot)
     }
 
-    /// `[n, m]` for embeddings `[n, dim]` and `[m, dim]`.
+    /// Returns the matrix `[n, m]` for embeddings `[n, dim]` and `[m, dim]`.
     pub(crate) fn matrix(self, x: &Tensor, y: &Tensor) -> Result<Tensor> {
         let prepared = |x: &Tensor| match self.normalize {
             true => self.normalized(x),
@@ -117,7 +117,7 @@ impl Metric {
         let matrix = match self.kind {
             Kind::Cosine | Kind::Dot => x.matmul(&y.t()?)?,
             Kind::Lp => lp(&x, &y, self.p)?,
-            Kind::Snr => noise(&x, &y)?,
+            Kind::Snr => snr(&x, &y)?,
         };
         Ok(match self.power {
             1.0 => matrix,
@@ -126,8 +126,8 @@ impl Metric {
         })
     }
 
-    /// Rows with the length 1 by the metric's norm, whether or not it
-    /// normalises embeddings.
+    /// Scales rows to length 1 in the metric's norm, even if the metric does not
+    /// normalise.
     pub(super) fn normalized(self, x: &Tensor) -> Result<Tensor> {
         if self.p == 2.0 {
             return normalize(x);
@@ -136,7 +136,7 @@ impl Metric {
         Ok(x.broadcast_div(&length)?)
     }
 
-    /// The length of each row by the metric's norm, `[n, 1]`.
+    /// Returns the norm of each row, `[n, 1]`.
     pub(super) fn lengths(self, x: &Tensor) -> Result<Tensor> {
         let sum = |x: Tensor| x.sum_keepdim(D::Minus1);
         Ok(match self.p {
@@ -146,7 +146,7 @@ impl Metric {
         })
     }
 
-    /// By how much `x` is worse than a number: above zero where it is farther.
+    /// Returns how much farther `x` is than `limit`.
     pub(crate) fn over(self, x: &Tensor, limit: f64) -> candle_core::Result<Tensor> {
         if self.is_similarity() {
             x.affine(-1.0, limit)
@@ -155,17 +155,17 @@ impl Metric {
         }
     }
 
-    /// By how much a number is worse than `x`.
+    /// Returns how much farther `limit` is than `x`.
     pub(crate) fn under(self, limit: f64, x: &Tensor) -> candle_core::Result<Tensor> {
         self.over(x, limit)?.neg()
     }
 
-    /// By how much `x` is farther than `y`.
+    /// Returns how much farther `x` is than `y`.
     pub(super) fn margin(self, x: &Tensor, y: &Tensor) -> candle_core::Result<Tensor> {
         if self.is_similarity() { y - x } else { x - y }
     }
 
-    /// The nearer of both.
+    /// Returns the nearer of `x` and `y`, element by element.
     pub(super) fn nearer(self, x: &Tensor, y: &Tensor) -> candle_core::Result<Tensor> {
         if self.is_similarity() {
             x.maximum(y)
@@ -174,27 +174,26 @@ impl Metric {
         }
     }
 
-    /// Distances as similarities: the larger, the more alike.
-    pub(super) fn alike(self, x: Tensor) -> candle_core::Result<Tensor> {
+    /// Converts distances to similarities by their sign.
+    pub(super) fn to_similarity(self, x: Tensor) -> candle_core::Result<Tensor> {
         if self.is_similarity() { Ok(x) } else { x.neg() }
     }
 }
 
-/// The distances that a loss or a miner can be computed with, as the library
-/// asserts.
+/// Restriction of the distances of a loss or miner, as the library asserts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Limit {
-    /// Any.
+    /// Any distance.
     None,
-    /// The cosine.
+    /// Cosine similarity only.
     Cosine,
-    /// Euclidean distance of normalised embeddings.
+    /// Euclidean distance of normalised embeddings only.
     Euclidean,
-    /// The same, to any power.
+    /// Any power of that distance.
     EuclideanPower,
-    /// A similarity.
+    /// Similarities only.
     Similarity,
-    /// The ratio of signal and noise.
+    /// Signal-to-noise ratio only.
     Snr,
 }
 
@@ -217,23 +216,23 @@ impl Limit {
     fn wanted(self) -> &'static str {
         match self {
             Self::None => "",
-            Self::Cosine => "`CosineSimilarity` is the only one possible here",
+            Self::Cosine => "`CosineSimilarity` is the only supported distance here",
             Self::Euclidean => {
-                "`LpDistance` with `p` 2, `power` 1 and `normalize_embeddings` true is the only one \
-                 possible here"
+                "`LpDistance` with `p` 2, `power` 1 and `normalize_embeddings` true is the only \
+                 supported distance here"
             }
             Self::EuclideanPower => {
-                "`LpDistance` with `p` 2 and `normalize_embeddings` true is the only one possible \
-                 here"
+                "`LpDistance` with `p` 2 and `normalize_embeddings` true is the only supported \
+                 distance here"
             }
-            Self::Similarity => "`CosineSimilarity` or `DotProductSimilarity` is wanted",
-            Self::Snr => "`SNRDistance` is the only one possible here",
+            Self::Similarity => "expected `CosineSimilarity` or `DotProductSimilarity`",
+            Self::Snr => "`SNRDistance` is the only supported distance here",
         }
     }
 }
 
-/// The variance of each difference over that of its first side.
-fn noise(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+/// Returns the variance of each difference divided by that of its first embedding.
+fn snr(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     let dim = x.dim(1)? as f64;
     let centered = |x: &Tensor| x.broadcast_sub(&x.mean_keepdim(D::Minus1)?);
     let (x, y) = (centered(x)?, centered(y)?);
@@ -251,18 +250,19 @@ fn noise(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     Ok(of_difference.broadcast_div(&vx)?)
 }
 
-/// Length of each difference.
+/// Returns the Euclidean distance of each pair of rows.
 pub(super) fn euclidean(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     lp(x, y, 2.0)
 }
 
-/// The `p`-norm of each difference.
+/// Returns the `p`-norm of each difference.
 fn lp(x: &Tensor, y: &Tensor, p: f64) -> Result<Tensor> {
     Ok(x.contiguous()?.apply_op2(&y.contiguous()?, Lp { p })?)
 }
 
-/// Its slope where two rows are equal is zero, as in PyTorch; the root of a sum
-/// from candle's operations would have none.
+/// Distance whose gradient for equal rows is zero, as in PyTorch.
+///
+/// The root of a sum from candle's operations would give NaN.
 struct Lp {
     p: f64,
 }
@@ -287,11 +287,11 @@ impl Lp {
         }
     }
 
-    /// The slope of a distance in one of the differences.
+    /// Returns the derivative of a distance with respect to one component.
     fn slope(&self, difference: f64, distance: f64) -> f64 {
         match self.p {
             2.0 => difference / distance,
-            // A slope of no difference is 0.
+            // The derivative at 0 is 0.
             _ if difference == 0.0 => 0.0,
             1.0 => difference.signum(),
             p => difference.signum() * (difference.abs() / distance).powf(p - 1.0),

@@ -1,4 +1,4 @@
-//! Losses that make a model like a teacher.
+//! Distillation losses: a model learns from a teacher.
 
 use std::sync::Arc;
 
@@ -8,18 +8,20 @@ use super::{
     Maker,
     distance::normalize,
     math::{log_softmax, softmax},
-    pairwise::{MemberLoss, Members, cosines, widened},
+    pairwise::{MemberLoss, Members, cosines, to_f64},
 };
 use crate::{Error, Result, params::Param};
 
-/// `EmbedDistillLoss` (Kim et al. 2023, arXiv:2301.12005): each embedding against
-/// the teacher's. Equal to the loss of this name in sentence-transformers.
+/// `EmbedDistillLoss` (Kim et al. 2023, arXiv:2301.12005): distance to the teacher's
+/// embeddings.
+///
+/// Equal to the loss of this name in sentence-transformers.
 pub(super) struct EmbedDistill {
     distance: Distance,
-    /// Whether all members are compared with the teacher's embedding of the
-    /// first, such as a translation with that of the original.
+    /// Whether all members are compared with the teacher's embedding of the first, for
+    /// example translations with the original.
     first: bool,
-    /// Weight and bias of a linear layer to the teacher's length.
+    /// Weight and bias of a linear layer to the teacher's dimension.
     projection: Option<(Arc<Param>, Arc<Param>)>,
 }
 
@@ -31,7 +33,7 @@ enum Distance {
 }
 
 impl EmbedDistill {
-    /// Reads its options. `teacher`, the name of a model, is the plan's to load.
+    /// Reads its options. The plan loads the model named by `teacher`.
     pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MemberLoss>> {
         m.read.value("teacher");
         let known = ["mse", "l2", "cosine"];
@@ -63,12 +65,12 @@ impl MemberLoss for EmbedDistill {
         let mut losses = Vec::new();
         for (place, part) in batch.parts.iter().enumerate() {
             let wanted = batch.guide.get(if self.first { 0 } else { place });
-            let wanted = widened(wanted.ok_or_else(|| batch.refused())?)?;
-            let mut found = widened(part)?;
+            let wanted = to_f64(wanted.ok_or_else(|| batch.refused())?)?;
+            let mut found = to_f64(part)?;
             if let Some((weight, bias)) = &self.projection {
-                // The loss's own weights are on the CPU.
+                // The weights of a loss are on the CPU.
                 let value = |param: &Arc<Param>| {
-                    let value = widened(&batch.pass.value(param))?;
+                    let value = to_f64(&batch.pass.value(param))?;
                     Ok::<_, Error>(value.to_device(found.device())?)
                 };
                 let (weight, bias) = (value(weight)?, value(bias)?);
@@ -76,8 +78,8 @@ impl MemberLoss for EmbedDistill {
             }
             if found.dim(1)? != wanted.dim(1)? {
                 let reason = format!(
-                    "the teacher's embeddings have {} values and the model's {}: set \
-                     `projection_dim` to {}, or take another teacher",
+                    "the teacher's embeddings have {} values, but the model's have {}: set \
+                     `projection_dim` to {}, or use another teacher",
                     wanted.dim(1)?,
                     found.dim(1)?,
                     wanted.dim(1)?
@@ -88,7 +90,7 @@ impl MemberLoss for EmbedDistill {
                 Distance::Mse => (found - wanted)?.sqr()?.mean_all()?,
                 Distance::L2 => {
                     let squares = (found - wanted)?.sqr()?.sum(D::Minus1)?;
-                    // No difference has no slope; that of a root has no end.
+                    // Avoids the infinite gradient of the root at 0.
                     squares.maximum(f64::MIN_POSITIVE)?.sqrt()?.mean_all()?
                 }
                 Distance::Cosine => cosines(&found, &wanted)?.affine(-1.0, 1.0)?.mean_all()?,
@@ -101,8 +103,9 @@ impl MemberLoss for EmbedDistill {
     }
 }
 
-/// `DistillKLDivLoss` (Lin et al. 2020, arXiv:2010.11386): the Kullback-Leibler
-/// divergence of the similarities of a query's documents from the teacher's.
+/// `DistillKLDivLoss` (Lin et al. 2020, arXiv:2010.11386).
+///
+/// KL divergence between the similarities of a query's documents and the teacher's.
 /// Equal to the loss of this name in sentence-transformers.
 pub(super) struct DistillKlDiv {
     cosine: bool,
@@ -111,7 +114,7 @@ pub(super) struct DistillKlDiv {
 }
 
 impl DistillKlDiv {
-    /// Reads its options. `teacher`, the name of a model, is the plan's to load.
+    /// Reads its options. The plan loads the model named by `teacher`.
     pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MemberLoss>> {
         m.read.value("teacher");
         let temperature = m.read.positive("temperature", 1.0)?;
@@ -123,7 +126,7 @@ impl DistillKlDiv {
     }
 }
 
-/// `similarity_fct`, by the names of sentence-transformers.
+/// Reads `similarity_fct`, under the names of sentence-transformers.
 pub(super) fn is_cosine(m: &Maker<'_>) -> Result<bool> {
     let known = ["pairwise_dot_score", "pairwise_cos_sim"];
     let name = m
@@ -132,10 +135,10 @@ pub(super) fn is_cosine(m: &Maker<'_>) -> Result<bool> {
     Ok(name == "pairwise_cos_sim")
 }
 
-/// The similarities of each query and its documents, `[batch, documents]`.
+/// Returns the similarities of each query and its documents, `[batch, documents]`.
 pub(super) fn similarities(parts: &[Tensor], cosine: bool) -> Result<Option<Tensor>> {
     let parts = parts.iter().map(|part| {
-        let part = widened(part)?;
+        let part = to_f64(part)?;
         if cosine { normalize(&part) } else { Ok(part) }
     });
     let parts: Vec<Tensor> = parts.collect::<Result<_>>()?;
@@ -169,8 +172,8 @@ impl MemberLoss for DistillKlDiv {
     }
 }
 
-/// The mean over rows of `sum(p * (log p - log q))`, from `log q`, `p` and
-/// `log p`.
+/// Returns the mean over rows of `sum(p * (log p - log q))`, from `log q`, `p` and `log
+/// p`.
 pub(super) fn divergence(found: &Tensor, wanted: &Tensor, log_wanted: &Tensor) -> Result<Tensor> {
     let rows = (wanted * (log_wanted - found)?)?.sum(D::Minus1)?;
     Ok(rows.mean_all()?)

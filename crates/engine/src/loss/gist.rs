@@ -1,4 +1,4 @@
-//! In-batch negatives that a guide model has looked at.
+//! In-batch negatives that a guide model filters.
 
 use candle_core::{D, DType, Tensor};
 
@@ -6,25 +6,26 @@ use super::{
     Maker,
     distance::normalize,
     math::log_sum_exp,
-    pairwise::{MemberLoss, Members, widened},
+    pairwise::{MemberLoss, Members, to_f64},
 };
 use crate::Result;
 
-/// `GISTEmbedLoss` (Solatorio 2024, arXiv:2402.16829): each first member finds
-/// its second among those of the batch, among the first members and among
-/// further ones. A frozen guide says which of them are too similar to it to be
-/// negatives. Equal to the loss of this name in sentence-transformers.
+/// `GISTEmbedLoss` (Solatorio 2024, arXiv:2402.16829).
+///
+/// Each anchor must match its positive among all positives, anchors and further
+/// negatives of the batch. A frozen guide model excludes candidates that are too
+/// similar to be negatives. Equal to the loss of this name in sentence-transformers.
 pub(super) struct Gist {
     temperature: f64,
     margin: f64,
-    /// Whether the margin is a part of the positive's similarity.
+    /// Whether the margin is relative to the positive's similarity.
     relative: bool,
     contrast_anchors: bool,
     contrast_positives: bool,
 }
 
 impl Gist {
-    /// Reads its options. `guide`, the name of a model, is the plan's to load.
+    /// Reads its options. The plan loads the model named by `guide`.
     pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MemberLoss>> {
         m.read.value("guide");
         let known = ["absolute", "relative"];
@@ -38,16 +39,13 @@ impl Gist {
     }
 }
 
-/// Rows of both that are compared, each with each.
+/// Two sets of rows, of which all pairs are compared.
 type Compared<'a> = (&'a Tensor, &'a Tensor);
 
 impl MemberLoss for Gist {
     fn loss(&self, batch: &Members<'_>) -> Result<Tensor> {
         let of = |parts: &[Tensor]| -> Result<Vec<Tensor>> {
-            parts
-                .iter()
-                .map(|part| normalize(&widened(part)?))
-                .collect()
+            parts.iter().map(|part| normalize(&to_f64(part)?)).collect()
         };
         let (own, guide) = (of(batch.parts)?, of(batch.guide)?);
         let (
@@ -80,7 +78,7 @@ impl MemberLoss for Gist {
             similarities.push(x.matmul(&y.t()?)?);
             let guided = guide_x.matmul(&guide_y.t()?)?;
             let kept = guided.broadcast_le(&most)?.to_dtype(DType::F64)?;
-            // Its own positive counts, whatever the guide says.
+            // The anchor's own positive always counts.
             keep.push(match place {
                 0 => kept.maximum(&own_pairs)?,
                 _ => kept,

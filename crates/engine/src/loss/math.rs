@@ -1,18 +1,18 @@
-//! Small pieces that losses are made of.
+//! Functions that several losses use.
 
 use candle_core::{D, DType, Device, Tensor};
 
 use crate::Result;
 
-/// What stands for minus infinity: small enough for `exp` to give 0.
-const NEVER: f64 = -1e30;
+/// Replaces masked logits: `exp` of it is 0.
+const MASKED: f64 = -1e30;
 
-/// A loss of nothing.
+/// Returns a loss of 0.
 pub(crate) fn zero() -> Result<Tensor> {
     Ok(Tensor::zeros((), DType::F64, &Device::Cpu)?)
 }
 
-/// The mean of all elements; zero where there is none.
+/// Returns the mean of all elements; 0 if there are none.
 pub(crate) fn mean(losses: &Tensor) -> Result<Tensor> {
     match losses.elem_count() {
         0 => zero(),
@@ -20,7 +20,7 @@ pub(crate) fn mean(losses: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// The mean of the elements that are above zero; zero where there is none.
+/// Returns the mean of the positive elements; 0 if there are none.
 pub(crate) fn mean_of_positive(losses: &Tensor) -> Result<Tensor> {
     let mask = losses.gt(0f64)?.to_dtype(DType::F64)?;
     let count: f64 = mask.sum_all()?.to_scalar()?;
@@ -30,14 +30,16 @@ pub(crate) fn mean_of_positive(losses: &Tensor) -> Result<Tensor> {
     Ok(((losses * mask)?.sum_all()? / count)?)
 }
 
-/// `log(1 + exp(x))`
+/// Computes `log(1 + exp(x))`.
 pub(crate) fn softplus(x: &Tensor) -> Result<Tensor> {
     let small = (x.abs()?.neg()?.exp()? + 1.0)?.log()?;
     Ok((x.relu()? + small)?)
 }
 
-/// `log(sum(exp(x)))` over a dimension, of the elements where `keep` is 1, and
-/// of a further 0 where `add_one` is set; 0 where no element is kept.
+/// Computes `log(sum(exp(x)))` over a dimension, of the elements where `keep` is 1.
+///
+/// If `add_one` is set, the sum includes `exp(0)`. The result is 0 where no element is
+/// kept.
 pub(crate) fn log_sum_exp(
     x: &Tensor,
     keep: Option<&Tensor>,
@@ -46,7 +48,7 @@ pub(crate) fn log_sum_exp(
 ) -> Result<Tensor> {
     let x = match keep {
         Some(keep) => {
-            let never = Tensor::full(NEVER, x.shape(), x.device())?;
+            let never = Tensor::full(MASKED, x.shape(), x.device())?;
             keep.to_dtype(DType::U8)?.where_cond(x, &never)?
         }
         None => x.clone(),
@@ -70,14 +72,14 @@ pub(crate) fn log_sum_exp(
     }
 }
 
-/// Cross-entropy of each row of logits with its class.
+/// Returns the cross-entropy of each row of logits with its class.
 pub(crate) fn cross_entropy(logits: &Tensor, classes: &[u32]) -> Result<Tensor> {
     let places = classes.iter().enumerate();
     let of_class = super::tuples::pick(logits, places.map(|(i, class)| (i as u32, *class)))?;
     Ok((log_sum_exp(logits, None, false, 1)? - of_class)?)
 }
 
-/// A matrix that is 1 at these places.
+/// Returns a matrix with 1 at the given positions and 0 elsewhere.
 pub(crate) fn mask(
     places: impl Iterator<Item = (u32, u32)>,
     rows: usize,
@@ -90,35 +92,35 @@ pub(crate) fn mask(
     Ok(Tensor::from_vec(mask, (rows, columns), &Device::Cpu)?)
 }
 
-/// A vector of numbers.
+/// Returns a vector of the values.
 pub(crate) fn vector(values: Vec<f64>) -> Result<Tensor> {
     let n = values.len();
     Ok(Tensor::from_vec(values, n, &Device::Cpu)?)
 }
 
-/// The rows of `x` at these places.
+/// Returns the rows of `x` at the given indices.
 pub(crate) fn rows(x: &Tensor, places: &[u32]) -> Result<Tensor> {
     let index = Tensor::from_slice(places, places.len(), x.device())?;
     Ok(x.index_select(&index, 0)?)
 }
 
-/// `log(softmax)` over the last dimension.
+/// Computes `log(softmax(x))` over the last dimension.
 pub(crate) fn log_softmax(x: &Tensor) -> Result<Tensor> {
     let shifted = x.broadcast_sub(&x.max_keepdim(D::Minus1)?.detach())?;
     let sum = shifted.exp()?.sum_keepdim(D::Minus1)?;
     Ok(shifted.broadcast_sub(&sum.log()?)?)
 }
 
-/// `softmax` over the last dimension.
+/// Computes `softmax(x)` over the last dimension.
 pub(crate) fn softmax(x: &Tensor) -> Result<Tensor> {
     let shifted = x.broadcast_sub(&x.max_keepdim(D::Minus1)?.detach())?;
     let exp = shifted.exp()?;
     Ok(exp.broadcast_div(&exp.sum_keepdim(D::Minus1)?)?)
 }
 
-/// `cos(acos(c) + angle)`, the angle in radians.
-pub(super) fn turned(c: &Tensor, angle: f64) -> Result<Tensor> {
-    // The root is kept away from zero, where its slope would be infinite.
+/// Computes `cos(acos(c) + angle)`, with the angle in radians.
+pub(super) fn cos_of_sum(c: &Tensor, angle: f64) -> Result<Tensor> {
+    // Keep the root away from zero, where its gradient is infinite.
     let sine = c.sqr()?.affine(-1.0, 1.0)?.maximum(1e-14)?.sqrt()?;
     Ok((c.affine(angle.cos(), 0.0)? - sine.affine(angle.sin(), 0.0)?)?)
 }

@@ -1,32 +1,31 @@
-//! A loss over embeddings that are cut short.
+//! `MatryoshkaLoss`: applies a loss to truncated embeddings.
 
 use candle_core::Tensor;
-use rand_chacha::{
-    ChaCha8Rng,
-    rand_core::{Rng, SeedableRng},
-};
+use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use serde_json::Value;
 
 use super::distance::normalize;
-use crate::{Result, options::OptionReader};
+use crate::{Result, draw::sample, options::OptionReader};
 
-/// `MatryoshkaLoss` (Kusupati et al. 2022, arXiv:2205.13147): the sum of another
-/// loss over embeddings that are cut to several lengths and normalised, so that
-/// their first values are embeddings too. Equal to the loss of this name in
-/// sentence-transformers.
+/// `MatryoshkaLoss` (Kusupati et al. 2022, arXiv:2205.13147).
+///
+/// Sums another loss over embeddings truncated to several dimensions and normalised.
+/// The first values of an embedding then form an embedding too. Equal to the loss of
+/// this name in sentence-transformers.
 pub(super) struct Matryoshka {
-    /// Lengths and their weights, the longest first.
+    /// Dimensions and their weights, largest first.
     dims: Vec<(usize, f64)>,
-    /// How many of them count in a step.
+    /// Number of dimensions used per step.
     per_step: usize,
 }
 
 impl Matryoshka {
-    /// Reads the options beside the loss that is wrapped. `per_step` is the
-    /// default of `n_dims_per_step`; none takes all.
+    /// Reads the options except those of the wrapped loss.
+    ///
+    /// `per_step` is the default of `n_dims_per_step`; `None` for all.
     ///
     /// # Errors
-    /// [`crate::Error::Config`] names the option that can't be used.
+    /// [`crate::Error::Config`] names an invalid option.
     pub(super) fn read(
         read: &OptionReader<'_>,
         dim: usize,
@@ -41,11 +40,11 @@ impl Matryoshka {
         let Some(lengths) = lengths.filter(|lengths| !lengths.is_empty()) else {
             return bad(
                 "matryoshka_dims",
-                "a list of lengths such as [384, 128, 64] is wanted",
+                "expected a list of dimensions such as [384, 128, 64]",
             );
         };
         if let Some(length) = lengths.iter().find(|length| dim > 0 && **length > dim) {
-            let wanted = format!("{length} is more than the {dim} values of an embedding");
+            let wanted = format!("{length} is more than the {dim} dimensions of an embedding");
             return bad("matryoshka_dims", &wanted);
         }
         let weights = match read.value("matryoshka_weights") {
@@ -55,20 +54,23 @@ impl Matryoshka {
                 .and_then(|list| list.iter().map(Value::as_f64).collect()),
         };
         let Some(weights) = weights.filter(|weights| weights.len() == lengths.len()) else {
-            return bad("matryoshka_weights", "a number for each length is wanted");
+            return bad(
+                "matryoshka_weights",
+                "expected one number for each dimension",
+            );
         };
         let per_step = match read.value("n_dims_per_step").map(Value::as_i64) {
             None => per_step.unwrap_or(lengths.len()).min(lengths.len()),
             Some(Some(-1)) => lengths.len(),
             Some(Some(n)) if n > 0 => (n as usize).min(lengths.len()),
-            _ => return bad("n_dims_per_step", "-1 (all) or a number above 0 is wanted"),
+            _ => return bad("n_dims_per_step", "expected -1 (all) or a number above 0"),
         };
         let mut dims: Vec<(usize, f64)> = lengths.into_iter().zip(weights).collect();
         dims.sort_by_key(|(length, _)| std::cmp::Reverse(*length));
         Ok(Self { dims, per_step })
     }
 
-    /// The sum over the lengths of this step.
+    /// Returns the weighted sum over the dimensions of this step.
     pub(super) fn sum(
         &self,
         parts: &[Tensor],
@@ -88,16 +90,12 @@ impl Matryoshka {
         sum.map_or_else(super::math::zero, Ok)
     }
 
-    /// The lengths that count in a step, drawn where not all do.
+    /// Returns the dimensions of a step, drawn at random if not all are used.
     fn of_step(&self, seed: u64) -> Vec<(usize, f64)> {
         let mut dims = self.dims.clone();
         if self.per_step < dims.len() {
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
-            for i in 0..self.per_step {
-                let j = i + (rng.next_u64() % (dims.len() - i) as u64) as usize;
-                dims.swap(i, j);
-            }
-            dims.truncate(self.per_step);
+            sample(&mut dims, self.per_step, &mut rng);
         }
         dims
     }

@@ -1,5 +1,6 @@
-//! Cross-batch memory (Wang et al. 2020, arXiv:1912.06798): a loss that also
-//! looks at embeddings of earlier batches.
+//! Cross-batch memory (Wang et al. 2020, arXiv:1912.06798).
+//!
+//! A loss with a memory also compares a batch with embeddings of earlier batches.
 
 use std::collections::HashMap;
 
@@ -7,14 +8,14 @@ use candle_core::{Device, Tensor};
 
 use crate::{Error, Result, params::RawTensor};
 
-/// A ring of the last embeddings and their labels.
+/// Ring buffer of recent embeddings and their labels.
 pub(super) struct Memory {
     size: usize,
     dim: usize,
-    /// Embeddings in the order of their places, as many as there are.
+    /// Embeddings in the order of their slots.
     values: Vec<f32>,
     labels: Vec<u32>,
-    /// The place that the next one goes to.
+    /// Slot of the next embedding.
     next: usize,
 }
 
@@ -29,13 +30,13 @@ impl Memory {
         }
     }
 
-    /// Takes in a batch, and says where each of it lies.
+    /// Stores a batch, and returns the slot of each example.
     pub(super) fn push(&mut self, values: &[f32], labels: &[u32]) -> Result<Vec<u32>> {
         if labels.len() > self.size {
             return Err(Error::config(
                 "loss_options",
                 format!(
-                    "`memory_size` is {}: it must hold a batch of {}",
+                    "`memory_size` is {}, but a batch has {} examples; it must be at least as large",
                     self.size,
                     labels.len()
                 ),
@@ -63,7 +64,7 @@ impl Memory {
         &self.labels
     }
 
-    /// `[places, dim]`, in double precision.
+    /// Returns all embeddings, `[slots, dim]`, in double precision.
     pub(super) fn tensor(&self) -> Result<Tensor> {
         let values: Vec<f64> = self.values.iter().map(|v| f64::from(*v)).collect();
         let shape = (self.labels.len(), self.dim);
@@ -88,7 +89,7 @@ impl Memory {
     pub(super) fn load_state(&mut self, state: &HashMap<String, RawTensor>) -> Result<()> {
         let get = |name: &str| {
             let found = state.get(name).map(|(_, values)| values.clone());
-            found.ok_or_else(|| Error::checkpoint(format!("no `{name}` of the loss")))
+            found.ok_or_else(|| Error::checkpoint(format!("the loss has no `{name}`")))
         };
         let (values, labels, next) = (get("memory")?, get("memory_labels")?, get("memory_next")?);
         if values.len() != labels.len() * self.dim || labels.len() > self.size {
@@ -106,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_oldest_give_way_and_a_state_is_taken_up() {
+    fn new_entries_replace_the_oldest_and_a_state_can_be_restored() {
         let mut memory = Memory::new(3, 1);
         assert_eq!(memory.push(&[1.0, 2.0], &[7, 8]).unwrap(), [0, 1]);
         assert_eq!(memory.push(&[3.0, 4.0], &[9, 10]).unwrap(), [2, 0]);

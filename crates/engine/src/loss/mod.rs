@@ -1,8 +1,9 @@
-//! Losses: what training makes smaller.
+//! Losses.
 //!
-//! Names, options and defaults are those of pytorch-metric-learning, beside the
-//! few that the Python Finetuner had of its own. [`Criterion`] is a loss ready
-//! for a run: with its miner, and with the weights that some losses have.
+//! Names, options and defaults are those of pytorch-metric-learning and
+//! sentence-transformers, except for a few losses of the Python Finetuner.
+//! [`Criterion`] is a loss that is ready to train with, including its miner and its own
+//! weights.
 
 mod adaptive_layer;
 mod batch_triplets;
@@ -44,24 +45,25 @@ pub use tuples::Tuples;
 
 use crate::{Result, params::Param};
 
-/// Embeddings of a batch, and what they are compared with, in double precision
-/// on the CPU.
+/// Embeddings of a batch and of the examples that it is compared with.
+///
+/// Both are in double precision on the CPU.
 pub(crate) struct Batch<'a> {
     /// `[batch, dim]`
     pub(crate) x: &'a Tensor,
-    /// What they are compared with: themselves, or others.
+    /// Embeddings to compare with: the batch itself, or others.
     pub(crate) y: &'a Tensor,
     pub(crate) labels: Labels<'a>,
-    /// What a miner has chosen.
+    /// Tuples that a miner selected.
     pub(crate) tuples: Option<&'a Tuples>,
-    /// Decides what is drawn at random.
+    /// Seed of random selections.
     pub(crate) seed: u64,
-    /// Whether weights of the loss get a gradient.
+    /// Whether the weights of the loss get gradients.
     pub(crate) training: bool,
 }
 
 impl Batch<'_> {
-    /// The pairs that are looked at: those that a miner has chosen, or all.
+    /// Returns the pairs to compare: the miner's, or all.
     fn pairs(&self) -> (tuples::Pairs, tuples::Pairs) {
         match self.tuples {
             Some(tuples) => tuples.clone().into_pairs(),
@@ -69,7 +71,7 @@ impl Batch<'_> {
         }
     }
 
-    /// A weight of the loss's own.
+    /// Returns the value of a weight of the loss.
     fn own(&self, param: &Arc<Param>) -> Result<Tensor> {
         let value = param.tensor();
         let value = if self.training {
@@ -83,6 +85,6 @@ impl Batch<'_> {
 
 /// A loss over the embeddings and labels of a batch.
 pub(crate) trait MetricLoss: Send {
-    /// A scalar.
+    /// Returns the loss as a scalar.
     fn loss(&self, batch: &Batch<'_>) -> Result<Tensor>;
 }

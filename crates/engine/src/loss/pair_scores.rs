@@ -1,5 +1,6 @@
-//! Losses of cross-encoders, over their scores of pairs: those of
-//! `sentence_transformers.cross_encoder.losses`.
+//! Losses over the scores of a cross-encoder.
+//!
+//! They are those of `sentence_transformers.cross_encoder.losses`.
 
 use candle_core::Tensor;
 
@@ -9,26 +10,25 @@ use super::{
 };
 use crate::{Result, modules::Activation};
 
-/// The scores of a batch's pairs behind the activation of the loss, `[batch]`.
+/// Returns the scores of a batch's pairs after the activation, `[batch]`.
 fn scores(batch: &Members<'_>, activation: Activation) -> Result<Tensor> {
-    let [logits] = batch.widened()?;
+    let [logits] = batch.to_f64()?;
     activation.forward(&logits.flatten_all()?)
 }
 
-/// The option `activation_fn`: a class of PyTorch, none by default.
+/// Reads the option `activation_fn`: a PyTorch class, by default none.
 fn activation(m: &Maker<'_>) -> Result<Activation> {
     let Some(value) = m.read.value("activation_fn") else {
         return Ok(Activation::Identity);
     };
     let path = value
         .as_str()
-        .ok_or("the name of a class is wanted".to_owned());
+        .ok_or("expected the name of a class".to_owned());
     let found = path.and_then(Activation::of_path);
     found.map_err(|reason| m.read.bad("activation_fn", &reason))
 }
 
-/// Binary cross-entropy with logits: `pos_weight` counts pairs that belong
-/// together so many times.
+/// Binary cross-entropy with logits. `pos_weight` is the weight of positive pairs.
 pub(super) struct BinaryCrossEntropy {
     activation: Activation,
     pos_weight: f64,
@@ -48,7 +48,7 @@ impl MemberLoss for BinaryCrossEntropy {
     fn loss(&self, batch: &Members<'_>) -> Result<Tensor> {
         let x = scores(batch, self.activation)?;
         let wanted = batch.scores()?;
-        // -log(sigmoid(x)), which does not overflow for large scores.
+        // -log(sigmoid(x)), in a form that does not overflow.
         let unlike = (x.neg()?.relu()? + (x.abs()?.neg()?.exp()? + 1.0)?.log()?)?;
         let weight = wanted.affine(self.pos_weight - 1.0, 1.0)?;
         let other = (wanted.affine(-1.0, 1.0)? * x)?;
@@ -56,7 +56,7 @@ impl MemberLoss for BinaryCrossEntropy {
     }
 }
 
-/// Mean squared difference between scores and those that are wanted.
+/// Mean squared error between scores and targets.
 pub(super) struct Mse {
     activation: Activation,
 }

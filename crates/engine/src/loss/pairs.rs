@@ -1,18 +1,18 @@
-//! Losses over pairs of a batch, as pytorch-metric-learning defines them.
+//! Losses over pairs of a batch, as defined by pytorch-metric-learning.
 
 use candle_core::{DType, Tensor};
 
 use super::{
     Batch, Maker, MetricLoss,
     distance::{Limit, Metric},
-    math::{cross_entropy, log_sum_exp, mask, rows, softplus, turned, vector},
+    math::{cos_of_sum, cross_entropy, log_sum_exp, mask, rows, softplus, vector},
     reduce::{Part, PartLoss, Reducer, Shape},
     tuples::{Pairs, Tuples, pick},
 };
 use crate::Result;
 
-/// The matrix of a batch and the pairs that are looked at; nothing where there
-/// is hardly a pair.
+/// Returns the distance matrix of a batch and the pairs to compare; `None` if there is
+/// at most one of each kind.
 fn pairs(metric: Metric, batch: &Batch<'_>) -> Result<Option<(Tensor, Pairs, Pairs)>> {
     let (positive, negative) = batch.pairs();
     if positive.len() <= 1 && negative.len() <= 1 {
@@ -21,7 +21,7 @@ fn pairs(metric: Metric, batch: &Batch<'_>) -> Result<Option<(Tensor, Pairs, Pai
     Ok(Some((metric.matrix(batch.x, batch.y)?, positive, negative)))
 }
 
-/// [`pairs`] as masks.
+/// Returns the matrix and pairs of [`pairs`], with the pairs as masks.
 fn masks(metric: Metric, batch: &Batch<'_>) -> Result<Option<(Tensor, Tensor, Tensor)>> {
     let Some((matrix, positive, negative)) = pairs(metric, batch)? else {
         return Ok(None);
@@ -34,24 +34,23 @@ fn masks(metric: Metric, batch: &Batch<'_>) -> Result<Option<(Tensor, Tensor, Te
     )))
 }
 
-/// Contrastive loss (Hadsell et al. 2006): positives nearer than one margin,
-/// negatives farther than another.
+/// Contrastive loss (Hadsell et al. 2006): positives within one margin, negatives
+/// beyond another.
 pub(super) struct Contrastive {
     pos_margin: f64,
     neg_margin: f64,
-    /// Euclidean, or the ratio of signal and noise (Yuan et al. 2019,
-    /// arXiv:1904.02616).
+    /// Euclidean, or signal-to-noise ratio (Yuan et al. 2019, arXiv:1904.02616).
     metric: Metric,
 }
 
 impl Contrastive {
-    /// Reads its options; distances are Euclidean.
+    /// Reads its options; the default distance is Euclidean.
     pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
         let metric = m.metric(Metric::LP, Limit::None)?;
         Self::with_metric(m, metric)
     }
 
-    /// The same, with the distance of Yuan et al. (2019, arXiv:1904.02616).
+    /// Reads the options of the loss of Yuan et al. (2019, arXiv:1904.02616).
     pub(super) fn make_snr(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
         let metric = m.metric(Metric::SNR, Limit::Snr)?;
         Self::with_metric(m, metric)
@@ -87,7 +86,7 @@ impl PartLoss for Contrastive {
     }
 }
 
-/// Intra-pair variance loss (Yu and Tao 2019): similarities near their mean.
+/// Intra-pair variance loss (Yu and Tao 2019): similarities close to their mean.
 pub(super) struct IntraPairVariance {
     pos_eps: f64,
     neg_eps: f64,
@@ -132,8 +131,8 @@ impl PartLoss for IntraPairVariance {
     }
 }
 
-/// For each positive pair, which of the negative pairs count: those that
-/// `counts` says, `[positives, negatives]`.
+/// Returns the mask `[positives, negatives]` of the negative pairs that belong to each
+/// positive pair.
 fn negatives_per_positive(
     positive: &[(u32, u32)],
     negative: &[(u32, u32)],
@@ -148,7 +147,7 @@ fn negatives_per_positive(
     mask(places, positive.len(), negative.len())
 }
 
-/// The values of the negative pairs, once for each positive pair.
+/// Repeats the values of the negative pairs for each positive pair.
 fn repeated(negatives: &Tensor, positives: usize) -> Result<Tensor> {
     let n = negatives.dim(0)?;
     Ok(negatives.reshape((1, n))?.broadcast_as((positives, n))?)
@@ -182,13 +181,13 @@ impl PartLoss for NtXent {
         }
         let keep = negatives_per_positive(&positive, &negative, |(a, _), b| a == b)?;
         let n = positive.len();
-        let matrix = (self.metric.alike(matrix)? / self.temperature)?;
+        let matrix = (self.metric.to_similarity(matrix)? / self.temperature)?;
         let found = pick(&matrix, positive.iter().copied())?;
         let others = repeated(&pick(&matrix, negative.into_iter())?, n)?;
         // -log(e^p / (e^p + sum e^n)) = log(1 + sum e^(n - p))
         let over = others.broadcast_sub(&found.reshape((n, 1))?)?;
         let losses = log_sum_exp(&over, Some(&keep), true, 1)?;
-        // A row without any negative is log(1) = 0 already.
+        // A row without negatives already gives log(1) = 0.
         Ok(vec![Part::of_pairs(losses, positive)])
     }
 }
@@ -220,7 +219,7 @@ impl PartLoss for SupCon {
         if !some(&positive)? || !some(&negative)? {
             return Ok(Vec::new());
         }
-        let matrix = (self.metric.alike(matrix)? / self.temperature)?;
+        let matrix = (self.metric.to_similarity(matrix)? / self.temperature)?;
         let all = (&positive + &negative)?;
         let denominator = log_sum_exp(&matrix, Some(&all), false, 1)?.unsqueeze(1)?;
         let log_prob = matrix.broadcast_sub(&denominator)?;
@@ -254,7 +253,7 @@ impl PartLoss for Circle {
         let Some((matrix, positive, negative)) = masks(self.metric, batch)? else {
             return Ok(Vec::new());
         };
-        // The optima are 1 + m and -m, the margins 1 - m and m; weights get no
+        // The optima are 1 + m and -m, and the margins 1 - m and m. The weights get no
         // gradient.
         let still = matrix.detach();
         let weight = still.affine(-1.0, 1.0 + self.m)?.relu()?;
@@ -263,7 +262,7 @@ impl PartLoss for Circle {
         let of_negative = (weight * (&matrix - self.m)?)?.affine(self.gamma, 0.0)?;
         let sum = (log_sum_exp(&of_positive, Some(&positive), false, 1)?
             + log_sum_exp(&of_negative, Some(&negative), false, 1)?)?;
-        // Rows that lack one of both teach nothing.
+        // Ignore rows without positives or without negatives.
         let both = (positive.max(1)? * negative.max(1)?)?;
         Ok(vec![Part::of_batch((softplus(&sum)? * both)?, batch)])
     }
@@ -340,13 +339,13 @@ impl PartLoss for LiftedStructure {
         let near = pick(&matrix, negative.into_iter())?;
         let near = self.metric.under(self.neg_margin, &near)?;
         let near = log_sum_exp(&repeated(&near, n)?, Some(&keep), false, 1)?;
-        // Halved, since every pair is seen from both ends.
+        // Halved, since each pair occurs in both orders.
         let losses = ((near + far)?.relu()?.sqr()? / 2.0)?;
         Ok(vec![Part::of_pairs(losses, positive)])
     }
 }
 
-/// The generalized form of Hermans et al. 2017, arXiv:1703.07737.
+/// Generalised lifted structure loss (Hermans et al. 2017, arXiv:1703.07737).
 pub(super) struct GeneralizedLiftedStructure {
     pos_margin: f64,
     neg_margin: f64,
@@ -378,7 +377,7 @@ impl PartLoss for GeneralizedLiftedStructure {
     }
 }
 
-/// Tuplet margin loss (Yu and Tao 2019); the margin in degrees.
+/// Tuplet margin loss (Yu and Tao 2019). The margin is in degrees.
 pub(super) struct TupletMargin {
     margin: f64,
     scale: f64,
@@ -408,7 +407,7 @@ impl PartLoss for TupletMargin {
         let n = positive.len();
         let keep = negatives_per_positive(&positive, &negative, |(a, _), b| a == b)?;
         let found = pick(&matrix, positive.iter().copied())?;
-        let eased = turned(&found, -self.margin.to_radians())?;
+        let eased = cos_of_sum(&found, -self.margin.to_radians())?;
         let others = repeated(&pick(&matrix, negative.into_iter())?, n)?;
         let over = others.broadcast_sub(&eased.reshape((n, 1))?)?;
         let over = over.affine(self.scale, 0.0)?;
@@ -444,7 +443,7 @@ impl PartLoss for Nca {
     }
 }
 
-/// The loss of embeddings against others, or against proxies.
+/// Computes the NCA loss of embeddings against others or against proxies.
 pub(super) fn nca(
     batch: &Batch<'_>,
     (reference, reference_labels): (&Tensor, &[u32]),
@@ -454,9 +453,9 @@ pub(super) fn nca(
     let same = batch.labels.same && std::ptr::eq(reference, batch.y);
     let labels = batch.labels.batch;
     let (n, m) = (labels.len(), reference_labels.len());
-    let logits = metric.alike(metric.matrix(batch.x, reference)?)?;
+    let logits = metric.to_similarity(metric.matrix(batch.x, reference)?)?;
     let logits = logits.affine(scale, 0.0)?;
-    // What is compared with itself is left out.
+    // Exclude the comparison of an example with itself.
     let places = (0..n).flat_map(|i| (0..m).map(move |j| (i, j)));
     let others = places.clone().filter(|(i, j)| !(same && i == j));
     let alike = others
@@ -466,7 +465,7 @@ pub(super) fn nca(
     let alike = mask(alike.map(number), n, m)?;
     let all = log_sum_exp(&logits, Some(&mask(others.map(number), n, m)?), false, 1)?;
     let of_class = log_sum_exp(&logits, Some(&alike), false, 1)?;
-    // Rows whose class is nowhere else teach nothing.
+    // Ignore rows without another example of their class.
     let counted: Vec<u32> = alike
         .max(1)?
         .to_vec1::<f64>()?
@@ -483,7 +482,7 @@ pub(super) fn nca(
     Ok(vec![Part::of_examples(losses, counted)])
 }
 
-/// FastAP (Cakir et al. 2019, arXiv:1904.05939): average precision by a soft
+/// FastAP (Cakir et al. 2019, arXiv:1904.05939): average precision from a soft
 /// histogram of distances.
 pub(super) struct FastAp {
     num_bins: usize,
@@ -514,7 +513,7 @@ impl PartLoss for FastAp {
             return Ok(Vec::new());
         }
         let distances = self.metric.matrix(batch.x, batch.y)?;
-        // Normalised embeddings are at most 2 apart.
+        // Normalised embeddings have a distance of at most 2.
         let (end, bins) = (2f64.powf(self.metric.power), self.num_bins);
         let width = end / bins as f64;
         let histogram = |of: &Tensor| -> Result<Vec<Tensor>> {
@@ -534,7 +533,7 @@ impl PartLoss for FastAp {
             seen = ((seen + positive)? + negative)?;
             let product = (positive * &found)?;
             let counted = (product.gt(0f64)? * seen.gt(0f64)?)?;
-            // Bins that nothing fell into are divided by one and left out.
+            // Divide empty bins by one; they are masked below.
             let safe = counted.where_cond(&seen, &seen.ones_like()?)?;
             sum = (sum + ((product / safe)? * counted.to_dtype(DType::F64)?)?)?;
         }
@@ -547,8 +546,7 @@ impl PartLoss for FastAp {
     }
 }
 
-/// N-pairs loss (Sohn 2016): one positive pair of each class, told apart by
-/// cross-entropy.
+/// N-pairs loss (Sohn 2016): cross-entropy over one positive pair of each class.
 pub(super) struct NPairs(Metric);
 
 impl NPairs {
@@ -575,7 +573,7 @@ impl PartLoss for NPairs {
             .0
             .matrix(&rows(batch.x, &anchors)?, &rows(batch.x, &positives)?)?;
         let classes: Vec<u32> = (0..anchors.len() as u32).collect();
-        let losses = cross_entropy(&self.0.alike(logits)?, &classes)?;
+        let losses = cross_entropy(&self.0.to_similarity(logits)?, &classes)?;
         Ok(vec![Part::of_examples(losses, anchors)])
     }
 }

@@ -1,4 +1,4 @@
-//! Losses over the members of each example: pairs, triplets, texts and pictures.
+//! Losses over the members of each example: pairs, triplets, and texts with pictures.
 
 use candle_core::{D, DType, Tensor};
 
@@ -12,21 +12,21 @@ use crate::{
     ops::{Pass, cross_entropy_of_diagonal, normalize},
 };
 
-/// Similarities are never multiplied with more than this (section 2.5 of the
-/// CLIP paper). The model holds the logarithm.
+/// Maximum factor of the similarities (section 2.5 of the CLIP paper).
+///
+/// The model stores the logarithm of the factor.
 pub const MAX_LOGIT_SCALE: f32 = 100.0;
 
-/// The loss of CLIP (Radford et al. 2021, arXiv:2103.00020, figure 3):
-/// symmetric cross-entropy over all pairs of a batch.
+/// Computes the CLIP loss: symmetric cross-entropy over all pairs of a batch.
 ///
-/// For embeddings `texts` and `images`, both `[batch, dim]`, row `i` of one
-/// belonging to row `i` of the other:
-/// `logits = exp(logit_scale) * cos(texts, images)`, and the loss is the mean of
-/// the cross-entropies of finding the picture of each text and the text of
-/// each picture. Equal to the loss of `CLIPModel` in `transformers`.
+/// See Radford et al. 2021, arXiv:2103.00020, figure 3. `texts` and `images` are
+/// embeddings `[batch, dim]`, of which row `i` of one matches row `i` of the other.
+/// With `logits = exp(logit_scale) * cos(texts, images)`, the loss is the mean of the
+/// cross-entropies of finding the picture of each text and the text of each picture.
+/// Equal to the loss of `CLIPModel` in `transformers`.
 ///
 /// # Errors
-/// Where the shapes differ, or `model` is no CLIP.
+/// Returns an error if the shapes differ or `model` is not a CLIP.
 pub fn clip_loss(model: &Model, pass: &Pass, texts: &Tensor, images: &Tensor) -> Result<Tensor> {
     let scale = model
         .logit_scale()
@@ -40,41 +40,41 @@ pub fn clip_loss(model: &Model, pass: &Pass, texts: &Tensor, images: &Tensor) ->
     Ok(((by_text + by_image)? / 2.0)?)
 }
 
-/// A loss that takes each member of the examples of a batch.
+/// A loss over the members of a batch's examples.
 pub(super) trait MemberLoss: Send {
-    /// A scalar.
+    /// Returns the loss as a scalar.
     fn loss(&self, batch: &Members<'_>) -> Result<Tensor>;
 }
 
-/// The members of the examples of a batch, embedded.
+/// The embedded members of a batch's examples.
 pub(super) struct Members<'a> {
     pub(super) model: &'a Model,
     pub(super) pass: &'a Pass,
-    /// `[batch, dim]` for each place in an example.
+    /// One tensor `[batch, dim]` for each member.
     pub(super) parts: &'a [Tensor],
-    /// The score of each pair, or the margins of each example.
+    /// Score of each pair, or margins of each example.
     pub(super) scores: &'a [f32],
-    /// The embeddings that a guide or a teacher gives for the same members.
+    /// Embeddings of the same members by a guide or teacher.
     pub(super) guide: &'a [Tensor],
-    /// The name of the loss, for errors.
+    /// Name of the loss, for errors.
     pub(super) loss: &'a str,
 }
 
 impl Members<'_> {
-    /// The embeddings of all members, in double precision.
-    pub(super) fn all_widened(&self) -> Result<Vec<Tensor>> {
-        self.parts.iter().map(widened).collect()
+    /// Returns the embeddings of all members in double precision.
+    pub(super) fn all_to_f64(&self) -> Result<Vec<Tensor>> {
+        self.parts.iter().map(to_f64).collect()
     }
 
-    /// The same on the CPU, for losses over labels: which examples are compared is
-    /// chosen there.
+    /// Returns them on the CPU, where losses over labels select the examples to
+    /// compare.
     pub(super) fn all_on_cpu(&self) -> Result<Vec<Tensor>> {
         self.parts.iter().map(on_cpu).collect()
     }
 
-    /// As [`Members::all_widened`], where the examples have `N` members.
-    pub(super) fn widened<const N: usize>(&self) -> Result<[Tensor; N]> {
-        let parts = self.all_widened()?;
+    /// Returns the embeddings of examples with `N` members in double precision.
+    pub(super) fn to_f64<const N: usize>(&self) -> Result<[Tensor; N]> {
+        let parts = self.all_to_f64()?;
         parts.try_into().map_err(|_| self.refused())
     }
 
@@ -86,7 +86,7 @@ impl Members<'_> {
         ))
     }
 
-    /// The scores beside the widened embeddings.
+    /// Returns the scores, on the device of the embeddings.
     pub(super) fn scores(&self) -> Result<Tensor> {
         let scores = vector(self.scores.iter().map(|s| f64::from(*s)).collect())?;
         match self.parts.first() {
@@ -96,7 +96,7 @@ impl Members<'_> {
     }
 }
 
-/// `CLIPLoss`: see [`clip_loss`].
+/// `CLIPLoss`; see [`clip_loss`].
 pub(super) struct Clip;
 
 impl Clip {
@@ -116,17 +116,17 @@ impl MemberLoss for Clip {
     }
 }
 
-/// Cosine of the angle between row `i` of both.
+/// Returns the cosine similarity of each row of `x` and `y`.
 pub(super) fn cosines(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     let product = super::distance::normalize(x)? * super::distance::normalize(y)?;
     Ok(product?.sum(D::Minus1)?)
 }
 
-/// Mean squared difference between the cosine of each pair and its score.
+/// Mean squared error between the cosine similarity of each pair and its score.
 pub(super) struct CosineSimilarity;
 
 impl CosineSimilarity {
-    /// It has no options.
+    /// Creates the loss, which has no options.
     pub(super) fn make(_: &mut Maker<'_>) -> Result<Box<dyn MemberLoss>> {
         Ok(Box::new(Self))
     }
@@ -134,18 +134,19 @@ impl CosineSimilarity {
 
 impl MemberLoss for CosineSimilarity {
     fn loss(&self, batch: &Members<'_>) -> Result<Tensor> {
-        let [x, y] = batch.widened()?;
+        let [x, y] = batch.to_f64()?;
         Ok((cosines(&x, &y)? - batch.scores()?)?.sqr()?.mean_all()?)
     }
 }
 
-/// Margin MSE (Hofstätter et al. 2020, arXiv:2010.02666): mean squared
-/// difference between `q·p - q·n` and the margin that a better model gave, for
-/// each negative `n`.
+/// Margin MSE (Hofstätter et al. 2020, arXiv:2010.02666).
+///
+/// Mean squared error between `q·p - q·n` and the teacher's margin, for each negative
+/// `n`.
 pub(super) struct MarginMse;
 
 impl MarginMse {
-    /// It has no options.
+    /// Creates the loss, which has no options.
     pub(super) fn make(_: &mut Maker<'_>) -> Result<Box<dyn MemberLoss>> {
         Ok(Box::new(Self))
     }
@@ -153,7 +154,7 @@ impl MarginMse {
 
 impl MemberLoss for MarginMse {
     fn loss(&self, batch: &Members<'_>) -> Result<Tensor> {
-        let parts = batch.all_widened()?;
+        let parts = batch.all_to_f64()?;
         let [query, positive, negatives @ ..] = &parts[..] else {
             return Err(batch.refused());
         };
@@ -170,14 +171,15 @@ impl MemberLoss for MarginMse {
     }
 }
 
-/// Multiple negatives ranking (Henderson et al. 2017, arXiv:1705.00652): each
-/// first member must find its second among those of the whole batch, and among
-/// the further members of all examples, which are negatives.
+/// Multiple negatives ranking (Henderson et al. 2017, arXiv:1705.00652).
+///
+/// Each anchor must match its positive among the positives and negatives of all
+/// examples in the batch.
 pub(super) struct MultipleNegatives {
     scale: f64,
 }
 
-/// `mini_batch_size` of sentence-transformers' cached losses.
+/// Default `mini_batch_size` of the cached losses of sentence-transformers.
 const CACHED_MINI_BATCH: usize = 32;
 
 impl MultipleNegatives {
@@ -187,8 +189,8 @@ impl MultipleNegatives {
         Self::with_scale(m)
     }
 
-    /// The same with the default of sentence-transformers'
-    /// `CachedMultipleNegativesRankingLoss`.
+    /// Reads the options with the defaults of `CachedMultipleNegativesRankingLoss` of
+    /// sentence-transformers.
     pub(super) fn make_cached(m: &mut Maker<'_>) -> Result<Box<dyn MemberLoss>> {
         m.mini_batch_size(Some(CACHED_MINI_BATCH))?;
         Self::with_scale(m)
@@ -203,7 +205,7 @@ impl MultipleNegatives {
 
 impl MemberLoss for MultipleNegatives {
     fn loss(&self, batch: &Members<'_>) -> Result<Tensor> {
-        let parts = batch.all_widened()?;
+        let parts = batch.all_to_f64()?;
         let parts = parts.iter().map(super::distance::normalize);
         let parts: Vec<Tensor> = parts.collect::<Result<_>>()?;
         let [x, candidates @ ..] = &parts[..] else {
@@ -219,8 +221,7 @@ impl MemberLoss for MultipleNegatives {
     }
 }
 
-/// VICReg (Bardes et al. 2022, arXiv:2105.04906) between the two members of
-/// each pair.
+/// VICReg (Bardes et al. 2022, arXiv:2105.04906) between the two members of each pair.
 pub(super) struct VicReg {
     invariance_lambda: f64,
     variance_mu: f64,
@@ -242,7 +243,7 @@ impl VicReg {
 
 impl MemberLoss for VicReg {
     fn loss(&self, batch: &Members<'_>) -> Result<Tensor> {
-        let [x, y] = batch.widened()?;
+        let [x, y] = batch.to_f64()?;
         let (n, dim) = x.dims2()?;
         if n < 2 {
             return zero();
@@ -262,16 +263,16 @@ impl MemberLoss for VicReg {
     }
 }
 
-/// Double precision, in which losses are computed: where `x` is if the device has
-/// it, else on the CPU.
-pub(super) fn widened(x: &Tensor) -> Result<Tensor> {
+/// Converts to double precision, in which losses are computed: on the GPU if it is
+/// CUDA, else on the CPU.
+pub(super) fn to_f64(x: &Tensor) -> Result<Tensor> {
     match x.device().is_cuda() {
         true => Ok(x.to_dtype(DType::F64)?),
         false => on_cpu(x),
     }
 }
 
-/// Double precision on the CPU.
+/// Converts to double precision on the CPU.
 fn on_cpu(x: &Tensor) -> Result<Tensor> {
     Ok(x.to_device(&candle_core::Device::Cpu)?
         .to_dtype(DType::F64)?)

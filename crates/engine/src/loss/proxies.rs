@@ -1,6 +1,7 @@
-//! Losses with weights of their own: a proxy, or several, for each class. They
-//! classify, so that they need no pairs in a batch. As pytorch-metric-learning
-//! defines them.
+//! Losses with weights: one or several proxies for each class.
+//!
+//! They classify, so they need no pairs in a batch. Their definitions are those of
+//! pytorch-metric-learning.
 
 use std::sync::Arc;
 
@@ -9,29 +10,29 @@ use candle_core::Tensor;
 use super::{
     Batch, Maker, MetricLoss,
     distance::{Limit, Metric},
-    math::{cross_entropy, log_sum_exp, mask, softmax, turned, vector},
+    math::{cos_of_sum, cross_entropy, log_sum_exp, mask, softmax, vector},
     pairs::nca,
-    reduce::{Of, Part, PartLoss, Reducer, Shape},
+    reduce::{Owners, Part, PartLoss, Reducer, Shape},
     tuples::{Tuples, pick},
 };
 use crate::{Result, params::Param, random::uniform_weights};
 
-/// How the margin of a softmax over classes is put in.
+/// Margin of a softmax over classes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum MarginKind {
-    /// `cos(theta + margin)` (Deng et al. 2019, arXiv:1801.07698), in degrees.
+    /// `cos(theta + margin)`, the margin in degrees (Deng et al. 2019,
+    /// arXiv:1801.07698).
     ArcFace,
     /// `cos(theta) - margin` (Wang et al. 2018, arXiv:1801.09414).
     CosFace,
-    /// `cos(margin * theta)` times the lengths of both (Liu et al. 2016,
-    /// arXiv:1612.02295).
+    /// `cos(margin * theta)` times both lengths (Liu et al. 2016, arXiv:1612.02295).
     LargeMargin,
-    /// The same times the length of the embedding alone (Liu et al. 2017,
+    /// `cos(margin * theta)` times the length of the embedding (Liu et al. 2017,
     /// arXiv:1704.08063).
     SphereFace,
 }
 
-/// A softmax over classes with a margin for the right one.
+/// Softmax over classes with a margin for the target class.
 pub(super) struct MarginSoftmax {
     kind: MarginKind,
     /// `[dim, classes]`
@@ -84,22 +85,22 @@ impl MarginSoftmax {
 }
 
 impl MarginSoftmax {
-    /// The cosine with the right class, with the margin put in.
+    /// Returns the cosine with the target class after applying the margin.
     fn with_margin(&self, cosine: &Tensor) -> Result<Tensor> {
         Ok(match self.kind {
             MarginKind::CosFace => (cosine - self.margin)?,
             MarginKind::ArcFace => {
                 let margin = self.margin.to_radians();
-                // Beyond the half turn the loss goes on falling in a straight
-                // line.
+                // Beyond pi, continue with a straight line, so that the function still
+                // decreases.
                 let limit = (std::f64::consts::PI - margin).cos();
                 let inside = cosine.ge(limit)?;
                 let bounded = (cosine - margin * margin.sin())?;
-                inside.where_cond(&turned(cosine, margin)?, &bounded)?
+                inside.where_cond(&cos_of_sum(cosine, margin)?, &bounded)?
             }
             MarginKind::LargeMargin | MarginKind::SphereFace => {
-                // cos(m theta) as a polynomial of cos(theta), and made to fall
-                // all the way (equations 6 and 7 of the paper).
+                // cos(m theta) as a polynomial in cos(theta), extended to decrease
+                // monotonically (equations 6 and 7 of the paper).
                 let m = self.margin as usize;
                 let sine = cosine.sqr()?.affine(-1.0, 1.0)?;
                 let mut multiple = cosine.zeros_like()?;
@@ -169,14 +170,14 @@ impl PartLoss for MarginSoftmax {
     }
 }
 
-/// The examples' losses, each weighted by how often a miner chose it.
+/// Weights the examples' losses by how often a miner selected them.
 fn weighted(losses: &Tensor, batch: &Batch<'_>) -> Result<Vec<Part>> {
     let weights = Tuples::weights(batch.tuples, batch.labels.batch.len(), false);
     let losses = (losses * vector(weights)?)?;
     Ok(vec![Part::of_batch(losses, batch)])
 }
 
-/// Normalized softmax loss (Zhai and Wu 2019, arXiv:1811.12649).
+/// Normalised softmax loss (Zhai and Wu 2019, arXiv:1811.12649).
 pub(super) struct NormalizedSoftmax {
     /// `[dim, classes]`
     weight: Arc<Param>,
@@ -200,7 +201,9 @@ impl PartLoss for NormalizedSoftmax {
     fn parts(&self, batch: &Batch<'_>) -> Result<Vec<Part>> {
         let weight = batch.own(&self.weight)?.t()?;
         let weight = self.metric.normalized(&weight)?;
-        let logits = self.metric.alike(self.metric.matrix(batch.x, &weight)?)?;
+        let logits = self
+            .metric
+            .to_similarity(self.metric.matrix(batch.x, &weight)?)?;
         let logits = (logits / self.temperature)?;
         weighted(&cross_entropy(&logits, batch.labels.batch)?, batch)
     }
@@ -275,7 +278,7 @@ impl PartLoss for ProxyAnchor {
             let over = over.affine(self.alpha, 0.0)?.broadcast_add(&weights)?;
             Ok(Part {
                 losses: log_sum_exp(&over, Some(mask), true, 0)?,
-                of: Of::Other,
+                owners: Owners::Other,
                 divisor: Some(divisor),
             })
         };
@@ -289,8 +292,7 @@ impl PartLoss for ProxyAnchor {
     }
 }
 
-/// SoftTriple loss (Qian et al. 2019, arXiv:1909.05235): several centers a
-/// class.
+/// SoftTriple loss (Qian et al. 2019, arXiv:1909.05235): several centres per class.
 pub(super) struct SoftTriple {
     /// `[dim, classes * centers]`
     centers: Arc<Param>,

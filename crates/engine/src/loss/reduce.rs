@@ -1,5 +1,6 @@
-//! From the losses of pairs, triplets and examples to one number: the classes of
-//! `pytorch_metric_learning.reducers`.
+//! Reduces the losses of pairs, triplets or examples to one number.
+//!
+//! The reducers are those of `pytorch_metric_learning.reducers`.
 
 use std::collections::HashMap;
 
@@ -14,72 +15,72 @@ use super::{
 };
 use crate::{Result, options::OptionReader};
 
-/// A part of a loss before it is one number.
+/// Unreduced losses of one kind.
 pub(super) struct Part {
     /// `[count]`
     pub(super) losses: Tensor,
-    /// The examples, pairs or triplets of the losses.
-    pub(super) of: Of,
-    /// The divisor of `DivisorReducer`.
+    /// What each loss belongs to.
+    pub(super) owners: Owners,
+    /// Divisor for `DivisorReducer`.
     pub(super) divisor: Option<f64>,
 }
 
-/// The owners of losses.
-pub(super) enum Of {
+/// What the losses of a part belong to.
+pub(super) enum Owners {
     /// Examples of the batch.
     Examples(Vec<u32>),
-    /// Pairs of an example and another.
+    /// Pairs: anchor and other example.
     Pairs(Pairs),
-    /// Triplets, by their anchors.
+    /// Triplets, given by their anchors.
     Triplets(Vec<u32>),
-    /// Something else, such as classes.
+    /// Other things, such as classes.
     Other,
-    /// All together: it is one number already.
+    /// The whole batch: the loss is a single number already.
     All,
 }
 
 impl Part {
-    /// Losses of examples.
+    /// Creates the losses of some examples.
     pub(super) fn of_examples(losses: Tensor, examples: Vec<u32>) -> Self {
         Self {
             losses,
-            of: Of::Examples(examples),
+            owners: Owners::Examples(examples),
             divisor: None,
         }
     }
 
-    /// Losses of all examples of a batch.
+    /// Creates the losses of all examples of a batch.
     pub(super) fn of_batch(losses: Tensor, batch: &Batch<'_>) -> Self {
         let count = batch.labels.batch.len() as u32;
         Self::of_examples(losses, (0..count).collect())
     }
 
-    /// Losses of pairs.
+    /// Creates the losses of pairs.
     pub(super) fn of_pairs(losses: Tensor, pairs: Pairs) -> Self {
         Self {
             losses,
-            of: Of::Pairs(pairs),
+            owners: Owners::Pairs(pairs),
             divisor: None,
         }
     }
 
-    /// Losses of triplets.
+    /// Creates the losses of triplets.
     pub(super) fn of_triplets(losses: Tensor, triplets: &[[u32; 3]]) -> Self {
         Self {
             losses,
-            of: Of::Triplets(triplets.iter().map(|[anchor, ..]| *anchor).collect()),
+            owners: Owners::Triplets(triplets.iter().map(|[anchor, ..]| *anchor).collect()),
             divisor: None,
         }
     }
 }
 
-/// A loss that is not one number yet.
+/// A loss before its reduction.
 pub(super) trait PartLoss: Send {
-    /// Its parts; none where there is nothing to compare.
+    /// Returns the parts of the loss; empty if there is nothing to compare.
     fn parts(&self, batch: &Batch<'_>) -> Result<Vec<Part>>;
 }
 
-/// A loss with what makes one number of it.
+/// A loss with its reducer.
 pub(super) struct Reduced<L> {
     pub(super) loss: L,
     pub(super) reducer: Reducer,
@@ -95,36 +96,36 @@ impl<L: PartLoss> MetricLoss for Reduced<L> {
     }
 }
 
-/// How losses become one number.
+/// Method that reduces losses to one number.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Reducer {
-    /// Their mean.
+    /// Mean of all losses.
     Mean,
-    /// Their sum.
+    /// Sum of all losses.
     Sum,
-    /// The mean of those between two limits.
+    /// Mean of the losses between two limits.
     Threshold { low: Option<f64>, high: Option<f64> },
-    /// Their sum over a number that the loss gives.
+    /// Sum divided by a number from the loss.
     Divisor,
-    /// The mean, each loss times the weight of its example's class.
+    /// Mean of the losses times the weights of their classes.
     ClassWeighted(Vec<f64>),
-    /// Losses of pairs are put together for each anchor first.
+    /// Aggregates the losses of pairs by anchor, then reduces these.
     PerAnchor {
         aggregation: Aggregation,
         reducer: Box<Reducer>,
     },
 }
 
-/// How the losses of one anchor are put together.
+/// Aggregation of the losses of one anchor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Aggregation {
-    /// Their mean.
+    /// Mean of the losses.
     Mean,
-    /// Their sum.
+    /// Sum of the losses.
     Sum,
 }
 
-/// What a loss gives to a reducer.
+/// Kind of losses that a loss passes to its reducer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shape {
     /// Losses of examples.
@@ -133,9 +134,9 @@ pub(super) enum Shape {
     Pairs,
     /// Losses of triplets.
     Triplets,
-    /// Losses of triplets, and a number to divide by.
+    /// Losses of triplets, with a divisor.
     DividedTriplets,
-    /// Losses of classes, and a number to divide by.
+    /// Losses of classes, with a divisor.
     DividedClasses,
 }
 
@@ -150,18 +151,18 @@ const NAMES: [&str; 7] = [
 ];
 
 impl Reducer {
-    /// The mean of the losses that are not 0.
+    /// Mean of the non-zero losses.
     pub(super) const NON_ZERO: Self = Self::Threshold {
         low: Some(0.0),
         high: None,
     };
 
-    /// Reads the option `reducer`: a name, or an object with `name` and
-    /// `options`. `classes` is how many there are, 0 where that is not known.
+    /// Reads the option `reducer`: a name, or an object with `name` and `options`.
+    ///
+    /// `classes` is the number of classes, or 0 if unknown.
     ///
     /// # Errors
-    /// [`crate::Error::Config`] where it is none that losses of this shape can
-    /// be reduced by.
+    /// [`crate::Error::Config`] if it is unknown or can't reduce losses of this shape.
     pub(super) fn read(
         read: &OptionReader<'_>,
         default: Self,
@@ -196,7 +197,7 @@ impl Reducer {
                 };
                 let (low, high) = (limit("low")?, limit("high")?);
                 if low.is_none() && high.is_none() {
-                    return bad("`low`, `high` or both are wanted in its `options`");
+                    return bad("expected `low`, `high` or both in its `options`");
                 }
                 Self::Threshold { low, high }
             }
@@ -213,9 +214,9 @@ impl Reducer {
                 }
             }
             "DoNothingReducer" => {
-                return bad("a run needs one number, and `DoNothingReducer` gives none");
+                return bad("a run needs one number, which `DoNothingReducer` does not return");
             }
-            _ => return bad(&format!("one of {} is wanted", NAMES.join(", "))),
+            _ => return bad(&format!("expected one of {}", NAMES.join(", "))),
         };
         inner.finish()?;
         match reducer.refused(shape) {
@@ -224,18 +225,18 @@ impl Reducer {
         }
     }
 
-    /// Why losses of this shape can't be reduced so.
+    /// Returns why this reducer can't reduce losses of this shape, if so.
     fn refused(&self, shape: Shape) -> Option<&'static str> {
         let divided = matches!(shape, Shape::DividedTriplets | Shape::DividedClasses);
         match self {
             Self::Divisor if !divided => {
-                Some("the loss gives no number to divide by; `MarginLoss` and `ProxyAnchorLoss` do")
+                Some("the loss has no divisor; only `MarginLoss` and `ProxyAnchorLoss` have one")
             }
             Self::PerAnchor { .. } if matches!(shape, Shape::Triplets | Shape::DividedTriplets) => {
-                Some("losses of triplets can't be put together for each anchor")
+                Some("losses of triplets can't be aggregated by anchor")
             }
             Self::ClassWeighted(_) if shape == Shape::DividedClasses => {
-                Some("the loss has a part for each class, and none for an example of one")
+                Some("the loss is computed per class, not per example")
             }
             _ => None,
         }
@@ -244,10 +245,10 @@ impl Reducer {
     fn reduce(&self, part: Part, batch: &Batch<'_>) -> Result<Tensor> {
         let Part {
             losses,
-            of,
+            owners,
             divisor,
         } = part;
-        if matches!(of, Of::All) {
+        if matches!(owners, Owners::All) {
             return Ok(losses.sum_all()?);
         }
         match self {
@@ -272,7 +273,7 @@ impl Reducer {
                 divisor => Ok((losses.sum_all()? / divisor)?),
             },
             Self::ClassWeighted(weights) => {
-                let anchors = anchors(&of);
+                let anchors = anchors(&owners);
                 let weight = |place: u32| {
                     let class = batch.labels.batch.get(place as usize);
                     let weight = class.and_then(|class| weights.get(*class as usize));
@@ -285,10 +286,10 @@ impl Reducer {
                 aggregation,
                 reducer,
             } => {
-                let Of::Pairs(pairs) = &of else {
+                let Owners::Pairs(pairs) = &owners else {
                     let part = Part {
                         losses,
-                        of,
+                        owners,
                         divisor: None,
                     };
                     return reducer.reduce(part, batch);
@@ -300,23 +301,23 @@ impl Reducer {
     }
 }
 
-/// The example that each loss belongs to.
-fn anchors(of: &Of) -> Vec<u32> {
-    match of {
-        Of::Examples(places) | Of::Triplets(places) => places.clone(),
-        Of::Pairs(pairs) => pairs.iter().map(|(anchor, _)| *anchor).collect(),
-        Of::Other | Of::All => Vec::new(),
+/// Returns the example that each loss belongs to.
+fn anchors(owners: &Owners) -> Vec<u32> {
+    match owners {
+        Owners::Examples(places) | Owners::Triplets(places) => places.clone(),
+        Owners::Pairs(pairs) => pairs.iter().map(|(anchor, _)| *anchor).collect(),
+        Owners::Other | Owners::All => Vec::new(),
     }
 }
 
-/// A loss for each example of the batch; 0 where it is no anchor.
+/// Returns one loss per example of the batch; 0 for examples that are not anchors.
 fn per_anchor(
     losses: &Tensor,
     pairs: &Pairs,
     aggregation: Aggregation,
     batch: &Batch<'_>,
 ) -> Result<Tensor> {
-    // Of a pair that was chosen several times, one counts.
+    // Count each pair once, even if it was selected several times.
     let mut last: HashMap<(u32, u32), u32> = HashMap::new();
     for (number, pair) in pairs.iter().enumerate() {
         last.insert(*pair, number as u32);
@@ -336,17 +337,17 @@ fn per_anchor(
     }
 }
 
-/// `weights`: a number for each class.
+/// Reads `weights`: one number for each class.
 fn weights(read: &OptionReader<'_>, classes: usize) -> Result<Vec<f64>> {
     let given = read.value("weights").and_then(Value::as_array);
     let number = |value: &Value| value.as_f64().filter(|n| n.is_finite());
     let numbers: Option<Vec<f64>> = given.and_then(|list| list.iter().map(number).collect());
-    let wanted = "a list with a number for each class is wanted";
+    let wanted = "expected a list with one number for each class";
     let Some(numbers) = numbers.filter(|numbers| !numbers.is_empty()) else {
         return Err(read.bad("weights", wanted));
     };
     if classes > 0 && numbers.len() != classes {
-        let wanted = format!("{wanted}, in the order in which they first come: {classes}");
+        let wanted = format!("{wanted}, in the order of their first occurrence: {classes} numbers");
         return Err(read.bad("weights", &wanted));
     }
     Ok(numbers)

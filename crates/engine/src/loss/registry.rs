@@ -1,4 +1,4 @@
-//! The list of losses: one line for each.
+//! The list of all losses, one line each.
 
 use finetuner_protocol::Loss;
 
@@ -15,58 +15,57 @@ use super::{
 };
 use crate::{Error, Result};
 
-/// How the examples look that a loss is for.
+/// Kind of examples that a loss needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LossKind {
     /// Text-image pairs.
     Clip,
     /// Examples with labels.
     Labels,
-    /// Any number of items, which are compared with nothing in their batch.
+    /// Any number of items per example. Examples are not compared with each other.
     Items,
     /// Pairs.
     Pairs,
-    /// Pairs, each with negatives or without; every other example of a batch is
-    /// a negative too.
+    /// Pairs, optionally with negatives. All other examples of a batch are negatives
+    /// too.
     Ranking,
-    /// Pairs with a score, which a cross-encoder scores itself.
+    /// Pairs with a score, for cross-encoders.
     PairScores,
     /// Pairs with a score.
     Scores,
-    /// An anchor, its match and negatives.
+    /// An anchor, a positive and negatives.
     Negatives,
-    /// The same, with a margin for each negative.
+    /// An anchor, a positive and negatives, with a margin for each negative.
     Margins,
 }
 
-/// A loss of the list.
+/// An entry of the list.
 pub(super) struct Entry {
     pub(super) name: Loss,
     pub(super) make: Make,
 }
 
-/// How a loss is made from its options.
+/// Constructor of a loss.
 pub(super) enum Make {
-    /// One over the members of examples of this kind.
+    /// A loss over the members of examples of this kind.
     Members(LossKind, MakeMembers),
-    /// One over labels.
+    /// A loss over labels.
     Labels(Traits, MakeLabels),
-    /// One that is made from other losses over labels; `build` knows how.
+    /// A loss that combines other losses; see `build`.
     Wrapper,
 }
 
 pub(super) type MakeMembers = fn(&mut Maker<'_>) -> Result<Box<dyn MemberLoss>>;
 pub(super) type MakeLabels = fn(&mut Maker<'_>) -> Result<Box<dyn MetricLoss>>;
 
-/// Properties of a loss over labels.
+/// How a loss over labels uses a batch.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Traits {
-    /// It compares the examples of a batch.
+    /// Compares the examples of a batch.
     Compares,
-    /// It compares them, and can have a memory of earlier batches.
+    /// Compares examples, and supports a memory of earlier batches.
     Remembers,
-    /// It has a weight for each class: it classifies, and needs no pairs in a
-    /// batch.
+    /// Classifies with one weight per class. It needs no pairs in a batch.
     Classifies,
 }
 
@@ -93,7 +92,7 @@ const fn wrapper(name: Loss) -> Entry {
 
 use Traits::{Classifies, Compares, Remembers};
 
-/// Every loss that can be trained with.
+/// All losses that can be used for training.
 #[rustfmt::skip]
 const LOSSES: &[Entry] = &[
     members(Loss::BinaryCrossEntropy, LossKind::PairScores, BinaryCrossEntropy::make),
@@ -148,10 +147,10 @@ const LOSSES: &[Entry] = &[
     labels(Loss::TupletMargin, Remembers, pairs::TupletMargin::make),
 ];
 
-/// The line of a loss.
+/// Returns the entry of a loss.
 ///
 /// # Errors
-/// [`Error::Config`] where no model can be trained with it.
+/// [`Error::Config`] if the loss can't be used for training.
 pub(super) fn find(loss: &Loss) -> Result<&'static Entry> {
     if let Some(entry) = LOSSES.iter().find(|entry| entry.name == *loss) {
         return Ok(entry);
@@ -161,17 +160,17 @@ pub(super) fn find(loss: &Loss) -> Result<&'static Entry> {
         | Loss::GenericPair
         | Loss::EmbeddingRegularizerMixin
         | Loss::WeightRegularizerMixin => {
-            format!("`{loss}` is a base class: choose a loss that is made from it")
+            format!("`{loss}` is a base class: choose a loss that is derived from it")
         }
         other => {
             let known: Vec<&str> = Loss::KNOWN.iter().map(Loss::as_str).collect();
-            format!("`{other}` is not known; {} are", known.join(", "))
+            format!("`{other}` is unknown; the losses are {}", known.join(", "))
         }
     };
     Err(Error::config("loss", reason))
 }
 
-/// The names of the losses that a memory of earlier batches can be put on.
+/// Returns the losses that support a memory of earlier batches.
 pub(super) fn with_memory() -> impl Iterator<Item = &'static Loss> {
     let entries = LOSSES.iter();
     let remembers = |entry: &&Entry| matches!(entry.make, Make::Labels(Remembers, _));

@@ -1,4 +1,4 @@
-//! The loss of SigLIP.
+//! `SigLIPLoss`: the sigmoid loss of SigLIP.
 
 use std::sync::Arc;
 
@@ -16,13 +16,13 @@ use crate::{
     params::Param,
 };
 
-/// Where the bias starts, so that the many pairs that do not belong together
-/// weigh little at first (section 3.2 of the paper).
+/// Initial bias, which keeps the loss of the many negative pairs small at first
+/// (section 3.2 of the paper).
 const FIRST_BIAS: f32 = -10.0;
 
-/// `SigLIPLoss`: see [`sigmoid_loss`].
+/// `SigLIPLoss`; see [`sigmoid_loss`].
 pub(super) struct SigLip {
-    /// For models that have no bias of their own.
+    /// Bias for models that have none.
     bias: Arc<Param>,
 }
 
@@ -45,17 +45,16 @@ impl MemberLoss for SigLip {
     }
 }
 
-/// The sigmoid loss (Zhai et al. 2023, arXiv:2303.15343): each pair of a text
-/// and a picture of the batch is classified for itself, as belonging together
-/// or not.
+/// Computes the sigmoid loss (Zhai et al. 2023, arXiv:2303.15343).
 ///
-/// For embeddings `texts` and `images`, both `[batch, dim]`, row `i` of one
-/// belonging to row `i` of the other: `logits = exp(logit_scale) * cos(texts,
-/// images) + bias`, and the loss is the mean over the rows of the sum of
-/// `-log sigmoid(±logits)`. Equal to the loss of `SiglipModel` in `transformers`.
+/// Each pair of a text and a picture of the batch is classified independently as
+/// matching or not. `texts` and `images` are embeddings `[batch, dim]`, of which row
+/// `i` of one matches row `i` of the other. With `logits = exp(logit_scale) *
+/// cos(texts, images) + bias`, the loss is the mean over rows of the sum of `-log
+/// sigmoid(±logits)`. Equal to the loss of `SiglipModel` in `transformers`.
 ///
 /// # Errors
-/// Where the shapes differ, or `model` has no logit scale.
+/// Returns an error if the shapes differ or `model` has no logit scale.
 fn sigmoid_loss(
     model: &Model,
     pass: &Pass,
@@ -73,7 +72,7 @@ fn sigmoid_loss(
         .broadcast_mul(&scale)?
         .broadcast_add(&bias.to_device(texts.device())?)?;
     let rows = logits.dim(0)?;
-    // -1 where both belong together, 1 elsewhere.
+    // -1 for matching pairs, 1 for all others.
     let sign = Tensor::eye(rows, DType::F32, logits.device())?.affine(-2.0, 1.0)?;
     Ok((softplus(&(logits * sign)?)?.sum_all()? / rows as f64)?)
 }

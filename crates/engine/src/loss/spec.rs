@@ -1,4 +1,4 @@
-//! The names and options of losses in a run's configuration.
+//! Names and options of a run's loss and miner.
 
 use finetuner_protocol::{Loss, Miner as MinerName, Options};
 use serde_json::Value;
@@ -9,21 +9,21 @@ use super::{
 };
 use crate::{Result, options::OptionReader};
 
-/// A loss and its miner as a run's configuration names them.
+/// A loss and its miner, as specified in a run's configuration.
 #[derive(Clone, Debug)]
 pub struct LossSpec {
-    /// The loss.
+    /// Name of the loss.
     pub loss: Loss,
-    /// Its options.
+    /// Options of the loss.
     pub options: Option<Options>,
-    /// The miner.
+    /// Name of the miner.
     pub miner: Option<MinerName>,
-    /// Its options.
+    /// Options of the miner.
     pub miner_options: Option<Options>,
 }
 
 impl LossSpec {
-    /// A loss without options and miner.
+    /// Creates the specification of a loss without options and miner.
     #[must_use]
     pub fn new(loss: Loss) -> Self {
         Self {
@@ -34,7 +34,7 @@ impl LossSpec {
         }
     }
 
-    /// The loss within, where this is one around another.
+    /// Returns the wrapped loss, if this loss wraps another one.
     pub(super) fn wrapped(&self) -> Option<Self> {
         if !matches!(
             self.loss,
@@ -51,8 +51,8 @@ impl LossSpec {
         })
     }
 
-    /// The option that names a further model which the loss asks, and the name;
-    /// nothing for a loss that asks none.
+    /// Returns the option that names a second model, and the model's name; `None` if
+    /// the loss uses no second model.
     pub(crate) fn guide(&self) -> Option<(&'static str, Option<String>)> {
         let spec = self.wrapped();
         let spec = spec.as_ref().unwrap_or(self);
@@ -68,41 +68,41 @@ impl LossSpec {
         Some((option, name.and_then(Value::as_str).map(str::to_owned)))
     }
 
-    /// Whether the loss is computed for earlier layers too.
-    pub(crate) fn takes_layers(&self) -> bool {
+    /// Returns whether the loss uses the outputs of earlier layers.
+    pub(crate) fn uses_layers(&self) -> bool {
         matches!(self.loss, Loss::AdaptiveLayer | Loss::Matryoshka2d)
     }
 
-    /// The loss itself, without one around it.
+    /// Returns the loss, or the wrapped one if it wraps another.
     pub(crate) fn base(&self) -> Loss {
         self.wrapped()
             .map_or_else(|| self.loss.clone(), |inner| inner.loss)
     }
 
-    /// How examples for it look; for a loss that is not known, as for most.
+    /// Returns the kind of examples that the loss needs; labels for an unknown loss.
     pub(crate) fn kind(&self) -> LossKind {
         match registry::find(&self.base()).map(|entry| &entry.make) {
             Ok(Make::Members(kind, _)) => *kind,
-            _ if self.takes_given_triplets() => LossKind::Negatives,
+            _ if self.uses_given_triplets() => LossKind::Negatives,
             _ => LossKind::Labels,
         }
     }
 
-    /// Whether it is a loss over labels that gets its triplets from the data.
-    pub(super) fn takes_given_triplets(&self) -> bool {
+    /// Returns whether a loss over labels uses triplets from the data.
+    pub(super) fn uses_given_triplets(&self) -> bool {
         self.miner == Some(MinerName::EmbeddingsAlreadyPackagedAsTriplets)
     }
 
-    /// Whether the loss has a weight for each class: it classifies, and needs no
-    /// pairs in a batch.
+    /// Returns whether the loss has one weight per class, and so needs no pairs in a
+    /// batch.
     pub(crate) fn has_classes(&self) -> bool {
         let entry = registry::find(&self.loss);
         matches!(entry, Ok(entry) if matches!(entry.make, Make::Labels(Traits::Classifies, _)))
     }
 
-    /// Whether the loss has a weight for each class that it is trained on, and
-    /// so knows nothing of others.
-    pub(crate) fn knows_trained_classes_alone(&self) -> bool {
+    /// Returns whether the loss has weights for the trained classes only, and can't be
+    /// computed for others.
+    pub(crate) fn is_limited_to_trained_classes(&self) -> bool {
         let spec = self.wrapped();
         let spec = spec.as_ref().unwrap_or(self);
         let given = |name: &str| spec.options.as_ref().and_then(|options| options.get(name));
@@ -113,32 +113,34 @@ impl LossSpec {
     }
 }
 
-/// A loss named in an option, its own options beside it or in `loss_options`.
+/// Reads a loss named by an option. Its options are in the same object or in
+/// `loss_options`.
 pub(super) fn nested(read: &OptionReader<'_>, name: &str) -> Result<(Loss, Option<Options>)> {
     let found = read.value(name).and_then(named);
-    let (loss, inner) = found.ok_or_else(|| read.bad(name, "the name of a loss is wanted"))?;
+    let (loss, inner) = found.ok_or_else(|| read.bad(name, "expected the name of a loss"))?;
     let beside = read.value("loss_options").and_then(Value::as_object);
     Ok((loss, inner.or(beside.cloned().map(Options::from))))
 }
 
-/// The loss that `MatryoshkaLoss` computes for each length, and
-/// `AdaptiveLayerLoss` for each layer.
+/// Reads the loss that `MatryoshkaLoss` or `AdaptiveLayerLoss` wraps.
 pub(super) fn wrapped(read: &OptionReader<'_>) -> Result<(Loss, Option<Options>)> {
     let (loss, options) = nested(read, "loss")?;
     let reason = match registry::find(&loss)?.make {
         Make::Members(LossKind::PairScores, _) => {
-            format!("`{loss}` is for cross-encoders, which give no embeddings to be cut short")
+            format!("`{loss}` is for cross-encoders, which have no embeddings to truncate")
         }
         Make::Members(LossKind::Items, _) => {
-            format!("`{loss}` compares whole embeddings with those of a teacher")
+            format!("`{loss}` compares complete embeddings with those of a teacher")
         }
         Make::Members(..) | Make::Labels(Traits::Compares | Traits::Remembers, _) => {
             return Ok((loss, options));
         }
         Make::Labels(Traits::Classifies, _) => {
-            format!("`{loss}` has weights of one length for each class, which can't be cut short")
+            format!(
+                "`{loss}` has one weight per class with a fixed dimension, which can't be truncated"
+            )
         }
-        Make::Wrapper => format!("`{loss}` can't be cut short: name the loss that it wraps"),
+        Make::Wrapper => format!("`{loss}` can't be wrapped: name the loss that it wraps"),
     };
     Err(read.bad("loss", &reason))
 }

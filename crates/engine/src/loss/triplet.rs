@@ -1,4 +1,4 @@
-//! Triplets that the data gives.
+//! `TripletLoss`: triplets from the data.
 
 use candle_core::{D, Tensor};
 
@@ -9,15 +9,15 @@ use super::{
 };
 use crate::Result;
 
-/// `TripletLoss` of sentence-transformers (Hermans et al. 2017,
-/// arXiv:1703.07737): the anchor is nearer to its match than to each of its
-/// negatives, by a margin.
+/// `TripletLoss` of sentence-transformers (Hermans et al. 2017, arXiv:1703.07737).
+///
+/// The anchor must be nearer to its positive than to each negative, by a margin.
 pub(super) struct Triplet {
     distance: Distance,
     margin: f64,
 }
 
-/// The distance between two embeddings.
+/// Distance between two embeddings.
 #[derive(Clone, Copy)]
 enum Distance {
     Cosine,
@@ -42,10 +42,10 @@ impl Triplet {
 }
 
 impl Distance {
-    /// The distance between row `i` of both.
+    /// Returns the distance between each row of `x` and `y`.
     fn of(self, x: &Tensor, y: &Tensor) -> Result<Tensor> {
-        // As `torch.nn.functional.pairwise_distance`: no difference is 0, where
-        // the root has no gradient.
+        // As in `torch.nn.functional.pairwise_distance`, which avoids the infinite
+        // gradient of the root at 0.
         let difference = || (x - y)?.affine(1.0, 1e-6);
         Ok(match self {
             Self::Cosine => (normalize(x)? * normalize(y)?)?
@@ -59,7 +59,7 @@ impl Distance {
 
 impl MemberLoss for Triplet {
     fn loss(&self, batch: &Members<'_>) -> Result<Tensor> {
-        let parts = batch.all_widened()?;
+        let parts = batch.all_to_f64()?;
         let [anchor, positive, negatives @ ..] = &parts[..] else {
             return Err(batch.refused());
         };

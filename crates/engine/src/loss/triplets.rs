@@ -1,4 +1,4 @@
-//! Losses over triplets of a batch, as pytorch-metric-learning defines them.
+//! Losses over triplets of a batch, as defined by pytorch-metric-learning.
 
 use candle_core::{DType, Tensor};
 use serde_json::Value;
@@ -7,12 +7,12 @@ use super::{
     Batch, Maker, MetricLoss,
     distance::{Limit, Metric, normalize},
     math::{log_sum_exp, mask, mean_of_positive, rows, softplus, vector, zero},
-    reduce::{Of, Part, PartLoss, Reducer, Shape},
+    reduce::{Owners, Part, PartLoss, Reducer, Shape},
     tuples::pick,
 };
 use crate::{Result, params::Param};
 
-/// The triplets of a batch that are looked at.
+/// Returns the triplets to compare.
 fn triplets(batch: &Batch<'_>, per_anchor: Option<usize>) -> Vec<[u32; 3]> {
     match (batch.tuples, per_anchor) {
         (Some(tuples), _) => tuples.clone().into_triplets(),
@@ -21,7 +21,7 @@ fn triplets(batch: &Batch<'_>, per_anchor: Option<usize>) -> Vec<[u32; 3]> {
     }
 }
 
-/// `triplets_per_anchor`: `"all"`, or a number.
+/// Reads `triplets_per_anchor`: `"all"` or a number.
 fn triplets_per_anchor(m: &Maker<'_>) -> Result<Option<usize>> {
     match m.read.value("triplets_per_anchor") {
         None => Ok(None),
@@ -34,7 +34,7 @@ fn triplets_per_anchor(m: &Maker<'_>) -> Result<Option<usize>> {
 pub(super) struct TripletMargin {
     options: Violation,
     metric: Metric,
-    /// Triplets drawn for each anchor; none takes all.
+    /// Number of random triplets per anchor; `None` for all.
     triplets_per_anchor: Option<usize>,
 }
 
@@ -50,13 +50,13 @@ impl TripletMargin {
     }
 }
 
-/// By how much a triplet is not as it should be.
+/// Loss of a triplet that violates the margin.
 struct Violation {
     margin: f64,
-    /// Whether the distance between positive and negative counts where that is
-    /// smaller than the anchor's.
+    /// Whether to use the distance between positive and negative if it is smaller than
+    /// the anchor's distance to the negative.
     swap: bool,
-    /// `log(1 + exp(x))` in place of `max(x, 0)`.
+    /// Use `log(1 + exp(x))` instead of `max(x, 0)`.
     smooth_loss: bool,
 }
 
@@ -69,8 +69,8 @@ impl Violation {
         })
     }
 
-    /// The loss of each triplet whose positive is farther than its negative by
-    /// so much.
+    /// Returns the loss of each triplet, from how much farther its positive is than its
+    /// negative.
     fn of(&self, farther: &Tensor) -> Result<Tensor> {
         let violation = (farther + self.margin)?;
         match self.smooth_loss {
@@ -101,14 +101,14 @@ impl PartLoss for TripletMargin {
     }
 }
 
-/// Centroid triplet loss (Wieczorek et al. 2021, arXiv:2104.13643): each
-/// example against the mean of the others of its class, and the means of other
-/// classes.
+/// Centroid triplet loss (Wieczorek et al. 2021, arXiv:2104.13643).
+///
+/// Compares each example with the mean of the other examples of its class, and with the
+/// means of other classes.
 pub(super) struct CentroidTriplet(Violation);
 
 impl CentroidTriplet {
-    /// Reads its options: those of [`TripletMargin`], without distance and
-    /// reducer.
+    /// Reads the options of [`TripletMargin`], except distance and reducer.
     pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
         let loss = Self(Violation::read(m)?);
         triplets_per_anchor(m)?;
@@ -125,8 +125,8 @@ impl MetricLoss for CentroidTriplet {
         classes.dedup();
         let members =
             |class: u32| -> Vec<usize> { (0..n).filter(|i| labels[*i] == class).collect() };
-        // Rows of means: of the other members for each example, then of each
-        // class.
+        // Rows of means: for each example that of the other members of its class, then
+        // those of the classes.
         let mut weights = vec![0.0; (n + classes.len()) * n];
         let mut queries = Vec::new();
         for (k, &class) in classes.iter().enumerate() {
@@ -157,7 +157,7 @@ impl MetricLoss for CentroidTriplet {
         let matrix = Metric::LP.matrix(batch.x, &means)?;
         let of = |b: usize| pick(&matrix, triplets.iter().map(move |t| (t[0], t[b])));
         let negative = if self.0.swap {
-            // The negative's distance from the positive's centroid.
+            // Distance of the negative's centroid from the positive's.
             let between = Metric::LP.matrix(&means, &means)?;
             let other = pick(&between, triplets.iter().map(|t| (t[1], t[2])))?;
             of(2)?.minimum(&other)?
@@ -168,8 +168,10 @@ impl MetricLoss for CentroidTriplet {
     }
 }
 
-/// Margin loss (Wu et al. 2017, arXiv:1706.07567): both sides of a boundary
-/// `beta`, which may be learned, one for each class or one for all.
+/// Margin loss (Wu et al. 2017, arXiv:1706.07567).
+///
+/// Positives and negatives are separated by a boundary `beta`. It may be learned, for
+/// all classes or for each class.
 pub(super) struct Margin {
     margin: f64,
     nu: f64,
@@ -203,7 +205,7 @@ impl Margin {
     }
 }
 
-/// Where the boundary comes from.
+/// Source of the boundary.
 enum Beta {
     Fixed(f64),
     Learned {
@@ -245,7 +247,7 @@ impl PartLoss for Margin {
             Beta::Fixed(_) => {}
             Beta::Learned { beta, per_class } if !per_class => parts.push(Part {
                 losses: batch.own(beta)?.affine(self.nu, 0.0)?,
-                of: Of::All,
+                owners: Owners::All,
                 divisor: None,
             }),
             Beta::Learned { .. } => {
@@ -260,7 +262,7 @@ impl PartLoss for Margin {
     }
 }
 
-/// Angular loss (Wang et al. 2017, arXiv:1708.01682); the angle in degrees.
+/// Angular loss (Wang et al. 2017, arXiv:1708.01682). The angle is in degrees.
 pub(super) struct Angular {
     alpha: f64,
 }

@@ -1,4 +1,4 @@
-//! Which examples of a batch are compared with which.
+//! Selects which examples of a batch are compared with each other.
 
 use candle_core::Tensor;
 use rand_chacha::{
@@ -8,11 +8,12 @@ use rand_chacha::{
 
 use crate::Result;
 
-/// What a miner chooses: places in the batch, and places in what it is compared
-/// with (the batch itself, or a memory of earlier ones).
+/// Selection of a miner, as indices in the batch and in the reference.
+///
+/// The reference is the batch itself, or a memory of earlier batches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Tuples {
-    /// Pairs that belong together, and pairs that don't.
+    /// Positive and negative pairs.
     Pairs {
         /// An anchor and its positive.
         positive: Vec<(u32, u32)>,
@@ -23,10 +24,10 @@ pub enum Tuples {
     Triplets(Vec<[u32; 3]>),
 }
 
-/// Places in the batch and in what it is compared with.
+/// Indices in the batch and in the reference.
 pub(crate) type Pairs = Vec<(u32, u32)>;
 
-/// Labels of a batch and of what it is compared with.
+/// Labels of a batch and of the reference that it is compared with.
 #[derive(Clone, Copy)]
 pub(crate) struct Labels<'a> {
     pub(crate) batch: &'a [u32],
@@ -53,17 +54,17 @@ impl Labels<'_> {
         pairs
     }
 
-    /// All pairs that belong together.
+    /// Returns all positive pairs.
     pub(crate) fn positive(&self) -> Pairs {
         self.pairs(|i, j| self.matches(i, j))
     }
 
-    /// All pairs that don't.
+    /// Returns all negative pairs.
     pub(crate) fn negative(&self) -> Pairs {
         self.pairs(|i, j| self.differs(i, j))
     }
 
-    /// All triplets.
+    /// Returns all triplets.
     pub(crate) fn triplets(&self) -> Vec<[u32; 3]> {
         let mut triplets = Vec::new();
         for i in 0..self.batch.len() {
@@ -80,8 +81,10 @@ impl Labels<'_> {
         triplets
     }
 
-    /// Triplets drawn at random, `per_anchor` of each anchor or as many as its
-    /// class has members. `weight` says how likely a negative is.
+    /// Draws random triplets: `per_anchor` for each anchor, by default as many as its
+    /// class has members.
+    ///
+    /// `weight` is proportional to the probability of a negative.
     pub(crate) fn random_triplets(
         &self,
         per_anchor: Option<usize>,
@@ -121,7 +124,7 @@ impl Labels<'_> {
 }
 
 impl Tuples {
-    /// As pairs: a triplet is two.
+    /// Converts to pairs. A triplet gives a positive and a negative pair.
     pub(crate) fn into_pairs(self) -> (Pairs, Pairs) {
         match self {
             Self::Pairs { positive, negative } => (positive, negative),
@@ -133,7 +136,8 @@ impl Tuples {
         }
     }
 
-    /// As triplets: each positive with each negative of its anchor.
+    /// Converts to triplets. Each positive is combined with each negative of its
+    /// anchor.
     pub(crate) fn into_triplets(self) -> Vec<[u32; 3]> {
         match self {
             Self::Triplets(triplets) => triplets,
@@ -147,9 +151,11 @@ impl Tuples {
         }
     }
 
-    /// A weight for each of `n` examples: how often it was chosen, over how
-    /// often the most frequent one was; 1 where none was chosen. Where the batch
-    /// is compared with others, only anchors are examples of it.
+    /// Returns a weight for each of `n` examples: how often it was selected, relative
+    /// to the maximum.
+    ///
+    /// All weights are 1 if none was selected. With `anchors_only`, the second index
+    /// refers to other examples and does not count.
     pub(crate) fn weights(tuples: Option<&Self>, n: usize, anchors_only: bool) -> Vec<f64> {
         let mut counts = vec![0u32; n];
         let mut count = |place: u32, is_anchor: bool| {
@@ -185,7 +191,7 @@ impl Tuples {
     }
 }
 
-/// The elements of a matrix at these places, `[places]`.
+/// Returns the elements of a matrix at these positions as a vector.
 pub(crate) fn pick(matrix: &Tensor, places: impl Iterator<Item = (u32, u32)>) -> Result<Tensor> {
     let columns = matrix.dim(1)? as u32;
     let flat: Vec<u32> = places.map(|(row, column)| row * columns + column).collect();

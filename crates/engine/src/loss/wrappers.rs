@@ -1,4 +1,4 @@
-//! Losses around another one: over lengths of the embeddings, and over layers.
+//! Losses that wrap another one: over dimensions of the embeddings, and over layers.
 
 use finetuner_protocol::Loss;
 
@@ -9,20 +9,20 @@ use super::{
 };
 use crate::{Error, Result, options::OptionReader};
 
-/// What is around a loss, and the loss.
+/// A loss with its wrappers.
 pub(super) struct Wrappers {
-    /// The lengths that embeddings are cut to.
+    /// Dimensions to truncate embeddings to.
     pub(super) lengths: Option<Matryoshka>,
-    /// The layers that embeddings are taken from.
+    /// Layers to take embeddings from.
     pub(super) layers: Option<AdaptiveLayers>,
     pub(super) inner: LossSpec,
 }
 
 impl Wrappers {
-    /// Reads the options of the loss that is around another one.
+    /// Reads the options of the wrapping loss.
     ///
     /// # Errors
-    /// [`Error::Config`] names the option that can't be used.
+    /// [`Error::Config`] names an invalid option.
     pub(super) fn of(spec: &LossSpec, dim: usize) -> Result<Self> {
         let read = OptionReader::new("loss_options", spec.options.as_ref());
         let (lengths, layers) = match spec.loss {
@@ -48,7 +48,7 @@ impl Wrappers {
             }
         };
         read.finish()?;
-        let missing = || Error::config("loss_options", "`loss`: the name of a loss is wanted");
+        let missing = || Error::config("loss_options", "`loss`: expected the name of a loss");
         Ok(Self {
             lengths,
             layers,

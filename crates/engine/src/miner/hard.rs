@@ -1,4 +1,4 @@
-//! Miners that choose the easiest or hardest of each anchor.
+//! Miners that select the easiest or hardest pairs of each anchor.
 
 use super::{Mine, Mined, Miner};
 use crate::{
@@ -7,8 +7,10 @@ use crate::{
     options::OptionReader,
 };
 
-/// Pairs that are harder than the easiest of the other kind (Wang et al. 2019,
-/// arXiv:1904.06627).
+/// Multi-similarity miner (Wang et al. 2019, arXiv:1904.06627).
+///
+/// Selects negatives that are harder than the hardest positive, and vice versa, within
+/// `epsilon`.
 pub(super) struct MultiSimilarity {
     epsilon: f64,
     metric: Metric,
@@ -55,8 +57,8 @@ impl Mine for MultiSimilarity {
     }
 }
 
-/// The hardest positive and the hardest negative of each anchor (Hermans et
-/// al. 2017, arXiv:1703.07737).
+/// Batch-hard miner (Hermans et al. 2017, arXiv:1703.07737): the hardest positive and
+/// negative of each anchor.
 pub(super) struct BatchHard(Metric);
 
 impl BatchHard {
@@ -103,8 +105,9 @@ impl Strategy {
     }
 }
 
-/// Easy or hard positives with easy or hard negatives (Xuan et al. 2020,
-/// arXiv:1904.04370).
+/// Batch-easy-hard miner (Xuan et al. 2020, arXiv:1904.04370).
+///
+/// Combines easy, semihard, hard or all positives with such negatives.
 pub(super) struct BatchEasyHard {
     positive: Strategy,
     negative: Strategy,
@@ -130,7 +133,7 @@ impl BatchEasyHard {
                 .unwrap_or_default();
             match *numbers {
                 [low, high] if low <= high => Ok(Some((low, high))),
-                _ => Err(read.bad(name, "two numbers, the smaller first, are wanted")),
+                _ => Err(read.bad(name, "expected two numbers, the smaller first")),
             }
         };
         let miner = Self {
@@ -154,11 +157,11 @@ impl BatchEasyHard {
     }
 }
 
-/// What an anchor was given: the place and its distance.
+/// The selected example of each anchor, with its distance.
 type Found = Vec<Option<(u32, f64)>>;
 
-/// The nearest or the farthest of each anchor's pairs, within a range and
-/// beyond a limit.
+/// Selects the nearest or farthest partner of each anchor, within a range and beyond a
+/// limit.
 fn choose(
     matrix: &[Vec<f64>],
     pairs: &[(u32, u32)],
@@ -173,7 +176,7 @@ fn choose(
             continue;
         }
         if let Some(limits) = limits {
-            // Semihard: beyond what the other kind was given, on its side.
+            // Semihard: beyond the selected distance of the other kind.
             let beyond = match limits[*a as usize] {
                 None => true,
                 Some((_, limit)) if farthest => distance < limit,
@@ -202,7 +205,7 @@ impl Mine for BatchEasyHard {
     fn mine(&self, batch: &Mined<'_>) -> Result<Tuples> {
         use Strategy::{All, Easy, Semihard};
         let matrix = batch.distances(self.metric)?;
-        // Ranges are of similarities, which have changed their sign.
+        // Ranges are given as similarities, whose sign `distances` flips.
         let range = |range: Option<(f64, f64)>| match range {
             Some((low, high)) if self.metric.is_similarity() => Some((-high, -low)),
             range => range,
@@ -210,7 +213,7 @@ impl Mine for BatchEasyHard {
         let allowed = (range(self.allowed_positive), range(self.allowed_negative));
         let (all_positive, all_negative) = (batch.labels.positive(), batch.labels.negative());
         let positives = |limits: Option<&Found>| {
-            // A hard positive is far, a hard negative near.
+            // A hard positive is far; a hard negative is near.
             let farthest = self.positive != Easy;
             choose(&matrix, &all_positive, farthest, allowed.0, limits)
         };
@@ -239,7 +242,7 @@ impl Mine for BatchEasyHard {
             (All, All) => (all_positive, all_negative),
             (All, _) => (all_positive, listed(&negative, None)),
             (_, All) => (listed(&positive, None), all_negative),
-            // Anchors that were given both.
+            // Only anchors with both a positive and a negative.
             _ => (
                 listed(&positive, Some(&negative)),
                 listed(&negative, Some(&positive)),

@@ -1,4 +1,4 @@
-//! Miners that compare distances with limits, or draw by them.
+//! Miners that filter by distance or sample by it.
 
 use rand_chacha::{
     ChaCha8Rng,
@@ -12,8 +12,9 @@ use crate::{
     options::OptionReader,
 };
 
-/// Triplets whose angle at the negative is above a limit (Wang et al. 2017,
-/// arXiv:1708.01682), in radians.
+/// Angular miner (Wang et al. 2017, arXiv:1708.01682).
+///
+/// Selects triplets whose angle at the negative exceeds a limit, in radians.
 pub(super) struct Angular {
     angle: f64,
 }
@@ -51,7 +52,7 @@ impl Mine for Angular {
     }
 }
 
-/// Triplets by how far the negative is beyond the positive.
+/// Selects triplets by the margin between positive and negative distance.
 pub(super) struct TripletMargin {
     margin: f64,
     kind: String,
@@ -88,7 +89,7 @@ impl Mine for TripletMargin {
     }
 }
 
-/// Positives farther than one limit, negatives nearer than another.
+/// Selects positives beyond one limit and negatives within another.
 pub(super) struct PairMargin {
     pos_margin: f64,
     neg_margin: f64,
@@ -122,7 +123,8 @@ impl Mine for PairMargin {
     }
 }
 
-/// The hardest part of all pairs (Yuan et al. 2017, arXiv:1611.05720).
+/// Hard-aware miner (Yuan et al. 2017, arXiv:1611.05720): the hardest share of all
+/// pairs.
 pub(super) struct Hdc {
     filter_percentage: f64,
     metric: Metric,
@@ -161,8 +163,9 @@ impl Mine for Hdc {
     }
 }
 
-/// Negatives drawn so that all distances are as likely (Wu et al. 2017,
-/// arXiv:1706.07567).
+/// Distance-weighted miner (Wu et al. 2017, arXiv:1706.07567).
+///
+/// Draws negatives so that all distances are equally likely.
 pub(super) struct DistanceWeighted {
     cutoff: f64,
     nonzero_loss_cutoff: f64,
@@ -180,7 +183,7 @@ impl DistanceWeighted {
 }
 
 impl DistanceWeighted {
-    /// The logarithm of how rare a distance is between points of a sphere.
+    /// Returns the log of the inverse density of distances between points on a sphere.
     fn log_weight(&self, distance: f64, dim: usize) -> f64 {
         let (distance, dim) = (distance.max(self.cutoff), dim as f64);
         (2.0 - dim) * distance.ln() - (dim - 3.0) / 2.0 * (1.0 - 0.25 * distance * distance).ln()
@@ -213,7 +216,7 @@ impl Mine for DistanceWeighted {
     }
 }
 
-/// As many pairs of every distance.
+/// Draws the same number of pairs from each bin of distances.
 pub(super) struct UniformHistogram {
     num_bins: usize,
     pos_per_bin: usize,
@@ -265,11 +268,11 @@ impl Mine for UniformHistogram {
     }
 }
 
-/// Each three examples that follow each other are a triplet.
+/// Takes each three consecutive examples as a triplet.
 pub(super) struct Packaged;
 
 impl Packaged {
-    /// It has no options.
+    /// Creates the miner, which has no options.
     pub(super) fn make(_: &OptionReader<'_>) -> Result<Miner> {
         Ok(Miner::tuples(Self))
     }

@@ -1,5 +1,6 @@
-//! Miners: which pairs or triplets of a batch a loss looks at. Names, options
-//! and defaults are those of pytorch-metric-learning.
+//! Miners, which select the pairs or triplets for a loss from a batch.
+//!
+//! Names, options and defaults are those of pytorch-metric-learning.
 
 mod hard;
 mod margin;
@@ -13,16 +14,16 @@ use crate::{
     options::OptionReader,
 };
 
-/// Embeddings to mine in: those of a batch and those that they are compared
+/// Input of a miner: embeddings of a batch and of the reference that it is compared
 /// with.
 pub(crate) struct Mined<'a> {
     pub(crate) labels: Labels<'a>,
     /// Embeddings of the batch, `dim` values each.
     pub(crate) batch: &'a [f64],
-    /// Embeddings that they are compared with.
+    /// Embeddings of the reference.
     pub(crate) reference: &'a [f64],
     pub(crate) dim: usize,
-    /// Decides what is drawn at random.
+    /// Seed of random selections.
     pub(crate) seed: u64,
 }
 
@@ -31,8 +32,8 @@ impl Mined<'_> {
         &rows[i as usize * dim..(i as usize + 1) * dim]
     }
 
-    /// The distance or similarity of each member of the batch to each of the
-    /// others, `[batch][reference]`.
+    /// Returns the distance or similarity of the batch to the reference,
+    /// `[batch][reference]`.
     fn matrix(&self, metric: Metric) -> Result<Vec<Vec<f64>>> {
         let tensor = |rows: &[f64]| {
             let shape = (rows.len() / self.dim.max(1), self.dim);
@@ -42,8 +43,7 @@ impl Mined<'_> {
         Ok(matrix.to_vec2()?)
     }
 
-    /// How far apart they are: similarities change their sign, so that less is
-    /// nearer.
+    /// Returns the distances, with the sign of similarities flipped: smaller is nearer.
     fn distances(&self, metric: Metric) -> Result<Vec<Vec<f64>>> {
         let mut matrix = self.matrix(metric)?;
         if metric.is_similarity() {
@@ -53,26 +53,26 @@ impl Mined<'_> {
     }
 }
 
-/// Chooses pairs or triplets.
+/// Selects pairs or triplets.
 pub(crate) trait Mine: Send {
     fn mine(&self, batch: &Mined<'_>) -> Result<Tuples>;
 }
 
-/// A miner, ready to choose, or a part of the batch to look at.
+/// A miner of tuples, or of a subset of the batch.
 pub(crate) enum Miner {
     Tuples(Box<dyn Mine>),
-    /// The subset of a batch that the loss is highest on, of some drawn at
-    /// random: `MaximumLossMiner`.
+    /// `MaximumLossMiner`: of several random subsets of a batch, the one with the
+    /// highest loss.
     Subset {
         output_batch_size: usize,
         num_trials: usize,
     },
 }
 
-/// Makes a miner from its options.
+/// Constructor of a miner.
 type Make = fn(&OptionReader<'_>) -> Result<Miner>;
 
-/// Every miner, by its name.
+/// All miners by name.
 const MINERS: &[(MinerName, Make)] = &[
     (MinerName::Angular, margin::Angular::make),
     (MinerName::BatchEasyHard, hard::BatchEasyHard::make),
@@ -91,20 +91,19 @@ const MINERS: &[(MinerName, Make)] = &[
 ];
 
 impl Miner {
-    /// Makes a miner from its name and options.
+    /// Builds a miner from its name and options.
     ///
     /// # Errors
-    /// [`Error::Config`] names a miner that is not known, or an option that
-    /// can't be used.
+    /// [`Error::Config`] names an unknown miner or an invalid option.
     pub(crate) fn new(name: &MinerName, options: Option<&Options>) -> Result<Self> {
         let Some((_, make)) = MINERS.iter().find(|(known, _)| known == name) else {
             let reason = match name {
                 MinerName::Base | MinerName::BaseSubsetBatch | MinerName::BaseTuple => {
-                    format!("`{name}` is a base class: choose a miner that is made from it")
+                    format!("`{name}` is a base class: choose a miner that is derived from it")
                 }
                 other => {
                     let known: Vec<&str> = MinerName::KNOWN.iter().map(MinerName::as_str).collect();
-                    format!("`{other}` is not known; {} are", known.join(", "))
+                    format!("`{other}` is unknown; the miners are {}", known.join(", "))
                 }
             };
             return Err(Error::config("miner", reason));
@@ -115,7 +114,7 @@ impl Miner {
         Ok(miner)
     }
 
-    /// The option `distance`.
+    /// Reads the option `distance`.
     fn metric(read: &OptionReader<'_>, default: Metric, limit: Limit) -> Result<Metric> {
         Metric::read(read, default, limit)
     }
@@ -195,13 +194,13 @@ mod tests {
             .unwrap()
     }
 
-    /// All tuples, sorted: their order means nothing.
+    /// Sorts tuples, whose order has no meaning.
     fn sorted(mut tuples: Vec<Vec<u32>>) -> Vec<Vec<u32>> {
         tuples.sort();
         tuples
     }
 
-    /// From a list for each place to a list for each tuple.
+    /// Converts a list per position to a list per tuple.
     fn rows(places: &[Vec<u32>]) -> Vec<Vec<u32>> {
         let count = places.first().map_or(0, Vec::len);
         (0..count)
@@ -227,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn chosen_tuples_are_those_of_pytorch_metric_learning() {
+    fn selected_tuples_equal_those_of_pytorch_metric_learning() {
         let fixture = fixture();
         assert_eq!(fixture.cases.len(), 64);
         for case in &fixture.cases {
@@ -250,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn tuples_are_chosen_by_each_distance() {
+    fn tuples_are_selected_by_each_distance() {
         let fixture = include_str!("../../tests/fixtures/distances.json");
         let fixture: Distances = serde_json::from_str(fixture).unwrap();
         let batch = Batch {
@@ -279,8 +278,8 @@ mod tests {
                 .map(|places| serde_json::from_value(places.clone()).unwrap())
                 .collect();
             let mut found = mine(name, &options, &batch, fixture.dim);
-            // A pair and its reverse are equally far, and this miner may cut between
-            // them.
+            // A pair and its reverse have the same distance, and this miner may cut
+            // between them.
             if name == "HDCMiner" {
                 found = unordered(found);
                 for places in wanted.as_chunks_mut::<2>().0 {
@@ -294,7 +293,7 @@ mod tests {
         }
     }
 
-    /// Pairs, the smaller place first.
+    /// Sorts the two indices of each pair.
     fn unordered(tuples: Tuples) -> Tuples {
         let (mut positive, mut negative) = tuples.into_pairs();
         for (a, b) in positive.iter_mut().chain(&mut negative) {
@@ -306,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_drawn_at_random_is_valid_and_the_same_for_the_same_seed() {
+    fn random_tuples_are_valid_and_depend_on_the_seed_only() {
         let fixture = fixture();
         let batch = &fixture.batches["balanced"];
         let labels = Labels {

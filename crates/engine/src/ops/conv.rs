@@ -10,7 +10,7 @@ use super::{BatchNorm, Pass, Shortcut, batch_norm::Affine, floats, run_layers, w
 use crate::{
     Result, kernels,
     kernels::{
-        conv::{ConvDims, End},
+        conv::{ConvDims, Epilogue},
         gemm::Precision,
         pool::{Buffer, Pool},
         simd::{self, Curve},
@@ -199,7 +199,7 @@ impl ConvNorm {
             candle_core::bail!("a residual of another size")
         }
         let affine = self.norm.settled()?;
-        let end = End {
+        let end = Epilogue {
             scale: &affine.scale,
             shift: &affine.shift,
             residual,

@@ -168,7 +168,7 @@ pub(super) fn guide(
 
 /// Refuses losses over earlier layers of models that have none to train.
 pub(super) fn check_layers(config: &RunConfig, kind: ModelKind, loss: &LossSpec) -> Result<()> {
-    if !loss.takes_layers() {
+    if !loss.uses_layers() {
         return Ok(());
     }
     let bad = |reason: &str| Err(Error::config("loss", format!("`{}` {reason}", loss.loss)));

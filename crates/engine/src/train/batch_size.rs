@@ -10,7 +10,7 @@ use crate::{
     Result,
     data::{Example, Item, TrainingSet},
     loss::Criterion,
-    memory::Room,
+    memory::StepMemory,
     models::Model,
     params::Params,
     prepare::Preparer,
@@ -91,7 +91,7 @@ pub(crate) fn choose_batch_size(
         );
         (size, note)
     };
-    let memory = Room::of(model.params().device(), limit);
+    let memory = StepMemory::of(model.params().device(), limit);
     let (Some(free), Some(before)) = (memory.free(), memory.held()) else {
         return Ok(chosen(
             WANTED,

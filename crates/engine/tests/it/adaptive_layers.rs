@@ -1,5 +1,4 @@
-//! Losses over earlier layers, by `fixtures/make_adaptive_layers.py`, and a run
-//! with one.
+//! Losses over earlier layers (`fixtures/make_adaptive_layers.py`), and a run with one.
 
 use std::collections::BTreeMap;
 
@@ -36,7 +35,7 @@ struct Case {
 }
 
 #[test]
-fn they_cost_what_sentence_transformers_says() {
+fn losses_equal_those_of_sentence_transformers() {
     let fixture = include_str!("../fixtures/adaptive-layers.json");
     let fixture: Fixture = serde_json::from_str(fixture).unwrap();
     assert_eq!(fixture.cases.len(), 5);
@@ -47,7 +46,7 @@ fn they_cost_what_sentence_transformers_says() {
         let files = source.read().unwrap();
         let loaded = files.load(&LoadOptions::default(), &Device::Cpu).unwrap();
         let mut options = case.options.clone();
-        // Here it has the Python Finetuner's name.
+        // The Python Finetuner's name of this loss differs.
         let inner = case.inner.replace("Negatives", "Negative");
         options.insert("loss".to_owned(), inner.into());
         let spec = spec(&case.loss, &options, None);
@@ -113,7 +112,7 @@ fn they_cost_what_sentence_transformers_says() {
 }
 
 #[test]
-fn layers_are_drawn_in_each_step_of_a_run() {
+fn each_step_of_a_run_draws_layers() {
     let with = |options: Value| {
         let hyper = json!({"loss": "AdaptiveLayerLoss", "loss_options": options, "epochs": 2,
             "batch_size": 6, "learning_rate": 1e-4});
@@ -127,7 +126,7 @@ fn layers_are_drawn_in_each_step_of_a_run() {
     assert_ne!(one, all);
     assert_eq!(one, with(json!({"loss": "BatchHardTripletLoss"})).unwrap());
     for (options, part) in [
-        (json!({}), "`loss` is null: the name of a loss"),
+        (json!({}), "`loss` is null: expected the name of a loss"),
         (
             json!({"loss": "MatryoshkaLoss"}),
             "name the loss that it wraps",
@@ -151,7 +150,7 @@ fn layers_are_drawn_in_each_step_of_a_run() {
         (
             json!({"loss": "MultipleNegativeRankingLoss",
                 "loss_options": {"mini_batch_size": 2}}),
-            "`mini_batch_size` is 2: `AdaptiveLayerLoss` takes embeddings of several layers",
+            "`mini_batch_size` is 2: `AdaptiveLayerLoss` uses embeddings of several layers",
         ),
     ] {
         let error = with(options).unwrap_err().to_string();
@@ -160,7 +159,7 @@ fn layers_are_drawn_in_each_step_of_a_run() {
 }
 
 #[test]
-fn a_model_without_layers_to_train_is_refused() {
+fn models_without_trainable_layers_are_rejected() {
     let refused = |model: Value| {
         let hyper = json!({"loss": "AdaptiveLayerLoss", "loss_options":
             {"loss": "BatchHardTripletLoss"}, "epochs": 1, "batch_size": 6});

@@ -1,6 +1,7 @@
-//! Cross-encoders against sentence-transformers, by
-//! `fixtures/make_cross_encoders.py`: scores, rankings, losses, the gradient of
-//! every parameter, metrics, and what a run saves.
+//! Cross-encoders against sentence-transformers (`fixtures/make_cross_encoders.py`).
+//!
+//! Compares scores, rankings, losses, gradients, metrics, and the files that a run
+//! saves.
 
 use std::path::Path;
 
@@ -28,7 +29,7 @@ const MODELS: [&str; 7] = [
     "xlm-roberta",
 ];
 
-/// What `transformers` puts before the names of a network's tensors.
+/// Prefixes of `transformers` before the names of a network's tensors.
 const PREFIXES: [&str; 6] = ["", "bert.", "distilbert.", "model.", "mpnet.", "roberta."];
 
 fn expected() -> Value {
@@ -39,7 +40,7 @@ fn folder(name: &str) -> std::path::PathBuf {
     fixture(&format!("cross-encoders/{name}"))
 }
 
-/// The numbers of a list, or of a list of lists.
+/// Returns the numbers of a list, or of a list of lists.
 fn numbers(json: &Value) -> Vec<f32> {
     match json {
         Value::Array(list) => list.iter().flat_map(numbers).collect(),
@@ -63,12 +64,12 @@ fn assert_near(case: &str, found: &[f32], expected: &[f32], limit: f32) {
 }
 
 #[test]
-fn scores_and_rankings_are_those_of_the_python_library() {
+fn scores_and_rankings_equal_those_of_the_python_library() {
     let all = expected();
     let pairs = pairs(&all["pairs"]);
     for name in MODELS.iter().chain(&["bert-labels", "bert-identity"]) {
         let case = &all[name];
-        // Batches of two sort and pad pairs anew.
+        // Batches of two are sorted and padded differently.
         let model = CrossEncoder::from_folder(folder(name))
             .unwrap()
             .batch_size(2);
@@ -116,7 +117,7 @@ fn load(folder: &Path) -> LoadedModel {
 }
 
 #[test]
-fn losses_and_the_gradient_of_every_parameter_are_those_of_the_python_library() {
+fn losses_and_gradients_equal_those_of_the_python_library() {
     let all = expected();
     let pairs = pairs(&all["pairs"]);
     let scores = numbers(&all["labels"]);
@@ -178,7 +179,7 @@ fn compare_gradients(
         let (_, grad) = names.iter().find_map(|name| gradients.get(name)).unwrap();
         let found = param.grad().unwrap();
         let difference = norm(found.iter().zip(grad).map(|(a, b)| a - b));
-        // Biases of keys change nothing: their gradient is rounding.
+        // Biases of keys have no effect; their gradient is a rounding error.
         let error = difference / norm(grad.iter().copied()).max(1e-3 * largest);
         assert!(error < 1e-4, "{case}: {} {error}", param.name());
         (compared, worst) = (compared + 1, worst.max(error));
@@ -197,7 +198,7 @@ fn scored(pairs: &[[&str; 2]], scores: &[f32]) -> DocumentArray {
     documents.collect::<Vec<_>>().into()
 }
 
-/// The pairs of the evaluation, to train on and to evaluate with.
+/// Returns the pairs for training and evaluation.
 fn data() -> Data {
     let all = expected();
     let evaluation = &all["evaluation"];
@@ -217,7 +218,7 @@ fn named(folder: &Path) -> Value {
 }
 
 #[test]
-fn metrics_of_reranking_and_correlation_are_those_of_the_python_library() {
+fn reranking_and_correlation_metrics_equal_those_of_the_python_library() {
     let metrics = json!(["map", "mrr@3", "ndcg@3", "pearson", "spearman"]);
     let callbacks = evaluation(json!({"query_data": "eval", "metrics": metrics}));
     let hyper = json!({"loss": "BinaryCrossEntropyLoss", "epochs": 1, "batch_size": 8});
@@ -231,7 +232,7 @@ fn metrics_of_reranking_and_correlation_are_those_of_the_python_library() {
     assert_eq!(made.finished.before.len(), 5);
 }
 
-/// A run that learns to rank.
+/// Returns a run that learns to rank.
 fn learn(model: Value, loss: &str) -> Run {
     let hyper = json!({
         "loss": loss, "epochs": 40, "batch_size": 6, "learning_rate": 0.01,
@@ -242,7 +243,7 @@ fn learn(model: Value, loss: &str) -> Run {
 }
 
 #[test]
-fn a_trained_cross_encoder_ranks_better_and_is_opened_again() {
+fn a_trained_cross_encoder_ranks_better_and_can_be_loaded() {
     for (name, loss) in [("bert", "BinaryCrossEntropyLoss"), ("roberta", "MSELoss")] {
         let made = learn(named(&folder(name)), loss);
         let metric = |metrics: &finetuner_engine::evaluation::Metrics| metrics["ranks_map"];
@@ -272,7 +273,7 @@ fn a_trained_cross_encoder_ranks_better_and_is_opened_again() {
             chosen.iter().sum::<f32>() / chosen.len() as f32
         };
         assert!(mean(true) > mean(false), "{name}");
-        // It goes on as any model does.
+        // Another run can continue it.
         let hyper = json!({"loss": loss, "epochs": 1, "batch_size": 6});
         let mut again = config(json!({"artifact": "earlier"}), hyper, json!([]));
         again["model"]["name"] = Value::Null;
@@ -302,7 +303,7 @@ fn a_model_without_a_classification_head_gets_a_new_one() {
 }
 
 #[test]
-fn a_frozen_network_trains_its_classification_head_alone() {
+fn a_frozen_network_trains_only_its_classification_head() {
     let model = folder("bert");
     let before = load(&model);
     let hyper = json!({"loss": "BinaryCrossEntropyLoss", "epochs": 1, "batch_size": 8});
@@ -326,7 +327,7 @@ fn a_frozen_network_trains_its_classification_head_alone() {
 }
 
 #[test]
-fn what_no_cross_encoder_can_learn_from_is_refused_by_name() {
+fn unusable_data_and_options_are_rejected_by_name() {
     let refused = |name: &str, hyper: Value, callbacks: Value, data: &Data| {
         let config = config(named(&folder(name)), hyper, callbacks);
         run(config, data).err().unwrap().to_string()
@@ -344,7 +345,7 @@ fn what_no_cross_encoder_can_learn_from_is_refused_by_name() {
     );
     let index = evaluation(json!({"query_data": "eval", "index_data": "eval"}));
     let message = refused("bert", binary(), index, &good);
-    assert!(message.contains("searches no index"), "{message}");
+    assert!(message.contains("does not search an index"), "{message}");
     let unknown = evaluation(json!({"query_data": "eval", "metrics": ["hit_at_k"]}));
     let message = refused("bert", binary(), unknown, &good);
     assert!(message.contains("map, pearson, spearman"), "{message}");

@@ -1,5 +1,5 @@
-//! Losses and miners with each distance and each reducer of
-//! pytorch-metric-learning, by `fixtures/make_distances.py`.
+//! Losses and miners with each distance and reducer of pytorch-metric-learning
+//! (`fixtures/make_distances.py`).
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -41,7 +41,7 @@ fn near(found: f64, wanted: f64) -> bool {
 }
 
 #[test]
-fn each_loss_takes_each_distance_and_reducer_as_the_library_does() {
+fn losses_support_distances_and_reducers_as_the_library_does() {
     let fixture = fixture();
     assert!(fixture.cases.len() > 2000);
     let mut others = Vec::new();
@@ -85,7 +85,7 @@ fn each_loss_takes_each_distance_and_reducer_as_the_library_does() {
             grad().map(|g| g * g).sum::<f64>().sqrt(),
             grad().zip(&fixture.direction).map(|(g, d)| g * d).sum(),
         ];
-        // The product may cancel out.
+        // The terms of the product may cancel.
         let error = (found[2] - product).abs();
         let same = near(found[0], value) && near(found[1], length);
         if !same || error >= 1e-6 + 2e-5 * length {
@@ -96,7 +96,7 @@ fn each_loss_takes_each_distance_and_reducer_as_the_library_does() {
 }
 
 #[test]
-fn a_distance_or_a_reducer_that_is_none_is_refused_by_name() {
+fn invalid_distances_and_reducers_are_rejected_by_name() {
     let refused = |loss: &str, options: Value| {
         let spec = LossSpec {
             options: Some(Options::from(options.as_object().unwrap().clone())),
@@ -108,7 +108,7 @@ fn a_distance_or_a_reducer_that_is_none_is_refused_by_name() {
         (
             "NTXentLoss",
             json!({"distance": "Far"}),
-            "`distance` is \"Far\": one of CosineSimilarity",
+            "`distance` is \"Far\": expected one of CosineSimilarity",
         ),
         ("NTXentLoss", json!({"distance": 3}), "a name, or an object"),
         (
@@ -135,7 +135,7 @@ fn a_distance_or_a_reducer_that_is_none_is_refused_by_name() {
         (
             "CircleLoss",
             json!({"distance": "LpDistance"}),
-            "`CosineSimilarity` is the only one",
+            "`CosineSimilarity` is the only supported",
         ),
         (
             "NTXentLoss",
@@ -150,7 +150,7 @@ fn a_distance_or_a_reducer_that_is_none_is_refused_by_name() {
         (
             "NTXentLoss",
             json!({"reducer": "DivisorReducer"}),
-            "no number to divide by",
+            "the loss has no divisor",
         ),
         (
             "NTXentLoss",
@@ -165,18 +165,18 @@ fn a_distance_or_a_reducer_that_is_none_is_refused_by_name() {
         (
             "NTXentLoss",
             json!({"reducer": "ClassWeightedReducer"}),
-            "a number for each class",
+            "one number for each class",
         ),
         (
             "NTXentLoss",
             json!({"reducer": {"name": "ClassWeightedReducer", "options": {"weights": [1, 2]}}}),
-            "in the order in which they first come: 3",
+            "in the order of their first occurrence: 3",
         ),
         (
             "NTXentLoss",
             json!({"reducer": {"name": "PerAnchorReducer",
                 "options": {"reducer": "DivisorReducer"}}}),
-            "no number to divide by",
+            "the loss has no divisor",
         ),
         (
             "CentroidTripletLoss",
@@ -187,7 +187,7 @@ fn a_distance_or_a_reducer_that_is_none_is_refused_by_name() {
             "ProxyAnchorLoss",
             json!({"reducer": {"name": "ClassWeightedReducer",
             "options": {"weights": [1, 2, 3]}}}),
-            "a part for each class",
+            "computed per class, not per example",
         ),
     ] {
         let found = refused(loss, options.clone());

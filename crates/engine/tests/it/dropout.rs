@@ -154,7 +154,7 @@ fn texts_alone_are_embedded_twice_and_tell_themselves_apart() {
     json["attention_probs_dropout_prob"] = 0.into();
     std::fs::write(&path, json.to_string()).unwrap();
     let error = refused(json!({"name": name(still.path())}), texts(8));
-    assert!(error.contains("the model drops nothing"), "{error}");
+    assert!(error.contains("the model applies no dropout"), "{error}");
     let mixed: DocumentArray = texts(3).into_iter().chain(pairs(5, 0)).collect();
     let error = refused(model, mixed);
     assert!(error.contains("3 of the 8 examples"), "{error}");
@@ -170,7 +170,7 @@ fn texts_alone_beside_a_data_set_of_pairs_are_dropped_from_too() {
     let data = Data::from([("train", pairs(8, 0)), ("more", texts(8))]);
     let made = run(mixed.clone(), &data).unwrap();
     assert!(made.logged("(SimCSE)"), "{:?}", made.log());
-    assert!(made.logged("Without dropout each finds itself"));
+    assert!(made.logged("Without dropout, each text matches itself"));
     mixed["model"]["options"] = json!({"dropout": false});
     let error = run(mixed, &data).err().unwrap().to_string();
     assert!(error.contains("`dropout` is false"), "{error}");

@@ -1,5 +1,5 @@
-//! Inference: the same embeddings in any batch, and how near those are that are
-//! computed with 8 bits.
+//! Inference: results do not depend on the batch, and 8-bit results are close to exact
+//! ones.
 
 use candle_core::Tensor;
 use finetuner_engine::{
@@ -9,7 +9,7 @@ use finetuner_engine::{
 
 use crate::support::fixture;
 
-/// Texts of very different lengths.
+/// Returns texts of very different lengths.
 fn texts() -> Vec<String> {
     let words = [
         "red", "dress", "of", "cotton", "with", "long", "sleeves", "shoe",
@@ -45,7 +45,7 @@ fn encode_pictures(encoder: &Encoder, pictures: &[Vec<u8>]) -> Embeddings {
 }
 
 #[test]
-fn a_text_has_the_same_embedding_to_the_last_bit_in_any_batch() {
+fn embeddings_of_texts_do_not_depend_on_the_batch() {
     let texts = texts();
     for int8 in [false, true] {
         for name in ["minilm-small", "clip-small"] {
@@ -67,7 +67,7 @@ fn a_text_has_the_same_embedding_to_the_last_bit_in_any_batch() {
 }
 
 #[test]
-fn a_picture_has_the_same_embedding_to_the_last_bit_in_any_batch() {
+fn embeddings_of_pictures_do_not_depend_on_the_batch() {
     let pictures = pictures();
     assert!(pictures.len() > 2);
     for name in ["efficientnet-small", "clip-small"] {
@@ -81,7 +81,7 @@ fn a_picture_has_the_same_embedding_to_the_last_bit_in_any_batch() {
 }
 
 #[test]
-fn embeddings_computed_with_8_bits_point_nearly_the_same_way() {
+fn embeddings_in_8_bits_are_close_to_exact_ones() {
     let (texts, pictures) = (texts(), pictures());
     for name in ["minilm-small", "clip-small", "efficientnet-small"] {
         let exact = Encoder::from_backbone(name).unwrap();
@@ -94,7 +94,7 @@ fn embeddings_computed_with_8_bits_point_nearly_the_same_way() {
         assert_ne!(exact, rounded, "{name}");
         for (i, (a, b)) in exact.iter().zip(rounded.iter()).enumerate() {
             let similarity = cos_sim(a, b);
-            // Depthwise convolutions hold larger outliers than transformers.
+            // Depthwise convolutions have larger outliers than transformers.
             let least = if name == "efficientnet-small" {
                 0.98
             } else {

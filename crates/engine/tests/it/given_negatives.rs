@@ -1,5 +1,5 @@
-//! Anchors with a match and negatives that the data gives: losses by
-//! `fixtures/make_given_negatives.py`, and runs.
+//! Losses with negatives from the data (`fixtures/make_given_negatives.py`), and runs
+//! with them.
 
 use std::collections::HashMap;
 
@@ -33,7 +33,7 @@ struct Case {
 }
 
 #[test]
-fn losses_of_given_negatives_cost_what_the_libraries_say() {
+fn losses_with_given_negatives_equal_those_of_the_libraries() {
     let fixture = include_str!("../fixtures/given-negatives.json");
     let fixture: Fixture = serde_json::from_str(fixture).unwrap();
     assert_eq!(fixture.cases.len(), 20);
@@ -57,7 +57,7 @@ fn losses_of_given_negatives_cost_what_the_libraries_say() {
     }
 }
 
-/// Anchors with a match and negatives.
+/// Returns anchors with a positive and negatives.
 fn documents(negatives: usize) -> DocumentArray {
     let things = ["dress", "shoe", "hat", "coat", "scarf", "glove"];
     let texts = |i: usize| {
@@ -127,7 +127,7 @@ fn every_loss_with_given_negatives_trains() {
 }
 
 #[test]
-fn documents_without_what_the_loss_needs_are_refused_by_name() {
+fn documents_that_do_not_fit_the_loss_are_rejected_by_name() {
     let refused = |hyper: Value, train: DocumentArray| {
         let data = HashMap::from([("train", train)]);
         checked(
@@ -146,11 +146,11 @@ fn documents_without_what_the_loss_needs_are_refused_by_name() {
     for (found, part) in [
         (
             refused(triplet(), documents(0)),
-            "it has 2 chunks; an anchor, a match and at least one negative are wanted",
+            "it has 2 chunks; an anchor, a match and at least one negative are needed",
         ),
         (
             refused(triplet(), uneven),
-            "it has 3 members, the first of the data set 4",
+            "it has 3 members, but the first of the data set has 4",
         ),
         (refused(triplet(), blank), "its chunk 3: it holds no text"),
         (
@@ -162,14 +162,14 @@ fn documents_without_what_the_loss_needs_are_refused_by_name() {
                 json!({"loss": "ArcFaceLoss", "miner": "EmbeddingsAlreadyPackagedAsTriplets"}),
                 documents(1),
             ),
-            "`ArcFaceLoss` takes no triplets that the data gives",
+            "`ArcFaceLoss` can't use triplets from the data",
         ),
         (
             refused(
                 json!({"loss": "TripletLoss", "miner": "BatchHardMiner"}),
                 documents(1),
             ),
-            "`TripletLoss` takes every example of a batch, without a miner",
+            "`TripletLoss` uses all examples of a batch and no miner",
         ),
         (
             refused(

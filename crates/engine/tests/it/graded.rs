@@ -1,4 +1,4 @@
-//! Runs that are evaluated on pairs with scores and on triplets.
+//! Runs with evaluation on scored pairs and on triplets.
 
 use std::collections::HashMap;
 
@@ -61,7 +61,7 @@ fn evaluated(options: Value, watch: Option<&str>) -> Value {
 }
 
 #[test]
-fn the_layout_of_the_data_says_what_is_measured() {
+fn the_layout_of_the_data_selects_the_metrics() {
     for (name, watch, wanted) in [
         (
             "scored",
@@ -96,19 +96,19 @@ fn the_layout_of_the_data_says_what_is_measured() {
     let names: Vec<&str> = done.finished.after.keys().map(String::as_str).collect();
     assert_eq!(names, ["own_manhattan_accuracy", "own_max_accuracy"]);
     assert_eq!(done.finished.before["own_max_accuracy"], 1.0);
-    // A search of the same documents, where that is asked for.
+    // A retrieval evaluation of the same documents, if requested.
     let options = json!({"query_data": "triplets", "metrics": ["recall@1"]});
     let done = run(evaluated(options, None), &data()).unwrap();
     assert!(done.finished.after.contains_key("recall@1"));
 }
 
 #[test]
-fn metrics_that_the_data_has_not_are_refused_by_name() {
+fn metrics_that_do_not_fit_the_data_are_rejected_by_name() {
     for (options, watch, part) in [
         (
             json!({"query_data": "scored", "metrics": ["cosine_ap"]}),
             None,
-            "`cosine_ap` is not measured on pairs with a score",
+            "`cosine_ap` can't be measured on pairs with a score",
         ),
         (
             json!({"query_data": "train", "metrics": ["spearman_cosine"]}),
@@ -123,7 +123,7 @@ fn metrics_that_the_data_has_not_are_refused_by_name() {
         (
             json!({"query_data": "scored", "index_data": "train", "metrics": ["spearman_dot"]}),
             None,
-            "leave `index_data` out",
+            "remove `index_data`",
         ),
         (
             json!({"query_data": "scored", "metrics": ["spearman_far"]}),

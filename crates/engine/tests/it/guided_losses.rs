@@ -1,5 +1,5 @@
-//! Losses that ask a guide or a teacher, by `fixtures/make_guided_losses.py`, and
-//! runs with them.
+//! Losses with a guide or teacher (`fixtures/make_guided_losses.py`), and runs with
+//! them.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -20,7 +20,7 @@ struct Fixture {
     cases: Vec<Case>,
 }
 
-/// Shape, values and gradient.
+/// Shape, values and gradient of an embedding.
 type Weight = (Vec<usize>, Vec<f32>, Vec<f32>);
 
 #[derive(Deserialize)]
@@ -36,7 +36,7 @@ struct Case {
 }
 
 #[test]
-fn they_cost_what_sentence_transformers_says() {
+fn losses_equal_those_of_sentence_transformers() {
     let fixture = include_str!("../fixtures/guided-losses.json");
     let fixture: Fixture = serde_json::from_str(fixture).unwrap();
     assert_eq!(fixture.cases.len(), 21);
@@ -70,7 +70,7 @@ fn they_cost_what_sentence_transformers_says() {
 }
 
 #[test]
-fn options_that_make_no_sense_are_refused_by_name() {
+fn invalid_options_are_rejected_by_name() {
     for (loss, options, part) in [
         (
             "GISTEmbedLoss",
@@ -111,7 +111,7 @@ fn options_that_make_no_sense_are_refused_by_name() {
         (
             "MatryoshkaLoss",
             json!({"loss": "EmbedDistillLoss", "matryoshka_dims": [4]}),
-            "compares whole embeddings",
+            "compares complete embeddings",
         ),
     ] {
         let spec = LossSpec {
@@ -126,7 +126,7 @@ fn options_that_make_no_sense_are_refused_by_name() {
     }
 }
 
-/// Questions with answers and others' answers.
+/// Returns questions with answers, and with answers to other questions.
 fn data() -> Data {
     let rows = [
         [
@@ -184,7 +184,7 @@ fn data() -> Data {
 }
 
 fn with(loss: &str, options: Value, data: &str) -> Value {
-    // Each step is over all examples, so that its loss can be compared with others.
+    // Each step uses all examples, so that losses of steps are comparable.
     let hyper = json!({"loss": loss, "loss_options": options, "epochs": 4, "batch_size": 8,
         "learning_rate": 1e-4});
     let mut config = config(json!({"name": "minilm-small"}), hyper, json!([]));
@@ -193,7 +193,7 @@ fn with(loss: &str, options: Value, data: &str) -> Value {
 }
 
 #[test]
-fn a_run_asks_a_frozen_model() {
+fn a_run_uses_a_frozen_second_model() {
     let guide = "minilm-small";
     for (config, falls) in [
         (
@@ -226,11 +226,11 @@ fn a_run_asks_a_frozen_model() {
         ),
     ] {
         let done = run(config.clone(), &data()).unwrap();
-        assert!(done.logged("The loss asks a further model"));
+        assert!(done.logged("The loss uses a second, frozen model"));
         let losses = done.losses();
         assert_eq!(losses.len(), 4);
         let (first, last) = (losses[0], losses[3]);
-        // A model that is its own teacher has nothing to learn at first.
+        // A model that is its own teacher starts with a loss of 0.
         assert!(!falls || last < first, "{config}: {losses:?}");
         assert!(falls || first.abs() < 1e-6, "{config}: {losses:?}");
         assert_eq!(losses, run(config, &data()).unwrap().losses());
@@ -238,7 +238,7 @@ fn a_run_asks_a_frozen_model() {
 }
 
 #[test]
-fn a_model_that_can_not_be_asked_is_refused_by_name() {
+fn unusable_second_models_are_rejected_by_name() {
     for (config, part) in [
         (
             with("GISTEmbedLoss", json!({}), "train"),

@@ -1,5 +1,5 @@
-//! Mined hard negatives against those of sentence-transformers, by
-//! `fixtures/make_hard_negatives.py`, and runs that mine before they train.
+//! Hard negatives against those of sentence-transformers
+//! (`fixtures/make_hard_negatives.py`), and runs that mine before training.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -78,7 +78,7 @@ impl Fixture {
     }
 }
 
-/// A row as the library gives it out.
+/// Returns a row in the format of the library.
 fn as_given_out(row: &Row<'_>, format: Format) -> Vec<Value> {
     let mut texts: Vec<Value> = row.items.iter().map(|item| json!(text(item))).collect();
     if format == Format::LabeledList {
@@ -103,7 +103,7 @@ fn as_given_out(row: &Row<'_>, format: Format) -> Vec<Value> {
     texts
 }
 
-/// Numbers may differ in the last places.
+/// Compares values with a tolerance for numbers.
 fn alike(found: &Value, wanted: &Value) -> bool {
     match (found, wanted) {
         (Value::Array(found), Value::Array(wanted)) => {
@@ -117,7 +117,7 @@ fn alike(found: &Value, wanted: &Value) -> bool {
 }
 
 #[test]
-fn negatives_are_those_of_sentence_transformers() {
+fn negatives_equal_those_of_sentence_transformers() {
     let fixture = fixture();
     assert_eq!(fixture.cases.len(), 32);
     for case in &fixture.cases {
@@ -140,7 +140,7 @@ fn negatives_are_those_of_sentence_transformers() {
 }
 
 #[test]
-fn no_match_of_a_query_becomes_its_negative() {
+fn positives_of_a_query_are_never_its_negatives() {
     let fixture = fixture();
     let options = HardNegatives::new().range_max(40).num_negatives(12);
     let options = options.output_format("labeled-list");
@@ -158,7 +158,7 @@ fn no_match_of_a_query_becomes_its_negative() {
 }
 
 #[test]
-fn what_is_drawn_is_among_the_candidates_and_follows_from_the_seed() {
+fn random_negatives_are_candidates_and_depend_on_the_seed() {
     let fixture = fixture();
     let options = HardNegatives::new()
         .range_min(1)
@@ -192,7 +192,7 @@ fn pair(query: &str, matched: &str) -> Document {
         .with_chunk(Document::text(matched))
 }
 
-/// Queries and answers; one query has two answers.
+/// Queries and answers. One query has two answers.
 fn pairs() -> Vec<Document> {
     [
         ("how do I sew on a button", "use a needle and thread"),
@@ -210,7 +210,7 @@ fn pairs() -> Vec<Document> {
 }
 
 #[test]
-fn documents_come_out_with_what_was_found() {
+fn output_documents_contain_the_results() {
     let encoder = Encoder::from_backbone("minilm-small").unwrap();
     let mined = |options: &HardNegatives| {
         let given = |documents: Vec<Document>| Box::new(documents.into_iter().map(Ok));
@@ -224,7 +224,7 @@ fn documents_come_out_with_what_was_found() {
         let prompts = Prompts::default();
         let pairs = given(pairs());
         let mined = mine_with(&encoder, pairs, corpus, options, &prompts, &mut progress);
-        // Eight matches, and three documents beside them.
+        // Eight positives and three further documents.
         assert_eq!(compared, 11);
         mined
             .unwrap()
@@ -279,20 +279,20 @@ fn mining(options: Value, model: Value) -> Value {
 }
 
 #[test]
-fn a_run_trains_on_the_negatives_that_its_model_finds() {
+fn a_run_trains_on_the_negatives_that_its_model_mines() {
     let model = json!({"name": "minilm-small"});
     let options = json!({"corpus": "corpus", "num_negatives": 2, "output_format": "n-tuple"});
     let done = run(mining(options.clone(), model.clone()), &data()).unwrap();
     assert!(done.logged("Found 7 unique queries out of 8 total queries."));
-    assert!(done.logged("8 examples to train on, each with 2 hard negatives, of 8 pairs"));
+    assert!(done.logged("8 training examples, each with 2 hard negatives, from 8 pairs"));
     let again = run(mining(options, model.clone()), &data()).unwrap();
     assert_eq!(done.losses(), again.losses());
     let plain = json!({"loss": "MultipleNegativeRankingLoss", "epochs": 1, "batch_size": 4});
     let plain = run(config(model.clone(), plain, json!([])), &data()).unwrap();
     assert_ne!(plain.losses()[0], done.losses()[0]);
-    // In triplets, a pair stands once for each of its negatives.
+    // As triplets, a pair occurs once for each of its negatives.
     let triplets = run(mining(json!({"num_negatives": 2}), model), &data()).unwrap();
-    assert!(triplets.logged("16 examples to train on, each with 1 hard negatives, of 8 pairs"));
+    assert!(triplets.logged("16 training examples, each with 1 hard negatives, from 8 pairs"));
 }
 
 #[test]
@@ -332,7 +332,7 @@ fn queries_and_documents_are_mined_with_the_prompts_of_their_columns() {
 }
 
 #[test]
-fn a_run_that_can_not_mine_says_why() {
+fn unusable_mining_options_are_rejected_by_name() {
     let model = || json!({"name": "minilm-small"});
     let from = |name: &str, mut config: Value| {
         config["data"]["train_data"] = name.into();
@@ -378,7 +378,7 @@ fn a_run_that_can_not_mine_says_why() {
                 json!({"num_negatives": 50, "output_format": "n-tuple"}),
                 model(),
             ),
-            "of 8 pairs it leaves 0 with enough negatives",
+            "only 0 of 8 pairs get enough negatives",
         ),
         (
             from("ready", mining(json!({}), model())),
@@ -386,7 +386,7 @@ fn a_run_that_can_not_mine_says_why() {
         ),
         (
             from("texts", mining(json!({}), model())),
-            "embedded twice under dropout (SimCSE): leave the mining out",
+            "embedded twice under dropout (SimCSE). Remove `mine_hard_negatives`",
         ),
         (several, "`more_train_data` names `ready` beside it"),
     ] {

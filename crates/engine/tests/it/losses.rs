@@ -1,6 +1,6 @@
-//! Every loss against pytorch-metric-learning and PyTorch, by
-//! `fixtures/make_losses.py`: values and gradients of the embeddings and of the
-//! losses' own weights.
+//! Losses against pytorch-metric-learning and PyTorch (`fixtures/make_losses.py`).
+//!
+//! Compares values, and gradients of the embeddings and of the losses' own weights.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -72,7 +72,7 @@ fn fixture() -> Fixture {
     serde_json::from_str(include_str!("../fixtures/losses.json")).unwrap()
 }
 
-/// Any model: the losses here don't ask it for anything.
+/// Returns a model, which these losses do not use.
 fn any_model() -> Model {
     let config = json!({"model_type": "mlp", "input_size": 1, "hidden_sizes": [1]});
     let config = ModelConfig::parse(&config).unwrap();
@@ -88,7 +88,7 @@ pub(crate) fn spec(loss: &str, options: &Map<String, Value>, miner: Option<&str>
     }
 }
 
-/// The loss of embeddings and the gradient of each of them.
+/// Returns the loss of embeddings and the gradient of each.
 pub(crate) fn compute(
     criterion: &mut Criterion,
     parts: &[&[f32]],
@@ -99,7 +99,7 @@ pub(crate) fn compute(
     compute_beside(criterion, parts, dim, &[], labels, scores)
 }
 
-/// As [`compute`], with the embeddings of a guide.
+/// Like [`compute`], with the embeddings of a guide.
 pub(crate) fn compute_beside(
     criterion: &mut Criterion,
     parts: &[&[f32]],
@@ -147,7 +147,7 @@ pub(crate) fn check_grad(what: &str, found: &[f32], expected: &[f32]) {
 }
 
 #[test]
-fn values_and_gradients_are_those_of_pytorch_metric_learning() {
+fn values_and_gradients_equal_those_of_pytorch_metric_learning() {
     let fixture = fixture();
     assert_eq!(fixture.cases.len(), 168);
     let mut names = std::collections::BTreeSet::new();
@@ -201,7 +201,7 @@ fn values_and_gradients_are_those_of_pytorch_metric_learning() {
 }
 
 #[test]
-fn a_memory_of_earlier_batches_counts_as_in_pytorch_metric_learning() {
+fn cross_batch_memory_equals_that_of_pytorch_metric_learning() {
     let fixture = fixture();
     for case in &fixture.memory {
         let options = json!({"loss": case.loss, "memory_size": 20});
@@ -221,7 +221,7 @@ fn a_memory_of_earlier_batches_counts_as_in_pytorch_metric_learning() {
 }
 
 #[test]
-fn pairs_and_triplets_cost_what_pytorch_says() {
+fn losses_of_pairs_and_triplets_equal_those_of_pytorch() {
     let fixture = fixture();
     let list = |value: &Value| -> Vec<f32> { serde_json::from_value(value.clone()).unwrap() };
     let given = |name: &str| list(&fixture.pairwise[name]);
@@ -254,7 +254,7 @@ fn pairs_and_triplets_cost_what_pytorch_says() {
 }
 
 #[test]
-fn several_losses_add_up_with_their_weights() {
+fn several_losses_are_summed_with_weights() {
     let fixture = fixture();
     let batch = &fixture.batches["uneven"];
     let value = |name: &str, options: Value| {
@@ -282,7 +282,7 @@ fn several_losses_add_up_with_their_weights() {
 }
 
 #[test]
-fn the_hardest_of_some_subsets_is_taken() {
+fn the_subset_with_the_highest_loss_is_used() {
     let fixture = fixture();
     let batch = &fixture.batches["balanced"];
     let mined = |trials: usize| {
@@ -310,7 +310,7 @@ fn the_hardest_of_some_subsets_is_taken() {
     let (one, grads) = mined(1);
     let (many, _) = mined(50);
     assert!(many > one, "{many} {one}");
-    // Only the chosen ones get a gradient.
+    // Only the selected examples get a gradient.
     let touched = grads[0]
         .chunks(fixture.dim)
         .filter(|g| g.iter().any(|g| *g != 0.0));
@@ -318,7 +318,7 @@ fn the_hardest_of_some_subsets_is_taken() {
 }
 
 #[test]
-fn options_that_make_no_sense_are_refused_by_name() {
+fn invalid_options_are_rejected_by_name() {
     let refused = |loss: &str, options: Value, miner: Option<&str>| {
         let options = options.as_object().unwrap().clone();
         let made = Criterion::new(&spec(loss, &options, miner), 4, 8, 0);
@@ -347,10 +347,10 @@ fn options_that_make_no_sense_are_refused_by_name() {
             "ArcFaceLoss",
             json!({"num_classes": 9}),
             None,
-            "this run has 4; leave it out",
+            "this run has 4; remove the option",
         ),
         ("GenericPairLoss", json!({}), None, "is a base class"),
-        ("NoSuchLoss", json!({}), None, "is not known"),
+        ("NoSuchLoss", json!({}), None, "is unknown"),
         (
             "CrossBatchMemory",
             json!({"loss": "ArcFaceLoss"}),
@@ -368,7 +368,7 @@ fn options_that_make_no_sense_are_refused_by_name() {
             "CosineSimilarityLoss",
             json!({}),
             Some("HDCMiner"),
-            "without a miner",
+            "and no miner",
         ),
         (
             "TripletMarginLoss",

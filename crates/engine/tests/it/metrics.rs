@@ -1,4 +1,4 @@
-//! Search and its metrics against docarray's, over the same embeddings.
+//! Retrieval and its metrics against docarray, over the same embeddings.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,7 @@ struct Case {
 }
 
 #[test]
-fn finds_and_measures_what_docarray_does() {
+fn results_and_metrics_equal_those_of_docarray() {
     let fixture: Fixture = serde_json::from_str(include_str!("../fixtures/metrics.json")).unwrap();
     assert_eq!(fixture.cases.len(), 12);
     for case in &fixture.cases {
@@ -68,7 +68,7 @@ fn finds_and_measures_what_docarray_does() {
 }
 
 #[test]
-fn metrics_at_a_rank_are_those_of_sentence_transformers() {
+fn metrics_at_a_rank_equal_those_of_sentence_transformers() {
     #[derive(Deserialize)]
     struct Query {
         found: Vec<bool>,

@@ -1,5 +1,5 @@
-//! The picture processor against `transformers` and Pillow, by
-//! `fixtures/make_preprocessors.py`: classes, their defaults, every field.
+//! The image processor against `transformers` and Pillow
+//! (`fixtures/make_preprocessors.py`): classes, their defaults, and all fields.
 
 use finetuner_engine::image::{self, ImageProcessor, ProcessorClass};
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ fn parse(config: &Value) -> finetuner_engine::Result<ImageProcessor> {
     ImageProcessor::parse(config, ProcessorClass::Clip, None)
 }
 
-/// A processor, and the pixels that it makes of a picture in `fixtures`.
+/// A processor, with its output for a picture of `fixtures`.
 fn pixels(processor: &ImageProcessor, picture: &str) -> finetuner_engine::Result<Vec<f32>> {
     let picture = std::fs::read(fixture(picture)).unwrap();
     let mut found = vec![0.0; processor.values()];
@@ -25,13 +25,13 @@ fn worst(found: &[f32], expected: &[f32]) -> f32 {
 }
 
 #[test]
-fn every_processor_makes_the_pixels_of_transformers() {
+fn every_processor_equals_that_of_transformers() {
     let configs = json("preprocessors/configs.json");
     let expected = tensors("preprocessors/values.safetensors");
     let mut compared = 0;
     for (name, config) in configs.as_object().unwrap() {
         let processor = parse(config).unwrap();
-        // What is saved means the same.
+        // The saved settings are equivalent.
         let saved = parse(&processor.to_json()).unwrap();
         for picture in ["wide.png", "tall.png"] {
             let (shape, expected) = &expected[&format!("{name}/{picture}")];
@@ -40,7 +40,7 @@ fn every_processor_makes_the_pixels_of_transformers() {
                 processor.sides().map(|side| side as usize),
                 "{name}"
             );
-            // Of 256 levels one is at least 0.004.
+            // One of 256 levels is at least 0.004.
             let largest = expected.iter().fold(1.0f32, |a, b| a.max(b.abs()));
             for processor in [&processor, &saved] {
                 let found = pixels(processor, &format!("pictures/{picture}")).unwrap();
@@ -54,7 +54,7 @@ fn every_processor_makes_the_pixels_of_transformers() {
 }
 
 #[test]
-fn a_square_size_of_old_files_is_that_of_the_class() {
+fn use_square_size_selects_the_size_of_the_class() {
     let crop = json!({"height": 8, "width": 8});
     let old = json!({"use_square_size": true, "size": {"shortest_edge": 32}, "crop_size": crop});
     let new = json!({"size": {"height": 224, "width": 224}, "crop_size": crop});
@@ -67,7 +67,7 @@ fn a_square_size_of_old_files_is_that_of_the_class() {
 }
 
 #[test]
-fn pictures_are_turned_upright_in_every_format() {
+fn pictures_are_rotated_upright_in_every_format() {
     let expected = tensors("preprocessors/upright.safetensors");
     let config =
         json!({"image_processor_type": "ViTImageProcessor", "size": [6, 8], "resample": 4});
@@ -75,7 +75,7 @@ fn pictures_are_turned_upright_in_every_format() {
     assert_eq!(expected.len(), 12);
     for (name, (_, expected)) in expected {
         let found = pixels(&processor, &format!("upright/{name}")).unwrap();
-        // Decoders of JPEG differ by one of 255 levels.
+        // JPEG decoders differ by 1 of 255.
         let limit = if name.ends_with("jpg") {
             2.0 / 127.5
         } else {
@@ -87,7 +87,7 @@ fn pictures_are_turned_upright_in_every_format() {
 }
 
 #[test]
-fn steps_that_are_not_known_are_refused_by_their_field() {
+fn unsupported_steps_are_rejected_by_field() {
     let clip = |field: &str, value: Value| {
         let mut config = json!({"image_processor_type": "CLIPImageProcessor"});
         config[field] = value;
@@ -157,10 +157,10 @@ fn steps_that_are_not_known_are_refused_by_their_field() {
         |model| ImageProcessor::parse(&clip("size", json!(32)), ProcessorClass::Clip, Some(model));
     let error = fits([32, 32]).unwrap_err().to_string();
     assert!(
-        error.contains("pictures of 224 pixels do not fit a model for 32"),
+        error.contains("pictures are resized to 224 pixels, but the model takes 32"),
         "{error}"
     );
-    // What changes nothing is no reason to refuse.
+    // Settings without effect are accepted.
     for field in [
         "do_convert_rgb",
         "do_pad",
@@ -172,7 +172,7 @@ fn steps_that_are_not_known_are_refused_by_their_field() {
 }
 
 #[test]
-fn a_picture_whose_size_the_model_does_not_take_is_named() {
+fn pictures_of_a_size_that_does_not_fit_the_model_are_rejected() {
     let config = json!({"do_center_crop": false, "size": {"shortest_edge": 24}});
     let processor = ImageProcessor::parse(&config, ProcessorClass::Clip, Some([24, 24])).unwrap();
     assert!(pixels(&processor, "pictures/exact.png").is_ok());
@@ -180,13 +180,13 @@ fn a_picture_whose_size_the_model_does_not_take_is_named() {
         .unwrap_err()
         .to_string();
     assert!(
-        error.contains("38x24 pixels, the model takes 24x24"),
+        error.contains("38x24 pixels, but the model takes 24x24"),
         "{error}"
     );
 }
 
 #[test]
-fn a_jpeg_that_is_cut_short_is_refused_and_one_with_bytes_behind_is_read() {
+fn truncated_jpegs_are_rejected_and_trailing_bytes_ignored() {
     let whole = std::fs::read(fixture("pictures/photo.jpg")).unwrap();
     image::check(&whole).unwrap();
     let behind = [&whole[..], b"more"].concat();
@@ -201,7 +201,7 @@ fn a_jpeg_that_is_cut_short_is_refused_and_one_with_bytes_behind_is_read() {
             assert!(error.contains("cut short"), "{length}: {error}");
         }
     }
-    // No cut is a panic, in any format.
+    // No truncation causes a panic, in any format.
     for name in ["photo.jpg", "wide.png", "palette.png"] {
         let whole = std::fs::read(fixture("pictures").join(name)).unwrap();
         for length in 0..whole.len() * 3 / 4 {
@@ -212,7 +212,7 @@ fn a_jpeg_that_is_cut_short_is_refused_and_one_with_bytes_behind_is_read() {
     }
 }
 
-/// The head of a BMP of 24 bits a pixel.
+/// Returns the header of a BMP with 24 bits per pixel.
 fn head_of_bmp(width: u32, height: u32) -> Vec<u8> {
     let mut head = b"BM".to_vec();
     let fields = [54, 0, 54, 40, width, height, 1 | 24 << 16, 0, 0, 0, 0, 0, 0];
@@ -221,11 +221,15 @@ fn head_of_bmp(width: u32, height: u32) -> Vec<u8> {
 }
 
 #[test]
-fn a_picture_that_is_too_large_is_refused_by_its_size_and_the_limit() {
+fn too_large_pictures_are_rejected_with_size_and_limit() {
     for (width, height, limit) in [
-        (60_000, 60_000, "16384 pixels a side"),
-        (1, 16_385, "16384 pixels a side"),
-        (16_000, 16_000, "takes 732 MiB, and 256 MiB are allowed"),
+        (60_000, 60_000, "16384 pixels per side"),
+        (1, 16_385, "16384 pixels per side"),
+        (
+            16_000,
+            16_000,
+            "takes 732 MiB when decoded; the limit is 256 MiB",
+        ),
     ] {
         let head = head_of_bmp(width, height);
         for error in [image::check(&head), image::check_head(&head)] {

@@ -1,4 +1,4 @@
-//! Whole runs, from documents to an artifact that is opened again.
+//! Whole runs, from documents to a loaded artifact.
 
 use std::{cell::RefCell, collections::HashMap, path::Path};
 
@@ -13,7 +13,7 @@ use finetuner_engine::{
 use finetuner_protocol::{Device, Document, DocumentArray, Event, RunConfig, worker::LocalModels};
 use serde_json::{Value, json};
 
-/// Keeps the log and the losses.
+/// Records the log and the losses.
 #[derive(Default)]
 struct Notes {
     log: Vec<String>,
@@ -47,31 +47,31 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// The model, opened from the artifact.
+    /// Loads the model from the artifact.
     pub(crate) fn encoder(&self) -> Encoder {
         let opened = self.folder.path().join("opened");
         open_artifact(&self.finished.artifact, &opened).unwrap();
         Encoder::from_folder(opened).unwrap()
     }
 
-    /// The model's folder, as another run opens it.
+    /// Returns the model's folder, as another run opens it.
     pub(crate) fn opened(&self) -> tempfile::TempDir {
         let opened = tempfile::tempdir().unwrap();
         open_artifact(&self.finished.artifact, opened.path()).unwrap();
         opened
     }
 
-    /// The loss of each step.
+    /// Returns the loss of each step.
     pub(crate) fn losses(&self) -> &[f64] {
         &self.notes.losses
     }
 
-    /// The validation loss of each epoch.
+    /// Returns the validation loss of each epoch.
     pub(crate) fn validated(&self) -> &[f64] {
         &self.notes.validated
     }
 
-    /// The learning rate of each step.
+    /// Returns the learning rate of each step.
     pub(crate) fn rates(&self) -> &[f64] {
         &self.notes.rates
     }
@@ -131,7 +131,7 @@ pub(crate) fn run(config: Value, data: &Data) -> Result<Run, Error> {
     run_from(config, data, None)
 }
 
-/// A run over the data `train`.
+/// Returns a run over the data `train`.
 pub(crate) fn config(model: Value, hyper: Value, callbacks: Value) -> Value {
     json!({
         "run_name": "r", "experiment_name": "e", "model": model,
@@ -139,7 +139,7 @@ pub(crate) fn config(model: Value, hyper: Value, callbacks: Value) -> Value {
     })
 }
 
-/// Questions and answers about three things.
+/// Returns questions and answers about three topics.
 pub(crate) fn texts() -> DocumentArray {
     let rows = [
         ("how do I sew on a button", 0),
@@ -189,7 +189,7 @@ pub(crate) fn evaluation() -> Value {
 }
 
 #[test]
-fn a_text_model_learns_what_belongs_together() {
+fn a_text_model_learns_related_texts() {
     let data = HashMap::from([("train", texts())]);
     let hyper = json!({"loss": "TripletMarginLoss", "epochs": 4, "batch_size": 9,
         "loss_options": {"margin": 0.5}, "learning_rate": 1e-4, "scheduler": "linear",
@@ -210,7 +210,7 @@ fn a_text_model_learns_what_belongs_together() {
     assert!(run.logged("9 examples of 3 classes"));
     let encoder = run.encoder();
     assert_eq!((encoder.kind(), encoder.dim()), (ModelKind::Text, 384));
-    // One text alone is embedded as it is among others of other lengths.
+    // The embedding of a text does not depend on others in its batch.
     let texts = ["a cat", "what do cats eat when nobody looks", "moon"];
     let together = encoder.encode_texts(&texts).unwrap();
     let alone = encoder.encode_texts(&texts[2..]).unwrap();
@@ -220,7 +220,7 @@ fn a_text_model_learns_what_belongs_together() {
 }
 
 #[test]
-fn a_run_in_bfloat16_says_so_and_learns_nearly_the_same() {
+fn a_run_in_bfloat16_logs_it_and_learns_nearly_the_same() {
     let data = HashMap::from([("train", texts())]);
     let losses = |precision: &str| {
         let model = json!({"name": "minilm-small", "options": {"precision": precision}});
@@ -239,7 +239,7 @@ fn a_run_in_bfloat16_says_so_and_learns_nearly_the_same() {
 }
 
 #[test]
-fn a_frozen_picture_model_learns_a_head_that_is_saved() {
+fn a_frozen_picture_model_trains_and_saves_a_head() {
     let data = HashMap::from([("train", pictures())]);
     let model = json!({"name": "efficientnet-small", "freeze": true, "output_dim": 16,
         "options": {"pooler": "GeM", "pooler_options": {"p": 2.0}, "augmentation": "light"}});
@@ -312,7 +312,7 @@ fn every_layout_of_text_data_can_be_trained_on() {
 }
 
 #[test]
-fn a_run_goes_on_from_the_artifact_of_an_earlier_one() {
+fn a_run_continues_from_the_artifact_of_an_earlier_run() {
     let data = HashMap::from([("train", features())]);
     let model = json!({"name": "mlp", "options": {"input_size": 5, "hidden_sizes": [4]}});
     let hyper = json!({"loss": "TripletMarginLoss", "epochs": 1, "batch_size": 12});
@@ -335,7 +335,7 @@ fn a_run_goes_on_from_the_artifact_of_an_earlier_one() {
 }
 
 #[test]
-fn a_projection_head_that_an_artifact_brings_goes_on_without_the_gpu_that_was_asked_for() {
+fn a_projection_head_is_continued_without_the_requested_gpu() {
     let data = HashMap::from([("train", texts())]);
     let hyper = json!({"loss": "TripletMarginLoss", "epochs": 1, "batch_size": 9});
     let model = json!({"name": "minilm-small", "output_dim": 8});
@@ -370,7 +370,7 @@ fn callbacks_stop_average_measure_and_log() {
     ]);
     let run = run(config(model, hyper, callbacks), &data).unwrap();
     assert!(run.logged("Training is stopping, no improvement for 2 epochs"));
-    // The first epoch counts as better than nothing.
+    // The first epoch counts as an improvement.
     assert_eq!(
         run.notes
             .log
@@ -382,8 +382,8 @@ fn callbacks_stop_average_measure_and_log() {
     let names: Vec<&str> = run.finished.after.keys().map(String::as_str).collect();
     let measured = ["hit_at_k", "ndcg@50", "recall@50", "recall_at_k"];
     assert_eq!(names, measured.map(|name| format!("mine_model_{name}")));
-    // The index has fewer documents than 50: all relevant ones are found. The
-    // list of `recall_at_k` is cut at `limit`.
+    // The index has fewer than 50 documents, so all relevant ones are found.
+    // `recall_at_k` uses the list cut at `limit`.
     let after = |name: &str| run.finished.after[&format!("mine_model_{name}")];
     assert_eq!(after("recall@50"), 1.0);
     assert!(after("recall_at_k") < 1.0);
@@ -403,10 +403,10 @@ fn callbacks_stop_average_measure_and_log() {
 }
 
 #[test]
-fn the_best_model_is_measured_at_the_end_of_the_training() {
+fn the_best_model_is_evaluated_after_training() {
     let data = HashMap::from([("train", features()), ("eval", features())]);
     let model = json!({"name": "mlp", "options": {"input_size": 5, "hidden_sizes": [4]}});
-    // Nothing changes: the first epoch stays the best one.
+    // Nothing changes, so the first epoch stays the best.
     let hyper = json!({"loss": "TripletMarginLoss", "epochs": 3, "batch_size": 12,
         "learning_rate": 1e-12});
     let callbacks = json!([
@@ -425,7 +425,7 @@ fn the_best_model_is_measured_at_the_end_of_the_training() {
     let name = names.iter().map(String::as_str).find(is_metric).unwrap();
     let mut text = String::new();
     std::io::Read::read_to_string(&mut zip.by_name(name).unwrap(), &mut text).unwrap();
-    // A line of MLflow is a time, a value and a step; its names have no `@`.
+    // A line of MLflow is a time, a value and a step. Its metric names have no `@`.
     let steps: Vec<&str> = text
         .lines()
         .filter_map(|line| line.split(' ').nth(2))
@@ -434,7 +434,7 @@ fn the_best_model_is_measured_at_the_end_of_the_training() {
 }
 
 #[test]
-fn a_batch_size_is_chosen_and_said() {
+fn a_default_batch_size_is_chosen_and_logged() {
     let data = HashMap::from([("train", features())]);
     let model = json!({"name": "mlp", "options": {"input_size": 5, "hidden_sizes": [4]}});
     let hyper = json!({"loss": "TripletMarginLoss", "epochs": 1});
@@ -448,7 +448,7 @@ fn a_batch_size_is_chosen_and_said() {
 }
 
 #[test]
-fn data_that_teaches_nothing_is_refused() {
+fn data_without_anything_to_learn_is_rejected() {
     let model = json!({"name": "mlp", "options": {"input_size": 2, "hidden_sizes": [4]}});
     let hyper = json!({"loss": "TripletMarginLoss", "epochs": 1, "batch_size": 4});
     let refused = |labels: &[u64]| {
@@ -459,13 +459,13 @@ fn data_that_teaches_nothing_is_refused() {
         let refused = run(config(model.clone(), hyper.clone(), json!([])), &data);
         refused.err().unwrap().to_string()
     };
-    assert!(refused(&[1, 1, 1]).contains("all examples have one label"));
+    assert!(refused(&[1, 1, 1]).contains("all examples have the same label"));
     assert!(refused(&[1, 2, 3]).contains("no two examples share a label"));
     assert!(refused(&[1]).contains("at least 2 are needed"));
 }
 
 #[test]
-fn configurations_that_make_no_sense_are_refused_by_field() {
+fn invalid_configurations_are_rejected_by_field() {
     let data = RefCell::new(HashMap::from([("train", texts())]));
     let refused = |model: Value, hyper: Value, callbacks: Value| {
         let mut all = json!({"epochs": 1, "loss": "TripletMarginLoss"});
@@ -539,7 +539,7 @@ fn configurations_that_make_no_sense_are_refused_by_field() {
         ),
         (
             refused(text(), json!({}), callback("Confetti", json!({}))),
-            "`Confetti` is not known; BestModelCheckpoint",
+            "`Confetti` is unknown; the callbacks are BestModelCheckpoint",
         ),
         (
             refused(
@@ -547,7 +547,7 @@ fn configurations_that_make_no_sense_are_refused_by_field() {
                 json!({}),
                 callback("EarlyStopping", json!({"monitor": "mood"})),
             ),
-            "`mood` is not measured",
+            "`mood` is not a metric of this run",
         ),
         (
             refused(
@@ -566,7 +566,7 @@ fn configurations_that_make_no_sense_are_refused_by_field() {
                     json!({"query_data": "train", "metrics": ["luck"]}),
                 ),
             ),
-            "a list of some of average_precision",
+            "expected a list of metrics from average_precision",
         ),
     ] {
         assert!(found.contains(part), "{part} is missing in: {found}");

@@ -407,7 +407,7 @@ fn a_pooler_without_a_counterpart_leaves_no_list_of_modules_and_says_so() {
         folder.path(),
         json!({"model": {"pooler": "GeM", "collate_options": {"max_length": 7}}}),
     );
-    assert!(run.logged("sentence-transformers has no pooling `GeM`"));
+    assert!(run.logged("sentence-transformers has no `GeM` pooling"));
     let (ours, _) = opened(&run);
     assert!(!ours.path().join("modules.json").exists());
     let encoder = Encoder::from_folder(ours.path()).unwrap();

@@ -1,5 +1,5 @@
-//! The losses of sentence-transformers, by `fixtures/make_sentence_losses.py`:
-//! values and gradients of the embeddings.
+//! Losses of sentence-transformers (`fixtures/make_sentence_losses.py`): values and
+//! gradients of the embeddings.
 
 use finetuner_engine::loss::{Criterion, LossSpec};
 use finetuner_protocol::{Loss, Options};
@@ -28,7 +28,7 @@ struct Case {
 }
 
 #[test]
-fn they_cost_what_sentence_transformers_says() {
+fn losses_equal_those_of_sentence_transformers() {
     let fixture = include_str!("../fixtures/sentence-losses.json");
     let fixture: Fixture = serde_json::from_str(fixture).unwrap();
     for case in &fixture.cases {
@@ -51,7 +51,7 @@ fn they_cost_what_sentence_transformers_says() {
 }
 
 #[test]
-fn lengths_are_drawn_where_a_step_has_fewer_of_them() {
+fn dimensions_are_drawn_if_a_step_uses_only_some() {
     let parts = [[0.9f32, 0.1, 0.3, 0.4], [0.2, 0.8, 0.5, -0.6]].concat();
     let others = [[0.7f32, 0.3, -0.3, 0.5], [0.1, -0.8, 0.6, 0.2]].concat();
     let value = |options: Value| {
@@ -71,7 +71,7 @@ fn lengths_are_drawn_where_a_step_has_fewer_of_them() {
 }
 
 #[test]
-fn lengths_that_can_not_be_are_refused() {
+fn invalid_options_are_rejected() {
     let refused = |options: Value| {
         let spec = LossSpec {
             options: Some(Options::from(options.as_object().unwrap().clone())),
@@ -82,18 +82,18 @@ fn lengths_that_can_not_be_are_refused() {
     let ranking = "MultipleNegativeRankingLoss";
     for (options, part) in [
         (json!({}), "the name of a loss"),
-        (json!({"loss": ranking}), "a list of lengths"),
+        (json!({"loss": ranking}), "a list of dimensions"),
         (
             json!({"loss": ranking, "matryoshka_dims": [0]}),
-            "a list of lengths",
+            "a list of dimensions",
         ),
         (
             json!({"loss": ranking, "matryoshka_dims": [9]}),
-            "9 is more than the 8 values",
+            "9 is more than the 8 dimensions",
         ),
         (
             json!({"loss": ranking, "matryoshka_dims": [8], "matryoshka_weights": [1, 2]}),
-            "a number for each length",
+            "one number for each dimension",
         ),
         (
             json!({"loss": ranking, "matryoshka_dims": [8], "n_dims_per_step": 0}),
@@ -105,7 +105,7 @@ fn lengths_that_can_not_be_are_refused() {
         ),
         (
             json!({"loss": "ArcFaceLoss", "matryoshka_dims": [8]}),
-            "can't be cut short",
+            "which can't be truncated",
         ),
         (
             json!({"loss": "MatryoshkaLoss", "matryoshka_dims": [8]}),

@@ -118,11 +118,11 @@ fn data_that_teaches_nothing_is_refused_before_the_run() {
     for (found, part) in [
         (
             refused(&["a"; 3], "TripletMarginLoss"),
-            "all examples have one label",
+            "all examples have the same label",
         ),
         (
             refused(&["a"; 3], "MultipleNegativeRankingLoss"),
-            "all examples have one label",
+            "all examples have the same label",
         ),
         (
             refused(&["a", "b", "c"], "TripletMarginLoss"),
@@ -204,13 +204,13 @@ fn a_split_that_leaves_nothing_is_refused_with_its_numbers() {
     let found = refused(4, 0.1);
     assert!(
         found.contains(
-            "`val_split`: 0.1: of the 4 examples of `train_data` (`train`) it leaves 4 to train on and 0"
+            "`val_split`: 0.1: this splits the 4 examples of `train_data` (`train`) into 4 for training and 0"
         ),
         "{found}"
     );
     let found = refused(3, 0.99);
     assert!(
-        found.contains("it leaves 0 to train on and 3 to validate with"),
+        found.contains("into 0 for training and 3 for validation"),
         "{found}"
     );
     assert_eq!(refused(24, 0.1), "");
@@ -314,7 +314,7 @@ fn callbacks_that_wait_for_what_never_comes_are_refused() {
         ),
         (
             refused(json!([evaluate, watch("recall_at_k")])),
-            "it is not measured; mine_",
+            "is not a metric of this run; the metrics are mine_",
         ),
     ] {
         assert!(found.contains(part), "{part} is missing in: {found}");
@@ -343,13 +343,13 @@ fn evaluations_that_can_find_nothing_are_refused_and_others_warn() {
     ]);
     let found = checked(config(mlp(), hyper(), callbacks()), &data).unwrap_err();
     assert!(
-        found.contains("2 of 2 queries of `query_data` (`query`) can find nothing")
-            && found.contains("`1.0` is not `1`"),
+        found.contains("2 of 2 queries of `query_data` (`query`) have no relevant document")
+            && found.contains("`1.0` differs from `1`"),
         "{found}"
     );
     let data = HashMap::from([("train", train), ("query", labelled(&["1.0", "2"]))]);
     let run = run(config(mlp(), hyper(), callbacks()), &data).unwrap();
-    assert!(run.logged("1 of 2 queries of `query_data` (`query`) can find nothing"));
+    assert!(run.logged("1 of 2 queries of `query_data` (`query`) have no relevant document"));
 }
 
 #[test]

@@ -125,7 +125,7 @@ async fn a_run_goes_on_from_another_ones_checkpoint() {
     assert_eq!(longer_losses, whole_losses[2 * 2..]);
     let log = longer.logs().await.unwrap();
     assert!(
-        log.contains("Going on from a checkpoint: 2 epochs"),
+        log.contains("Resuming from a checkpoint after 2 epochs"),
         "{log}"
     );
 
@@ -360,7 +360,7 @@ async fn a_server_that_stops_lets_its_runs_pause() {
     run.wait().await.unwrap();
     let log = run.logs().await.unwrap();
     assert!(log.contains("The run has paused"), "{log}");
-    assert!(log.contains("Going on from a checkpoint"), "{log}");
+    assert!(log.contains("Resuming from a checkpoint"), "{log}");
     assert!(!log.contains("attempt"), "it was not lost: {log}");
     let whole = fit(&finetuner, "whole", 12).await.unwrap();
     whole.wait().await.unwrap();

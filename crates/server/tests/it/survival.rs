@@ -233,7 +233,7 @@ async fn a_worker_that_is_told_to_end_pauses_and_costs_no_attempt() {
     ended(worker).await;
     let log = training.log_at_the_end().await;
     assert!(log.contains("The run has paused"), "{log}");
-    assert!(log.contains("Going on from a checkpoint"), "{log}");
+    assert!(log.contains("Resuming from a checkpoint"), "{log}");
     assert!(!log.contains("lost"), "{log}");
 }
 

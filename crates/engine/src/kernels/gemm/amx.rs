@@ -1,6 +1,7 @@
-//! The registers of AMX, whose instructions multiply 16 rows by 16 columns at a
-//! time, and products of 8-bit numbers with them. They have no stable
-//! intrinsics, so they are assembly.
+//! AMX tile registers, and products of 8-bit integers with them.
+//!
+//! An AMX instruction multiplies 16 rows by 16 columns. Rust has no stable intrinsics
+//! for AMX, so this module uses assembly.
 
 use std::{
     arch::{
@@ -16,26 +17,25 @@ use super::tile::{COLS, GROUP, Line, Sums};
 /// Rows and columns of a tile register.
 pub(super) const SIDE: usize = 16;
 
-/// Groups along the inner dimension that a tile register holds.
+/// Groups along the inner dimension in a tile register.
 pub(super) const GROUPS: usize = 16;
 
-/// AMX-TILE, AMX-INT8 and AMX-BF16 in leaf 7 of the CPU's features.
+/// Bits of AMX-TILE, AMX-INT8 and AMX-BF16 in `edx` of CPUID leaf 7.
 const REGISTERS: u32 = 1 << 24;
 const INT8: u32 = 1 << 25;
 const BFLOAT16: u32 = 1 << 22;
 
-/// Whether this CPU has the instructions for 8-bit numbers and the operating
-/// system lets this process use them.
+/// Returns whether this process can use AMX for 8-bit integers.
 pub(super) fn has_int8() -> bool {
     features() & INT8 != 0
 }
 
-/// As [`has_int8`], for numbers in bfloat16.
+/// Returns whether this process can use AMX for bfloat16.
 pub(super) fn has_bfloat16() -> bool {
     features() & BFLOAT16 != 0
 }
 
-/// The features of this CPU, none where the registers can't be used.
+/// Returns the AMX feature bits; 0 if the registers can't be used.
 fn features() -> u32 {
     static FEATURES: OnceLock<u32> = OnceLock::new();
     *FEATURES.get_or_init(|| match found_features() {
@@ -45,7 +45,7 @@ fn features() -> u32 {
 }
 
 fn found_features() -> u32 {
-    /// The states that the operating system keeps for the registers.
+    /// XCR0 bits: the operating system saves the tile registers.
     const STATES: u64 = 0b11 << 17;
     if !(is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("xsave")) {
         return 0;
@@ -59,7 +59,7 @@ fn found_features() -> u32 {
     }
 }
 
-/// Asks Linux for the registers, which it gives to a process that asks.
+/// Requests the tile registers from Linux, which grants them on request only.
 #[cfg(target_os = "linux")]
 fn is_permitted() -> bool {
     const ARCH_PRCTL: isize = 158;
@@ -86,7 +86,7 @@ fn is_permitted() -> bool {
     false
 }
 
-/// How `ldtilecfg` reads the shapes of the registers.
+/// Tile configuration in the layout of `ldtilecfg`.
 #[repr(C, align(64))]
 struct Shapes {
     palette: u8,
@@ -96,14 +96,14 @@ struct Shapes {
     rows: [u8; 16],
 }
 
-/// This thread's tile registers, while they are in use.
+/// The tile registers of this thread. Released when dropped.
 pub(super) struct Tiles {
-    /// They belong to the thread.
+    /// The registers belong to the thread.
     _not_send: PhantomData<*const ()>,
 }
 
 impl Tiles {
-    /// Sets the registers up, if the CPU has them.
+    /// Configures the registers, if the CPU has them.
     pub(super) fn begin() -> Option<Self> {
         if features() == 0 {
             return None;
@@ -118,7 +118,7 @@ impl Tiles {
             row_bytes,
             rows,
         };
-        // SAFETY: the instruction is there, and reads 64 bytes.
+        // SAFETY: the CPU has the instruction, which reads 64 bytes.
         unsafe {
             asm!(
                 "ldtilecfg [{}]",
@@ -131,8 +131,9 @@ impl Tiles {
         })
     }
 
-    /// Multiplies 16 rows, or 32 if `rows` is above 16, with a panel. All rows
-    /// have `groups` words, a multiple of [`GROUPS`].
+    /// Multiplies 16 rows, or 32 if `rows` is above 16, by a panel.
+    ///
+    /// Each row has `groups` words, a multiple of [`GROUPS`].
     pub(super) fn multiply(
         &self,
         words: &[[u8; GROUP]],
@@ -150,7 +151,7 @@ impl Tiles {
                 && sums.len() >= bands * SIDE * COLS,
             "shapes of a tile"
         );
-        // SAFETY: the registers are set up, and the sizes were checked.
+        // SAFETY: the registers are configured, and the sizes were checked.
         unsafe {
             if bands == 1 {
                 one_band(words.as_ptr().cast(), groups, panel.as_ptr().cast(), sums);
@@ -163,7 +164,7 @@ impl Tiles {
 
 impl Drop for Tiles {
     fn drop(&mut self) {
-        // SAFETY: the instruction is there.
+        // SAFETY: the CPU has the instruction.
         unsafe { asm!("tilerelease", options(nostack, nomem, preserves_flags)) };
     }
 }
@@ -207,23 +208,23 @@ macro_rules! store {
 
 pub(super) use {load, store, zero};
 
-/// Bytes from a line of a panel, or of the sums, to the next.
+/// Bytes of a line of a panel or of the sums.
 const LINE: usize = COLS * GROUP;
 
 /// Bytes of a row in a register.
 const ROW: usize = SIDE * GROUP;
 
 /// # Safety
-/// The registers are set up, `words` has 16 rows of `groups` words, and `panel`
-/// as many lines.
+/// The registers are configured, `words` has 16 rows of `groups` words, and `panel` has
+/// `groups` lines.
 unsafe fn one_band(words: *const u8, groups: usize, panel: *const u8, sums: &mut Sums) {
     let stride = groups * GROUP;
-    // SAFETY: the caller's promise; the sums hold 32 rows.
+    // SAFETY: guaranteed by the caller; the sums hold 32 rows.
     unsafe {
         zero!("tmm0", "tmm1");
         for i in (0..groups).step_by(GROUPS) {
             let lines = panel.add(i * LINE);
-            // Few rows take no longer than their weights do to come from memory.
+            // With few rows, the product is limited by loading the weights.
             for next in (GROUPS * LINE..2 * GROUPS * LINE).step_by(64) {
                 _mm_prefetch::<_MM_HINT_T0>(lines.wrapping_add(next).cast());
             }
@@ -242,7 +243,7 @@ unsafe fn one_band(words: *const u8, groups: usize, panel: *const u8, sums: &mut
 /// As for [`one_band`], with 32 rows.
 unsafe fn two_bands(words: *const u8, groups: usize, panel: *const u8, sums: &mut Sums) {
     let stride = groups * GROUP;
-    // SAFETY: the caller's promise; the sums hold 32 rows.
+    // SAFETY: guaranteed by the caller; the sums hold 32 rows.
     unsafe {
         zero!("tmm0", "tmm1", "tmm2", "tmm3");
         for i in (0..groups).step_by(GROUPS) {

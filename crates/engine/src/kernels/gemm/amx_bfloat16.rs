@@ -1,10 +1,11 @@
-//! Matrix products of factors that are rounded to bfloat16, by the instructions
-//! of AMX: 16 rows by 16 columns at a time, with sums of 32 bits. Numbers below
-//! 2^-126 count as zero.
+//! Matrix products in bfloat16 with AMX.
 //!
-//! Both factors are packed into panels of 32 lines, in the order in which the
-//! registers take them. A tile of the result stays in its registers while it
-//! runs along one panel of each, as in [`super::bfloat16`].
+//! Factors are rounded to bfloat16, and sums have 32 bits. Numbers below 2^-126 count
+//! as zero. An instruction multiplies 16 rows by 16 columns.
+//!
+//! Both factors are packed into panels of 32 lines, in the order of the registers. A
+//! tile of the output stays in registers while it passes along one panel of each
+//! factor, as in [`super::bfloat16`].
 
 use std::{
     arch::x86_64::*,
@@ -22,38 +23,37 @@ use super::{
     check_shapes,
 };
 
-/// Rows and columns of a tile of the result: four registers.
+/// Rows and columns of an output tile: four registers.
 const TILE: usize = 2 * SIDE;
 
-/// Elements along the inner dimension that a register holds.
+/// Elements along the inner dimension in a register.
 const STEP: usize = 2 * SIDE;
 
-/// Elements along the inner dimension that are packed at a time, at most. A
-/// tile stays in its registers for as many, and what a task multiplies with all
-/// panels stays in the second cache.
+/// Maximum number of elements along the inner dimension to pack at a time.
+///
+/// A tile stays in its registers for this length, and the packed rows of a task stay in
+/// the L2 cache.
 const DEPTH: usize = 24 * STEP;
 
-/// Tiles that one task takes below each other, at most.
-const TALLEST: usize = 4;
+/// Maximum height of a task in tiles.
+const MAX_TILES: usize = 4;
 
-/// The bytes of a register: 16 lines of 16 words, each word a pair of numbers.
+/// Contents of a register: 16 lines of 16 words, each with a pair of numbers.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Register([[u32; SIDE]; SIDE]);
 
 const EMPTY: Register = Register([[0; SIDE]; SIDE]);
 
-/// Whether this CPU has the instructions.
+/// Returns whether the CPU has the instructions.
 pub(super) fn is_available() -> bool {
     super::amx::has_bfloat16() && is_x86_feature_detected!("avx512bw")
 }
 
-/// As [`super::matmul`]. The order of the additions depends on the shapes
-/// alone.
+/// Like [`super::matmul`]. The order of the additions depends only on the shapes.
 ///
 /// # Panics
-/// Where the shapes do not fit each other, or the CPU has no instructions for
-/// it.
+/// If the shapes do not match, or if the CPU lacks the instructions.
 pub(super) fn matmul(
     out: MatMut<'_>,
     a: Mat<'_>,
@@ -70,14 +70,14 @@ pub(super) fn matmul(
         cols,
         row_stride,
     } = out;
-    // One thread takes all tasks where none may be handed on.
+    // With a single thread, one task does all the work.
     let (tasks, threads) = match threads {
         Threads::All => (1, rayon::current_num_threads()),
         Threads::One => (usize::MAX, 1),
     };
-    // As many rows for each task of each thread.
+    // Give each task of each thread the same number of rows.
     let tiles = rows.div_ceil(TILE);
-    let rounds = tiles.div_ceil(threads * TALLEST);
+    let rounds = tiles.div_ceil(threads * MAX_TILES);
     let height = tiles.div_ceil(threads * rounds) * TILE;
     let (left, right) = (Lines::rows(a), Lines::cols(b));
     let columns = cols.div_ceil(TILE);
@@ -116,7 +116,7 @@ pub(super) fn matmul(
     });
 }
 
-/// Multiplies some rows of the left factor with all panels.
+/// Multiplies some rows of the left factor by all panels.
 fn block(
     out: MatMut<'_>,
     (left, first): (Lines<'_>, usize),
@@ -153,8 +153,7 @@ thread_local! {
     static ROWS: Cell<Vec<Register>> = const { Cell::new(Vec::new()) };
 }
 
-/// Lends a thread's registers, which are kept between products: new memory is
-/// slow.
+/// Lends out buffers that the thread keeps between products, since new memory is slow.
 fn with_registers(
     kept: &'static std::thread::LocalKey<Cell<Vec<Register>>>,
     length: usize,
@@ -168,24 +167,24 @@ fn with_registers(
     kept.set(take(&mut registers));
 }
 
-/// Registers of a panel: for each step along the inner dimension two, for the
-/// first 16 lines and the others.
+/// Returns the registers of a panel: for each step along the inner dimension one for
+/// each 16 of its 32 lines.
 fn panel_length(depth: usize) -> usize {
     depth.div_ceil(STEP) * 2
 }
 
-/// What lies along the lines of a register.
+/// Factor whose lines are packed into registers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Side {
-    /// A row of the left factor.
+    /// Left factor: a line of the register is a row.
     Left,
-    /// A pair of elements along the inner dimension, of 16 columns of the right
-    /// factor.
+    /// Right factor: a line of the register is a pair of elements along the inner
+    /// dimension, for 16 columns.
     Right,
 }
 
 impl Lines<'_> {
-    /// Packs 32 lines from `first` on, zeros for those that there are not.
+    /// Packs 32 lines from `first` on. Missing lines are zero.
     fn pack_registers(
         self,
         side: Side,
@@ -203,7 +202,7 @@ impl Lines<'_> {
         }
     }
 
-    /// The register of 16 lines of one step.
+    /// Returns the register of 16 lines of one step.
     #[target_feature(enable = "avx512f,avx512bw")]
     fn pack_step(self, side: Side, first: usize, inner: Range<usize>) -> Register {
         let lines = self.count.saturating_sub(first).min(SIDE);
@@ -214,7 +213,7 @@ impl Lines<'_> {
                 let start = (first + i) * self.line_stride;
                 let line = &self.data[start + inner.start..start + inner.end];
                 let (low, high) = line.split_at(line.len().min(SIDE));
-                *word = neighbours(nearest(numbers(low)), nearest(numbers(high)));
+                *word = interleave(nearest(numbers(low)), nearest(numbers(high)));
             }
         } else if lines > 0 {
             for (word, place) in words.iter_mut().zip(PLACES) {
@@ -230,18 +229,18 @@ impl Lines<'_> {
             }
         }
         if by_line != (side == Side::Left) {
-            words = turned(words);
+            words = transpose(words);
         }
-        // SAFETY: 16 registers of 16 words are as many words.
+        // SAFETY: both types have 16 times 16 words.
         Register(unsafe { transmute::<[__m512i; SIDE], [[u32; SIDE]; SIDE]>(words) })
     }
 }
 
-/// The first element of each word of a register, within its step: the order in
-/// which [`neighbours`] leaves a line's elements.
+/// Position in the step of each word's first element: the order that [`interleave`]
+/// produces.
 const PLACES: [usize; SIDE] = [0, 2, 16, 18, 4, 6, 20, 22, 8, 10, 24, 26, 12, 14, 28, 30];
 
-/// Up to 16 numbers, and zeros behind them.
+/// Loads up to 16 numbers, followed by zeros.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn numbers(x: &[f32]) -> __m512 {
@@ -250,15 +249,14 @@ fn numbers(x: &[f32]) -> __m512 {
     unsafe { _mm512_maskz_loadu_ps(mask, x.as_ptr()) }
 }
 
-/// The bits of the upper half of each number, which is a number in bfloat16.
+/// Returns the upper half of each number's bits: a number in bfloat16.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn upper(x: __m512i) -> __m512i {
     _mm512_and_si512(x, _mm512_set1_epi32(0xffff_0000_u32.cast_signed()))
 }
 
-/// The nearest number in bfloat16, the even one where two are as near. NaN
-/// stays NaN.
+/// Rounds to bfloat16, with ties to even. NaN stays NaN.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn nearest(x: __m512) -> __m512i {
@@ -274,26 +272,26 @@ fn nearest(x: __m512) -> __m512i {
     ))
 }
 
-/// Words of neighbours in one line, in the order of [`PLACES`].
+/// Packs neighbours of one line into words, in the order of [`PLACES`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn neighbours(low: __m512i, high: __m512i) -> __m512i {
+fn interleave(low: __m512i, high: __m512i) -> __m512i {
     _mm512_packus_epi32(_mm512_srli_epi32::<16>(low), _mm512_srli_epi32::<16>(high))
 }
 
-/// Words of two numbers of the same line, the first in the lower half.
+/// Packs two numbers into a word, the first in the lower half.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn pairs(first: __m512i, second: __m512i) -> __m512i {
     _mm512_or_si512(_mm512_srli_epi32::<16>(first), upper(second))
 }
 
-/// The transpose of 16 lines of 16 words.
+/// Transposes 16 lines of 16 words.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn turned(x: [__m512i; SIDE]) -> [__m512i; SIDE] {
+fn transpose(x: [__m512i; SIDE]) -> [__m512i; SIDE] {
     let zero = _mm512_setzero_si512();
-    // Words of two lines in turn, then of four, then quarters of 16.
+    // Interleave words of two lines, then of four, then quarters of all 16.
     let mut two = [zero; SIDE];
     for i in (0..SIDE).step_by(2) {
         two[i] = _mm512_unpacklo_epi32(x[i], x[i + 1]);
@@ -325,7 +323,7 @@ fn turned(x: [__m512i; SIDE]) -> [__m512i; SIDE] {
     out
 }
 
-/// Writes sums to the lines of the result.
+/// Writes the sums to the lines of the output.
 #[target_feature(enable = "avx512f")]
 fn write<'a>(sums: &Sums, lines: impl Iterator<Item = &'a mut [f32]>, update: Update) {
     for (line, sums) in lines.zip(sums.0.as_chunks::<TILE>().0) {
@@ -336,7 +334,7 @@ fn write<'a>(sums: &Sums, lines: impl Iterator<Item = &'a mut [f32]>, update: Up
     }
 }
 
-/// Compiled for whole lines and for any others.
+/// Writes one line. Compiled separately for complete lines.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn write_line(line: &mut [f32], sums: &[f32; TILE], update: Update) {
@@ -346,7 +344,7 @@ fn write_line(line: &mut [f32], sums: &[f32; TILE], update: Update) {
     }
 }
 
-/// The sums of a tile, row by row.
+/// Sums of a tile, row by row.
 #[repr(C, align(64))]
 struct Sums([f32; TILE * TILE]);
 
@@ -359,12 +357,12 @@ macro_rules! products {
     };
 }
 
-/// Multiplies a panel of rows with one of columns.
+/// Multiplies a panel of rows by a panel of columns.
 fn multiply(_: &Tiles, left: &[Register], right: &[Register], sums: &mut Sums) {
     const LINE: usize = size_of::<[u32; SIDE]>();
     assert_eq!(left.len(), right.len(), "shapes of a tile");
-    // SAFETY: the registers of AMX are set up, every step has two registers of
-    // both panels, and the sums hold 32 lines of two registers.
+    // SAFETY: the AMX registers are configured, each step has two registers in both
+    // panels, and the sums hold 32 lines of two registers.
     unsafe {
         zero!("tmm0", "tmm1", "tmm2", "tmm3");
         for (rows, columns) in left.as_chunks::<2>().0.iter().zip(right.as_chunks::<2>().0) {
@@ -391,7 +389,7 @@ fn multiply(_: &Tiles, left: &[Register], right: &[Register], sums: &mut Sums) {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::bfloat16::tests::{check_every_layout, check_that_nothing_is_hidden},
+        super::bfloat16::tests::{check_every_layout, check_non_finite},
         *,
     };
 
@@ -403,9 +401,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_is_not_hidden() {
+    fn non_finite_inputs_give_non_finite_results() {
         if is_available() {
-            check_that_nothing_is_hidden(matmul);
+            check_non_finite(matmul);
         }
     }
 }

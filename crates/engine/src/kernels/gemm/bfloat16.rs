@@ -1,10 +1,10 @@
-//! Matrix products of factors that are rounded to bfloat16, the upper half of
-//! an `f32`, with sums of 32 bits, by the instructions of AVX-512 BF16.
+//! Matrix products in bfloat16 with AVX-512 BF16.
 //!
-//! Both factors are packed into panels: rounded, and two neighbours along the
-//! inner dimension in one word, which is what an instruction multiplies. A
-//! tile of the result stays in the registers while it runs along one panel of
-//! each ([Goto and van de Geijn
+//! Factors are rounded to bfloat16, the upper half of an `f32`. Sums have 32 bits.
+//!
+//! Both factors are rounded and packed into panels. Two neighbours along the inner
+//! dimension form one word, the operand of an instruction. A tile of the output stays
+//! in registers while it passes along one panel of each factor ([Goto and van de Geijn
 //! 2008](https://doi.org/10.1145/1356052.1356053)).
 
 use std::{arch::x86_64::*, mem::transmute, ops::Range};
@@ -18,24 +18,23 @@ use super::{Mat, MatMut, Threads, check_shapes};
 const ROWS: usize = 12;
 const COLS: usize = 32;
 
-/// Pairs along the inner dimension that are packed at a time: a panel of
-/// columns takes 24 KB and stays in the first cache.
+/// Pairs along the inner dimension to pack at a time.
+///
+/// A panel of columns then takes 24 KB and stays in the L1 cache.
 const PAIRS: usize = 192;
 
-/// Rows of the result that one task takes.
+/// Output rows per task.
 const BLOCK: usize = 4 * ROWS;
 
-/// Whether this CPU has the instructions.
+/// Returns whether the CPU has the instructions.
 pub(super) fn is_available() -> bool {
     is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16")
 }
 
-/// As [`super::matmul`]. The order of the additions depends on the shapes
-/// alone.
+/// Like [`super::matmul`]. The order of the additions depends only on the shapes.
 ///
 /// # Panics
-/// Where the shapes do not fit each other, or the CPU has no instructions for
-/// it.
+/// If the shapes do not match, or if the CPU lacks the instructions.
 pub(super) fn matmul(
     out: MatMut<'_>,
     a: Mat<'_>,
@@ -53,7 +52,7 @@ pub(super) fn matmul(
         row_stride,
     } = out;
     let (left, right) = (Lines::rows(a), Lines::cols(b));
-    // One thread takes all tasks where none may be handed on.
+    // With a single thread, one task does all the work.
     let tasks = match threads {
         Threads::All => 1,
         Threads::One => usize::MAX,
@@ -92,7 +91,7 @@ pub(super) fn matmul(
                         for (row, left) in heights.zip(block.chunks_exact(ROWS * pairs)) {
                             let out = &mut data[row * row_stride + col..];
                             let lines = out.chunks_mut(row_stride).take(height - row);
-                            // SAFETY: the instructions are there, see above.
+                            // SAFETY: `is_available` was asserted.
                             unsafe { tile(left, right, lines, width, update) };
                         }
                     }
@@ -101,8 +100,8 @@ pub(super) fn matmul(
     }
 }
 
-/// A factor as lines, rows of the left and columns of the right one, of
-/// elements along the inner dimension.
+/// A factor as lines along the inner dimension: rows of the left factor, columns of the
+/// right one.
 #[derive(Clone, Copy)]
 pub(super) struct Lines<'a> {
     pub(super) data: &'a [f32],
@@ -125,8 +124,10 @@ impl<'a> Lines<'a> {
         Self::rows(b.t())
     }
 
-    /// Packs `W` lines from `first` on, zeros for those that there are not:
-    /// for each pair of elements of `inner` a word of each line.
+    /// Packs `W` lines from `first` on, as one word per line for each pair of elements
+    /// of `inner`.
+    ///
+    /// Missing lines and elements are zero.
     fn pack<const W: usize>(self, first: usize, inner: Range<usize>, out: &mut [u32]) {
         Arch::new().dispatch(
             #[inline(always)]
@@ -164,7 +165,7 @@ impl<'a> Lines<'a> {
 /// Packs the elements of one line.
 #[inline(always)]
 fn pack_line<const W: usize>(x: &[f32], line: usize, out: &mut [[u32; W]]) {
-    // Rounded all at once first, since what is written lies apart.
+    // Round everything first, since the stores are scattered.
     let mut words = [0; PAIRS];
     let (pairs, last) = x.as_chunks::<2>();
     for (word, [a, b]) in words.iter_mut().zip(pairs) {
@@ -178,14 +179,14 @@ fn pack_line<const W: usize>(x: &[f32], line: usize, out: &mut [[u32; W]]) {
     }
 }
 
-/// Two numbers in a word, the first one in its lower half.
+/// Packs two numbers into a word, the first in the lower half.
 #[inline(always)]
 fn pair(first: f32, second: f32) -> u32 {
     round(first) >> 16 | round(second)
 }
 
-/// The bits of the nearest number whose lower half is zero, of the even one
-/// where two are as near. What is no number stays none.
+/// Rounds to bfloat16, with ties to even, and returns the bits as those of an `f32`.
+/// NaN stays NaN.
 #[inline(always)]
 fn round(x: f32) -> u32 {
     let bits = x.to_bits();
@@ -194,15 +195,15 @@ fn round(x: f32) -> u32 {
     (if x.is_nan() { quiet } else { nearest }) & 0xffff_0000
 }
 
-/// How a tile changes the result.
+/// How a tile changes the output.
 #[derive(Clone, Copy)]
 pub(super) struct Update {
     pub(super) scale: f32,
     pub(super) accumulate: bool,
 }
 
-/// Multiplies a panel of rows with one of columns, and writes the first
-/// `width` columns to the lines of the result.
+/// Multiplies a panel of rows by a panel of columns, and writes the first `width`
+/// columns.
 #[target_feature(enable = "avx512f,avx512bf16")]
 fn tile<'a>(
     left: &[u32],
@@ -218,17 +219,17 @@ fn tile<'a>(
         .iter()
         .zip(right.as_chunks::<COLS>().0);
     for (left, right) in pairs {
-        // SAFETY: 32 words as two registers of 16; any bits are allowed.
+        // SAFETY: 32 words become two registers of 16; any bits are valid.
         let right: [__m512bh; 2] = unsafe { transmute(*right) };
         for (sums, left) in sums.iter_mut().zip(left) {
-            // SAFETY: a register of words as one of halves; any bits are
-            // allowed.
+            // SAFETY: a register of words becomes one of half words; any bits are
+            // valid.
             let left: __m512bh = unsafe { transmute(_mm512_set1_epi32(left.cast_signed())) };
             sums[0] = _mm512_dpbf16_ps(sums[0], left, right[0]);
             sums[1] = _mm512_dpbf16_ps(sums[1], left, right[1]);
         }
     }
-    // SAFETY: registers of 16 numbers as an array of these.
+    // SAFETY: registers of 16 numbers become an array of numbers.
     let sums: [[f32; COLS]; ROWS] = unsafe { transmute(sums) };
     for (line, sums) in lines.zip(&sums) {
         for (out, sum) in line[..width].iter_mut().zip(sums) {
@@ -245,7 +246,7 @@ pub(super) mod tests {
     use crate::ops::testing::noise;
 
     #[test]
-    fn rounds_as_the_field_does() {
+    fn rounds_like_the_half_crate() {
         for bits in (0..=u32::MAX).step_by(65_521).chain([0x7fff_ffff, 1]) {
             let x = f32::from_bits(bits);
             let expected = bf16::from_f32(x).to_f32().to_bits();
@@ -254,9 +255,9 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn packs_pairs_of_every_line_and_zeros_behind_the_last() {
-        // Seven lines of five elements, of which the last line and the first
-        // element are left out; packed by four.
+    fn packs_pairs_of_every_line_and_pads_with_zeros() {
+        // Seven lines of five elements, without the last line and the first element,
+        // packed by four.
         let (count, depth, inner) = (6, 5, 1..4);
         let element = |line: usize, i: usize| (10 * line + i) as f32;
         let rows: Vec<f32> = (0..7 * depth)
@@ -293,19 +294,21 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_is_no_number_is_not_hidden() {
+    fn non_finite_inputs_give_non_finite_results() {
         if is_available() {
-            check_that_nothing_is_hidden(matmul);
+            check_non_finite(matmul);
         }
     }
 
     type Product = fn(MatMut<'_>, Mat<'_>, Mat<'_>, f32, bool, Threads);
 
-    /// Compares a product of rounded factors with the definition, plain and
-    /// transposed, scaled and added. Sums may be off by `roundings` of 32-bit
-    /// numbers of their size.
+    /// Compares a product of rounded factors with the definition: plain, transposed,
+    /// scaled and accumulated.
+    ///
+    /// Sums may differ by `roundings` times the rounding error of 32-bit numbers of
+    /// their size.
     pub(in super::super) fn check_every_layout(matmul: Product, roundings: f64) {
-        // One tile, ends of tiles, several blocks, panels and steps.
+        // A single tile, partial tiles, several blocks, panels and steps.
         for (m, k, n) in [
             (32, 32, 32),
             (12, 2, 32),
@@ -316,14 +319,15 @@ pub(super) mod tests {
             (257, 129, 96),
         ] {
             let (a, b) = (noise(1, m * k), noise(2, k * n));
-            let turned = |x: &[f32], cols: usize| {
+            let transposed = |x: &[f32], cols: usize| {
                 let mut out = vec![0.0; x.len()];
                 crate::kernels::transpose(x, cols, &mut out);
                 out
             };
-            let (at, bt) = (turned(&a, k), turned(&b, n));
+            let (at, bt) = (transposed(&a, k), transposed(&b, n));
             let rounded = |x: f32| f64::from(bf16::from_f32(x).to_f32());
-            // The sum, and the root of the sum of squares, which rounding follows.
+            // The sum, and the root of the sum of squares, to which the rounding error
+            // is proportional.
             let expected = |i: usize, j: usize| -> (f64, f64) {
                 let products = (0..k).map(|l| rounded(a[i * k + l]) * rounded(b[l * n + j]));
                 let (sum, squares) =
@@ -368,8 +372,8 @@ pub(super) mod tests {
         }
     }
 
-    /// Checks that a factor that is not finite gives a result that is not.
-    pub(in super::super) fn check_that_nothing_is_hidden(matmul: Product) {
+    /// Checks that a non-finite factor gives a non-finite result.
+    pub(in super::super) fn check_non_finite(matmul: Product) {
         for bad in [f32::NAN, f32::from_bits(0x7fff_ffff), f32::INFINITY] {
             let mut out = [0.0; 1];
             matmul(

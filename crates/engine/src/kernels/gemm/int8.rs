@@ -1,11 +1,10 @@
-//! Products of numbers that are rounded to 8 bits, with exact sums of 32 bits.
+//! Products of 8-bit integers with exact 32-bit sums.
 //!
-//! A weight is symmetric for each output: `w ≈ scale * q`, `q` in -127..=127.
-//! A row of the left factor has its own range, in which zero lies:
-//! `x ≈ scale * (q - zero)`, `q` in 0..=255. So
-//! `x · w ≈ scale_x * scale_w * (Σ q_x q_w - zero * Σ q_w)`, and the bracket
-//! is computed exactly, with the same result by every kernel: AMX,
-//! AVX-512 VNNI, AVX2, or plain loops.
+//! Weights are quantised symmetrically per output: `w ≈ scale * q`, with `q` in
+//! -127..=127. Rows of the left factor are quantised with their own range, which
+//! contains zero: `x ≈ scale * (q - zero)`, with `q` in 0..=255. It follows that `x · w
+//! ≈ scale_x * scale_w * (Σ q_x q_w - zero * Σ q_w)`. The bracket is computed exactly,
+//! so all kernels give the same result: AMX, AVX-512 VNNI, AVX2 and portable loops.
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
@@ -15,32 +14,31 @@ use std::cell::Cell;
 use pulp::Arch;
 use rayon::prelude::*;
 
-use super::tile::{COLS, GROUP, Line, ROWS, Sums, TALLEST, Tile};
+use super::tile::{COLS, GROUP, Line, MAX_ROWS, ROWS, Sums, Tile};
 #[cfg(target_arch = "x86_64")]
 use super::{amx, packed::for_height};
 
-/// A right factor `[inputs, outputs]`. Values behind the last input or output
-/// are zero.
+/// A right factor `[inputs, outputs]`. Padding is zero.
 pub(crate) struct Int8 {
     panels: Vec<Line>,
-    /// For each column, also those behind the last.
+    /// Scale of each column, padding included.
     scales: Vec<f32>,
-    /// The sum of each column.
+    /// Sum of each column.
     totals: Vec<i32>,
     inputs: usize,
     outputs: usize,
 }
 
-/// How this CPU multiplies.
-pub(super) enum Means {
+/// Instructions that multiply tiles.
+pub(super) enum Kernel {
     #[cfg(target_arch = "x86_64")]
     Amx(amx::Tiles),
-    /// By registers of the vector units.
+    /// Vector instructions.
     Vectors,
 }
 
-impl Means {
-    /// Sets up this thread's means to multiply factors of this many groups.
+impl Kernel {
+    /// Prepares this thread to multiply factors with `groups` groups.
     pub(super) fn begin(groups: usize) -> Self {
         #[cfg(target_arch = "x86_64")]
         if groups.is_multiple_of(amx::GROUPS)
@@ -52,18 +50,19 @@ impl Means {
         Self::Vectors
     }
 
-    /// Rows of a tile, at most.
+    /// Returns the maximum number of rows of a tile.
     pub(super) fn rows(&self) -> usize {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Amx(_) => TALLEST,
+            Self::Amx(_) => MAX_ROWS,
             Self::Vectors => ROWS,
         }
     }
 }
 
-/// Groups of a row with this many elements. Beyond a few, rows are filled up
-/// with zeros for AMX.
+/// Returns the groups of a row of `inputs` elements.
+///
+/// Except for short rows, they are padded to the tile size of AMX.
 fn groups_of(inputs: usize) -> usize {
     let groups = inputs.div_ceil(GROUP);
     #[cfg(target_arch = "x86_64")]
@@ -73,7 +72,7 @@ fn groups_of(inputs: usize) -> usize {
     groups
 }
 
-/// Rows that are kept for `rows`: AMX reads 16 at a time.
+/// Returns the rows to allocate for `rows`: AMX reads 16 at a time.
 fn rows_kept(rows: usize) -> usize {
     #[cfg(target_arch = "x86_64")]
     if amx::has_int8() {
@@ -83,7 +82,7 @@ fn rows_kept(rows: usize) -> usize {
 }
 
 impl Int8 {
-    /// Rounds and packs a weight `[outputs, inputs]`.
+    /// Quantises and packs a weight `[outputs, inputs]`.
     pub(crate) fn new(weight: &[f32], inputs: usize) -> Self {
         let outputs = weight.len() / inputs;
         let (groups, count) = (groups_of(inputs), outputs.div_ceil(COLS));
@@ -124,15 +123,15 @@ impl Int8 {
         self.outputs
     }
 
-    /// Sets up this thread's means to multiply with this factor.
-    pub(super) fn begin(&self) -> Means {
-        Means::begin(groups_of(self.inputs))
+    /// Prepares this thread to multiply by this factor.
+    pub(super) fn begin(&self) -> Kernel {
+        Kernel::begin(groups_of(self.inputs))
     }
 
-    /// Multiplies rows with a panel. `sums` is a place to work in.
+    /// Multiplies rows by a panel. `sums` is scratch space.
     pub(super) fn tile(
         &self,
-        means: &Means,
+        kernel: &Kernel,
         (left, rows): (&QuantizedRows, std::ops::Range<usize>),
         panel: usize,
         sums: &mut Sums,
@@ -141,10 +140,10 @@ impl Int8 {
         let groups = left.groups;
         let lines = &self.panels[panel * groups..(panel + 1) * groups];
         let words = &left.words[rows.start * groups..];
-        match means {
+        match kernel {
             #[cfg(target_arch = "x86_64")]
-            Means::Amx(tiles) => tiles.multiply(words, groups, rows.len(), lines, sums),
-            Means::Vectors => sums_of(&words[..rows.len() * groups], groups, lines, sums),
+            Kernel::Amx(tiles) => tiles.multiply(words, groups, rows.len(), lines, sums),
+            Kernel::Vectors => sums_of(&words[..rows.len() * groups], groups, lines, sums),
         }
         let columns = panel * COLS..(panel + 1) * COLS;
         let (scales, totals) = (&self.scales[columns.clone()], &self.totals[columns]);
@@ -165,7 +164,7 @@ impl Int8 {
     }
 }
 
-/// How a row was rounded.
+/// Quantisation of a row.
 #[derive(Clone, Copy)]
 struct Range {
     scale: f32,
@@ -173,24 +172,24 @@ struct Range {
 }
 
 thread_local! {
-    /// Memory for the next rows: new memory would be cleared first.
+    /// Buffer for the next rows, since new memory would have to be zeroed.
     static WORDS: Cell<Vec<[u8; GROUP]>> = const { Cell::new(Vec::new()) };
 }
 
-/// Rows that are rounded to 8 bits, each in its own range.
+/// Rows quantised to 8 bits, each with its own range.
 pub(super) struct QuantizedRows {
-    /// Groups of each row.
+    /// Groups of all rows.
     words: Vec<[u8; GROUP]>,
     ranges: Vec<Range>,
     groups: usize,
 }
 
 impl QuantizedRows {
-    /// Rounds rows of `inputs` elements, on all threads if `parallel`.
+    /// Quantises rows of `inputs` elements, on all threads if `parallel`.
     pub(super) fn new(x: &[f32], inputs: usize, parallel: bool) -> Self {
         const PER_TASK: usize = 32;
         let (rows, groups) = (x.len() / inputs, groups_of(inputs));
-        // Values behind the last input of a row are multiplied with zeros.
+        // Padding of a row is multiplied by zero weights, so it may have any value.
         let mut words = WORDS.take();
         words.resize(rows_kept(rows) * groups, [0; GROUP]);
         let mut ranges = vec![
@@ -232,8 +231,9 @@ impl Drop for QuantizedRows {
     }
 }
 
-/// Rounds a row to its own range. A NaN or an infinity in the row makes the
-/// scale NaN, and with it every product.
+/// Quantises a row with its own range.
+///
+/// If the row contains NaN or infinity, the scale is NaN and so is every product.
 fn round_row(x: &[f32], out: &mut [u8]) -> Range {
     Arch::new().dispatch(
         #[inline(always)]
@@ -263,8 +263,8 @@ fn round_row(x: &[f32], out: &mut [u8]) -> Range {
                 return Range { scale, zero: 0 };
             }
             let inverse = 1.0 / scale;
-            // Adding 1.5 * 2^23 rounds to the nearest integer, which the low
-            // bits of the sum are.
+            // Adding 1.5 * 2^23 rounds to the nearest integer and leaves it in the low
+            // bits.
             const ROUND: f32 = 12_582_912.0;
             let zero = (-low * inverse + ROUND) - ROUND;
             for (out, &x) in out.iter_mut().zip(x) {
@@ -279,7 +279,7 @@ fn round_row(x: &[f32], out: &mut [u8]) -> Range {
     )
 }
 
-/// Multiplies rows of `groups` words with a panel.
+/// Multiplies rows of `groups` words by a panel.
 fn sums_of(words: &[[u8; GROUP]], groups: usize, panel: &[Line], sums: &mut Sums) {
     let rows = words.len() / groups;
     assert!(
@@ -288,7 +288,7 @@ fn sums_of(words: &[[u8; GROUP]], groups: usize, panel: &[Line], sums: &mut Sums
     );
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni") {
-        // SAFETY: the instructions are there, and the sizes were checked.
+        // SAFETY: the CPU has the instructions, and the sizes were checked.
         unsafe { avx512::tile(words, groups, rows, panel, sums) };
         return;
     } else if is_x86_feature_detected!("avx2") {
@@ -299,7 +299,7 @@ fn sums_of(words: &[[u8; GROUP]], groups: usize, panel: &[Line], sums: &mut Sums
     portable(words, groups, panel, sums);
 }
 
-/// The definition, which the other kernels are compared with.
+/// Portable kernel and reference for the others.
 fn portable(words: &[[u8; GROUP]], groups: usize, panel: &[Line], sums: &mut Sums) {
     let lines = sums.as_chunks_mut::<COLS>().0.iter_mut();
     for (words, sums) in words.chunks_exact(groups).zip(lines) {
@@ -319,7 +319,7 @@ mod avx512 {
     use super::*;
 
     /// # Safety
-    /// The CPU has AVX-512 VNNI; the sizes are as [`sums_of`] checks them.
+    /// The CPU must have AVX-512 VNNI. The sizes must be as [`sums_of`] checks them.
     #[target_feature(enable = "avx512f,avx512vnni")]
     pub(super) unsafe fn tile(
         words: &[[u8; GROUP]],
@@ -332,12 +332,12 @@ mod avx512 {
             words.as_ptr().cast::<i32>(),
             panel.as_ptr().cast::<__m512i>(),
         );
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { for_height!(rows, rows_of, words, groups, panel, sums) }
     }
 
     /// # Safety
-    /// `words` holds `R` rows of `groups` words, `panel` as many lines.
+    /// `words` must hold `R` rows of `groups` words, and `panel` `groups` lines.
     #[target_feature(enable = "avx512f,avx512vnni")]
     unsafe fn rows_of<const R: usize>(
         words: *const i32,
@@ -347,8 +347,8 @@ mod avx512 {
     ) {
         let mut acc = [[_mm512_setzero_si512(); 2]; R];
         for i in 0..groups {
-            // SAFETY: `i` is below `groups`; lines are aligned, words may lie
-            // anywhere.
+            // SAFETY: `i` is below `groups`; lines are aligned, and words are read
+            // unaligned.
             unsafe {
                 let low = _mm512_load_si512(panel.add(2 * i));
                 let high = _mm512_load_si512(panel.add(2 * i + 1));
@@ -378,7 +378,7 @@ mod avx2 {
     const WIDTH: usize = 8;
 
     /// # Safety
-    /// The CPU has AVX2; the sizes are as [`sums_of`] checks them.
+    /// The CPU must have AVX2. The sizes must be as [`sums_of`] checks them.
     #[target_feature(enable = "avx2")]
     pub(super) unsafe fn tile(
         words: &[[u8; GROUP]],
@@ -393,17 +393,18 @@ mod avx2 {
                 let panel = panel.as_ptr().cast::<__m256i>().wrapping_add(part);
                 let sums = &mut sums[first * COLS + part * WIDTH..];
                 let rows = (rows - first).min(4);
-                // SAFETY: the caller's promise.
+                // SAFETY: guaranteed by the caller.
                 unsafe { for_height!(rows, rows_of, words, groups, panel, sums) }
             }
         }
     }
 
-    /// Multiplies bytes at even and at odd places apart, widened to 16 bits:
-    /// the one instruction that multiplies bytes saturates.
+    /// Multiplies even and odd bytes separately, widened to 16 bits.
+    ///
+    /// The instruction that multiplies bytes directly saturates.
     ///
     /// # Safety
-    /// `words` holds `R` rows of `groups` words, `panel` as many lines.
+    /// `words` must hold `R` rows of `groups` words, and `panel` `groups` lines.
     #[target_feature(enable = "avx2")]
     unsafe fn rows_of<const R: usize>(
         words: *const i32,
@@ -414,8 +415,8 @@ mod avx2 {
         let even = _mm256_set1_epi16(0xff);
         let mut acc = [_mm256_setzero_si256(); R];
         for i in 0..groups {
-            // SAFETY: `i` is below `groups`; lines are aligned, words may lie
-            // anywhere.
+            // SAFETY: `i` is below `groups`; lines are aligned, and words are read
+            // unaligned.
             unsafe {
                 let line = _mm256_load_si256(panel.add(i * (COLS / WIDTH)));
                 let w_even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(line));
@@ -474,18 +475,18 @@ mod tests {
                 .collect();
             for rows in 1..=ROWS {
                 let words = &words[..rows * groups];
-                let mut expected = [0; TALLEST * COLS];
+                let mut expected = [0; MAX_ROWS * COLS];
                 portable(words, groups, &panel, &mut expected);
                 if extreme {
                     assert_eq!(expected[0], 255 * 127 * 4 * groups as i32);
                 }
-                let mut found = [0; TALLEST * COLS];
+                let mut found = [0; MAX_ROWS * COLS];
                 sums_of(words, groups, &panel, &mut found);
                 assert_eq!(found, expected, "{rows} rows of {groups}");
                 #[cfg(target_arch = "x86_64")]
                 if is_x86_feature_detected!("avx2") {
-                    let mut found = [0; TALLEST * COLS];
-                    // SAFETY: the instructions are there, the sizes fit.
+                    let mut found = [0; MAX_ROWS * COLS];
+                    // SAFETY: the CPU has the instructions, and the sizes are valid.
                     unsafe { avx2::tile(words, groups, rows, &panel, &mut found) };
                     assert_eq!(found, expected, "AVX2: {rows} rows of {groups}");
                 }
@@ -504,7 +505,7 @@ mod tests {
                 true => 255,
                 false => (i * 7919 % 251) as u8,
             };
-            let words: Vec<[u8; GROUP]> = (0..TALLEST * groups)
+            let words: Vec<[u8; GROUP]> = (0..MAX_ROWS * groups)
                 .map(|i| [byte(i), byte(i + 1), byte(3 * i), byte(5 * i)])
                 .collect();
             let weight = |i: usize, column: usize| match extreme {
@@ -516,10 +517,10 @@ mod tests {
                 Line(std::array::from_fn(group))
             };
             let panel: Vec<Line> = (0..groups).map(line).collect();
-            let mut expected = [0; TALLEST * COLS];
+            let mut expected = [0; MAX_ROWS * COLS];
             portable(&words, groups, &panel, &mut expected);
             for rows in [1, 15, 16, 17, 32] {
-                let mut found = [0; TALLEST * COLS];
+                let mut found = [0; MAX_ROWS * COLS];
                 tiles.multiply(&words, groups, rows, &panel, &mut found);
                 assert_eq!(found[..rows * COLS], expected[..rows * COLS]);
             }
@@ -535,8 +536,8 @@ mod tests {
     }
 
     #[test]
-    fn products_are_as_near_as_the_rounding_allows() {
-        // Also ranges on one side of zero, and rows of very different sizes.
+    fn products_are_within_the_error_of_quantisation() {
+        // Include ranges on one side of zero, and rows of very different magnitudes.
         for (rows, inputs, outputs) in [(1, 6, 3), (13, 64, 70), (100, 33, 32), (40, 256, 300)] {
             let mut x = noise(1, rows * inputs);
             for (row, x) in x.chunks_exact_mut(inputs).enumerate() {
@@ -554,7 +555,8 @@ mod tests {
                 let low = x.iter().fold(0.0f32, |m, x| m.min(*x));
                 let high = x.iter().fold(0.0f32, |m, x| m.max(*x));
                 let largest = w.iter().fold(0.0f32, |m, w| m.max(w.abs()));
-                // Half a step of each number, all of one sign at the worst.
+                // Half a step for each number, in the worst case all with the same
+                // sign.
                 let (step_x, step_w) = ((high - low) / 255.0, largest / 127.0);
                 let bound: f32 = x
                     .iter()
@@ -570,7 +572,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_of_zeros_give_zeros_and_what_is_no_number_is_not_hidden() {
+    fn zeros_give_zeros_and_non_finite_rows_non_finite_results() {
         let weight = noise(2, 3 * 8);
         assert_eq!(product(&[0.0; 8], &weight, 8), [0.0; 3]);
         assert_eq!(product(&noise(1, 8), &[0.0; 24], 8), [0.0; 3]);

@@ -1,12 +1,14 @@
-//! Matrix products on slices: a safe interface to the `gemm` crate, products of
-//! our own for numbers rounded to bfloat16, and [`multiply`] for weights that
-//! are packed once, in 32 or in 8 bits.
+//! Matrix products on slices.
 //!
-//! This is the workspace's one module with `unsafe`: the crate's only entry
-//! point takes raw pointers. [`Mat`] and [`MatMut`] check at construction that
-//! every element they can name lies inside their slice, and the borrow checker
-//! keeps the output apart from the inputs, which is all that the call asks for.
-//! The other products need it for their instructions.
+//! [`matmul`] is a safe interface to the `gemm` crate. [`Precision::matmul`] adds
+//! products in bfloat16, and [`multiply`] uses weights that are packed once, in 32 or 8
+//! bits.
+//!
+//! This is the only module of the workspace with `unsafe` code. The `gemm` crate takes
+//! raw pointers. [`Mat`] and [`MatMut`] check on construction that all their elements
+//! are inside the slice, and the borrow checker keeps the output separate from the
+//! inputs. The call has no other requirements. Our own products need `unsafe` for their
+//! instructions.
 #![allow(unsafe_code)]
 
 #[cfg(target_arch = "x86_64")]
@@ -23,38 +25,39 @@ mod tile;
 
 use std::time::{Duration, Instant};
 
-pub(crate) use packed::{Next, Packed, Rows};
-pub(crate) use panels::{Factor, Places, Product, multiply, multiply_places};
+pub(crate) use packed::{Packed, Prefetch, Rows};
+pub(crate) use panels::{Factor, Patches, Product, multiply, multiply_patches};
 pub(crate) use part::Part;
 pub(crate) use tile::{COLS, ROWS};
 
-/// How exact the products are that training is made of.
+/// Precision of the matrix products in training.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {
     /// 32 bits.
     #[default]
     Float32,
-    /// Mixed: factors rounded to bfloat16, everything else in 32 bits. For
-    /// large products on CPUs that have instructions for it; others stay as
-    /// they are. On a GPU for all products of layers.
+    /// Mixed precision: factors are rounded to bfloat16, everything else has 32 bits.
+    ///
+    /// On CPUs with bfloat16 instructions, this applies to large products. On a GPU, it
+    /// applies to all products of layers.
     Bfloat16,
-    /// Factors rounded to 19 bits (TensorFloat-32), everything else in 32 bits:
-    /// by the matrix units of NVIDIA's GPUs alone.
+    /// TensorFloat-32: factors are rounded to 19 bits, everything else has 32 bits.
+    /// Only for NVIDIA GPUs.
     Tf32,
 }
 
 impl Precision {
-    /// The names that [`Precision::parse`] knows.
+    /// Names that [`Precision::parse`] accepts.
     pub(crate) const NAMES: [&'static str; 3] = ["float32", "bfloat16", "tf32"];
 
-    /// The precision of a name in a run's options.
+    /// Parses the name in a run's options.
     pub(crate) fn parse(name: &str) -> Option<Self> {
         [Self::Float32, Self::Bfloat16, Self::Tf32]
             .into_iter()
             .find(|precision| precision.name() == name)
     }
 
-    /// Its name in a run's options.
+    /// Returns the name in a run's options.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -64,7 +67,7 @@ impl Precision {
         }
     }
 
-    /// Whether this CPU can compute so.
+    /// Returns whether this CPU supports the precision.
     #[must_use]
     pub fn is_available(self) -> bool {
         match self {
@@ -77,9 +80,9 @@ impl Precision {
         }
     }
 
-    /// How many times as fast as in 32 bits large products are on this machine,
-    /// measured on one of a transformer's size within some hundredths of a
-    /// second.
+    /// Measures the speed of large products relative to 32 bits on this machine.
+    ///
+    /// It takes some hundredths of a second and uses a product of a transformer's size.
     #[must_use]
     pub fn relative_speed(self) -> f64 {
         const SIDE: usize = 768;
@@ -98,13 +101,16 @@ impl Precision {
         time(Self::Float32).as_secs_f64() / time(self).as_secs_f64()
     }
 
-    /// Whether products of these sizes pack both factors, and so take them
-    /// equally fast in either order.
+    /// Returns whether a product of these sizes packs both factors.
+    ///
+    /// If so, it takes the same time for transposed factors.
     pub(crate) fn packs(self, rows: usize, inner: usize, cols: usize) -> bool {
-        self == Self::Bfloat16 && rows.min(inner).min(cols) >= WORTH_PACKING && self.is_available()
+        self == Self::Bfloat16
+            && rows.min(inner).min(cols) >= MIN_PACKED_SIDE
+            && self.is_available()
     }
 
-    /// [`matmul`] in this precision.
+    /// Computes [`matmul`] in this precision.
     pub(crate) fn matmul(
         self,
         out: MatMut<'_>,
@@ -125,18 +131,17 @@ impl Precision {
     }
 }
 
-/// A product with a shorter side takes less time than packing its factors.
-const WORTH_PACKING: usize = 64;
+/// Minimum side of a product to pack. Packing would take longer than a smaller product.
+const MIN_PACKED_SIDE: usize = 64;
 
-/// Whether a product may use all threads, or runs inside a parallel loop and
-/// must stay on its own.
+/// Whether a product may use all threads. Inside a parallel loop, it must use one.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Threads {
     All,
     One,
 }
 
-/// A read-only matrix over a slice.
+/// A read-only matrix in a slice.
 #[derive(Clone, Copy)]
 pub(crate) struct Mat<'a> {
     data: &'a [f32],
@@ -147,12 +152,12 @@ pub(crate) struct Mat<'a> {
 }
 
 impl<'a> Mat<'a> {
-    /// A matrix whose rows follow each other without a gap.
+    /// Creates a matrix with contiguous rows.
     pub(crate) fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
         Self::strided(data, rows, cols, cols)
     }
 
-    /// A matrix whose rows start `row_stride` elements apart.
+    /// Creates a matrix whose rows start `row_stride` elements apart.
     pub(crate) fn strided(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
         assert!(
             last_index(rows, cols, row_stride) < data.len(),
@@ -167,7 +172,7 @@ impl<'a> Mat<'a> {
         }
     }
 
-    /// The transpose, without moving anything.
+    /// Returns a transposed view.
     pub(crate) fn t(self) -> Self {
         Self {
             rows: self.cols,
@@ -179,7 +184,7 @@ impl<'a> Mat<'a> {
     }
 }
 
-/// A matrix to write to.
+/// A writable matrix in a slice.
 pub(crate) struct MatMut<'a> {
     data: &'a mut [f32],
     rows: usize,
@@ -188,12 +193,12 @@ pub(crate) struct MatMut<'a> {
 }
 
 impl<'a> MatMut<'a> {
-    /// A matrix whose rows follow each other without a gap.
+    /// Creates a matrix with contiguous rows.
     pub(crate) fn new(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
         Self::strided(data, rows, cols, cols)
     }
 
-    /// A matrix whose rows start `row_stride` elements apart.
+    /// Creates a matrix whose rows start `row_stride` elements apart.
     pub(crate) fn strided(
         data: &'a mut [f32],
         rows: usize,
@@ -217,7 +222,7 @@ impl<'a> MatMut<'a> {
     }
 }
 
-/// The highest index that a matrix reaches.
+/// Returns the highest index of a matrix's elements.
 fn last_index(rows: usize, cols: usize, row_stride: usize) -> usize {
     assert!(rows > 0 && cols > 0, "empty matrix");
     (rows - 1)
@@ -226,10 +231,10 @@ fn last_index(rows: usize, cols: usize, row_stride: usize) -> usize {
         .unwrap_or(usize::MAX)
 }
 
-/// `out = scale * a @ b`, or `out += scale * a @ b` where `accumulate` is set.
+/// Computes `out = scale * a @ b`, or `out += scale * a @ b` if `accumulate` is set.
 ///
 /// # Panics
-/// Where the shapes do not fit each other.
+/// If the shapes do not match.
 pub(crate) fn matmul(
     out: MatMut<'_>,
     a: Mat<'_>,
@@ -246,10 +251,10 @@ pub(crate) fn matmul(
             n => gemm::Parallelism::Rayon(n),
         },
     };
-    // SAFETY: every pointer is the start of a slice that holds all elements
-    // which its strides and shape can reach (checked when the views were made;
-    // a transpose reaches the same ones), `out` is borrowed mutably and so
-    // overlaps neither input, and its rows are disjoint.
+    // SAFETY: each pointer is the start of a slice that holds all elements of its
+    // matrix. The views checked this on construction, and a transpose has the same
+    // elements. `out` is borrowed mutably, so it overlaps neither input, and its rows
+    // are disjoint.
     unsafe {
         gemm::gemm(
             out.rows,

@@ -1,5 +1,6 @@
-//! A factor in 32 bits, packed into panels, and its tiles: by AVX-512, by AVX2
-//! with FMA, or as the compiler vectorises them for another CPU.
+//! A 32-bit factor packed into panels, and the kernels of its tiles.
+//!
+//! There are kernels for AVX-512 and for AVX2 with FMA, and a portable one.
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
@@ -8,7 +9,7 @@ use rayon::prelude::*;
 
 use super::{
     Mat, MatMut,
-    tile::{COLS, ROWS, TALLEST},
+    tile::{COLS, MAX_ROWS, ROWS},
 };
 
 /// A cache line.
@@ -18,17 +19,19 @@ struct Line([f32; 16]);
 
 const LINES: usize = COLS / 16;
 
-/// How many elements ahead of the multiplication the CPU fetches. By itself it does not fetch across the ends of pages, and few rows
-/// take no longer than their weights do to come from memory.
+/// Distance of the prefetch in elements.
+///
+/// The hardware does not prefetch across pages, and with few rows the product is
+/// limited by loading the weights.
 #[cfg(target_arch = "x86_64")]
-const AHEAD: usize = 512;
+const PREFETCH_DISTANCE: usize = 512;
 
-/// Where the rows of a left factor lie.
+/// Memory layout of the rows of a left factor.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows {
     /// Elements from one row to the next.
     pub(crate) stride: usize,
-    /// Pieces of a row.
+    /// Number of contiguous pieces of a row.
     pub(crate) pieces: usize,
     /// Elements of a piece.
     pub(crate) length: usize,
@@ -37,7 +40,7 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
-    /// Rows without gaps inside.
+    /// Returns the layout of contiguous rows.
     pub(crate) fn whole(stride: usize, length: usize) -> Self {
         Self {
             stride,
@@ -47,7 +50,7 @@ impl Rows {
         }
     }
 
-    /// The elements that `rows` rows reach over.
+    /// Returns the number of elements that `rows` rows span.
     fn reach(self, rows: usize) -> usize {
         let last = (rows - 1).saturating_mul(self.stride);
         let piece = (self.pieces - 1).saturating_mul(self.apart);
@@ -55,18 +58,19 @@ impl Rows {
     }
 }
 
-/// What of a factor comes into the second cache while a tile is computed: one
-/// of several equal parts of the panels that the next tiles take. Without that
-/// the first tile of a panel waits for memory, and the others do not.
+/// Part of the factor to prefetch into the L2 cache while a tile is computed.
+///
+/// It is one of `parts` equal parts of the panel that comes next. Without the prefetch,
+/// the first tile of each panel would wait for memory.
 #[derive(Clone, Copy)]
-pub(crate) struct Next {
-    /// The first panel that is fetched.
+pub(crate) struct Prefetch {
+    /// The panel to prefetch.
     pub(crate) panel: usize,
     pub(crate) part: usize,
     pub(crate) parts: usize,
 }
 
-/// A right factor `[inputs, outputs]`. Columns behind the last may hold anything.
+/// A right factor `[inputs, outputs]`. Padding columns may have any value.
 #[derive(Default)]
 pub(crate) struct Packed {
     panels: Vec<Line>,
@@ -107,7 +111,7 @@ impl Packed {
         }
     }
 
-    /// Packs the transpose of `rows` into the memory that is there.
+    /// Packs the transpose of `rows` into the existing buffer.
     pub(crate) fn pack_rows(&mut self, rows: Mat<'_>) {
         self.reshape(rows.cols, rows.rows);
         for row in 0..rows.rows {
@@ -121,7 +125,7 @@ impl Packed {
         }
     }
 
-    /// Packs a matrix whose rows have no gaps into the memory that is there.
+    /// Packs a matrix with contiguous rows into the existing buffer.
     pub(crate) fn pack(&mut self, factor: Mat<'_>) {
         assert!(factor.col_stride == 1, "a row with gaps");
         self.reshape(factor.rows, factor.cols);
@@ -145,10 +149,10 @@ impl Packed {
         (self.inputs, self.outputs) = (inputs, outputs);
     }
 
-    /// `out = scale * x @ self` on this thread.
+    /// Computes `out = scale * x @ self` on this thread.
     ///
     /// # Panics
-    /// Where the shapes do not fit each other.
+    /// If the shapes do not match.
     pub(crate) fn multiply(&self, out: MatMut<'_>, x: Mat<'_>, scale: f32) {
         assert!(
             x.col_stride == 1
@@ -156,13 +160,13 @@ impl Packed {
                 && (x.rows, self.outputs) == (out.rows, out.cols),
             "shapes of a product"
         );
-        let mut sums = [0.0; TALLEST * COLS];
+        let mut sums = [0.0; MAX_ROWS * COLS];
         for panel in 0..self.outputs.div_ceil(COLS) {
             let first = panel * COLS;
             let width = (self.outputs - first).min(COLS);
             for row in (0..x.rows).step_by(ROWS) {
                 let rows = (x.rows - row).min(ROWS);
-                let next = Next {
+                let next = Prefetch {
                     panel: panel + 1,
                     part: row / ROWS,
                     parts: x.rows.div_ceil(ROWS),
@@ -188,50 +192,58 @@ impl Packed {
         self.outputs
     }
 
-    /// Multiplies the first `rows` rows of `x` with a panel. The sums of a row
-    /// come behind those of the row before.
+    /// Multiplies the first `rows` rows of `x` by a panel, and writes the sums row by
+    /// row.
     ///
     /// # Panics
-    /// Where there are no such rows, or no room for their sums.
+    /// If `x` has fewer rows, or `sums` is too short.
     pub(crate) fn tile(
         &self,
         x: &[f32],
         layout: Rows,
         rows: usize,
         panel: usize,
-        next: Next,
+        next: Prefetch,
         sums: &mut [f32],
     ) {
         let length = self.inputs * LINES;
         let panel = &self.panels[panel * length..(panel + 1) * length];
-        // A panel's only tile takes as long as the panel needs to come: nothing
-        // is won by more at a time.
+        // A panel with a single tile is limited by loading the panel itself, so
+        // prefetching more would not help.
         let step = match next.parts {
             0 | 1 => 0,
             parts => COLS.div_ceil(parts),
         };
         let start = self.panels.as_ptr().wrapping_add(next.panel * length);
-        let far = Far {
+        let prefetch = PrefetchLines {
             start: start
                 .cast::<f32>()
                 .wrapping_add(next.part * self.inputs * step),
             step,
         };
-        tile(x, layout, rows, panel, far, sums);
+        tile(x, layout, rows, panel, prefetch, sums);
     }
 }
 
-/// Addresses that are fetched, one for each element of the inner dimension. They
-/// may lie behind the factor: fetching reads nothing.
+/// Addresses to prefetch, one for each element of the inner dimension.
+///
+/// They may be past the end of the factor: a prefetch does not access memory.
 #[derive(Clone, Copy)]
 #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code))]
-struct Far {
+struct PrefetchLines {
     start: *const f32,
     /// In elements.
     step: usize,
 }
 
-fn tile(x: &[f32], layout: Rows, rows: usize, panel: &[Line], far: Far, sums: &mut [f32]) {
+fn tile(
+    x: &[f32],
+    layout: Rows,
+    rows: usize,
+    panel: &[Line],
+    prefetch: PrefetchLines,
+    sums: &mut [f32],
+) {
     assert!(
         (1..=ROWS).contains(&rows)
             && layout.pieces > 0
@@ -242,19 +254,19 @@ fn tile(x: &[f32], layout: Rows, rows: usize, panel: &[Line], far: Far, sums: &m
     );
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx512f") {
-        // SAFETY: the instructions are there, and the sizes were checked.
-        unsafe { avx512::tile(x, layout, rows, panel, far, sums) };
+        // SAFETY: the CPU has the instructions, and the sizes were checked.
+        unsafe { avx512::tile(x, layout, rows, panel, prefetch, sums) };
         return;
     } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
         // SAFETY: as above.
-        unsafe { avx2::tile(x, layout, rows, panel, far, sums) };
+        unsafe { avx2::tile(x, layout, rows, panel, prefetch, sums) };
         return;
     }
-    let _ = far;
+    let _ = prefetch;
     portable(x, layout, rows, panel, sums);
 }
 
-/// The same without instructions of a certain CPU.
+/// Portable kernel.
 fn portable(x: &[f32], layout: Rows, rows: usize, panel: &[Line], sums: &mut [f32]) {
     const HEIGHT: usize = 4;
     for half in 0..LINES {
@@ -277,7 +289,7 @@ fn portable(x: &[f32], layout: Rows, rows: usize, panel: &[Line], sums: &mut [f3
     }
 }
 
-/// Calls a tile's kernel for its number of rows.
+/// Calls the kernel that is compiled for this number of rows.
 #[cfg(target_arch = "x86_64")]
 macro_rules! for_height {
     ($rows:expr, $kernel:ident, $($argument:expr),*) => {
@@ -305,41 +317,41 @@ mod avx512 {
     use super::*;
 
     /// # Safety
-    /// The CPU has AVX-512; the sizes are as [`super::tile`] checks them.
+    /// The CPU must have AVX-512. The sizes must be as [`super::tile`] checks them.
     #[target_feature(enable = "avx512f")]
     pub(super) unsafe fn tile(
         x: &[f32],
         layout: Rows,
         rows: usize,
         panel: &[Line],
-        far: Far,
+        prefetch: PrefetchLines,
         sums: &mut [f32],
     ) {
         let (x, panel) = (x.as_ptr(), panel.as_ptr().cast::<f32>());
-        // SAFETY: the caller's promise.
-        unsafe { for_height!(rows, rows_of, x, layout, panel, far, sums) }
+        // SAFETY: guaranteed by the caller.
+        unsafe { for_height!(rows, rows_of, x, layout, panel, prefetch, sums) }
     }
 
     /// # Safety
-    /// `x` holds `R` rows, and `panel` a line for each element of a row.
+    /// `x` must hold `R` rows, and `panel` a line for each element of a row.
     #[target_feature(enable = "avx512f")]
     unsafe fn rows_of<const R: usize>(
         x: *const f32,
         layout: Rows,
         mut line: *const f32,
-        far: Far,
+        prefetch: PrefetchLines,
         sums: &mut [f32],
     ) {
         let mut acc = [[_mm512_setzero_ps(); 2]; R];
-        let mut next = far.start;
+        let mut next = prefetch.start;
         for piece in 0..layout.pieces {
             // SAFETY: the piece is inside of the first row.
             let x = unsafe { x.add(piece * layout.apart) };
             for i in 0..layout.length {
                 // SAFETY: `i` is below the length of a piece; lines are aligned.
                 unsafe {
-                    _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(AHEAD).cast());
-                    _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(AHEAD + 16).cast());
+                    _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(PREFETCH_DISTANCE).cast());
+                    _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(PREFETCH_DISTANCE + 16).cast());
                     _mm_prefetch::<_MM_HINT_T1>(next.cast());
                     let (low, high) = (_mm512_load_ps(line), _mm512_load_ps(line.add(16)));
                     for (row, acc) in acc.iter_mut().enumerate() {
@@ -349,7 +361,7 @@ mod avx512 {
                     }
                 }
                 line = line.wrapping_add(COLS);
-                next = next.wrapping_add(far.step);
+                next = next.wrapping_add(prefetch.step);
             }
         }
         let (lines, _) = sums.as_chunks_mut::<COLS>();
@@ -368,14 +380,15 @@ mod avx2 {
     use super::*;
 
     /// # Safety
-    /// The CPU has AVX2 and FMA; the sizes are as [`super::tile`] checks them.
+    /// The CPU must have AVX2 and FMA. The sizes must be as [`super::tile`] checks
+    /// them.
     #[target_feature(enable = "avx2,fma")]
     pub(super) unsafe fn tile(
         x: &[f32],
         layout: Rows,
         rows: usize,
         panel: &[Line],
-        far: Far,
+        prefetch: PrefetchLines,
         sums: &mut [f32],
     ) {
         for half in 0..LINES {
@@ -384,32 +397,32 @@ mod avx2 {
                 let lines = panel[half..].as_ptr().cast::<f32>();
                 let sums = &mut sums[first * COLS + half * 16..];
                 let rows = (rows - first).min(6);
-                // SAFETY: the caller's promise.
-                unsafe { for_height!(rows, rows_of, from, layout, lines, far, sums) }
+                // SAFETY: guaranteed by the caller.
+                unsafe { for_height!(rows, rows_of, from, layout, lines, prefetch, sums) }
             }
         }
     }
 
     /// # Safety
-    /// `x` holds `R` rows, and `panel` half a line for each element of a row.
+    /// `x` must hold `R` rows, and `panel` half a line for each element of a row.
     #[target_feature(enable = "avx2,fma")]
     unsafe fn rows_of<const R: usize>(
         x: *const f32,
         layout: Rows,
         mut line: *const f32,
-        far: Far,
+        prefetch: PrefetchLines,
         sums: &mut [f32],
     ) {
         let mut acc = [[_mm256_setzero_ps(); 2]; R];
-        let mut next = far.start;
+        let mut next = prefetch.start;
         for piece in 0..layout.pieces {
             // SAFETY: the piece is inside of the first row.
             let x = unsafe { x.add(piece * layout.apart) };
             for i in 0..layout.length {
-                // SAFETY: `i` is below the length of a piece; lines are aligned,
-                // and the one behind the last is not read.
+                // SAFETY: `i` is below the length of a piece; lines are aligned, and
+                // none after the last is read.
                 unsafe {
-                    _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(AHEAD).cast());
+                    _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(PREFETCH_DISTANCE).cast());
                     _mm_prefetch::<_MM_HINT_T1>(next.cast());
                     let (low, high) = (_mm256_load_ps(line), _mm256_load_ps(line.add(8)));
                     for (row, acc) in acc.iter_mut().enumerate() {
@@ -419,7 +432,7 @@ mod avx2 {
                     }
                 }
                 line = line.wrapping_add(COLS);
-                next = next.wrapping_add(far.step);
+                next = next.wrapping_add(prefetch.step);
             }
         }
         for (line, acc) in sums.chunks_mut(COLS).zip(acc) {
@@ -464,23 +477,23 @@ mod tests {
                 let lines = &factor.panels[panel * inputs * LINES..][..inputs * LINES];
                 let layout = Rows::whole(40, inputs);
                 #[cfg(target_arch = "x86_64")]
-                let far = Far {
+                let prefetch = PrefetchLines {
                     start: x.as_ptr(),
                     step: 1,
                 };
-                let mut sums = [f32::NAN; TALLEST * COLS];
+                let mut sums = [f32::NAN; MAX_ROWS * COLS];
                 portable(&x, layout, rows, lines, &mut sums);
                 found.push((panel, sums));
                 #[cfg(target_arch = "x86_64")]
                 {
                     if is_x86_feature_detected!("avx512f") {
-                        // SAFETY: the instructions are there, the sizes fit.
-                        unsafe { avx512::tile(&x, layout, rows, lines, far, &mut sums) };
+                        // SAFETY: the CPU has the instructions, and the sizes are valid.
+                        unsafe { avx512::tile(&x, layout, rows, lines, prefetch, &mut sums) };
                         found.push((panel, sums));
                     }
                     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
                         // SAFETY: as above.
-                        unsafe { avx2::tile(&x, layout, rows, lines, far, &mut sums) };
+                        unsafe { avx2::tile(&x, layout, rows, lines, prefetch, &mut sums) };
                         found.push((panel, sums));
                     }
                 }
@@ -507,7 +520,7 @@ mod tests {
                 *y = x.max(0.0);
             }
         };
-        // Parts of tiles, several blocks, and panels that are shared out.
+        // Partial tiles, several blocks, and panels split among tasks.
         let sizes = [(1, 5, 3), (13, 64, 70), (100, 33, 32), (9, 256, 300)];
         let threads = [Threads::All, Threads::One];
         for ((rows, inputs, outputs), threads) in sizes
@@ -551,7 +564,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_has_the_same_product_to_the_last_bit_among_any_others() {
+    fn the_product_of_a_row_does_not_depend_on_other_rows() {
         let (inputs, outputs) = (70, 50);
         let factor = Factor::new(&noise(1, outputs * inputs), inputs, false);
         let x = noise(2, 200 * inputs);

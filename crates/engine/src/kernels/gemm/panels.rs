@@ -1,11 +1,11 @@
-//! Products with factors that are packed once and used many times, as the
-//! weights of a model in inference.
+//! Products with packed factors, such as a model's weights in inference.
 //!
-//! The right factor lies in panels of [`COLS`] columns. The result is computed
-//! in tiles of a few rows by one panel; each tile gets its bias, residual and
-//! activation while it is in the first cache. A number of the result is one
-//! sum over the inner dimension in its order, so that it depends neither on
-//! the other rows nor on the number of threads.
+//! The right factor is packed into panels of [`COLS`] columns. The output is computed
+//! in tiles of a few rows by one panel. Bias, residual and activation are applied to a
+//! tile while it is in the L1 cache.
+//!
+//! An output is a sum along the inner dimension in a fixed order. It depends neither on
+//! other rows nor on the number of threads.
 
 use std::ops::Range;
 
@@ -13,30 +13,30 @@ use rayon::prelude::*;
 
 use super::{
     Threads,
-    int8::{Int8, Means, QuantizedRows},
-    packed::{Next, Packed, Rows},
+    int8::{Int8, Kernel, QuantizedRows},
+    packed::{Packed, Prefetch, Rows},
     part::Part,
-    tile::{COLS, ROWS, TALLEST, Tile},
+    tile::{COLS, MAX_ROWS, ROWS, Tile},
 };
 use crate::kernels::{
     simd::{self, Activate},
     split_evenly,
 };
 
-/// Rows of the result that one task takes: a multiple of [`ROWS`] and
-/// [`TALLEST`].
+/// Output rows per task: a multiple of [`ROWS`] and [`MAX_ROWS`].
 const BLOCK: usize = 96;
 
-/// A product stays on one thread where the weights have fewer elements than
-/// this and there are fewer than 16 times as many multiplications: waking
-/// another thread takes longer.
-const WORTH_SHARING: usize = 1 << 16;
+/// Threshold for using several threads.
+///
+/// Below this number of weights and 16 times as many multiplications, waking another
+/// thread takes longer than the product.
+const MIN_PARALLEL: usize = 1 << 16;
 
-/// A right factor `[inputs, outputs]` in panels.
+/// A packed right factor `[inputs, outputs]`.
 pub(crate) enum Factor {
     /// In 32 bits.
     Float(Packed),
-    /// In 8 bits, for rows that are rounded to 8 bits themselves.
+    /// In 8 bits. The left factor is quantised to 8 bits too.
     Int8(Int8),
 }
 
@@ -50,7 +50,7 @@ impl Factor {
         }
     }
 
-    /// Length of the inner dimension.
+    /// Returns the length of the inner dimension.
     pub(crate) fn inputs(&self) -> usize {
         match self {
             Self::Float(factor) => factor.inputs(),
@@ -58,7 +58,7 @@ impl Factor {
         }
     }
 
-    /// Columns of the result.
+    /// Returns the number of output columns.
     pub(crate) fn outputs(&self) -> usize {
         match self {
             Self::Float(factor) => factor.outputs(),
@@ -67,22 +67,22 @@ impl Factor {
     }
 }
 
-/// `activate(scale * (x @ factor) + bias + residual)`, where all but the factors
-/// may be left out.
+/// The product `activate(scale * (x @ factor) + bias + residual)`. All but the factors
+/// are optional.
 pub(crate) struct Product<'a> {
     pub(crate) factor: &'a Factor,
-    /// One for each column.
+    /// One value per column.
     pub(crate) scale: Option<&'a [f32]>,
-    /// One for each column.
+    /// One value per column.
     pub(crate) bias: Option<&'a [f32]>,
-    /// As large as the result.
+    /// Same shape as the output.
     pub(crate) residual: Option<&'a [f32]>,
     pub(crate) activate: Option<Activate>,
     pub(crate) out: &'a mut [f32],
 }
 
 impl<'a> Product<'a> {
-    /// `x @ factor` alone.
+    /// Creates the plain product `x @ factor`.
     pub(crate) fn new(factor: &'a Factor, out: &'a mut [f32]) -> Self {
         Self {
             factor,
@@ -95,25 +95,25 @@ impl<'a> Product<'a> {
     }
 }
 
-/// Rows of a left factor that are read where they lie in pictures: the places
-/// under a convolution's kernel.
+/// Rows of a left factor that are views into pictures: the patches under a
+/// convolution's kernel.
 #[derive(Clone, Copy)]
-pub(crate) struct Places<'a> {
+pub(crate) struct Patches<'a> {
     pub(crate) pictures: &'a [f32],
     /// Elements of a picture.
     pub(crate) picture: usize,
-    /// Lines of rows that a picture has.
+    /// Lines of patches in a picture.
     pub(crate) lines: usize,
-    /// Elements from the first row of a line to that of the next.
+    /// Elements between the first patches of neighbouring lines.
     pub(crate) down: usize,
-    /// Rows of a line.
+    /// Patches in a line.
     pub(crate) across: usize,
-    /// Where the rows of a line lie.
+    /// Layout of the patches of a line.
     pub(crate) layout: Rows,
 }
 
-impl<'a> Places<'a> {
-    /// The elements from a row on.
+impl<'a> Patches<'a> {
+    /// Returns the elements from a row on.
     fn elements_from(&self, row: usize) -> &'a [f32] {
         let (line, column) = (row / self.across, row % self.across);
         let (picture, line) = (line / self.lines, line % self.lines);
@@ -125,7 +125,7 @@ impl<'a> Places<'a> {
 /// Computes several products of the same rows `x`.
 ///
 /// # Panics
-/// Where the shapes do not fit each other.
+/// If the shapes do not match.
 pub(crate) fn multiply(x: &[f32], products: &mut [Product<'_>], threads: Threads) {
     let Some(first) = products.first() else {
         return;
@@ -137,7 +137,7 @@ pub(crate) fn multiply(x: &[f32], products: &mut [Product<'_>], threads: Threads
     let threads = threads_for(rows, products, threads);
     let rounded = int8.then(|| QuantizedRows::new(x, inputs, threads > 1));
     let left = Left {
-        places: Places {
+        patches: Patches {
             pictures: x,
             picture: x.len(),
             lines: 1,
@@ -149,16 +149,16 @@ pub(crate) fn multiply(x: &[f32], products: &mut [Product<'_>], threads: Threads
     };
     let blocks = (0..rows).step_by(BLOCK);
     let blocks = blocks.map(|row| row..(row + BLOCK).min(rows));
-    share(left, blocks.collect(), products, threads);
+    distribute(left, blocks.collect(), products, threads);
 }
 
-/// Computes a product, in 32 bits, of rows that lie in pictures.
+/// Computes a product in 32 bits with patches of pictures as rows.
 ///
 /// # Panics
-/// Where the shapes do not fit each other.
-pub(crate) fn multiply_places(places: Places<'_>, product: Product<'_>) {
+/// If the shapes do not match.
+pub(crate) fn multiply_patches(patches: Patches<'_>, product: Product<'_>) {
     let rows = product.out.len() / product.factor.outputs();
-    let lines = rows / places.across;
+    let lines = rows / patches.across;
     let products = &mut [product];
     let threads = threads_for(rows, products, Threads::All);
     let blocks = match rows.div_ceil(BLOCK) {
@@ -166,30 +166,35 @@ pub(crate) fn multiply_places(places: Places<'_>, product: Product<'_>) {
         blocks => blocks.next_multiple_of(threads).min(lines),
     };
     let blocks = split_evenly(lines, blocks)
-        .map(|lines| lines.start * places.across..lines.end * places.across);
+        .map(|lines| lines.start * patches.across..lines.end * patches.across);
     let left = Left {
-        places,
+        patches,
         rounded: None,
     };
-    share(left, blocks.collect(), products, threads);
+    distribute(left, blocks.collect(), products, threads);
 }
 
-/// How many threads products are worth.
+/// Returns the number of threads to use.
 fn threads_for(rows: usize, products: &[Product<'_>], threads: Threads) -> usize {
     let weights: usize = products
         .iter()
         .map(|p| p.factor.inputs() * p.factor.outputs())
         .sum();
-    let large = weights >= WORTH_SHARING || weights * rows >= 16 * WORTH_SHARING;
+    let large = weights >= MIN_PARALLEL || weights * rows >= 16 * MIN_PARALLEL;
     match threads {
         Threads::All if large => rayon::current_num_threads(),
         _ => 1,
     }
 }
 
-/// Computes products of blocks of rows, which follow each other.
-fn share(left: Left<'_>, blocks: Vec<Range<usize>>, products: &mut [Product<'_>], threads: usize) {
-    let layout = left.places.layout;
+/// Splits products into tasks by blocks of rows, and runs the tasks.
+fn distribute(
+    left: Left<'_>,
+    blocks: Vec<Range<usize>>,
+    products: &mut [Product<'_>],
+    threads: usize,
+) {
+    let layout = left.patches.layout;
     let rows = blocks.last().map_or(0, |block| block.end);
     for product in &*products {
         let outputs = product.factor.outputs();
@@ -209,7 +214,7 @@ fn share(left: Left<'_>, blocks: Vec<Range<usize>>, products: &mut [Product<'_>]
         .iter()
         .map(|p| p.factor.outputs().div_ceil(COLS))
         .sum();
-    // Panels are shared out where there are too few rows to.
+    // With few blocks, tasks also split the panels.
     let parts = match threads {
         1 => 1,
         _ => (4 * threads).div_ceil(blocks.len().max(1)).min(panels),
@@ -220,7 +225,7 @@ fn share(left: Left<'_>, blocks: Vec<Range<usize>>, products: &mut [Product<'_>]
         .iter_mut()
         .map(|p| {
             let out = Part::new(&mut *p.out, p.factor.outputs());
-            let end = End {
+            let end = Epilogue {
                 scale: p.scale,
                 bias: p.bias,
                 residual: p.residual,
@@ -254,23 +259,23 @@ fn share(left: Left<'_>, blocks: Vec<Range<usize>>, products: &mut [Product<'_>]
 /// The rows of the left factor.
 #[derive(Clone, Copy)]
 struct Left<'a> {
-    places: Places<'a>,
+    patches: Patches<'a>,
     rounded: Option<&'a QuantizedRows>,
 }
 
-/// What a product gets besides.
+/// Optional operations after the sums of a product.
 #[derive(Clone, Copy)]
-struct End<'a> {
+struct Epilogue<'a> {
     scale: Option<&'a [f32]>,
     bias: Option<&'a [f32]>,
     residual: Option<&'a [f32]>,
     activate: Option<Activate>,
 }
 
-/// A part of a result: some rows of some panels.
+/// Part of an output: a block of rows and some panels.
 struct Task<'a> {
     factor: &'a Factor,
-    end: End<'a>,
+    end: Epilogue<'a>,
     rows: Range<usize>,
     panels: Range<usize>,
     out: Part<'a>,
@@ -278,33 +283,33 @@ struct Task<'a> {
 
 impl Task<'_> {
     fn run(mut self, left: Left<'_>) {
-        let means = match self.factor {
-            Factor::Float(_) => Means::Vectors,
+        let kernel = match self.factor {
+            Factor::Float(_) => Kernel::Vectors,
             Factor::Int8(factor) => factor.begin(),
         };
-        let mut exact = [0; TALLEST * COLS];
-        let mut sums = [[0.0; TALLEST * COLS]; 2];
+        let mut exact = [0; MAX_ROWS * COLS];
+        let mut sums = [[0.0; MAX_ROWS * COLS]; 2];
         for panel in self.panels.clone() {
             match (self.factor, left.rounded) {
                 (Factor::Int8(factor), Some(rounded)) => {
-                    for row in self.rows.clone().step_by(means.rows()) {
-                        let rows = row..(row + means.rows()).min(self.rows.end);
+                    for row in self.rows.clone().step_by(kernel.rows()) {
+                        let rows = row..(row + kernel.rows()).min(self.rows.end);
                         let from = (rounded, rows.clone());
-                        factor.tile(&means, from, panel, &mut exact, &mut sums[0]);
+                        factor.tile(&kernel, from, panel, &mut exact, &mut sums[0]);
                         self.finish(panel, rows, &mut sums);
                     }
                 }
                 (Factor::Float(factor), _) => {
-                    let tiles = tiles(self.rows.clone(), left.places.across);
+                    let tiles = tiles(self.rows.clone(), left.patches.across);
                     let parts = tiles.len();
                     for (part, rows) in tiles.into_iter().enumerate() {
-                        let next = Next {
+                        let next = Prefetch {
                             panel: panel + 1,
                             part,
                             parts,
                         };
-                        let x = left.places.elements_from(rows.start);
-                        let layout = left.places.layout;
+                        let x = left.patches.elements_from(rows.start);
+                        let layout = left.patches.layout;
                         factor.tile(x, layout, rows.len(), panel, next, &mut sums[0]);
                         self.finish(panel, rows, &mut sums);
                     }
@@ -314,7 +319,7 @@ impl Task<'_> {
         }
     }
 
-    /// Writes the results of some rows, whose sums are in the first tile.
+    /// Applies the epilogue to the sums of some rows and writes them.
     fn finish(&mut self, panel: usize, rows: Range<usize>, tiles: &mut [Tile; 2]) {
         let outputs = self.factor.outputs();
         let first = panel * COLS;
@@ -337,7 +342,7 @@ impl Task<'_> {
         for (row, line) in rows.zip(done.as_chunks::<COLS>().0) {
             let row = row - self.rows.start;
             match width {
-                // A constant length makes a few moves of it.
+                // With a constant length, the copy compiles to a few moves.
                 COLS => self.out.write(row, column, line),
                 _ => self.out.write(row, column, &line[..width]),
             }
@@ -345,9 +350,10 @@ impl Task<'_> {
     }
 }
 
-/// Rows in tiles that do not go over the ends of lines of `across` rows. The
-/// tiles of a line are of about one height: a tile of one row takes a third of
-/// the time of one of twelve.
+/// Splits rows into tiles that do not cross the ends of lines of `across` rows.
+///
+/// Tiles of a line have about the same height: a tile of one row takes a third of the
+/// time of one with twelve.
 fn tiles(rows: Range<usize>, across: usize) -> Vec<Range<usize>> {
     let mut tiles = Vec::with_capacity(rows.len().div_ceil(ROWS) + 1);
     let mut start = rows.start;

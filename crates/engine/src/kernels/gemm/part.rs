@@ -1,22 +1,23 @@
-//! A result that several tasks write to, each its own part.
+//! An output matrix that several tasks write to, each to its own part.
 
 use std::marker::PhantomData;
 
-/// Some rows and columns of a matrix, which nothing else can reach.
+/// Exclusive access to some rows and columns of a matrix.
 pub(crate) struct Part<'a> {
     start: *mut f32,
     rows: usize,
     columns: usize,
-    /// From one row to the next.
+    /// Elements from one row to the next.
     stride: usize,
     matrix: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: a part is a mutable borrow of its elements, as `&mut [f32]` is.
+// SAFETY: a part is a mutable borrow of its elements, like `&mut [f32]`.
 unsafe impl Send for Part<'_> {}
 
 impl<'a> Part<'a> {
-    /// A whole matrix whose rows have `columns` elements and no gaps.
+    /// Creates the part of a complete matrix with contiguous rows of `columns`
+    /// elements.
     pub(crate) fn new(matrix: &'a mut [f32], columns: usize) -> Self {
         Self {
             start: matrix.as_mut_ptr(),
@@ -27,7 +28,7 @@ impl<'a> Part<'a> {
         }
     }
 
-    /// Takes the first `rows` rows, or all where there are fewer.
+    /// Splits off the first `rows` rows, or all if there are fewer.
     pub(crate) fn take_rows(&mut self, rows: usize) -> Self {
         let rows = rows.min(self.rows);
         let taken = Self { rows, ..*self };
@@ -36,7 +37,7 @@ impl<'a> Part<'a> {
         taken
     }
 
-    /// Takes the first `columns` columns, or all where there are fewer.
+    /// Splits off the first `columns` columns, or all if there are fewer.
     pub(crate) fn take_columns(&mut self, columns: usize) -> Self {
         let columns = columns.min(self.columns);
         let taken = Self { columns, ..*self };
@@ -45,10 +46,10 @@ impl<'a> Part<'a> {
         taken
     }
 
-    /// Writes neighbours of a row.
+    /// Writes consecutive elements of a row.
     ///
     /// # Panics
-    /// Where they lie outside of this part.
+    /// If they are outside of this part.
     #[inline]
     pub(crate) fn write(&mut self, row: usize, column: usize, values: &[f32]) {
         assert!(
@@ -57,10 +58,9 @@ impl<'a> Part<'a> {
                 && column <= self.columns - values.len(),
             "outside the result"
         );
-        // SAFETY: `row` and the columns lie inside this part, and so inside the
-        // matrix, which is borrowed mutably for as long as its parts live. Parts
-        // have no element in common: one is only taken out of another, which
-        // keeps the rest.
+        // SAFETY: `row` and the columns are inside this part and so inside the matrix,
+        // which is borrowed mutably while its parts live. Parts are disjoint, since a
+        // part is split off from another one that keeps the rest.
         unsafe {
             let to = self.start.add(row * self.stride + column);
             std::ptr::copy_nonoverlapping(values.as_ptr(), to, values.len());
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "outside the result")]
-    fn a_part_refuses_its_neighbours_elements() {
+    fn a_part_rejects_elements_of_its_neighbour() {
         let mut matrix = [0.0; 8];
         Part::new(&mut matrix, 4)
             .take_columns(2)

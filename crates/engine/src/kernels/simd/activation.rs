@@ -1,4 +1,4 @@
-//! Activations of transformers and their slopes.
+//! Activation functions of transformers and their derivatives.
 
 use pulp::Arch;
 
@@ -61,8 +61,8 @@ pub(crate) fn gelu_backward(x: &mut [f32], g: &mut [f32]) {
 const ROOT: f32 = 0.797_884_6;
 const CUBIC: f32 = 0.044_715;
 
-/// The approximation of GELU with a hyperbolic tangent:
-/// `x / 2 * (1 + tanh(u))` equals `x * sigmoid(2 u)`.
+/// GELU approximated with tanh: `x / 2 * (1 + tanh(u))`, computed as `x * sigmoid(2
+/// u)`.
 pub(crate) fn gelu_tanh(x: &[f32], y: &mut [f32]) {
     Arch::new().dispatch(
         #[inline(always)]
@@ -150,7 +150,7 @@ mod tests {
         (-2000..=2000).map(|i| i as f32 * 0.01)
     }
 
-    /// Applies a kernel to one element, with neighbours to fill a vector.
+    /// Applies a kernel to one element, repeated to fill a vector.
     fn at(kernel: fn(&[f32], &mut [f32]), x: f32) -> f32 {
         let mut out = [0.0; 33];
         kernel(&[x; 33], &mut out);
@@ -174,8 +174,8 @@ mod tests {
             let (value, g) = backward_at(quick_gelu_backward, x);
             assert!((f64::from(value) - quick(wide)).abs() < 3e-6);
             assert!((f64::from(g) - slope(&quick, wide)).abs() < 3e-6, "at {x}");
-            // The slope of gelu against its own values, which the PyTorch
-            // fixtures pin down.
+            // Compare with the slope of the kernel itself, whose values are tested
+            // against PyTorch.
             let (value, g) = backward_at(gelu_backward, x);
             assert_eq!(value.to_bits(), at(gelu, x).to_bits());
             let h = 0.01;

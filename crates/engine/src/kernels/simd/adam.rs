@@ -1,24 +1,24 @@
-//! One step of Adam.
+//! The Adam update.
 
 use pulp::Arch;
 
-/// The constants of one Adam step, the same for every parameter.
+/// Constants of one Adam step, equal for all parameters.
 #[derive(Clone, Copy)]
 pub(crate) struct AdamStep {
     pub(crate) beta1: f32,
     pub(crate) beta2: f32,
-    /// The learning rate over the first bias correction.
+    /// Learning rate divided by the first bias correction.
     pub(crate) rate: f32,
-    /// One over the square root of the second bias correction.
+    /// Reciprocal square root of the second bias correction.
     pub(crate) second_scale: f32,
     pub(crate) eps: f32,
-    /// Factor of the parameter before the step (decoupled decay).
+    /// Factor of the parameter before the step (decoupled weight decay).
     pub(crate) shrink: f32,
-    /// Part of the parameter that is added to its gradient (coupled decay).
+    /// Share of the parameter that is added to its gradient (coupled weight decay).
     pub(crate) l2: f32,
 }
 
-/// One step of Adam for a slice of a parameter and of its two moments.
+/// Updates a slice of a parameter and its two moments.
 pub(crate) fn adam(p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], step: &AdamStep) {
     let s = *step;
     let n = p.len();

@@ -1,14 +1,13 @@
-//! The end of a convolutional layer: normalisation as scale and shift,
-//! residual, activation.
+//! Epilogue of convolutional layers: scale, shift, residual and activation.
 
 use pulp::Arch;
 
 use super::math::exp;
 
-/// The step behind the normalization of a convolution.
+/// Activation after the normalisation of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Curve {
-    /// Nothing.
+    /// No activation.
     Identity,
     /// `max(x, 0)`
     Relu,
@@ -19,7 +18,7 @@ pub(crate) enum Curve {
 }
 
 impl Curve {
-    /// The name used in a Hugging Face `config.json`.
+    /// Parses a name from a Hugging Face `config.json`.
     pub(crate) fn parse(name: &str) -> Option<Self> {
         match name {
             "relu" => Some(Self::Relu),
@@ -53,7 +52,7 @@ impl Curve {
     }
 }
 
-/// Runs a loop compiled for each curve, so that the choice is made once.
+/// Compiles the body for each curve, so that the branch is outside of the loop.
 macro_rules! for_each_curve {
     ($curve:expr, $known:ident, $body:block) => {
         match $curve {
@@ -77,7 +76,7 @@ macro_rules! for_each_curve {
     };
 }
 
-/// `y = curve(z * scale + shift + residual)`, scale and shift for each column.
+/// Computes `y = curve(z * scale + shift + residual)` with scale and shift per column.
 pub(crate) fn scale_shift_curve(
     z: &[f32],
     [scale, shift]: [&[f32]; 2],
@@ -111,8 +110,10 @@ pub(crate) fn scale_shift_curve(
     );
 }
 
-/// `du = g * curve'(z * scale + shift + residual)`; adds the sums of `du` to
-/// `sums[0]`, and those of `du * (z - mean)` to `sums[1]`, column by column.
+/// Backward pass of [`scale_shift_curve`].
+///
+/// Computes `du = g * curve'(z * scale + shift + residual)`. Adds the column sums of
+/// `du` to `sum`, and those of `du * (z - mean)` to `sum_z`.
 pub(crate) fn scale_shift_curve_backward(
     z: &[f32],
     [scale, shift, mean]: [&[f32]; 3],
@@ -144,7 +145,7 @@ pub(crate) fn scale_shift_curve_backward(
     );
 }
 
-/// `du = a * du + b * z + c` for each column.
+/// Computes `du = a * du + b * z + c` with factors per column.
 pub(crate) fn combine_columns(du: &mut [f32], z: &[f32], [a, b, c]: [&[f32]; 3]) {
     let n = a.len();
     Arch::new().dispatch(

@@ -1,4 +1,4 @@
-//! Sums and products element by element.
+//! Element-wise sums and products.
 
 use pulp::Arch;
 
@@ -52,7 +52,7 @@ pub(crate) fn multiply_add(acc: &mut [f32], a: &[f32], b: &[f32]) {
     );
 }
 
-/// Adds the squares of the differences of each row from `mean` to `acc`.
+/// Adds the squared differences of each row from `mean` to `acc`.
 pub(crate) fn add_squared_differences(x: &[f32], mean: &[f32], acc: &mut [f32]) {
     let n = mean.len();
     Arch::new().dispatch(
@@ -67,8 +67,10 @@ pub(crate) fn add_squared_differences(x: &[f32], mean: &[f32], acc: &mut [f32]) 
     );
 }
 
-/// Scales the first `width` of `columns` columns of the rows of a tile, and
-/// adds a bias and a residual, which comes with the distance of its rows.
+/// Applies scale, bias and residual to a tile, in place.
+///
+/// The tile has rows of `columns` values, of which the first `width` are used. The
+/// residual comes with its row stride.
 pub(crate) fn finish_tile(
     sums: &mut [f32],
     (columns, width): (usize, usize),
@@ -104,7 +106,7 @@ pub(crate) fn finish_tile(
     );
 }
 
-/// `z = Σ weight[w..] * x[i..]` for the pairs `(w, i)` of `places`.
+/// Computes `z = Σ weight[w..] * x[i..]` over the pairs `(w, i)` of `places`.
 pub(crate) fn weighted_sum(x: &[f32], weight: &[f32], places: &[(usize, usize)], z: &mut [f32]) {
     Arch::new().dispatch(
         #[inline(always)]
@@ -131,7 +133,7 @@ pub(crate) fn weighted_sum(x: &[f32], weight: &[f32], places: &[(usize, usize)],
     );
 }
 
-/// The largest of `x[i..]`, element by element, for the places `i`.
+/// Computes the element-wise maximum of `x[i..]` over the offsets `places`.
 pub(crate) fn largest(x: &[f32], places: &[usize], y: &mut [f32]) {
     Arch::new().dispatch(
         #[inline(always)]
@@ -139,7 +141,7 @@ pub(crate) fn largest(x: &[f32], places: &[usize], y: &mut [f32]) {
             y.fill(f32::NEG_INFINITY);
             for at in places {
                 for (y, x) in y.iter_mut().zip(&x[*at..]) {
-                    // A NaN is never larger.
+                    // NaN is ignored.
                     *y = if *x > *y { *x } else { *y };
                 }
             }

@@ -1,15 +1,16 @@
-//! Activations for inference, where no backward pass must match to the bit: by
-//! fused multiplications and additions, at the full width of the CPU. Errors are
-//! below 1e-6, of the argument where that is above 1.
+//! Activations for inference, with fused multiply-add.
+//!
+//! They need not match a backward pass bit for bit. Errors are below 1e-6, relative to
+//! the argument if it is above 1.
 
 use pulp::{Arch, Simd, WithSimd};
 
 use super::Curve;
 
-/// An activation: from the first slice to the second.
+/// An activation function, from the first slice to the second.
 pub(crate) type Activate = fn(&[f32], &mut [f32]);
 
-/// A function of one number, lane by lane.
+/// A function of one number, applied to each lane.
 trait Lanes: Copy {
     fn of<S: Simd>(self, simd: S, x: S::f32s) -> S::f32s;
 }
@@ -54,8 +55,8 @@ struct Gelu;
 impl Lanes for Gelu {
     #[inline(always)]
     fn of<S: Simd>(self, simd: S, x: S::f32s) -> S::f32s {
-        // The error function as x P(x^2) / Q(x^2) on [-4, 4], where it is 1 to
-        // single precision, with the coefficients of Eigen.
+        // `erf(x) = x P(x^2) / Q(x^2)` on [-4, 4], where it reaches 1 in single
+        // precision. Coefficients are from Eigen.
         const P: [f32; 7] = [
             -2.726_142_3e-10,
             2.770_681_4e-8,
@@ -83,8 +84,10 @@ impl Lanes for Gelu {
     }
 }
 
-/// The hyperbolic tangent as x P(x^2) / Q(x^2) on [-7.9, 7.9], where it is 1 to
-/// single precision, with the coefficients of Eigen.
+/// Computes `tanh(x) = x P(x^2) / Q(x^2)` on [-7.9, 7.9], where it reaches 1 in single
+/// precision.
+///
+/// Coefficients are from Eigen.
 #[inline(always)]
 fn tanh<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     const P: [f32; 7] = [
@@ -145,24 +148,24 @@ struct Clamp {
 impl Lanes for Clamp {
     #[inline(always)]
     fn of<S: Simd>(self, simd: S, x: S::f32s) -> S::f32s {
-        // The maximum with a NaN is the second argument, so that a NaN stays one.
+        // For a NaN, the maximum is the second argument: NaN is kept.
         let low = simd.max_f32s(simd.splat_f32s(0.0), x);
         simd.min_f32s(simd.splat_f32s(self.highest), low)
     }
 }
 
-/// [`super::gelu`].
+/// Fast form of [`super::gelu`].
 pub(crate) fn fast_gelu(x: &[f32], y: &mut [f32]) {
     Arch::new().dispatch(Map { x, y, f: Gelu });
 }
 
-/// [`super::quick_gelu`].
+/// Fast form of [`super::quick_gelu`].
 pub(crate) fn fast_quick_gelu(x: &[f32], y: &mut [f32]) {
     let f = Gated { factor: 1.702 };
     Arch::new().dispatch(Map { x, y, f });
 }
 
-/// [`super::gelu_tanh`]
+/// Fast form of [`super::gelu_tanh`].
 pub(crate) fn fast_gelu_tanh(x: &[f32], y: &mut [f32]) {
     let f = GeluTanh;
     Arch::new().dispatch(Map { x, y, f });
@@ -187,7 +190,7 @@ fn relu6(x: &[f32], y: &mut [f32]) {
 }
 
 impl Curve {
-    /// The curve for inference; none where it changes nothing.
+    /// Returns the function for inference; `None` for the identity.
     pub(crate) fn fast(self) -> Option<Activate> {
         match self {
             Self::Identity => None,
@@ -223,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_their_definitions_at_any_length() {
+    fn fast_activations_equal_their_definitions_at_any_length() {
         // The error function by its series and its continued fraction.
         let phi = |x: f64| {
             let z = x.abs() / std::f64::consts::SQRT_2;

@@ -1,9 +1,10 @@
-//! Functions and sums that the kernels share, compiled into each of them.
+//! Inlined functions and reductions that the kernels share.
 
-/// Lanes that a sum runs in.
+/// Number of parallel lanes of a sum.
 pub(super) const LANES: usize = 16;
 
-/// Cephes' `expf` without branches: relative error below 2e-7 on [-87, 88].
+/// Computes `exp` as Cephes' `expf`, without branches. Relative error below 2e-7 on
+/// [-87, 88].
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
     // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer, and
@@ -25,7 +26,7 @@ pub(super) fn exp(x: f32) -> f32 {
     y * f32::from_bits(exponent.wrapping_add(127) << 23)
 }
 
-/// Abramowitz and Stegun 7.1.26: absolute error below 2e-7.
+/// Computes `erf` (Abramowitz and Stegun 7.1.26). Absolute error below 2e-7.
 #[inline(always)]
 pub(super) fn erf(x: f32) -> f32 {
     let a = x.abs();

@@ -1,8 +1,7 @@
-//! Row and element kernels, compiled for every x86-64 level and chosen at run
-//! time by [`pulp::Arch`]. On other CPUs the baseline is used.
+//! Kernels for rows and elements, compiled for each x86-64 level.
 //!
-//! Sums run in 16 parallel lanes and are folded at the end: fast, and
-//! the same on every machine.
+//! [`pulp::Arch`] selects the level at run time. Other CPUs use the baseline. Sums use
+//! 16 parallel lanes: this is fast and gives the same result on every machine.
 
 mod activation;
 mod adam;

@@ -1,10 +1,10 @@
-//! Layer normalisation of rows, and normalisation by their mean square.
+//! Layer norm and RMS norm of rows.
 
 use pulp::Arch;
 
 use super::math::sum;
 
-/// Mean and reciprocal standard deviation of a row.
+/// Returns mean and reciprocal standard deviation of a row.
 #[inline(always)]
 fn moments(x: &[f32], eps: f32) -> (f32, f32) {
     let n = x.len();
@@ -31,7 +31,7 @@ pub(crate) fn layer_norm_rows(x: &[f32], weight: &[f32], bias: &[f32], eps: f32,
     );
 }
 
-/// Adds to `dx`, `dweight` and `dbias`.
+/// Adds the gradients to `dx`, `dweight` and `dbias`.
 pub(crate) fn layer_norm_backward_rows(
     x: &[f32],
     weight: &[f32],
@@ -65,14 +65,14 @@ pub(crate) fn layer_norm_backward_rows(
     );
 }
 
-/// The reciprocal root of a row's mean square.
+/// Returns the reciprocal root mean square of a row.
 #[inline(always)]
 fn reciprocal_root(x: &[f32], eps: f32) -> f32 {
     let square = sum(x.len(), |i| x[i] * x[i]) / x.len() as f32;
     1.0 / (square + eps).sqrt()
 }
 
-/// `y = x / sqrt(mean(x^2) + eps) * weight` for each row.
+/// Computes `y = x / sqrt(mean(x^2) + eps) * weight` for each row.
 pub(crate) fn rms_norm_rows(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
     let n = weight.len();
     Arch::new().dispatch(
@@ -88,7 +88,7 @@ pub(crate) fn rms_norm_rows(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) 
     );
 }
 
-/// Adds to `dx` and `dweight`.
+/// Adds the gradients to `dx` and `dweight`.
 pub(crate) fn rms_norm_backward_rows(
     x: &[f32],
     weight: &[f32],

@@ -1,11 +1,10 @@
-//! Softmax of rows, and its way back.
+//! Softmax of rows and its backward pass.
 
 use pulp::Arch;
 
 use super::math::{exp, max, sum};
 
-/// Softmax of one row in place; the elements from `visible` on count as minus
-/// infinity.
+/// Computes the softmax of one row in place. Elements from `visible` on are masked.
 pub(crate) fn softmax_row(row: &mut [f32], visible: usize) {
     let (row, hidden) = row.split_at_mut(visible);
     hidden.fill(0.0);
@@ -24,8 +23,8 @@ pub(crate) fn softmax_row(row: &mut [f32], visible: usize) {
     );
 }
 
-/// Turns the gradient with respect to a softmax's result `p` into the one with
-/// respect to its unscaled input, in place.
+/// Converts the gradient of a softmax's output `p` to that of its unscaled input, in
+/// place.
 pub(crate) fn softmax_backward_row(p: &[f32], g: &mut [f32], scale: f32) {
     Arch::new().dispatch(
         #[inline(always)]
@@ -44,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn softmax_sums_to_one_hides_the_rest_and_survives_large_values() {
+    fn softmax_sums_to_one_masks_and_handles_large_values() {
         let mut row: Vec<f32> = (0..37).map(|i| (i * i % 19) as f32 * 50.0).collect();
         softmax_row(&mut row, 30);
         assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-6);

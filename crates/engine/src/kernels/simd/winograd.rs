@@ -1,35 +1,35 @@
-//! The transforms of Winograd's minimal filtering F(2x2, 3x3), channel by
-//! channel: [Lavin and Gray 2016](https://arxiv.org/abs/1509.09308), equation
-//! 5 and the matrices below it.
+//! Transforms of Winograd's minimal filtering F(2x2, 3x3), channel by channel.
+//!
+//! See [Lavin and Gray 2016](https://arxiv.org/abs/1509.09308), equation 5 and the
+//! matrices below it.
 
 use pulp::{Arch, Simd, WithSimd};
 
-/// Places of a picture that a tile of the result depends on, and products that
-/// it is made of, along one side.
+/// Side of an input tile, in pixels, and of the grid of points.
 pub(crate) const SIDE: usize = 4;
-/// Products that a tile of the result is made of.
+/// Number of points of a tile.
 pub(crate) const POINTS: usize = SIDE * SIDE;
-/// Pixels of a tile of the result along one side.
+/// Side of an output tile, in pixels.
 pub(crate) const TILE: usize = 2;
-/// Pixels of a tile of the result.
+/// Number of pixels of an output tile.
 pub(crate) const PIXELS: usize = TILE * TILE;
 
-/// Tiles of the result side by side, and the picture that they are made of.
+/// A line of output tiles, with the input picture.
 #[derive(Clone, Copy)]
 pub(crate) struct TileLine<'a> {
     pub(crate) picture: &'a [f32],
     pub(crate) height: usize,
     pub(crate) width: usize,
-    /// Zeros above and left of the picture.
+    /// Zero padding above and left.
     pub(crate) pad: usize,
-    /// The number of the line in its picture.
+    /// Index of the line in its picture.
     pub(crate) line: usize,
-    /// As many zeros as the picture has channels: a multiple of 16.
+    /// Zeros for padded pixels, one per channel. Their number is a multiple of 16.
     pub(crate) zeros: &'a [f32],
 }
 
 impl TileLine<'_> {
-    /// The channels of a place of the padded picture.
+    /// Returns the channels of a pixel of the padded picture.
     #[inline(always)]
     fn place(&self, y: usize, x: usize) -> &[f32] {
         let (y, x) = (y.wrapping_sub(self.pad), x.wrapping_sub(self.pad));
@@ -42,7 +42,8 @@ impl TileLine<'_> {
     }
 }
 
-/// Writes `B' d B` for each tile of a line: for each of 16 points the channels.
+/// Transforms the input tiles of a line to `B' d B`: the channels of each of 16 points.
+///
 /// Tiles start `stride` elements apart.
 pub(crate) fn winograd_input(line: TileLine<'_>, stride: usize, out: &mut [f32]) {
     Arch::new().dispatch(Input { line, stride, out });
@@ -59,8 +60,7 @@ impl WithSimd for Input<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        // Loops in place of `map`: a closure would be compiled without the
-        // instructions of `S`.
+        // `map` would compile its closure without the instructions of `S`.
         let Self { line, stride, out } = self;
         let channels = line.zeros.len();
         let zero = simd.splat_f32s(0.0);
@@ -91,7 +91,7 @@ impl WithSimd for Input<'_> {
     }
 }
 
-/// `B' d`
+/// Multiplies one dimension by `B'`.
 #[inline(always)]
 fn transform<S: Simd>(simd: S, d: [S::f32s; SIDE]) -> [S::f32s; SIDE] {
     [
@@ -102,9 +102,10 @@ fn transform<S: Simd>(simd: S, d: [S::f32s; SIDE]) -> [S::f32s; SIDE] {
     ]
 }
 
-/// Writes `scale * A' m A + shift` for each of `tiles` tiles: four pixels one
-/// after the other. `sums` has, `distance` elements apart, for each of 16
-/// points a row for each tile, as long as `scale`.
+/// Writes `scale * A' m A + shift` for each tile, as four pixels.
+///
+/// For each of 16 points, `sums` has one row per tile with the length of `scale`. The
+/// points are `distance` elements apart.
 pub(crate) fn winograd_output(
     sums: &[f32],
     distance: usize,
@@ -174,7 +175,7 @@ impl WithSimd for Output<'_> {
     }
 }
 
-/// `A' m`
+/// Multiplies one dimension by `A'`.
 #[inline(always)]
 fn gather<S: Simd>(simd: S, m: [S::f32s; SIDE]) -> [S::f32s; TILE] {
     [

@@ -1,20 +1,19 @@
-//! The memory that a training step needs: that of the process, or that of the
-//! device which computes.
+//! The memory in which a training step runs: that of the process or of the GPU.
 
 use candle_core::Device;
 
 use super::{Memory, peak_of};
 
-/// Where the tensors of a step are.
-pub(crate) enum Room {
-    /// In the memory of this process.
+/// Location of a step's tensors.
+pub(crate) enum StepMemory {
+    /// Memory of this process.
     Host(Memory),
-    /// In that of a device.
+    /// Memory of a device.
     Device(Device),
 }
 
-impl Room {
-    /// That of a device; `limit` is the most that this process may hold.
+impl StepMemory {
+    /// Returns the memory of a device. `limit` applies to the process only.
     pub(crate) fn of(device: &Device, limit: Option<u64>) -> Self {
         match device.is_cpu() {
             true => Self::Host(Memory::of_this_machine(limit)),
@@ -22,7 +21,7 @@ impl Room {
         }
     }
 
-    /// Bytes that are taken, where that is known.
+    /// Returns the bytes in use, if known.
     pub(crate) fn held(&self) -> Option<u64> {
         match self {
             Self::Host(memory) => memory.held(),
@@ -33,7 +32,7 @@ impl Room {
         }
     }
 
-    /// Bytes that a step may still take, where that is known.
+    /// Returns the bytes that a step may still allocate, if known.
     pub(crate) fn free(&self) -> Option<u64> {
         match self {
             Self::Host(memory) => memory.free(),
@@ -41,12 +40,12 @@ impl Room {
         }
     }
 
-    /// The most bytes that were held while `work` ran, and what `work` gave.
+    /// Runs `work`. Returns the peak of the bytes in use, and the result of `work`.
     pub(crate) fn peak_of<T>(&self, work: impl FnOnce() -> T) -> (Option<u64>, T) {
         peak_of(|| self.held(), work)
     }
 
-    /// The name of the memory, for messages.
+    /// Returns a name for messages.
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Host(_) => "free memory",
@@ -55,7 +54,7 @@ impl Room {
     }
 }
 
-/// Bytes that are free on a device, and all that it has.
+/// Returns the free and the total bytes of a device.
 #[cfg(feature = "cuda")]
 fn of_device(device: &Device) -> Option<(u64, u64)> {
     let device = device.as_cuda_device().ok()?;
@@ -63,7 +62,7 @@ fn of_device(device: &Device) -> Option<(u64, u64)> {
     Some((free as u64, all as u64))
 }
 
-/// Other devices don't tell.
+/// Only CUDA devices report their memory.
 #[cfg(not(feature = "cuda"))]
 fn of_device(_: &Device) -> Option<(u64, u64)> {
     None
