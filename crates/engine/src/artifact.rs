@@ -295,8 +295,9 @@ fn adapter_config(
     lora.map_or(Value::Null, |lora| lora.to_json(&adapter.layers, base))
 }
 
-/// Returns the files that let sentence-transformers load a text model; none for other
-/// models.
+/// Returns the files that let sentence-transformers load a text model.
+///
+/// There are none for other models.
 fn modules(
     model: &Model,
     description: &ModelDescription,
@@ -413,8 +414,9 @@ impl<'a> Zip<'a> {
         self.bytes(name, &text.map_err(|e| Error::io(self.path, e))?)
     }
 
-    /// Adds all files of a folder, recursively. Does nothing if the folder does not
-    /// exist.
+    /// Adds all files of a folder, recursively.
+    ///
+    /// Does nothing if the folder does not exist.
     fn folder(&mut self, name: &str, from: &Path) -> Result<()> {
         let Ok(entries) = std::fs::read_dir(from) else {
             return Ok(());

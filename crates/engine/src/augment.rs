@@ -47,8 +47,9 @@ impl Augmentation {
         }
     }
 
-    /// Returns the changed picture, in the same size. Pixels from outside repeat the
-    /// border.
+    /// Returns the changed picture, in the same size.
+    ///
+    /// Pixels from outside repeat the border.
     #[must_use]
     pub fn apply(&self, picture: &RgbImage) -> RgbImage {
         let (width, height) = picture.dimensions();

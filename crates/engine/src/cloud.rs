@@ -9,8 +9,9 @@ use crate::{
     draw::{Draw, normal, sample},
 };
 
-/// Standard deviation of the random shift of points in training, for a cloud of radius
-/// 1.
+/// Standard deviation of the random shift of points in training.
+///
+/// It applies to clouds of radius 1.
 const JITTER: f64 = 0.02;
 
 /// A batch of point clouds.
@@ -53,8 +54,9 @@ impl CloudBatch {
     }
 }
 
-/// Draws points from a cloud and scales them to the unit sphere, as the Python
-/// Finetuner does.
+/// Draws points from a cloud and scales them to the unit sphere.
+///
+/// This equals the preprocessing of the Python Finetuner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CloudSampler {
     /// Maximum number of points to draw from a cloud.
@@ -62,8 +64,9 @@ pub struct CloudSampler {
 }
 
 impl CloudSampler {
-    /// Draws points in random order, centres them and scales the farthest to a distance
-    /// of 1.
+    /// Draws points in random order, and scales them to the unit sphere.
+    ///
+    /// The points are centred, and the farthest is scaled to a distance of 1.
     ///
     /// Without `draw`, the order is always the same; training draws a new order in each
     /// epoch. If `draw` asks for augmentation, the cloud is rotated around the y axis

@@ -35,8 +35,9 @@ impl Draw {
     }
 }
 
-/// Draws from a normal distribution with mean 0 and standard deviation `spread` (Box
-/// and Muller 1958).
+/// Draws from a normal distribution with mean 0 (Box and Muller 1958).
+///
+/// `spread` is the standard deviation.
 pub(crate) fn normal(rng: &mut impl Rng, spread: f64) -> f32 {
     let (a, b) = (uniform(rng), uniform(rng));
     ((-2.0 * a.ln()).sqrt() * (2.0 * std::f64::consts::PI * b).cos() * spread) as f32
@@ -62,8 +63,9 @@ pub(crate) fn sample<T>(items: &mut Vec<T>, count: usize, rng: &mut impl Rng) {
     items.truncate(count);
 }
 
-/// Returns the numbers below `n` in a random order that depends only on `seed` and
-/// `epoch`.
+/// Returns the numbers below `n` in a random order.
+///
+/// It depends only on `seed` and `epoch`.
 pub(crate) fn shuffled_order(n: usize, seed: u64, epoch: usize) -> Vec<usize> {
     let mut rng = generator(seed, epoch);
     let mut order: Vec<usize> = (0..n).collect();

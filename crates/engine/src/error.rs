@@ -31,8 +31,9 @@ pub enum Error {
     /// Data can't be used for training.
     #[error("bad data: {0}")]
     Data(String),
-    /// Data, weights or an artifact could not be transferred. The connection or the
-    /// disk is at fault, not the content.
+    /// Data, weights or an artifact could not be transferred.
+    ///
+    /// The connection or the disk is at fault, not the content.
     #[error("{0}")]
     Transfer(String),
     /// One of several items to embed is invalid.
@@ -81,8 +82,10 @@ pub enum Error {
     Tensor(candle_core::Error),
 }
 
-/// Converts the error without the stack trace that candle adds to its text if
-/// `RUST_BACKTRACE` is set: users read these messages.
+/// Converts the error without candle's stack trace.
+///
+/// candle adds it to the text if `RUST_BACKTRACE` is set, but users read these
+/// messages.
 impl From<candle_core::Error> for Error {
     fn from(error: candle_core::Error) -> Self {
         Self::Tensor(without_backtrace(error))

@@ -1,5 +1,4 @@
-//! Inference: embeds texts, pictures, features and point clouds, and scores pairs of
-//! texts.
+//! Inference: embeds items of all kinds, and scores pairs of texts.
 
 mod cross_encoder;
 
@@ -136,8 +135,7 @@ impl Encoder {
         })
     }
 
-    /// Returns an encoder that prepends another prompt of the model to texts, such as
-    /// `query`.
+    /// Returns an encoder that prepends another prompt, such as `query`, to texts.
     ///
     /// Both encoders share the weights.
     ///
@@ -300,8 +298,9 @@ impl Encoder {
         self.loaded.save_onnx(folder.as_ref(), OnnxFormat::Float32)
     }
 
-    /// Like [`Encoder::save_onnx`], in another number format, such as
-    /// [`OnnxFormat::Int8`].
+    /// Writes the model as ONNX in another number format, such as int8.
+    ///
+    /// See [`Encoder::save_onnx`] and [`OnnxFormat`].
     ///
     /// # Errors
     /// See [`Encoder::save_onnx`].
@@ -343,8 +342,7 @@ fn embed_by(
     })
 }
 
-/// Returns the output of the frozen part of the network for each item, with `dim`
-/// values each.
+/// Returns the output of the network's frozen part, with `dim` values per item.
 pub(crate) fn embed_frozen(
     model: &Model,
     preparer: &Preparer,

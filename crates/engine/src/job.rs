@@ -1,30 +1,33 @@
 //! Carries out a run, from its configuration to its artifact.
 
+mod epochs;
 mod examples;
 mod labels;
 mod negatives;
 mod prepared;
+mod progress;
 mod setup;
 
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use finetuner_protocol::{Device, Event, Level, RunConfig, worker::LocalModels};
 
 pub use crate::observer::{Interruption, Observer};
+use epochs::train_epochs;
 pub use examples::check_data;
 use examples::read_data;
 use negatives::Mining;
-use prepared::Data;
+use progress::{Progress, file_names};
 use setup::{build_trainer, remember_frozen};
 
 use crate::{
     Error, Result,
     artifact::{self, RunRecord},
-    callbacks::{Context, TrainingCallback},
+    callbacks::Context,
     data::{Documents, Pictures},
     evaluation::Metrics,
     models::{Model, ModelKind},
@@ -32,7 +35,7 @@ use crate::{
     record::{self, History},
     resume,
     source::{HubRules, LoadOptions, ModelDescription, ModelSource, Top},
-    train::{Position, Step, Trainer, read_checkpoint, write_checkpoint},
+    train::Trainer,
 };
 
 /// Minimum time between two progress lines in the log.
@@ -46,8 +49,9 @@ pub struct Setting<'a> {
     pub local_models: &'a LocalModels,
     /// Download limit and token for the model hub.
     pub hub: HubRules,
-    /// Unpacked model that `model_artifact` continues from; see
-    /// [`crate::source::open_artifact`].
+    /// Unpacked model that `model_artifact` continues from.
+    ///
+    /// See [`crate::source::open_artifact`].
     pub earlier: Option<&'a Path>,
     /// Opens a data set by name, as a stream of documents.
     pub read_data: &'a dyn Fn(&str) -> Result<Documents>,
@@ -326,249 +330,6 @@ fn finish(
         &logs,
         run,
     )
-}
-
-fn train_epochs(
-    plan: &Plan,
-    data: &Data,
-    callbacks: &mut [Box<dyn TrainingCallback>],
-    context: &mut Context<'_>,
-    run: &Progress,
-) -> Result<()> {
-    context.log(Level::Info, "Finetuning ...");
-    while context.trainer.position().epoch < plan.epochs && !context.stop {
-        train_epoch(plan, data, callbacks, context, run)?;
-    }
-    for callback in &mut *callbacks {
-        callback.on_fit_end(context)?;
-    }
-    for callback in &mut *callbacks {
-        callback.after_fit(context)?;
-    }
-    context.log(Level::Info, "Done ✨");
-    Ok(())
-}
-
-/// Reasons to leave the epoch between two steps.
-#[derive(Clone, Copy, Default)]
-struct Between {
-    /// The observer wants a checkpoint or the end of the run.
-    pause: bool,
-    /// A callback is due.
-    interval: bool,
-}
-
-fn train_epoch(
-    plan: &Plan,
-    data: &Data,
-    callbacks: &mut [Box<dyn TrainingCallback>],
-    context: &mut Context<'_>,
-    run: &Progress,
-) -> Result<()> {
-    let epoch = context.trainer.position().epoch + 1;
-    let started = Instant::now();
-    let steps = context.trainer.steps_per_epoch(&data.train);
-    let progress = |step: usize| {
-        let (epochs, seconds) = (plan.epochs, started.elapsed().as_secs_f64());
-        format!("Training [{epoch}/{epochs}] {step}/{steps} {seconds:.1} s")
-    };
-    let mut last_line = started;
-    let train_loss = loop {
-        let mut between = Between::default();
-        let (observer, history) = (&mut *context.observer, &mut context.history);
-        let watching = &*callbacks;
-        let trained = context.trainer.epoch(&data.train, |step| {
-            report_step(&step, plan.epochs, observer, history);
-            if last_line.elapsed() >= PROGRESS_INTERVAL && step.step < steps {
-                last_line = Instant::now();
-                let done = progress(step.step);
-                let line = format!("{done} • loss: {:.3}", step.mean_loss);
-                log(observer, Level::Info, line);
-            }
-            between = Between {
-                pause: observer.interrupted().is_some() || observer.wants_checkpoint(),
-                interval: watching
-                    .iter()
-                    .any(|callback| callback.wants_interval(&step)),
-            };
-            // The trainer is borrowed during a step. Callbacks and checkpoints need it.
-            if between.pause || between.interval {
-                return Err(Error::Interrupted);
-            }
-            Ok(())
-        });
-        match trained {
-            Ok(loss) => break loss,
-            Err(Error::Interrupted) => {}
-            Err(error) => return Err(error),
-        }
-        if between.interval {
-            for callback in &mut *callbacks {
-                callback.on_interval(context)?;
-            }
-        }
-        if between.pause {
-            run.pause(callbacks, context)?;
-        }
-    };
-    let val_loss = if data.validation.is_empty() {
-        None
-    } else {
-        Some(context.trainer.validation_loss(&data.validation)?)
-    };
-    context.observer.event(Event::Epoch {
-        epoch: epoch as u64,
-        epochs: plan.epochs as u64,
-        train_loss,
-        val_loss,
-    });
-    let validated = val_loss.map_or(String::new(), |loss| format!(" • val_loss: {loss:.3}"));
-    let line = format!("{} • loss: {train_loss:.3}{validated}", progress(steps));
-    context.log(Level::Info, line);
-    if epoch == 1 && train_loss == 0.0 {
-        let warning = "The loss of the whole first epoch is 0: the model learned nothing. A \
-                       larger `margin`, a higher `batch_size` or no `miner` may help";
-        context.log(Level::Warning, warning.to_owned());
-    }
-    context.metrics = BTreeMap::from([("train_loss".to_owned(), train_loss)]);
-    if let Some(loss) = val_loss {
-        context.metrics.insert("val_loss".to_owned(), loss);
-    }
-    let done = context.trainer.position().total_steps;
-    for (name, value) in &context.metrics {
-        context.history.add(&format!("epoch/{name}"), done, *value);
-    }
-    for callback in &mut *callbacks {
-        callback.on_epoch_end(context)?;
-    }
-    if plan.keep_checkpoints > 0
-        || context.observer.interrupted().is_some()
-        || context.observer.wants_checkpoint()
-    {
-        run.pause(callbacks, context)?;
-    }
-    Ok(())
-}
-
-fn report_step(step: &Step, epochs: usize, observer: &mut dyn Observer, history: &mut History) {
-    let done = (step.epoch - 1) * step.steps + step.step;
-    history.add("step/loss", done, f64::from(step.loss));
-    history.add("step/learning_rate", done, step.learning_rate);
-    observer.event(Event::Step {
-        epoch: step.epoch as u64,
-        epochs: epochs as u64,
-        step: step.step as u64,
-        steps: step.steps as u64,
-        loss: f64::from(step.loss),
-        mean_loss: step.mean_loss,
-        learning_rate: step.learning_rate,
-    });
-}
-
-/// Training time so far, and how the run's state is saved.
-struct Progress {
-    since: Instant,
-    before: Duration,
-}
-
-impl Progress {
-    fn start() -> Self {
-        Self {
-            since: Instant::now(),
-            before: Duration::ZERO,
-        }
-    }
-
-    fn duration(&self) -> Duration {
-        self.before + self.since.elapsed()
-    }
-
-    /// Saves a checkpoint and ends the run if the observer asked for it. Called between
-    /// steps.
-    ///
-    /// A run that is stopped for good saves nothing.
-    fn pause(
-        &self,
-        callbacks: &[Box<dyn TrainingCallback>],
-        context: &mut Context<'_>,
-    ) -> Result<()> {
-        let interrupted = context.observer.interrupted();
-        if interrupted != Some(Interruption::Stop) {
-            self.save(callbacks, context)?;
-        }
-        match interrupted {
-            Some(_) => Err(Error::Interrupted),
-            None => Ok(()),
-        }
-    }
-
-    fn save(
-        &self,
-        callbacks: &[Box<dyn TrainingCallback>],
-        context: &mut Context<'_>,
-    ) -> Result<()> {
-        let state = context.folder.join(TRAINER_FILE);
-        write_checkpoint(context.trainer, &state)?;
-        let record = resume::Progress {
-            before: context.before.clone(),
-            callbacks: callbacks.iter().map(|callback| callback.state()).collect(),
-            seconds: self.duration().as_secs_f64(),
-            batch_size: context.trainer.options.batch_size,
-            history: context.history.clone(),
-            stop: context.stop,
-            ..resume::Progress::new()
-        };
-        let file = context.folder.join("checkpoint.zip");
-        resume::pack(&file, &record, context.folder, &file_names(callbacks))?;
-        std::fs::remove_file(&state).map_err(|e| Error::io(&state, e))?;
-        let at = context.trainer.position();
-        if let Err(reason) = context.observer.checkpoint(&file, at) {
-            let message = format!("The checkpoint could not be kept: {reason}");
-            context.log(Level::Warning, message);
-        }
-        std::fs::remove_file(&file).map_err(|e| Error::io(&file, e))
-    }
-
-    fn load(
-        &mut self,
-        record: resume::Progress,
-        callbacks: &mut [Box<dyn TrainingCallback>],
-        context: &mut Context<'_>,
-    ) -> Result<()> {
-        let state = context.folder.join(TRAINER_FILE);
-        read_checkpoint(context.trainer, &state)?;
-        std::fs::remove_file(&state).map_err(|e| Error::io(&state, e))?;
-        if record.callbacks.len() != callbacks.len() {
-            return Err(Error::checkpoint(
-                "it belongs to a run with other callbacks",
-            ));
-        }
-        for (callback, state) in callbacks.iter_mut().zip(&record.callbacks) {
-            callback.restore(state)?;
-        }
-        context.before = record.before;
-        context.history = record.history;
-        context.stop = record.stop;
-        self.before = Duration::try_from_secs_f64(record.seconds).unwrap_or_default();
-        let Position { epoch, step, .. } = context.trainer.position();
-        context.log(
-            Level::Info,
-            format!("Resuming from a checkpoint after {epoch} epochs and {step} steps"),
-        );
-        Ok(())
-    }
-}
-
-/// The trainer's part of a checkpoint.
-const TRAINER_FILE: &str = "trainer.safetensors";
-
-/// Names of all files in a checkpoint.
-fn file_names(callbacks: &[Box<dyn TrainingCallback>]) -> Vec<&'static str> {
-    let own = callbacks.iter().filter_map(|callback| callback.file());
-    [TRAINER_FILE, negatives::FILE]
-        .into_iter()
-        .chain(own)
-        .collect()
 }
 
 fn log(observer: &mut dyn Observer, level: Level, message: impl Into<String>) {

@@ -125,8 +125,9 @@ impl LoraSpec {
         wanted.any(|wanted| names.iter().any(|name| has_module(name, wanted)))
     }
 
-    /// Resolves [`Targets::Default`] for a model type: PEFT's default, or all layers if
-    /// PEFT has none.
+    /// Resolves [`Targets::Default`] for a model type.
+    ///
+    /// The default is that of PEFT, or all layers if PEFT has none.
     pub(crate) fn of_model(&self, kind: &str) -> Self {
         let known = DEFAULT_TARGETS.iter().find(|(known, _)| *known == kind);
         let target_modules = match (&self.target_modules, known) {

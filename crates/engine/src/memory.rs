@@ -1,5 +1,4 @@
-//! Measures the memory that this process uses and the memory that it may still
-//! allocate.
+//! Measures the memory that this process uses and may still allocate.
 
 mod step;
 
@@ -55,8 +54,7 @@ impl Memory {
         Some(all.into_iter().flatten().fold(machine, u64::min))
     }
 
-    /// Returns the memory left in the control groups of this process and their
-    /// ancestors.
+    /// Returns the memory left in this process's control groups and their ancestors.
     fn left_in_groups(&self) -> Option<u64> {
         let groups = self.text("proc/self/cgroup")?;
         let own = groups.lines().filter_map(|line| {

@@ -11,8 +11,9 @@ pub trait Observer {
     /// Handles an event. Must return quickly: training waits for it.
     fn event(&mut self, event: Event);
 
-    /// Returns the memory limit of the run in bytes, if it is below the machine's
-    /// memory.
+    /// Returns the memory limit of the run in bytes.
+    ///
+    /// `None` means the machine's memory.
     fn memory_limit(&self) -> Option<u64> {
         None
     }
@@ -27,8 +28,9 @@ pub trait Observer {
         false
     }
 
-    /// Stores a checkpoint. The next checkpoint overwrites `file`, so its contents must
-    /// be copied.
+    /// Stores a checkpoint.
+    ///
+    /// The next checkpoint overwrites `file`, so its contents must be copied.
     ///
     /// # Errors
     /// Returns why the checkpoint could not be stored. The run logs a warning and

@@ -42,8 +42,9 @@ impl Part {
         &self.name
     }
 
-    /// Returns the weights under the names of the client's builder; `None` if it can't
-    /// build this network.
+    /// Returns the weights under the names of the client's builder.
+    ///
+    /// Returns `None` if it can't build this network.
     pub(super) fn state_dict(
         &self,
         model: &Model,
@@ -308,8 +309,9 @@ fn pictures(preparer: &Preparer, source: &str) -> Inputs {
     }
 }
 
-/// Returns factor and offset from the client's ImageNet normalisation to the model's;
-/// `None` if they are equal.
+/// Returns factor and offset from ImageNet's normalisation to the model's.
+///
+/// The client applies ImageNet's. Returns `None` if they are equal.
 fn from_imagenet(processor: &ImageProcessor) -> Option<([f32; 3], [f32; 3])> {
     let (mut scale, mut shift) = ([1.0; 3], [0.0; 3]);
     for channel in 0..3 {

@@ -40,8 +40,9 @@ pub(crate) struct Evaluation {
     wanted: Vec<String>,
     /// Prefix of metric names in the output.
     prefix: String,
-    /// Whether another callback monitors a metric, so that each epoch needs an
-    /// evaluation.
+    /// Whether another callback monitors a metric.
+    ///
+    /// The evaluation then runs after every epoch.
     watched: bool,
     /// Mean similarity of the index documents before training.
     similarity_before: Option<f64>,

@@ -31,8 +31,9 @@ pub(super) fn named(options: &EvaluationCallback) -> Option<Vec<&str>> {
     Some(list.iter().filter_map(Value::as_str).collect())
 }
 
-/// Returns whether the evaluation data may be graded: no index and no retrieval metrics
-/// given.
+/// Returns whether the evaluation data may be graded.
+///
+/// That requires that neither an index nor retrieval metrics are given.
 ///
 /// # Errors
 /// [`Error::Config`] if metrics of both kinds are named, or if an index is given for
@@ -66,8 +67,9 @@ pub(super) fn may_be(options: &EvaluationCallback, kind: ModelKind) -> Result<bo
     Ok(true)
 }
 
-/// Returns the layout of graded data that starts with this document; `None` if it is
-/// not graded.
+/// Returns the layout of graded data that starts with this document.
+///
+/// Returns `None` if it is not graded.
 fn layout(document: &Document, kind: ModelKind) -> Option<Layout> {
     let has_score = document
         .tags
@@ -145,8 +147,9 @@ impl Graded {
         }
     }
 
-    /// Measures the metrics. Returns them with the embeddings of the positives and
-    /// their dimension.
+    /// Measures the metrics.
+    ///
+    /// Returns them with the embeddings of the positives and their dimension.
     pub(super) fn measure(
         &self,
         trainer: &Trainer,

@@ -32,8 +32,10 @@ use crate::{
 /// The state of a run that callbacks can read and change.
 pub(crate) struct Context<'a> {
     pub(crate) trainer: &'a mut Trainer,
-    /// Metrics of the last epoch by name: `train_loss`, `val_loss`, and the results of
-    /// callbacks that ran before this one.
+    /// Metrics of the last epoch by name.
+    ///
+    /// These are `train_loss`, `val_loss`, and the results of callbacks that ran before
+    /// this one.
     pub(crate) metrics: BTreeMap<String, f64>,
     /// Evaluation results before and after training.
     pub(crate) before: Metrics,
@@ -67,8 +69,7 @@ pub(crate) trait TrainingCallback {
         Ok(())
     }
 
-    /// Called after each step; returns whether to call
-    /// [`TrainingCallback::on_interval`] now.
+    /// Returns whether to call [`TrainingCallback::on_interval`] after this step.
     fn wants_interval(&self, _: &Step) -> bool {
         false
     }
@@ -103,8 +104,9 @@ pub(crate) trait TrainingCallback {
         Ok(())
     }
 
-    /// Returns a file in the run's folder that is part of the state. The file may be
-    /// missing.
+    /// Returns a file in the run's folder that is part of the state.
+    ///
+    /// The file may be missing.
     fn file(&self) -> Option<&'static str> {
         None
     }

@@ -28,8 +28,9 @@ pub(super) fn is_watched(all: &[Callback]) -> bool {
     })
 }
 
-/// Returns whether a name is a metric of pairs or triplets, with or without a caption
-/// before it.
+/// Returns whether a name is a metric of pairs or triplets.
+///
+/// A caption may precede it.
 fn is_of_pairs(name: &str) -> bool {
     let starts = name.match_indices('_').map(|(place, _)| place + 1);
     std::iter::once(0)
@@ -37,8 +38,9 @@ fn is_of_pairs(name: &str) -> bool {
         .any(|start| is_graded(&name[start..]))
 }
 
-/// Returns the metrics other than losses that callbacks monitor, each after its
-/// callback's name.
+/// Returns the metrics other than losses that callbacks monitor.
+///
+/// Each comes after its callback's name.
 pub(crate) fn watched_metrics(callbacks: &[Callback]) -> impl Iterator<Item = (&str, &str)> {
     let watched = callbacks.iter().filter_map(|callback| match callback {
         Callback::BestModelCheckpoint(best) => Some((callback.name(), metric_name(&best.monitor))),

@@ -19,8 +19,9 @@ pub(super) fn names(options: &EvaluationCallback) -> (DataName<'_>, Option<DataN
     )
 }
 
-/// Finds queries without a relevant document: none in the index other than themselves
-/// has their label.
+/// Finds queries without a relevant document.
+///
+/// Relevant documents are those with the query's label, except the query itself.
 ///
 /// Returns a warning if there are some.
 ///

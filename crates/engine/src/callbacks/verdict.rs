@@ -7,8 +7,9 @@ use crate::evaluation::Metrics;
 /// Mean cosine similarity above which embeddings count as collapsed.
 const COLLAPSED: f64 = 0.99;
 
-/// Returns the mean cosine similarity over all pairs of embeddings with `dim` values;
-/// `None` if there are fewer than two.
+/// Returns the mean cosine similarity over all pairs of embeddings.
+///
+/// An embedding has `dim` values. Returns `None` if there are fewer than two.
 pub(super) fn mean_similarity(values: &[f32], dim: usize) -> Option<f64> {
     // Computed from the squared length of the sum of the normalised embeddings.
     let mut sum = vec![0.0; dim];

@@ -135,8 +135,9 @@ pub struct Example {
     pub parts: Vec<Item>,
     /// Label that related examples share.
     pub label: String,
-    /// Score of a pair, or margins of an anchor, its positive and its negatives. Empty
-    /// for most losses.
+    /// Score of a pair, or margins of an anchor, its positive and its negatives.
+    ///
+    /// Empty for most losses.
     pub scores: Vec<f32>,
 }
 
@@ -169,16 +170,20 @@ pub enum Layout {
     Items(ModelKind),
     /// Documents with two chunks, or documents that share labels.
     Pairs(ModelKind),
-    /// As [`Layout::Pairs`]. Further chunks are negatives, the same number in each
-    /// document.
+    /// As [`Layout::Pairs`].
+    ///
+    /// Further chunks are negatives, the same number in each document.
     Ranking(ModelKind),
     /// Documents with two chunks and the tag `finetuner_score`.
     Scored(ModelKind),
-    /// Documents with at least three chunks: an anchor, a positive, and the same number
-    /// of negatives in each document.
+    /// Documents with at least three chunks: an anchor, a positive and negatives.
+    ///
+    /// All documents have the same number of negatives.
     Negatives(ModelKind),
-    /// As [`Layout::Negatives`], with the tag `finetuner_score`: a margin for each
-    /// negative, or the scores of the positive and of each negative.
+    /// As [`Layout::Negatives`], with the tag `finetuner_score`.
+    ///
+    /// The tag holds a margin for each negative, or the scores of the positive and of
+    /// each negative.
     Margins(ModelKind),
 }
 
@@ -344,8 +349,10 @@ fn point_cloud(document: &Document) -> Result<Arc<[[f32; 3]]>, String> {
     Ok(points.into())
 }
 
-/// Returns the normal form of a label: trimmed, without invisible characters, with
-/// numbers and accents in one notation.
+/// Returns the normal form of a label.
+///
+/// It is trimmed, without invisible characters, and with numbers and accents in one
+/// notation.
 pub(crate) fn label_meaning(label: &str) -> String {
     let seen = |c: &char| c.is_whitespace() || !is_blank(c.encode_utf8(&mut [0; 4]));
     let label: String = label.chars().filter(seen).collect();

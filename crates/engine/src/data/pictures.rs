@@ -50,8 +50,9 @@ impl Pictures {
     }
 }
 
-/// A temporary file of concatenated pictures. It is deleted with the last reference to
-/// it.
+/// A temporary file of concatenated pictures.
+///
+/// It is deleted with the last reference to it.
 #[derive(Debug)]
 pub struct PictureFile(Mutex<NamedTempFile>);
 

@@ -132,8 +132,10 @@ fn check_lengths(examples: &[Example], name: DataName<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Returns all pairs: existing ones, and the first example of each label with each
-/// other of that label.
+/// Returns all pairs of the examples.
+///
+/// These are the existing pairs, and the first example of each label with each other of
+/// that label.
 fn paired(examples: Vec<Example>) -> Vec<Example> {
     let mut first: HashMap<String, Item> = HashMap::new();
     let mut pairs = Vec::with_capacity(examples.len());

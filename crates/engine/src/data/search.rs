@@ -118,14 +118,16 @@ pub fn read_search_set(
 struct Reader<'a> {
     modalities: &'a Modalities,
     pictures: &'a Pictures,
-    /// Whether queries and index have different kinds. Modalities then select the
-    /// chunks.
+    /// Whether queries and index have different kinds.
+    ///
+    /// Modalities then select the chunks.
     mixed: bool,
 }
 
 impl Reader<'_> {
-    /// Returns the document or its first chunk of this kind; the second chunk if
-    /// `second` is set and there is one.
+    /// Returns the document itself, or its first chunk of this kind.
+    ///
+    /// Returns the second chunk if `second` is set and there is one.
     fn part<'a>(
         &self,
         document: &'a Document,

@@ -71,7 +71,9 @@ fn reciprocal_rank(r: &Relevance, k: usize) -> f64 {
     ranks(r, k).next().map_or(0.0, |rank| 1.0 / rank as f64)
 }
 
-/// Returns the sum of the precisions at relevant ranks, divided by the largest possible
+/// Returns the average precision among the first `k`.
+///
+/// This is the sum of the precisions at relevant ranks, divided by the largest possible
 /// number of relevant documents in the first `k`.
 fn average_precision(r: &Relevance, k: usize) -> f64 {
     let precisions = ranks(r, k)
@@ -80,8 +82,9 @@ fn average_precision(r: &Relevance, k: usize) -> f64 {
     precisions.sum::<f64>() / k.min(r.max_relevant) as f64
 }
 
-/// Returns the discounted cumulative gain with discount `log2(rank + 1)`, divided by
-/// that of the ideal order.
+/// Returns the normalised discounted cumulative gain.
+///
+/// The discount is `log2(rank + 1)`, and the divisor is the gain of the ideal order.
 fn ndcg(r: &Relevance, k: usize) -> f64 {
     let gain = |rank: usize| 1.0 / ((rank + 1) as f64).log2();
     let best: f64 = (1..=k.min(r.max_relevant)).map(gain).sum();

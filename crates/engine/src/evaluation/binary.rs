@@ -57,8 +57,10 @@ impl Binary {
 }
 
 impl Sorted {
-    /// Calls `each` after each distinct score, with the number of rows and of positives
-    /// up to it, and a threshold that separates them from the rest.
+    /// Calls `each` after each distinct score.
+    ///
+    /// The arguments are the numbers of rows and of positives up to it, and a threshold
+    /// that separates them from the rest.
     fn for_each_cut(&self, mut each: impl FnMut(usize, usize, f32)) {
         let mut positives = 0;
         for (i, (score, label)) in self.rows.iter().enumerate() {

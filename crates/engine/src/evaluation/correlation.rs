@@ -15,8 +15,9 @@ pub(crate) fn pearson(x: &[f64], y: &[f64]) -> f64 {
     if length > 0.0 { both / length } else { 0.0 }
 }
 
-/// Returns Spearman's correlation: Pearson's correlation of the ranks. Ties share their
-/// mean rank.
+/// Returns Spearman's correlation: Pearson's correlation of the ranks.
+///
+/// Ties share their mean rank.
 pub(crate) fn spearman(x: &[f64], y: &[f64]) -> f64 {
     pearson(&ranks(x), &ranks(y))
 }

@@ -155,7 +155,7 @@ impl GradedSet<'_> {
         [spearman(&found, self.scores), pearson(&found, self.scores)]
     }
 
-    /// Returns the share of negatives that are less similar to the anchor than the
+    /// Returns the share of negatives that are farther from the anchor than the
     /// positive.
     fn accuracy(&self, found: &[f32], between: impl Fn(&[f32], &[f32]) -> Vec<f32>) -> f64 {
         let (mut right, mut all) = (0usize, 0usize);

@@ -106,16 +106,18 @@ fn reciprocal_rank(r: &Relevance) -> f64 {
         .map_or(0.0, |i| 1.0 / (i + 1) as f64)
 }
 
-/// Returns the precision of the first `R` results, where `R` is the number of relevant
-/// results.
+/// Returns the precision of the first `R` results.
+///
+/// `R` is the number of relevant results.
 fn r_precision(r: &Relevance) -> f64 {
     let relevant = r.count();
     let first = r.found.iter().take(relevant).filter(|r| **r).count();
     ratio(first, relevant)
 }
 
-/// Returns the discounted cumulative gain. The discount is 1 at the first rank and
-/// `log2(i)` at rank `i`.
+/// Returns the discounted cumulative gain.
+///
+/// The discount is 1 at the first rank and `log2(i)` at rank `i`.
 fn dcg(r: &Relevance) -> f64 {
     discounted(r.found.iter().copied())
 }

@@ -10,8 +10,9 @@ use crate::draw::sample;
 pub(super) struct Rules {
     pub(super) format: Format,
     pub(super) num_negatives: usize,
-    /// Number of candidates per query: `range_max` plus the largest number of pairs of
-    /// a query.
+    /// Number of candidates per query.
+    ///
+    /// This is `range_max` plus the largest number of pairs of a query.
     pub(super) width: usize,
     pub(super) range_min: usize,
     pub(super) range_max: usize,
@@ -146,8 +147,9 @@ impl Rules {
         }
     }
 
-    /// Counts as the library does: candidates that a margin excludes do not count for
-    /// later options.
+    /// Counts as the library does.
+    ///
+    /// Candidates that a margin excludes do not count for later options.
     fn skipped(&self, counts: [usize; 4], mut candidates: usize) -> Vec<Skipped> {
         let options = [
             ("absolute_margin", self.absolute_margin),

@@ -19,8 +19,9 @@ const CORPUS_PROMPTS: [&str; 3] = ["document", "passage", "corpus"];
 pub struct Prompts {
     /// Prompt of queries; by default `query`, if the model has it.
     pub query: Option<String>,
-    /// Prompt of documents; by default the first of `document`, `passage` and `corpus`
-    /// that the model has.
+    /// Prompt of documents.
+    ///
+    /// By default, the first of `document`, `passage` and `corpus` that the model has.
     pub corpus: Option<String>,
 }
 

@@ -303,8 +303,7 @@ impl Mined {
         self.found.iter().map(places).collect()
     }
 
-    /// Restores the result of [`mine`] from its selection, without embeddings and
-    /// scores.
+    /// Restores the result of [`mine`] from its selection, without scores.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] if the selection does not belong to this source.

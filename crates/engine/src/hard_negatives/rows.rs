@@ -10,8 +10,9 @@ use crate::data::{Example, Item};
 pub enum Format {
     /// A query, its positive and one negative.
     Triplet,
-    /// A query, its positive and all its negatives. Queries with too few negatives are
-    /// omitted.
+    /// A query, its positive and all its negatives.
+    ///
+    /// Queries with too few negatives are omitted.
     Tuple,
     /// A query and a document, labelled as positive or negative.
     LabeledPair,
@@ -38,8 +39,9 @@ pub struct Row<'a> {
     pub pair: usize,
     /// The items, query first.
     pub items: Vec<&'a Item>,
-    /// Label of each item after the query: 1 for a positive, 0 for a negative. Empty if
-    /// the output has no labels.
+    /// Label of each item after the query: 1 for a positive, 0 for a negative.
+    ///
+    /// Empty if the output has no labels.
     pub labels: Vec<u8>,
     /// Score of each item after the query; empty if the options ask for none.
     pub scores: Vec<f32>,

@@ -1,7 +1,8 @@
 //! Collects the best documents of one query, block by block.
 
-/// The documents with the highest scores. Of equal scores, the document that comes
-/// first in the corpus ranks higher.
+/// The documents with the highest scores.
+///
+/// Of equal scores, the document that comes first in the corpus ranks higher.
 pub(super) struct Top {
     size: usize,
     /// Candidates, up to twice as many as needed; pruned when full.

@@ -219,13 +219,16 @@ impl Fields<'_> {
     }
 }
 
-/// `do_...` fields without effect here: label maps of segmentation, and conversion to
-/// RGB, which always happens.
+/// `do_...` fields without effect here.
+///
+/// They concern label maps of segmentation, and the conversion to RGB, which always
+/// happens.
 const WITHOUT_EFFECT: [&str; 3] = ["do_reduce_labels", "reduce_labels", "do_convert_rgb"];
 
 impl ImageProcessor {
-    /// Parses `preprocessor_config.json`, or `processor_config.json` of `transformers`
-    /// 5.
+    /// Parses a `preprocessor_config.json`.
+    ///
+    /// It also accepts the `processor_config.json` of `transformers` 5.
     ///
     /// `class` applies to files that name no class. `model` is the height and width of
     /// the model's input, if it is fixed.

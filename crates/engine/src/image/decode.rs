@@ -72,8 +72,9 @@ pub(super) fn decode(encoded: &[u8]) -> Result<RgbImage> {
     Ok(opaque)
 }
 
-/// Reads the orientation from Exif, or else from XMP, like Pillow's `exif_transpose`.
-/// Invalid metadata is ignored.
+/// Reads the orientation from Exif, or else from XMP.
+///
+/// This equals Pillow's `exif_transpose`. Invalid metadata is ignored.
 fn orientation(decoder: &mut impl ImageDecoder) -> Orientation {
     let exif = decoder.exif_metadata().ok().flatten();
     let found = exif.and_then(|exif| Orientation::from_exif_chunk(&exif));
@@ -87,8 +88,9 @@ fn orientation(decoder: &mut impl ImageDecoder) -> Orientation {
     found.unwrap_or(Orientation::NoTransforms)
 }
 
-/// Returns the memory limit for decoders. [`decoder`] checks the size itself, with
-/// errors that name the limit.
+/// Returns the memory limit for decoders.
+///
+/// [`decoder`] checks the size itself, with errors that name the limit.
 fn limits() -> Limits {
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(MAX_DECODED_BYTES);

@@ -82,8 +82,9 @@ impl ImageProcessor {
         }
     }
 
-    /// Returns the Python Finetuner's processor of convolutional networks: 224x224
-    /// pixels, with ImageNet's normalisation.
+    /// Returns the Python Finetuner's processor of convolutional networks.
+    ///
+    /// It resizes to 224x224 pixels and applies ImageNet's normalisation.
     #[must_use]
     pub fn cnn() -> Self {
         Self {

@@ -9,8 +9,9 @@ use pulp::Arch;
 
 use crate::{Error, Result};
 
-/// Fractional bits of a weight: 32 minus 8 bits of a pixel, minus 2 bits for sums above
-/// 1 and negative weights.
+/// Fractional bits of a weight.
+///
+/// These are 32 bits minus 8 of a pixel, minus 2 for sums above 1 and negative weights.
 const BITS: u32 = 32 - 8 - 2;
 const CHANNELS: usize = 3;
 

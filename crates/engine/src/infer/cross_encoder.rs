@@ -159,8 +159,9 @@ impl CrossEncoder {
         self.loaded.save_onnx(folder.as_ref(), format)
     }
 
-    /// Ranks documents by their score for a query, and returns the `top_k` best, or all
-    /// by default.
+    /// Ranks documents by their score for a query, best first.
+    ///
+    /// Returns the `top_k` best, or all by default.
     ///
     /// # Errors
     /// [`Error::Data`] if the model has several labels or a text can't be tokenized.

@@ -340,8 +340,9 @@ fn contradictions(examples: &[Example]) -> Option<String> {
     ))
 }
 
-/// Returns why a loss that compares examples within and across classes has no pairs to
-/// compare, if so.
+/// Returns why a loss finds nothing to compare in the examples, if so.
+///
+/// Such a loss compares examples within a class and across classes.
 fn compares_nothing(examples: &[Example]) -> Option<&'static str> {
     let labels: BTreeSet<&str> = examples.iter().map(|e| e.label.as_str()).collect();
     match labels.len() {

@@ -6,8 +6,10 @@ use finetuner_protocol::text::start_of;
 
 use crate::data::label_meaning;
 
-/// Returns a warning if labels differ only in surrounding spaces, invisible characters,
-/// or the notation of a number or an accent. Such labels count as different classes.
+/// Returns a warning if labels differ only in notation.
+///
+/// That is: in surrounding spaces, invisible characters, or the notation of a number or
+/// an accent. Such labels count as different classes.
 pub(super) fn warn_of_variants<'a>(labels: impl Iterator<Item = &'a str>) -> Option<String> {
     let mut forms: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     let mut seen = std::collections::HashSet::new();

@@ -151,8 +151,9 @@ pub(super) fn corpus(
     read_corpus(documents(name)?, plan.kind, shown, pictures)
 }
 
-/// Returns the query and the positive of each example. Fails if an example already has
-/// negatives.
+/// Returns the query and the positive of each example.
+///
+/// Fails if an example already has negatives.
 pub(super) fn pairs_of(examples: &[Example]) -> Result<Vec<[Item; 2]>> {
     let pair = |example: &Example| match &example.parts[..] {
         _ if example.is_twice() => Err(Error::config(

@@ -8,8 +8,9 @@ pub(super) struct Data {
     pub(super) validation: TrainingSet,
     /// Number of classes in the training data.
     pub(super) classes: usize,
-    /// Whether a data set consists of single texts, each embedded twice (SimCSE, Gao et
-    /// al. 2021, arXiv:2104.08821).
+    /// Whether a data set consists of single texts, each embedded twice.
+    ///
+    /// SimCSE; Gao et al. 2021, arXiv:2104.08821.
     pub(super) is_twice: bool,
     /// Problems in the data that the log mentions.
     pub(super) warnings: Vec<String>,

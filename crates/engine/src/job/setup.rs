@@ -65,8 +65,9 @@ pub(super) fn remember_frozen(loaded: &mut LoadedModel, data: &mut Data) -> Resu
     Ok(())
 }
 
-/// Embeds every `step`th member of each example, from member `first` on, with `dim`
-/// values each.
+/// Embeds every `step`th member of each example, starting with member `first`.
+///
+/// Each embedding has `dim` values.
 fn remember(
     model: &Model,
     preparer: &Preparer,

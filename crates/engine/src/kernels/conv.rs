@@ -29,8 +29,9 @@ pub(crate) struct ConvDims {
     pub(crate) outputs: usize,
     pub(crate) kernel: usize,
     pub(crate) stride: usize,
-    /// Zero padding above and left. Padding below and right follows from the output
-    /// size.
+    /// Zero padding above and left.
+    ///
+    /// Padding below and right follows from the output size.
     pub(crate) pad: usize,
     pub(crate) out_height: usize,
     pub(crate) out_width: usize,
@@ -107,8 +108,7 @@ impl ConvDims {
         }
     }
 
-    /// Returns the picture of an output row, and the input position of its top left
-    /// tap.
+    /// Returns the picture of an output row, and its first tap's position in it.
     fn place(&self, row: usize) -> (usize, isize, isize) {
         let (picture, pixel) = (row / self.out_pixels(), row % self.out_pixels());
         let at = |i: usize| (i * self.stride) as isize - self.pad as isize;
@@ -119,8 +119,9 @@ impl ConvDims {
         )
     }
 
-    /// For each kernel line at `(top, left)`, returns its taps inside the picture and
-    /// their start there.
+    /// Returns the taps of each kernel line that are inside the picture.
+    ///
+    /// Each comes with the offset of its first element. The kernel is at `(top, left)`.
     fn lines(&self, top: isize, left: isize) -> impl Iterator<Item = (Range<usize>, usize)> + '_ {
         let first = (-left).max(0) as usize;
         let last = (self.width as isize - left).clamp(0, self.kernel as isize) as usize;
@@ -161,8 +162,9 @@ impl ConvDims {
         }
     }
 
-    /// Converts a checkpoint's weight from `[outputs, inputs, kernel, kernel]` to
-    /// `[outputs, kernel, kernel, inputs]`.
+    /// Converts a checkpoint's weight to channels last.
+    ///
+    /// From `[outputs, inputs, kernel, kernel]` to `[outputs, kernel, kernel, inputs]`.
     pub(crate) fn channels_last(&self, weight: &[f32]) -> Vec<f32> {
         let taps = self.kernel * self.kernel;
         if taps == 1 {
@@ -287,8 +289,9 @@ impl ConvDims {
             });
     }
 
-    /// Depthwise convolution: one kernel per channel, `weight` as `[kernel * kernel,
-    /// channels]`.
+    /// Depthwise convolution: one kernel per channel.
+    ///
+    /// The shape of `weight` is `[kernel * kernel, channels]`.
     pub(crate) fn depthwise_forward(&self, x: &[f32], weight: &[f32], z: &mut [f32]) {
         let channels = self.inputs;
         z.par_chunks_mut(self.out_width * channels)
@@ -305,8 +308,7 @@ impl ConvDims {
             });
     }
 
-    /// Calls `each` with each tap inside the picture, and the offset of its channels in
-    /// `x`.
+    /// Calls `each` with each tap inside the picture, and its offset in `x`.
     pub(super) fn taps_of(&self, row: usize, mut each: impl FnMut(usize, usize)) {
         let (picture, top, left) = self.place(row);
         for (line, (taps, from)) in self.lines(top, left).enumerate() {
@@ -342,8 +344,9 @@ impl ConvDims {
             });
     }
 
-    /// Returns the weight gradient of a depthwise convolution, `[kernel * kernel,
-    /// channels]`.
+    /// Returns the weight gradient of a depthwise convolution.
+    ///
+    /// Its shape is `[kernel * kernel, channels]`.
     pub(crate) fn depthwise_backward_weight(&self, x: &[f32], dz: &[f32]) -> Vec<f32> {
         let (channels, group) = (self.inputs, self.group());
         let one = Self { batch: 1, ..*self };

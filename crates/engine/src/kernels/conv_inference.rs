@@ -23,8 +23,9 @@ const SHORTEST_LINE: usize = 6;
 /// Elements that one task copies.
 const COPIED_PER_TASK: usize = 1 << 16;
 
-/// Returns the product for the outputs `y`, which start at element `first` of the
-/// layer's output.
+/// Returns the product for the outputs `y`.
+///
+/// They start at element `first` of the layer's output.
 fn product<'a>(
     factor: &'a Factor,
     end: Epilogue<'a>,
@@ -158,8 +159,9 @@ impl ConvDims {
         Some(padded)
     }
 
-    /// Like [`ConvDims::infer`] for a depthwise convolution, with `weight` as `[kernel
-    /// * kernel, channels]`.
+    /// Computes a depthwise convolution; see [`ConvDims::infer`].
+    ///
+    /// The shape of `weight` is `[kernel * kernel, channels]`.
     pub(crate) fn infer_depthwise(
         &self,
         x: &[f32],

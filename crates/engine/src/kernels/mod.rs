@@ -79,8 +79,9 @@ pub(crate) fn transpose(x: &[f32], cols: usize, out: &mut [f32]) {
         });
 }
 
-/// Adds the column sums of `x` to `acc`. The order of the additions depends only on the
-/// shape.
+/// Adds the column sums of `x` to `acc`.
+///
+/// The order of the additions depends only on the shape.
 pub(crate) fn add_column_sums(x: &[f32], acc: &mut [f32]) {
     let width = acc.len();
     let partial: Vec<Vec<f32>> = x

@@ -13,8 +13,9 @@ use std::{
 /// Free buffers by length.
 type Shelves = Mutex<BTreeMap<usize, Vec<Vec<f32>>>>;
 
-/// Maximum ratio of a buffer's length to the request, so that texts of many lengths
-/// share few buffers.
+/// Maximum ratio of a buffer's length to the request.
+///
+/// Texts of many lengths then share few buffers.
 const LONGEST: usize = 4;
 
 /// A pool of buffers. Clones share it.

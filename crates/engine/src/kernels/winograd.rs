@@ -31,8 +31,9 @@ const FEWEST_PIXELS: usize = 100;
 /// Minimum number of input and of output channels.
 const FEWEST_CHANNELS: usize = 32;
 
-/// Unused elements between the points of two tiles, so that tiles don't compete for the
-/// same cache sets.
+/// Unused elements between the points of two tiles.
+///
+/// They keep tiles from competing for the same cache sets.
 const GAP: usize = 16;
 
 /// Elements of one point's sums, with a gap for the same reason.
@@ -46,8 +47,9 @@ pub(super) fn suits(dims: &ConvDims) -> bool {
         && dims.out_height * dims.out_width >= FEWEST_PIXELS
 }
 
-/// Returns the columns of a weight's factor: one panel per point for each panel of
-/// outputs.
+/// Returns the columns of a weight's factor.
+///
+/// Each panel of outputs has one panel per point.
 pub(super) fn columns(outputs: usize) -> usize {
     outputs.div_ceil(COLS) * COLS * POINTS
 }

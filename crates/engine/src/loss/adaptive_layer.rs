@@ -111,8 +111,9 @@ impl AdaptiveLayers {
         Ok(sum)
     }
 
-    /// Returns all embeddings in rows, divided by the temperature; `None` without a
-    /// divergence.
+    /// Returns all embeddings in rows, divided by the temperature.
+    ///
+    /// Returns `None` without a divergence.
     fn softened(&self, parts: &[Tensor]) -> Result<Option<Tensor>> {
         if self.kl_temperature == 0.0 {
             return Ok(None);

@@ -26,8 +26,9 @@ enum Chosen {
     SemiHard,
 }
 
-/// Batch triplet losses of sentence-transformers (Hermans et al. 2017,
-/// arXiv:1703.07737; Schroff et al. 2015, arXiv:1503.03832).
+/// Batch triplet losses of sentence-transformers.
+///
+/// Hermans et al. 2017, arXiv:1703.07737; Schroff et al. 2015, arXiv:1503.03832.
 ///
 /// `distance_metric` is `euclidean` (default, without normalisation) or `cosine` (1 -
 /// cos). `margin` is 5 by default.

@@ -250,8 +250,9 @@ impl Maker<'_> {
         Ok(param)
     }
 
-    /// Adds weight and bias of a linear layer with `rows` outputs, initialised like
-    /// `torch.nn.Linear`.
+    /// Adds weight and bias of a linear layer with `rows` outputs.
+    ///
+    /// They are initialised like those of `torch.nn.Linear`.
     pub(super) fn linear(&mut self, name: &str, rows: usize) -> Result<(Arc<Param>, Arc<Param>)> {
         let (dim, seed) = (self.dim(), self.seed());
         let bound = 1.0 / (dim as f64).sqrt();

@@ -153,15 +153,15 @@ impl Criterion {
         &self.params
     }
 
-    /// Returns `mini_batch_size`: the examples to embed at once if gradients are
-    /// cached.
+    /// Returns `mini_batch_size`: the examples to embed at once.
+    ///
+    /// If it is set, gradients are cached.
     #[must_use]
     pub fn mini_batch(&self) -> Option<usize> {
         self.mini_batch
     }
 
-    /// Rejects `mini_batch_size` for networks whose embeddings depend on the whole
-    /// batch.
+    /// Rejects `mini_batch_size`, for networks that compare the examples of a batch.
     ///
     /// # Errors
     /// [`Error::Config`] if the option is set.
@@ -204,8 +204,9 @@ impl Criterion {
         self.loss_beside(model, pass, parts, beside, target, step, training)
     }
 
-    /// Returns the earlier layers out of `count` that the loss needs in a step; most
-    /// losses need none.
+    /// Returns the earlier layers out of `count` that the loss needs in a step.
+    ///
+    /// Most losses need none.
     pub(crate) fn layers_of_step(&self, count: usize, step: u64) -> Vec<usize> {
         let layers = self.wrappers.layers.as_ref();
         layers.map_or_else(Vec::new, |layers| layers.of_step(count, self.seed_of(step)))
@@ -314,8 +315,9 @@ impl Objective {
     }
 }
 
-/// Computes a loss over labels on triplets from the data: each anchor with its positive
-/// and each of its negatives.
+/// Computes a loss over labels on triplets from the data.
+///
+/// These are each anchor with its positive and each of its negatives.
 fn given_triplets(
     loss: &dyn MetricLoss,
     members: &Members<'_>,

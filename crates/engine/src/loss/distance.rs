@@ -9,8 +9,9 @@ use super::class::class;
 pub(crate) use crate::ops::normalize;
 use crate::{Result, options::OptionReader};
 
-/// A distance or similarity: a class of `pytorch_metric_learning.distances` with its
-/// options.
+/// A distance or similarity of embeddings.
+///
+/// It is a class of `pytorch_metric_learning.distances` with its options.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Metric {
     kind: Kind,
@@ -126,8 +127,9 @@ impl Metric {
         })
     }
 
-    /// Scales rows to length 1 in the metric's norm, even if the metric does not
-    /// normalise.
+    /// Scales rows to length 1 in the metric's norm.
+    ///
+    /// Does so even if the metric does not normalise.
     pub(super) fn normalized(self, x: &Tensor) -> Result<Tensor> {
         if self.p == 2.0 {
             return normalize(x);

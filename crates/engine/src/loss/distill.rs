@@ -12,14 +12,16 @@ use super::{
 };
 use crate::{Error, Result, params::Param};
 
-/// `EmbedDistillLoss` (Kim et al. 2023, arXiv:2301.12005): distance to the teacher's
-/// embeddings.
+/// `EmbedDistillLoss` (Kim et al. 2023, arXiv:2301.12005).
+///
+/// The loss is the distance to the teacher's embeddings.
 ///
 /// Equal to the loss of this name in sentence-transformers.
 pub(super) struct EmbedDistill {
     distance: Distance,
-    /// Whether all members are compared with the teacher's embedding of the first, for
-    /// example translations with the original.
+    /// Whether all members are compared with the teacher's embedding of the first.
+    ///
+    /// For example, translations are compared with the original.
     first: bool,
     /// Weight and bias of a linear layer to the teacher's dimension.
     projection: Option<(Arc<Param>, Arc<Param>)>,
@@ -172,8 +174,9 @@ impl MemberLoss for DistillKlDiv {
     }
 }
 
-/// Returns the mean over rows of `sum(p * (log p - log q))`, from `log q`, `p` and `log
-/// p`.
+/// Returns the KL divergence: the mean over rows of `sum(p * (log p - log q))`.
+///
+/// The arguments are `log q`, `p` and `log p`.
 pub(super) fn divergence(found: &Tensor, wanted: &Tensor, log_wanted: &Tensor) -> Result<Tensor> {
     let rows = (wanted * (log_wanted - found)?)?.sum(D::Minus1)?;
     Ok(rows.mean_all()?)

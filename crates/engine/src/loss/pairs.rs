@@ -11,8 +11,9 @@ use super::{
 };
 use crate::Result;
 
-/// Returns the distance matrix of a batch and the pairs to compare; `None` if there is
-/// at most one of each kind.
+/// Returns the distance matrix of a batch and the pairs to compare.
+///
+/// Returns `None` if there is at most one of each kind.
 fn pairs(metric: Metric, batch: &Batch<'_>) -> Result<Option<(Tensor, Pairs, Pairs)>> {
     let (positive, negative) = batch.pairs();
     if positive.len() <= 1 && negative.len() <= 1 {
@@ -34,8 +35,9 @@ fn masks(metric: Metric, batch: &Batch<'_>) -> Result<Option<(Tensor, Tensor, Te
     )))
 }
 
-/// Contrastive loss (Hadsell et al. 2006): positives within one margin, negatives
-/// beyond another.
+/// Contrastive loss (Hadsell et al. 2006).
+///
+/// Positives should be within one margin, negatives beyond another.
 pub(super) struct Contrastive {
     pos_margin: f64,
     neg_margin: f64,
@@ -131,8 +133,9 @@ impl PartLoss for IntraPairVariance {
     }
 }
 
-/// Returns the mask `[positives, negatives]` of the negative pairs that belong to each
-/// positive pair.
+/// Returns the mask of the negative pairs that belong to each positive pair.
+///
+/// Its shape is `[positives, negatives]`.
 fn negatives_per_positive(
     positive: &[(u32, u32)],
     negative: &[(u32, u32)],
@@ -153,8 +156,9 @@ fn repeated(negatives: &Tensor, positives: usize) -> Result<Tensor> {
     Ok(negatives.reshape((1, n))?.broadcast_as((positives, n))?)
 }
 
-/// Normalized temperature-scaled cross-entropy (van den Oord et al. 2018,
-/// arXiv:1807.03748; Chen et al. 2020, arXiv:2002.05709).
+/// Normalised temperature-scaled cross-entropy.
+///
+/// Van den Oord et al. 2018, arXiv:1807.03748; Chen et al. 2020, arXiv:2002.05709.
 pub(super) struct NtXent {
     temperature: f64,
     metric: Metric,
@@ -482,8 +486,9 @@ pub(super) fn nca(
     Ok(vec![Part::of_examples(losses, counted)])
 }
 
-/// FastAP (Cakir et al. 2019, arXiv:1904.05939): average precision from a soft
-/// histogram of distances.
+/// FastAP (Cakir et al. 2019, arXiv:1904.05939).
+///
+/// Average precision is estimated from a soft histogram of distances.
 pub(super) struct FastAp {
     num_bins: usize,
     metric: Metric,

@@ -66,8 +66,9 @@ impl Members<'_> {
         self.parts.iter().map(to_f64).collect()
     }
 
-    /// Returns them on the CPU, where losses over labels select the examples to
-    /// compare.
+    /// Returns the embeddings of all members in double precision on the CPU.
+    ///
+    /// Losses over labels select the examples to compare there.
     pub(super) fn all_on_cpu(&self) -> Result<Vec<Tensor>> {
         self.parts.iter().map(on_cpu).collect()
     }
@@ -189,8 +190,9 @@ impl MultipleNegatives {
         Self::with_scale(m)
     }
 
-    /// Reads the options with the defaults of `CachedMultipleNegativesRankingLoss` of
-    /// sentence-transformers.
+    /// Reads the options with the default of the cached loss.
+    ///
+    /// It is that of `CachedMultipleNegativesRankingLoss` in sentence-transformers.
     pub(super) fn make_cached(m: &mut Maker<'_>) -> Result<Box<dyn MemberLoss>> {
         m.mini_batch_size(Some(CACHED_MINI_BATCH))?;
         Self::with_scale(m)
@@ -263,8 +265,9 @@ impl MemberLoss for VicReg {
     }
 }
 
-/// Converts to double precision, in which losses are computed: on the GPU if it is
-/// CUDA, else on the CPU.
+/// Converts to double precision, in which losses are computed.
+///
+/// On CUDA, the result stays on the GPU. Otherwise it is moved to the CPU.
 pub(super) fn to_f64(x: &Tensor) -> Result<Tensor> {
     match x.device().is_cuda() {
         true => Ok(x.to_dtype(DType::F64)?),

@@ -20,15 +20,17 @@ use crate::{Result, params::Param, random::uniform_weights};
 /// Margin of a softmax over classes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum MarginKind {
-    /// `cos(theta + margin)`, the margin in degrees (Deng et al. 2019,
-    /// arXiv:1801.07698).
+    /// `cos(theta + margin)` (Deng et al. 2019, arXiv:1801.07698).
+    ///
+    /// The margin is in degrees.
     ArcFace,
     /// `cos(theta) - margin` (Wang et al. 2018, arXiv:1801.09414).
     CosFace,
     /// `cos(margin * theta)` times both lengths (Liu et al. 2016, arXiv:1612.02295).
     LargeMargin,
-    /// `cos(margin * theta)` times the length of the embedding (Liu et al. 2017,
-    /// arXiv:1704.08063).
+    /// `cos(margin * theta)` times the embedding's length.
+    ///
+    /// Liu et al. 2017, arXiv:1704.08063.
     SphereFace,
 }
 

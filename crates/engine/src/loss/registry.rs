@@ -26,8 +26,9 @@ pub(crate) enum LossKind {
     Items,
     /// Pairs.
     Pairs,
-    /// Pairs, optionally with negatives. All other examples of a batch are negatives
-    /// too.
+    /// Pairs, optionally with negatives.
+    ///
+    /// All other examples of a batch are negatives too.
     Ranking,
     /// Pairs with a score, for cross-encoders.
     PairScores,

@@ -16,8 +16,9 @@ use crate::{
     params::Param,
 };
 
-/// Initial bias, which keeps the loss of the many negative pairs small at first
-/// (section 3.2 of the paper).
+/// Initial bias (section 3.2 of the paper).
+///
+/// It keeps the loss of the many negative pairs small at first.
 const FIRST_BIAS: f32 = -10.0;
 
 /// `SigLIPLoss`; see [`sigmoid_loss`].

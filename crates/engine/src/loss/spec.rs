@@ -51,8 +51,9 @@ impl LossSpec {
         })
     }
 
-    /// Returns the option that names a second model, and the model's name; `None` if
-    /// the loss uses no second model.
+    /// Returns the option that names a second model, and the model's name.
+    ///
+    /// Returns `None` if the loss uses no second model.
     pub(crate) fn guide(&self) -> Option<(&'static str, Option<String>)> {
         let spec = self.wrapped();
         let spec = spec.as_ref().unwrap_or(self);
@@ -93,15 +94,17 @@ impl LossSpec {
         self.miner == Some(MinerName::EmbeddingsAlreadyPackagedAsTriplets)
     }
 
-    /// Returns whether the loss has one weight per class, and so needs no pairs in a
-    /// batch.
+    /// Returns whether the loss has one weight per class.
+    ///
+    /// Such a loss needs no pairs in a batch.
     pub(crate) fn has_classes(&self) -> bool {
         let entry = registry::find(&self.loss);
         matches!(entry, Ok(entry) if matches!(entry.make, Make::Labels(Traits::Classifies, _)))
     }
 
-    /// Returns whether the loss has weights for the trained classes only, and can't be
-    /// computed for others.
+    /// Returns whether the loss has weights for the trained classes only.
+    ///
+    /// Such a loss can't be computed for other classes.
     pub(crate) fn is_limited_to_trained_classes(&self) -> bool {
         let spec = self.wrapped();
         let spec = spec.as_ref().unwrap_or(self);
@@ -113,8 +116,9 @@ impl LossSpec {
     }
 }
 
-/// Reads a loss named by an option. Its options are in the same object or in
-/// `loss_options`.
+/// Reads a loss named by an option.
+///
+/// Its options are in the same object or in `loss_options`.
 pub(super) fn nested(read: &OptionReader<'_>, name: &str) -> Result<(Loss, Option<Options>)> {
     let found = read.value(name).and_then(named);
     let (loss, inner) = found.ok_or_else(|| read.bad(name, "expected the name of a loss"))?;

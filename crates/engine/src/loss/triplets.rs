@@ -53,8 +53,9 @@ impl TripletMargin {
 /// Loss of a triplet that violates the margin.
 struct Violation {
     margin: f64,
-    /// Whether to use the distance between positive and negative if it is smaller than
-    /// the anchor's distance to the negative.
+    /// Whether to compare with the positive's distance to the negative, if smaller.
+    ///
+    /// Otherwise the anchor's distance to the negative counts.
     swap: bool,
     /// Use `log(1 + exp(x))` instead of `max(x, 0)`.
     smooth_loss: bool,
@@ -69,8 +70,9 @@ impl Violation {
         })
     }
 
-    /// Returns the loss of each triplet, from how much farther its positive is than its
-    /// negative.
+    /// Returns the loss of each triplet.
+    ///
+    /// `farther` is how much farther the positive is than the negative.
     fn of(&self, farther: &Tensor) -> Result<Tensor> {
         let violation = (farther + self.margin)?;
         match self.smooth_loss {

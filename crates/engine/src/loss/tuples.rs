@@ -81,8 +81,9 @@ impl Labels<'_> {
         triplets
     }
 
-    /// Draws random triplets: `per_anchor` for each anchor, by default as many as its
-    /// class has members.
+    /// Draws random triplets, `per_anchor` for each anchor.
+    ///
+    /// The default is the number of members of the anchor's class.
     ///
     /// `weight` is proportional to the probability of a negative.
     pub(crate) fn random_triplets(
@@ -136,8 +137,9 @@ impl Tuples {
         }
     }
 
-    /// Converts to triplets. Each positive is combined with each negative of its
-    /// anchor.
+    /// Converts to triplets.
+    ///
+    /// Each positive is combined with each negative of its anchor.
     pub(crate) fn into_triplets(self) -> Vec<[u32; 3]> {
         match self {
             Self::Triplets(triplets) => triplets,
@@ -151,8 +153,9 @@ impl Tuples {
         }
     }
 
-    /// Returns a weight for each of `n` examples: how often it was selected, relative
-    /// to the maximum.
+    /// Returns a weight for each of `n` examples: how often it was selected.
+    ///
+    /// Weights are relative to the maximum.
     ///
     /// All weights are 1 if none was selected. With `anchors_only`, the second index
     /// refers to other examples and does not count.

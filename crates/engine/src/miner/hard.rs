@@ -57,8 +57,9 @@ impl Mine for MultiSimilarity {
     }
 }
 
-/// Batch-hard miner (Hermans et al. 2017, arXiv:1703.07737): the hardest positive and
-/// negative of each anchor.
+/// Batch-hard miner (Hermans et al. 2017, arXiv:1703.07737).
+///
+/// Selects the hardest positive and the hardest negative of each anchor.
 pub(super) struct BatchHard(Metric);
 
 impl BatchHard {
@@ -160,8 +161,9 @@ impl BatchEasyHard {
 /// The selected example of each anchor, with its distance.
 type Found = Vec<Option<(u32, f64)>>;
 
-/// Selects the nearest or farthest partner of each anchor, within a range and beyond a
-/// limit.
+/// Selects the nearest or farthest partner of each anchor.
+///
+/// Partners must be within the range and beyond the limit.
 fn choose(
     matrix: &[Vec<f64>],
     pairs: &[(u32, u32)],

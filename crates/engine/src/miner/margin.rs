@@ -123,8 +123,9 @@ impl Mine for PairMargin {
     }
 }
 
-/// Hard-aware miner (Yuan et al. 2017, arXiv:1611.05720): the hardest share of all
-/// pairs.
+/// Hard-aware miner (Yuan et al. 2017, arXiv:1611.05720).
+///
+/// Selects the hardest share of all pairs.
 pub(super) struct Hdc {
     filter_percentage: f64,
     metric: Metric,

@@ -14,8 +14,9 @@ use crate::{
     options::OptionReader,
 };
 
-/// Input of a miner: embeddings of a batch and of the reference that it is compared
-/// with.
+/// Input of a miner: embeddings of a batch and of its reference.
+///
+/// The batch is compared with the reference.
 pub(crate) struct Mined<'a> {
     pub(crate) labels: Labels<'a>,
     /// Embeddings of the batch, `dim` values each.
@@ -32,8 +33,7 @@ impl Mined<'_> {
         &rows[i as usize * dim..(i as usize + 1) * dim]
     }
 
-    /// Returns the distance or similarity of the batch to the reference,
-    /// `[batch][reference]`.
+    /// Returns the distances or similarities, `[batch][reference]`.
     fn matrix(&self, metric: Metric) -> Result<Vec<Vec<f64>>> {
         let tensor = |rows: &[f64]| {
             let shape = (rows.len() / self.dim.max(1), self.dim);
@@ -61,8 +61,9 @@ pub(crate) trait Mine: Send {
 /// A miner of tuples, or of a subset of the batch.
 pub(crate) enum Miner {
     Tuples(Box<dyn Mine>),
-    /// `MaximumLossMiner`: of several random subsets of a batch, the one with the
-    /// highest loss.
+    /// `MaximumLossMiner`: selects a subset of a batch.
+    ///
+    /// Of several random subsets, the one with the highest loss is used.
     Subset {
         output_batch_size: usize,
         num_trials: usize,

@@ -167,8 +167,9 @@ fn with_registers(
     kept.set(take(&mut registers));
 }
 
-/// Returns the registers of a panel: for each step along the inner dimension one for
-/// each 16 of its 32 lines.
+/// Returns the number of registers of a panel.
+///
+/// Each step along the inner dimension has two: one for each 16 of its 32 lines.
 fn panel_length(depth: usize) -> usize {
     depth.div_ceil(STEP) * 2
 }
@@ -178,8 +179,9 @@ fn panel_length(depth: usize) -> usize {
 enum Side {
     /// Left factor: a line of the register is a row.
     Left,
-    /// Right factor: a line of the register is a pair of elements along the inner
-    /// dimension, for 16 columns.
+    /// Right factor: a line of the register is a pair of elements of 16 columns.
+    ///
+    /// The pair is along the inner dimension.
     Right,
 }
 
@@ -236,8 +238,9 @@ impl Lines<'_> {
     }
 }
 
-/// Position in the step of each word's first element: the order that [`interleave`]
-/// produces.
+/// Position in the step of each word's first element.
+///
+/// This is the order that [`interleave`] produces.
 const PLACES: [usize; SIDE] = [0, 2, 16, 18, 4, 6, 20, 22, 8, 10, 24, 26, 12, 14, 28, 30];
 
 /// Loads up to 16 numbers, followed by zeros.

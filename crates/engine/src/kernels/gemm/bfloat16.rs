@@ -100,8 +100,9 @@ pub(super) fn matmul(
     }
 }
 
-/// A factor as lines along the inner dimension: rows of the left factor, columns of the
-/// right one.
+/// A factor as lines along the inner dimension.
+///
+/// The lines are rows of the left factor and columns of the right one.
 #[derive(Clone, Copy)]
 pub(super) struct Lines<'a> {
     pub(super) data: &'a [f32],
@@ -124,8 +125,9 @@ impl<'a> Lines<'a> {
         Self::rows(b.t())
     }
 
-    /// Packs `W` lines from `first` on, as one word per line for each pair of elements
-    /// of `inner`.
+    /// Packs `W` lines from `first` on.
+    ///
+    /// Each pair of elements of `inner` becomes one word per line.
     ///
     /// Missing lines and elements are zero.
     fn pack<const W: usize>(self, first: usize, inner: Range<usize>, out: &mut [u32]) {
@@ -185,7 +187,8 @@ fn pair(first: f32, second: f32) -> u32 {
     round(first) >> 16 | round(second)
 }
 
-/// Rounds to bfloat16, with ties to even, and returns the bits as those of an `f32`.
+/// Rounds to bfloat16 with ties to even, and returns the bits as `f32`.
+///
 /// NaN stays NaN.
 #[inline(always)]
 fn round(x: f32) -> u32 {
@@ -202,8 +205,9 @@ pub(super) struct Update {
     pub(super) accumulate: bool,
 }
 
-/// Multiplies a panel of rows by a panel of columns, and writes the first `width`
-/// columns.
+/// Multiplies a panel of rows by a panel of columns.
+///
+/// Writes the first `width` columns of the result.
 #[target_feature(enable = "avx512f,avx512bf16")]
 fn tile<'a>(
     left: &[u32],
@@ -302,8 +306,9 @@ pub(super) mod tests {
 
     type Product = fn(MatMut<'_>, Mat<'_>, Mat<'_>, f32, bool, Threads);
 
-    /// Compares a product of rounded factors with the definition: plain, transposed,
-    /// scaled and accumulated.
+    /// Compares a product of rounded factors with the definition.
+    ///
+    /// It is computed plain, transposed, scaled and accumulated.
     ///
     /// Sums may differ by `roundings` times the rounding error of 32-bit numbers of
     /// their size.

@@ -42,6 +42,7 @@ pub enum Precision {
     /// applies to all products of layers.
     Bfloat16,
     /// TensorFloat-32: factors are rounded to 19 bits, everything else has 32 bits.
+    ///
     /// Only for NVIDIA GPUs.
     Tf32,
 }

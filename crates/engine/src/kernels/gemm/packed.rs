@@ -192,8 +192,9 @@ impl Packed {
         self.outputs
     }
 
-    /// Multiplies the first `rows` rows of `x` by a panel, and writes the sums row by
-    /// row.
+    /// Multiplies the first `rows` rows of `x` by a panel.
+    ///
+    /// Writes the sums row by row.
     ///
     /// # Panics
     /// If `x` has fewer rows, or `sums` is too short.

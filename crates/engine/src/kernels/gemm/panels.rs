@@ -67,8 +67,9 @@ impl Factor {
     }
 }
 
-/// The product `activate(scale * (x @ factor) + bias + residual)`. All but the factors
-/// are optional.
+/// The product `activate(scale * (x @ factor) + bias + residual)`.
+///
+/// All but the factors are optional.
 pub(crate) struct Product<'a> {
     pub(crate) factor: &'a Factor,
     /// One value per column.
@@ -95,8 +96,9 @@ impl<'a> Product<'a> {
     }
 }
 
-/// Rows of a left factor that are views into pictures: the patches under a
-/// convolution's kernel.
+/// Rows of a left factor that are views into pictures.
+///
+/// They are the patches under a convolution's kernel.
 #[derive(Clone, Copy)]
 pub(crate) struct Patches<'a> {
     pub(crate) pictures: &'a [f32],

@@ -16,8 +16,7 @@ pub(crate) struct Part<'a> {
 unsafe impl Send for Part<'_> {}
 
 impl<'a> Part<'a> {
-    /// Creates the part of a complete matrix with contiguous rows of `columns`
-    /// elements.
+    /// Creates the part of a whole contiguous matrix with `columns` columns.
     pub(crate) fn new(matrix: &'a mut [f32], columns: usize) -> Self {
         Self {
             start: matrix.as_mut_ptr(),

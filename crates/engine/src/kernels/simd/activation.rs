@@ -61,8 +61,9 @@ pub(crate) fn gelu_backward(x: &mut [f32], g: &mut [f32]) {
 const ROOT: f32 = 0.797_884_6;
 const CUBIC: f32 = 0.044_715;
 
-/// GELU approximated with tanh: `x / 2 * (1 + tanh(u))`, computed as `x * sigmoid(2
-/// u)`.
+/// GELU approximated with tanh.
+///
+/// `x / 2 * (1 + tanh(u))` is computed as `x * sigmoid(2 u)`.
 pub(crate) fn gelu_tanh(x: &[f32], y: &mut [f32]) {
     Arch::new().dispatch(
         #[inline(always)]

@@ -84,8 +84,9 @@ impl Lanes for Gelu {
     }
 }
 
-/// Computes `tanh(x) = x P(x^2) / Q(x^2)` on [-7.9, 7.9], where it reaches 1 in single
-/// precision.
+/// Computes `tanh(x)` as `x P(x^2) / Q(x^2)` on [-7.9, 7.9].
+///
+/// At the bounds it reaches 1 in single precision.
 ///
 /// Coefficients are from Eigen.
 #[inline(always)]

@@ -3,8 +3,9 @@
 /// Number of parallel lanes of a sum.
 pub(super) const LANES: usize = 16;
 
-/// Computes `exp` as Cephes' `expf`, without branches. Relative error below 2e-7 on
-/// [-87, 88].
+/// Computes `exp` as Cephes' `expf`, without branches.
+///
+/// Relative error below 2e-7 on [-87, 88].
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
     // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer, and

@@ -23,8 +23,9 @@ pub(crate) fn softmax_row(row: &mut [f32], visible: usize) {
     );
 }
 
-/// Converts the gradient of a softmax's output `p` to that of its unscaled input, in
-/// place.
+/// Converts the gradient of a softmax's output to that of its input, in place.
+///
+/// `p` is the output; the input is the one before scaling.
 pub(crate) fn softmax_backward_row(p: &[f32], g: &mut [f32], scale: f32) {
     Arch::new().dispatch(
         #[inline(always)]
