@@ -291,8 +291,8 @@ fn names(read: &OptionReader<'_>, option: &str) -> Result<Vec<String>> {
     let names = names.filter(|names| !names.is_empty());
     names.ok_or_else(|| {
         let wanted = match option {
-            "target_modules" => format!("expected a list of layer names, or `{ALL_LINEAR}`"),
-            _ => "expected a list of module names".to_owned(),
+            "target_modules" => format!("give a list of layer names, or `{ALL_LINEAR}`"),
+            _ => "give a list of module names".to_owned(),
         };
         read.bad(option, &wanted)
     })

@@ -307,7 +307,7 @@ fn wanted_metrics(options: &EvaluationCallback) -> Result<Vec<String>> {
         let graded = ["spearman_cosine", "cosine_accuracy", "cosine_ap"].map(str::to_owned);
         let known: Vec<String> = own().chain(AtK::known()).chain(graded).collect();
         let reason = format!(
-            "{value}: expected a list of metrics from {}, where `k` is a number such as 10",
+            "{value}: give a list of metrics from {}, where `k` is a number such as 10",
             known.join(", ")
         );
         bad("metrics", reason)

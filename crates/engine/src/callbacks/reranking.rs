@@ -64,7 +64,7 @@ fn wanted_metrics(options: &EvaluationCallback) -> Result<Vec<String>> {
     named.ok_or_else(|| {
         let known: Vec<String> = AtK::known().collect();
         let reason = format!(
-            "{value}: expected a list of metrics from map, pearson, spearman, {}, where `k` is a number \
+            "{value}: give a list of metrics from map, pearson, spearman, {}, where `k` is a number \
              such as 10",
             known.join(", ")
         );

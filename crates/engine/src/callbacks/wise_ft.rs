@@ -26,7 +26,7 @@ impl WiseFt {
         if !(0.0..=1.0).contains(&options.alpha) {
             return Err(Error::config(
                 "callbacks.WiSEFTCallback.alpha",
-                format!("{}: must be from 0 to 1", options.alpha),
+                format!("{}: give a number from 0 to 1", options.alpha),
             ));
         }
         Ok(Self {

@@ -133,7 +133,7 @@ impl Fields<'_> {
 
     fn wrong(&self, name: &str, wanted: &str) -> Error {
         let value = self.get(name).unwrap_or(&Value::Null);
-        bad(format!("`{name}` is {value}; expected {wanted}"))
+        bad(format!("`{name}` is {value}; give {wanted}"))
     }
 
     fn flag(&self, name: &str, default: bool) -> Result<bool> {

@@ -43,7 +43,7 @@ impl AdaptiveLayers {
             Some(Some(-1)) => None,
             Some(Some(n)) if n > 0 => Some(n as usize),
             Some(_) => {
-                let wanted = "expected -1 (all) or a number above 0";
+                let wanted = "give -1 (all) or a number above 0";
                 return Err(read.bad("n_layers_per_step", wanted));
             }
         };

@@ -48,7 +48,7 @@ pub(super) fn build(
             let (name, inner) = nested(&read, "loss")?;
             if !registry::with_memory().any(|known| *known == name) {
                 let known: Vec<&str> = registry::with_memory().map(Loss::as_str).collect();
-                return Err(read.bad("loss", &format!("expected one of {}", known.join(", "))));
+                return Err(read.bad("loss", &format!("give one of {}", known.join(", "))));
             }
             let size = read.count("memory_size", 1024, 2)?;
             read.value("loss_options");
@@ -63,14 +63,14 @@ pub(super) fn build(
             let read = OptionReader::new("loss_options", options);
             let names = read.value("losses").and_then(Value::as_array).cloned();
             let names = names.filter(|names| !names.is_empty());
-            let names = names.ok_or_else(|| read.bad("losses", "expected a list of losses"))?;
+            let names = names.ok_or_else(|| read.bad("losses", "give a list of losses"))?;
             let weights = match read.value("weights") {
                 None => vec![1.0; names.len()],
                 Some(value) => value
                     .as_array()
                     .map(|list| list.iter().filter_map(Value::as_f64).collect::<Vec<_>>())
                     .filter(|weights| weights.len() == names.len())
-                    .ok_or_else(|| read.bad("weights", "expected one number for each loss"))?,
+                    .ok_or_else(|| read.bad("weights", "give one number for each loss"))?,
             };
             read.finish()?;
             let mut losses = Vec::new();
@@ -79,13 +79,13 @@ pub(super) fn build(
                 let (name, inner) = named(value).ok_or_else(|| {
                     read.bad(
                         "losses",
-                        "expected names, or objects with `name` and `options`",
+                        "give names, or objects with `name` and `options`",
                     )
                 })?;
                 if matches!(name, Loss::MultipleLosses | Loss::CrossBatchMemory)
                     || LossSpec::new(name.clone()).kind() != LossKind::Labels
                 {
-                    return Err(read.bad("losses", "expected losses over labels"));
+                    return Err(read.bad("losses", "give losses over labels"));
                 }
                 let shape = Shape {
                     seed: shape.seed.wrapping_add(i as u64),

@@ -32,7 +32,7 @@ pub(super) fn class(
     let (class, options) = found.ok_or_else(|| {
         read.bad(
             name,
-            "expected a name, or an object with `name` and `options`",
+            "give a name, or an object with `name` and `options`",
         )
     })?;
     Ok(Some((class.as_str().to_owned(), options)))

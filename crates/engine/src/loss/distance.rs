@@ -77,7 +77,7 @@ impl Metric {
         };
         let Some((_, kind)) = Kind::ALL.iter().find(|(known, _)| *known == name) else {
             let known = Kind::ALL.map(|(known, _)| known).join(", ");
-            return Err(read.bad("distance", &format!("expected one of {known}")));
+            return Err(read.bad("distance", &format!("give one of {known}")));
         };
         let field = format!("{}.distance", read.field());
         let inner = OptionReader::new(&field, options.as_ref());
@@ -93,7 +93,7 @@ impl Metric {
         if metric.is_similarity() && metric.power.fract() != 0.0 {
             return Err(inner.bad(
                 "power",
-                "expected a whole number: similarities may be negative",
+                "give a whole number: similarities may be negative",
             ));
         }
         inner.finish()?;
@@ -227,7 +227,7 @@ impl Limit {
                 "`LpDistance` with `p` 2 and `normalize_embeddings` true is the only supported \
                  distance here"
             }
-            Self::Similarity => "expected `CosineSimilarity` or `DotProductSimilarity`",
+            Self::Similarity => "give `CosineSimilarity` or `DotProductSimilarity`",
             Self::Snr => "`SNRDistance` is the only supported distance here",
         }
     }

@@ -40,7 +40,7 @@ impl Matryoshka {
         let Some(lengths) = lengths.filter(|lengths| !lengths.is_empty()) else {
             return bad(
                 "matryoshka_dims",
-                "expected a list of dimensions such as [384, 128, 64]",
+                "give a list of dimensions such as [384, 128, 64]",
             );
         };
         if let Some(length) = lengths.iter().find(|length| dim > 0 && **length > dim) {
@@ -56,14 +56,14 @@ impl Matryoshka {
         let Some(weights) = weights.filter(|weights| weights.len() == lengths.len()) else {
             return bad(
                 "matryoshka_weights",
-                "expected one number for each dimension",
+                "give one number for each dimension",
             );
         };
         let per_step = match read.value("n_dims_per_step").map(Value::as_i64) {
             None => per_step.unwrap_or(lengths.len()).min(lengths.len()),
             Some(Some(-1)) => lengths.len(),
             Some(Some(n)) if n > 0 => (n as usize).min(lengths.len()),
-            _ => return bad("n_dims_per_step", "expected -1 (all) or a number above 0"),
+            _ => return bad("n_dims_per_step", "give -1 (all) or a number above 0"),
         };
         let mut dims: Vec<(usize, f64)> = lengths.into_iter().zip(weights).collect();
         dims.sort_by_key(|(length, _)| std::cmp::Reverse(*length));

@@ -23,7 +23,7 @@ fn activation(m: &Maker<'_>) -> Result<Activation> {
     };
     let path = value
         .as_str()
-        .ok_or("expected the name of a class".to_owned());
+        .ok_or("give the name of a class".to_owned());
     let found = path.and_then(Activation::of_path);
     found.map_err(|reason| m.read.bad("activation_fn", &reason))
 }

@@ -197,7 +197,7 @@ impl Reducer {
                 };
                 let (low, high) = (limit("low")?, limit("high")?);
                 if low.is_none() && high.is_none() {
-                    return bad("expected `low`, `high` or both in its `options`");
+                    return bad("give `low`, `high` or both in its `options`");
                 }
                 Self::Threshold { low, high }
             }
@@ -216,7 +216,7 @@ impl Reducer {
             "DoNothingReducer" => {
                 return bad("a run needs one number, which `DoNothingReducer` does not return");
             }
-            _ => return bad(&format!("expected one of {}", NAMES.join(", "))),
+            _ => return bad(&format!("give one of {}", NAMES.join(", "))),
         };
         inner.finish()?;
         match reducer.refused(shape) {
@@ -342,7 +342,7 @@ fn weights(read: &OptionReader<'_>, classes: usize) -> Result<Vec<f64>> {
     let given = read.value("weights").and_then(Value::as_array);
     let number = |value: &Value| value.as_f64().filter(|n| n.is_finite());
     let numbers: Option<Vec<f64>> = given.and_then(|list| list.iter().map(number).collect());
-    let wanted = "expected a list with one number for each class";
+    let wanted = "give a list with one number for each class";
     let Some(numbers) = numbers.filter(|numbers| !numbers.is_empty()) else {
         return Err(read.bad("weights", wanted));
     };

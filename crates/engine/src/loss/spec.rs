@@ -121,7 +121,7 @@ impl LossSpec {
 /// Its options are in the same object or in `loss_options`.
 pub(super) fn nested(read: &OptionReader<'_>, name: &str) -> Result<(Loss, Option<Options>)> {
     let found = read.value(name).and_then(named);
-    let (loss, inner) = found.ok_or_else(|| read.bad(name, "expected the name of a loss"))?;
+    let (loss, inner) = found.ok_or_else(|| read.bad(name, "give the name of a loss"))?;
     let beside = read.value("loss_options").and_then(Value::as_object);
     Ok((loss, inner.or(beside.cloned().map(Options::from))))
 }

@@ -48,7 +48,7 @@ impl Wrappers {
             }
         };
         read.finish()?;
-        let missing = || Error::config("loss_options", "`loss`: expected the name of a loss");
+        let missing = || Error::config("loss_options", "`loss`: give the name of a loss");
         Ok(Self {
             lengths,
             layers,

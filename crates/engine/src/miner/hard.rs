@@ -134,7 +134,7 @@ impl BatchEasyHard {
                 .unwrap_or_default();
             match *numbers {
                 [low, high] if low <= high => Ok(Some((low, high))),
-                _ => Err(read.bad(name, "expected two numbers, the smaller first")),
+                _ => Err(read.bad(name, "give two numbers, the smaller first")),
             }
         };
         let miner = Self {

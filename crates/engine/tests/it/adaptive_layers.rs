@@ -126,7 +126,7 @@ fn each_step_of_a_run_draws_layers() {
     assert_ne!(one, all);
     assert_eq!(one, with(json!({"loss": "BatchHardTripletLoss"})).unwrap());
     for (options, part) in [
-        (json!({}), "`loss` is null: expected the name of a loss"),
+        (json!({}), "`loss` is null: give the name of a loss"),
         (
             json!({"loss": "MatryoshkaLoss"}),
             "name the loss that it wraps",

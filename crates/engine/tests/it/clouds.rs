@@ -1,5 +1,5 @@
-//! Point clouds: PointNet++ against PyTorch (`fixtures/make_pointnet.py`), and whole
-//! runs on shapes.
+//! Point clouds: PointNet++ against PyTorch, by `fixtures/make_pointnet.py`, and
+//! whole runs on shapes.
 
 use std::path::Path;
 
@@ -45,7 +45,7 @@ fn input(clouds: &[Vec<Point>]) -> Input {
 }
 
 #[test]
-fn embeddings_equal_those_of_pytorch() {
+fn clouds_are_embedded_as_by_pytorch() {
     for name in NETWORKS {
         let (model, values) = load(name);
         let clouds = clouds(&values);
@@ -55,7 +55,7 @@ fn embeddings_equal_those_of_pytorch() {
         };
         let error = relative_error(&encode(&clouds), &values["embedding"].1);
         assert!(error < 1e-5, "{name}: {error}");
-        // A cloud with fewer points than centres, alone and in a batch.
+        // A cloud with fewer points than centres, alone and beside others.
         let short = clouds[0][..5].to_vec();
         let alone = encode(std::slice::from_ref(&short));
         let error = relative_error(&alone, &values["short"].1);
@@ -70,8 +70,8 @@ fn embeddings_equal_those_of_pytorch() {
 }
 
 #[test]
-fn gradients_of_a_pointnet_equal_those_of_pytorch() {
-    // The normalisation cancels the bias before it.
+fn every_parameter_of_a_pointnet_gets_the_gradient_of_pytorch() {
+    // The normalisation takes the bias before it out again.
     let biases = |list: &str, scales: &[&str]| -> Vec<String> {
         let names = scales
             .iter()
@@ -106,7 +106,7 @@ fn gradients_of_a_pointnet_equal_those_of_pytorch() {
 }
 
 #[test]
-fn invalid_networks_are_rejected_by_field() {
+fn networks_that_can_not_be_built_are_refused_by_their_field() {
     let level = |change: fn(&mut Value)| {
         let mut level = json!({"npoint": 4, "radius_list": [0.5], "nsample_list": [4],
             "mlp_list": [[8]]});
@@ -149,7 +149,7 @@ fn invalid_networks_are_rejected_by_field() {
     }
 }
 
-/// Returns pseudorandom numbers from 0 to 1.
+/// Numbers from 0 to 1 without a pattern.
 struct Numbers(u64);
 
 impl Numbers {
@@ -162,10 +162,10 @@ impl Numbers {
     }
 }
 
-/// Returns points of a shape: a ball, a cross of three bars, a ring, or a tube.
+/// Points of a shape: a ball, a cross of three bars, a ring, or a tube.
 fn shape(kind: usize, points: usize, random: &mut Numbers) -> Vec<Point> {
     let turn = std::f32::consts::TAU;
-    // Vary the shapes of each kind.
+    // No two shapes of a kind are alike.
     let sides = [0; 3].map(|_| 0.7 + 0.6 * random.next());
     let moved = [0; 3].map(|_| 4.0 * random.next());
     let cloud = (0..points).map(|_| {
@@ -192,7 +192,7 @@ fn shape(kind: usize, points: usize, random: &mut Numbers) -> Vec<Point> {
     cloud.collect()
 }
 
-/// Returns `count` shapes of each kind.
+/// `count` shapes of each kind.
 pub(crate) fn shapes(count: usize, seed: u64) -> DocumentArray {
     let mut random = Numbers(seed);
     let all = (0..4 * count).map(|i| {
@@ -202,7 +202,7 @@ pub(crate) fn shapes(count: usize, seed: u64) -> DocumentArray {
     all.collect()
 }
 
-/// Writes a folder with a small random network.
+/// A folder with a small network of random weights.
 pub(crate) fn small_network(folder: &Path) {
     let config = json!({"model_type": "pointnet2", "hidden_dim": 32, "embed_dim": 16,
     "num_points": 64, "dropout_rate": 0.1, "last_mlp": [32],
@@ -217,7 +217,7 @@ pub(crate) fn small_network(folder: &Path) {
 }
 
 #[test]
-fn a_network_learns_shapes_and_another_run_continues_it() {
+fn a_network_learns_kinds_of_shapes_and_is_saved_and_gone_on_from() {
     let folder = tempfile::tempdir().unwrap();
     small_network(folder.path());
     let data = Data::from([("train", shapes(30, 1)), ("eval", shapes(6, 2))]);
@@ -242,7 +242,7 @@ fn a_network_learns_shapes_and_another_run_continues_it() {
     let found = encoder.encode_point_clouds(&clouds).unwrap();
     assert_eq!(found.len(), 5);
 
-    // Another run continues it, and hardly changes it.
+    // Another run goes on from it, and changes next to nothing.
     let opened = first.opened();
     let hyper = json!({"loss": "TripletMarginLoss", "epochs": 1, "batch_size": 16,
         "learning_rate": 1e-12});
@@ -257,7 +257,7 @@ fn a_network_learns_shapes_and_another_run_continues_it() {
 }
 
 #[test]
-fn pointnet_base_starts_with_random_weights_and_logs_it() {
+fn pointnet_base_begins_with_random_weights_and_says_so() {
     let data = Data::from([("train", shapes(2, 1))]);
     let hyper = json!({"loss": "TripletMarginLoss", "epochs": 1, "batch_size": 8});
     let options = json!({"hidden_dim": 24, "embed_dim": 8});
@@ -268,7 +268,7 @@ fn pointnet_base_starts_with_random_weights_and_logs_it() {
 }
 
 #[test]
-fn invalid_options_and_clouds_are_rejected() {
+fn what_a_model_of_point_clouds_can_not_use_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     small_network(folder.path());
     let hyper = json!({"loss": "TripletMarginLoss", "epochs": 1, "batch_size": 8});

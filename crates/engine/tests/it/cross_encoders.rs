@@ -1,7 +1,6 @@
-//! Cross-encoders against sentence-transformers (`fixtures/make_cross_encoders.py`).
-//!
-//! Compares scores, rankings, losses, gradients, metrics, and the files that a run
-//! saves.
+//! Cross-encoders against sentence-transformers, by
+//! `fixtures/make_cross_encoders.py`: scores, rankings, losses, the gradient of
+//! every parameter, metrics, and what a run saves.
 
 use std::path::Path;
 
@@ -29,7 +28,7 @@ const MODELS: [&str; 7] = [
     "xlm-roberta",
 ];
 
-/// Prefixes of `transformers` before the names of a network's tensors.
+/// What `transformers` puts before the names of a network's tensors.
 const PREFIXES: [&str; 6] = ["", "bert.", "distilbert.", "model.", "mpnet.", "roberta."];
 
 fn expected() -> Value {
@@ -40,7 +39,7 @@ fn folder(name: &str) -> std::path::PathBuf {
     fixture(&format!("cross-encoders/{name}"))
 }
 
-/// Returns the numbers of a list, or of a list of lists.
+/// The numbers of a list, or of a list of lists.
 fn numbers(json: &Value) -> Vec<f32> {
     match json {
         Value::Array(list) => list.iter().flat_map(numbers).collect(),
@@ -64,12 +63,12 @@ fn assert_near(case: &str, found: &[f32], expected: &[f32], limit: f32) {
 }
 
 #[test]
-fn scores_and_rankings_equal_those_of_the_python_library() {
+fn scores_and_rankings_are_those_of_the_python_library() {
     let all = expected();
     let pairs = pairs(&all["pairs"]);
     for name in MODELS.iter().chain(&["bert-labels", "bert-identity"]) {
         let case = &all[name];
-        // Batches of two are sorted and padded differently.
+        // Batches of two sort and pad pairs anew.
         let model = CrossEncoder::from_folder(folder(name))
             .unwrap()
             .batch_size(2);
@@ -117,7 +116,7 @@ fn load(folder: &Path) -> LoadedModel {
 }
 
 #[test]
-fn losses_and_gradients_equal_those_of_the_python_library() {
+fn losses_and_the_gradient_of_every_parameter_are_those_of_the_python_library() {
     let all = expected();
     let pairs = pairs(&all["pairs"]);
     let scores = numbers(&all["labels"]);
@@ -179,7 +178,7 @@ fn compare_gradients(
         let (_, grad) = names.iter().find_map(|name| gradients.get(name)).unwrap();
         let found = param.grad().unwrap();
         let difference = norm(found.iter().zip(grad).map(|(a, b)| a - b));
-        // Biases of keys have no effect; their gradient is a rounding error.
+        // Biases of keys change nothing: their gradient is rounding.
         let error = difference / norm(grad.iter().copied()).max(1e-3 * largest);
         assert!(error < 1e-4, "{case}: {} {error}", param.name());
         (compared, worst) = (compared + 1, worst.max(error));
@@ -198,7 +197,7 @@ fn scored(pairs: &[[&str; 2]], scores: &[f32]) -> DocumentArray {
     documents.collect::<Vec<_>>().into()
 }
 
-/// Returns the pairs for training and evaluation.
+/// The pairs of the evaluation, to train on and to evaluate with.
 fn data() -> Data {
     let all = expected();
     let evaluation = &all["evaluation"];
@@ -218,7 +217,7 @@ fn named(folder: &Path) -> Value {
 }
 
 #[test]
-fn reranking_and_correlation_metrics_equal_those_of_the_python_library() {
+fn metrics_of_reranking_and_correlation_are_those_of_the_python_library() {
     let metrics = json!(["map", "mrr@3", "ndcg@3", "pearson", "spearman"]);
     let callbacks = evaluation(json!({"query_data": "eval", "metrics": metrics}));
     let hyper = json!({"loss": "BinaryCrossEntropyLoss", "epochs": 1, "batch_size": 8});
@@ -232,7 +231,7 @@ fn reranking_and_correlation_metrics_equal_those_of_the_python_library() {
     assert_eq!(made.finished.before.len(), 5);
 }
 
-/// Returns a run that learns to rank.
+/// A run that learns to rank.
 fn learn(model: Value, loss: &str) -> Run {
     let hyper = json!({
         "loss": loss, "epochs": 40, "batch_size": 6, "learning_rate": 0.01,
@@ -243,7 +242,7 @@ fn learn(model: Value, loss: &str) -> Run {
 }
 
 #[test]
-fn a_trained_cross_encoder_ranks_better_and_can_be_loaded() {
+fn a_trained_cross_encoder_ranks_better_and_is_opened_again() {
     for (name, loss) in [("bert", "BinaryCrossEntropyLoss"), ("roberta", "MSELoss")] {
         let made = learn(named(&folder(name)), loss);
         let metric = |metrics: &finetuner_engine::evaluation::Metrics| metrics["ranks_map"];
@@ -273,7 +272,7 @@ fn a_trained_cross_encoder_ranks_better_and_can_be_loaded() {
             chosen.iter().sum::<f32>() / chosen.len() as f32
         };
         assert!(mean(true) > mean(false), "{name}");
-        // Another run can continue it.
+        // It goes on as any model does.
         let hyper = json!({"loss": loss, "epochs": 1, "batch_size": 6});
         let mut again = config(json!({"artifact": "earlier"}), hyper, json!([]));
         again["model"]["name"] = Value::Null;
@@ -303,7 +302,7 @@ fn a_model_without_a_classification_head_gets_a_new_one() {
 }
 
 #[test]
-fn a_frozen_network_trains_only_its_classification_head() {
+fn a_frozen_network_trains_its_classification_head_alone() {
     let model = folder("bert");
     let before = load(&model);
     let hyper = json!({"loss": "BinaryCrossEntropyLoss", "epochs": 1, "batch_size": 8});
@@ -327,7 +326,7 @@ fn a_frozen_network_trains_only_its_classification_head() {
 }
 
 #[test]
-fn unusable_data_and_options_are_rejected_by_name() {
+fn what_no_cross_encoder_can_learn_from_is_refused_by_name() {
     let refused = |name: &str, hyper: Value, callbacks: Value, data: &Data| {
         let config = config(named(&folder(name)), hyper, callbacks);
         run(config, data).err().unwrap().to_string()

@@ -108,7 +108,7 @@ fn invalid_distances_and_reducers_are_rejected_by_name() {
         (
             "NTXentLoss",
             json!({"distance": "Far"}),
-            "`distance` is \"Far\": expected one of CosineSimilarity",
+            "`distance` is \"Far\": give one of CosineSimilarity",
         ),
         ("NTXentLoss", json!({"distance": 3}), "a name, or an object"),
         (

@@ -1,5 +1,5 @@
-//! LoRA adapters against PEFT (`fixtures/make_lora.py`): embeddings, gradients, files,
-//! and runs that train them.
+//! Adapters against PEFT, by `fixtures/make_lora.py`: embeddings, gradients and
+//! files; and runs that train them.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -27,7 +27,7 @@ use crate::{
 const BOTH: [Kernels; 2] = [Kernels::Fused, Kernels::Composite];
 const PREFIX: &str = "base_model.model.";
 
-/// Returns the settings in an `adapter_config.json`.
+/// The settings in an `adapter_config.json`.
 fn spec(config: &Value) -> LoraSpec {
     let names = |list: &Value| -> Vec<String> {
         let list = list.as_array().map(Vec::as_slice).unwrap_or_default();
@@ -44,7 +44,7 @@ fn spec(config: &Value) -> LoraSpec {
     }
 }
 
-/// Converts a ViT tensor name of transformers 5 to that of checkpoints.
+/// A name of transformers 5 as checkpoints of a ViT have it.
 fn vit_name(name: &str) -> String {
     [
         ("layers.", "encoder.layer."),
@@ -61,7 +61,7 @@ fn vit_name(name: &str) -> String {
     })
 }
 
-/// Returns the base model of a fixture: `config.json` and weights.
+/// The base model of a fixture: `config.json` and weights.
 fn base(name: &str) -> (Value, Tensors) {
     match name {
         "clip" => (
@@ -75,7 +75,7 @@ fn base(name: &str) -> (Value, Tensors) {
     }
 }
 
-/// Returns a model with the trained adapters of a fixture, and PEFT's results for it.
+/// A model with the adapters of a fixture in training, and what PEFT made of it.
 fn adapted(name: &str, pooler: Option<Pooler>, kernels: Kernels) -> (Model, Tensors) {
     let rename = |theirs: &str| match name {
         "vit" => vit_name(theirs),
@@ -117,7 +117,7 @@ fn adapted(name: &str, pooler: Option<Pooler>, kernels: Kernels) -> (Model, Tens
     (model, values.collect())
 }
 
-/// Returns the texts that a backbone's fixture embeds.
+/// The texts that the embeddings of a backbone's fixture are of.
 fn unpadded(name: &str) -> Input {
     let values = tensors(&format!("backbones/{name}-values.safetensors"));
     let (shape, ids) = &values["input_ids"];
@@ -133,7 +133,7 @@ fn times(embeddings: &Tensor, weights: &Tensors, name: &str) -> Tensor {
 }
 
 #[test]
-fn text_models_with_adapters_equal_those_of_peft() {
+fn text_models_with_adapters_embed_and_learn_as_in_peft() {
     for name in ["bert", "xlm-roberta", "mpnet", "modernbert"] {
         for kernels in BOTH {
             let (model, values) = adapted(name, Some(Pooler::Mean), kernels);
@@ -150,7 +150,7 @@ fn text_models_with_adapters_equal_those_of_peft() {
 }
 
 #[test]
-fn picture_models_with_adapters_equal_those_of_peft() {
+fn picture_models_with_adapters_embed_and_learn_as_in_peft() {
     for kernels in BOTH {
         let (model, values) = adapted("vit", Some(Pooler::Cls), kernels);
         let input = pixels(&tensors("backbones/vit-values.safetensors"));
@@ -163,7 +163,7 @@ fn picture_models_with_adapters_equal_those_of_peft() {
 }
 
 #[test]
-fn clips_with_adapters_equal_those_of_peft() {
+fn both_towers_of_a_clip_with_adapters_embed_and_learn_as_in_peft() {
     let inputs = tensors("clip-quick-gelu.safetensors");
     let (texts, pictures) = (support::texts(&inputs), pixels(&inputs));
     for kernels in BOTH {
@@ -198,7 +198,7 @@ fn a_new_adapter_changes_nothing_before_it_is_trained() {
     let input = unpadded("bert");
     let embed = |model: &Model| flat(&model.encode(&model.training(), &input).unwrap());
     assert_eq!(embed(&plain), embed(&model));
-    // Only the adapters get gradients.
+    // Nothing but the adapters has room for a gradient.
     for param in model.params().iter() {
         assert_eq!(
             param.is_trainable(),
@@ -210,10 +210,8 @@ fn a_new_adapter_changes_nothing_before_it_is_trained() {
     assert!(model.params().trained_count() < model.params().count() / 2);
 }
 
-/// Writes the adapter of a fixture to a folder.
-///
-/// Its base model is in the same folder, or in a folder that the adapter names by
-/// `path`.
+/// A folder with an adapter of a fixture, and its base beside it or in a folder of
+/// its own, which the adapter names by `path`.
 fn adapter_folder(name: &str, root: &Path, path: Option<&str>) {
     let (config, weights) = base(name);
     let base = path.map_or(root.to_owned(), |path| root.join(path));
@@ -233,7 +231,7 @@ fn adapter_folder(name: &str, root: &Path, path: Option<&str>) {
 }
 
 #[test]
-fn a_folder_with_an_adapter_is_loaded_as_the_merged_model() {
+fn a_folder_with_an_adapter_opens_merged_beside_its_base_or_naming_it() {
     for (name, expected, pooler) in [
         ("vit", "cls", Pooler::Cls),
         ("mpnet", "mean", Pooler::Mean),
@@ -273,7 +271,7 @@ fn a_folder_with_an_adapter_is_loaded_as_the_merged_model() {
     }
 }
 
-/// Writes a tokenizer with a few words.
+/// Writes a tokenizer of a few words.
 fn small_tokenizer(path: &Path) {
     let words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a"];
     let vocabulary: serde_json::Map<String, Value> = words
@@ -291,7 +289,7 @@ fn small_tokenizer(path: &Path) {
 }
 
 #[test]
-fn unsupported_adapters_are_rejected_by_setting() {
+fn an_adapter_that_can_not_be_merged_is_refused_by_its_setting() {
     for (field, value, part) in [
         ("peft_type", json!("IA3"), "`peft_type` is `IA3`"),
         ("use_dora", json!(true), "`use_dora` is true"),
@@ -317,7 +315,7 @@ fn unsupported_adapters_are_rejected_by_setting() {
             "{error}"
         );
     }
-    // Without a base model.
+    // Without a base.
     let root = tempfile::tempdir().unwrap();
     adapter_folder("vit", root.path(), None);
     std::fs::remove_file(root.path().join("config.json")).unwrap();
@@ -343,7 +341,7 @@ fn unsupported_adapters_are_rejected_by_setting() {
 }
 
 #[test]
-fn an_adapter_can_only_name_allowed_folders() {
+fn an_adapter_names_no_folder_outside_of_the_allowed_ones() {
     let root = tempfile::tempdir().unwrap();
     let (allowed, secret) = (root.path().join("allowed"), root.path().join("secret"));
     adapter_folder("vit", &allowed, None);
@@ -361,7 +359,7 @@ fn an_adapter_can_only_name_allowed_folders() {
     }
 }
 
-/// Returns a run with adapters on the small network of the sentence fixtures.
+/// A run with adapters on the small network of the sentence fixtures.
 fn trained(lora: Value, options: Value, callbacks: Value) -> Result<Run, finetuner_engine::Error> {
     let data = Data::from([("train", texts())]);
     let mut model = json!({"name": fixture("sentence/pooling-mean").to_str().unwrap(),
@@ -376,7 +374,7 @@ fn trained(lora: Value, options: Value, callbacks: Value) -> Result<Run, finetun
     run(config(model, hyper, callbacks), &data)
 }
 
-/// Writes the adapter of a run, for the base model in a folder.
+/// The adapter of a run alone, on the model of a folder.
 fn saved_adapter(run: &Run, base: &Path) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let file = std::fs::File::open(&run.finished.artifact).unwrap();
@@ -413,7 +411,7 @@ fn a_run_saves_its_adapter_and_the_merged_model() {
     );
     assert!(change > 1e-3, "nothing was learned: {change}");
 
-    // The adapter alone, on the run's initial model.
+    // The adapter alone, on the model that the run began with.
     let folder = saved_adapter(&run, plain.path());
     let file = folder.path().join("adapter_config.json");
     let adapter: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
@@ -428,7 +426,7 @@ fn a_run_saves_its_adapter_and_the_merged_model() {
 }
 
 #[test]
-fn the_adapter_of_a_cross_encoder_contains_its_head() {
+fn the_adapter_of_a_cross_encoder_has_the_names_of_its_class_and_keeps_its_head() {
     let base = fixture("cross-encoders/bert");
     let pair = |i: usize| {
         let pair = Document::new().with_chunk(Document::text("a hat"));
@@ -465,7 +463,7 @@ fn the_adapter_of_a_cross_encoder_contains_its_head() {
 }
 
 #[test]
-fn wise_ft_averages_the_merged_weights() {
+fn averaged_weights_are_those_of_the_merged_model() {
     let all = json!({"target_modules": "all-linear"});
     let embed = |alpha: f64| {
         let callback = json!([{"name": "WiSEFTCallback", "options": {"alpha": alpha}}]);
@@ -493,7 +491,7 @@ fn tensors_of(path: &Path) -> Tensors {
 }
 
 #[test]
-fn invalid_settings_are_rejected_by_name() {
+fn settings_that_fit_no_run_are_refused_by_name() {
     for (lora, options, part) in [
         (
             json!({"target_modules": ["q_proj"]}),

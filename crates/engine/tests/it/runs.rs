@@ -566,7 +566,7 @@ fn invalid_configurations_are_rejected_by_field() {
                     json!({"query_data": "train", "metrics": ["luck"]}),
                 ),
             ),
-            "expected a list of metrics from average_precision",
+            "give a list of metrics from average_precision",
         ),
     ] {
         assert!(found.contains(part), "{part} is missing in: {found}");
