@@ -66,11 +66,10 @@ pub struct CloudSampler {
 impl CloudSampler {
     /// Draws points in random order, and scales them to the unit sphere.
     ///
-    /// The points are centred, and the farthest is scaled to a distance of 1.
-    ///
-    /// Without `draw`, the order is always the same; training draws a new order in each
-    /// epoch. If `draw` asks for augmentation, the cloud is rotated around the y axis
-    /// and each point is shifted by a small random amount.
+    /// The points are centred, and the farthest is scaled to a distance of 1. Without
+    /// `draw`, the order is always the same; training draws a new order in each epoch.
+    /// If `draw` asks for augmentation, the cloud is rotated around the y axis and each
+    /// point is shifted by a small random amount.
     ///
     /// # Errors
     /// [`Error::Data`] for a cloud without extent, or with values that are not finite.

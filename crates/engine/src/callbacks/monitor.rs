@@ -38,9 +38,7 @@ fn is_of_pairs(name: &str) -> bool {
         .any(|start| is_graded(&name[start..]))
 }
 
-/// Returns the metrics other than losses that callbacks monitor.
-///
-/// Each comes after its callback's name.
+/// Returns each monitored metric other than a loss, after its callback's name.
 pub(crate) fn watched_metrics(callbacks: &[Callback]) -> impl Iterator<Item = (&str, &str)> {
     let watched = callbacks.iter().filter_map(|callback| match callback {
         Callback::BestModelCheckpoint(best) => Some((callback.name(), metric_name(&best.monitor))),

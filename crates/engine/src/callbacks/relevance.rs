@@ -19,14 +19,12 @@ pub(super) fn names(options: &EvaluationCallback) -> (DataName<'_>, Option<DataN
     )
 }
 
-/// Finds queries without a relevant document.
+/// Returns a warning if some queries have no relevant document.
 ///
 /// Relevant documents are those with the query's label, except the query itself.
 ///
-/// Returns a warning if there are some.
-///
 /// # Errors
-/// [`Error::Config`] if this applies to all queries.
+/// [`Error::Config`] if no query has one.
 pub(crate) fn check_relevance(
     options: &EvaluationCallback,
     set: &SearchSet,

@@ -228,10 +228,9 @@ const WITHOUT_EFFECT: [&str; 3] = ["do_reduce_labels", "reduce_labels", "do_conv
 impl ImageProcessor {
     /// Parses a `preprocessor_config.json`.
     ///
-    /// It also accepts the `processor_config.json` of `transformers` 5.
-    ///
-    /// `class` applies to files that name no class. `model` is the height and width of
-    /// the model's input, if it is fixed.
+    /// It also accepts the `processor_config.json` of `transformers` 5. `class` applies
+    /// to files that name no class. `model` is the height and width of the model's
+    /// input, if it is fixed.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] if the file has unknown steps, or yields a size that does

@@ -41,7 +41,7 @@ pub enum Resize {
 pub struct ImageProcessor {
     /// How to resize.
     pub resize: Resize,
-    /// Filter for resizing. Like Pillow's, it widens when it shrinks a picture.
+    /// Filter for resizing. Like Pillow's, it widens when a picture shrinks.
     pub resample: Resample,
     /// Height and width of the centre crop.
     pub crop: Option<[u32; 2]>,

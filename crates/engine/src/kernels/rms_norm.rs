@@ -7,6 +7,8 @@ use rayon::prelude::*;
 use super::{ROWS_PER_TASK, simd};
 
 /// Computes `y = x / sqrt(mean(x^2) + eps) * weight` for each row.
+///
+/// A row has `weight.len()` elements.
 pub(crate) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
     let chunk = weight.len() * ROWS_PER_TASK;
     y.par_chunks_mut(chunk)

@@ -77,10 +77,7 @@ pub(super) fn build(
             let mut params = Vec::new();
             for (i, (value, weight)) in names.iter().zip(weights).enumerate() {
                 let (name, inner) = named(value).ok_or_else(|| {
-                    read.bad(
-                        "losses",
-                        "give names, or objects with `name` and `options`",
-                    )
+                    read.bad("losses", "give names, or objects with `name` and `options`")
                 })?;
                 if matches!(name, Loss::MultipleLosses | Loss::CrossBatchMemory)
                     || LossSpec::new(name.clone()).kind() != LossKind::Labels

@@ -29,11 +29,7 @@ pub(super) fn class(
     let members = value.as_object();
     let known = |key: &String| key == "name" || key == "options";
     let found = named(value).filter(|_| members.is_none_or(|members| members.keys().all(known)));
-    let (class, options) = found.ok_or_else(|| {
-        read.bad(
-            name,
-            "give a name, or an object with `name` and `options`",
-        )
-    })?;
+    let (class, options) = found
+        .ok_or_else(|| read.bad(name, "give a name, or an object with `name` and `options`"))?;
     Ok(Some((class.as_str().to_owned(), options)))
 }

@@ -187,7 +187,7 @@ impl Criterion {
     ///
     /// `parts` holds the embeddings of the examples' members, one tensor `[batch, dim]`
     /// for each. Random selections depend on `step`. If `training` is set, the memory
-    /// of `CrossBatchMemory` adds the batch.
+    /// of `CrossBatchMemory` stores the batch.
     ///
     /// # Errors
     /// Returns an error if there are too few parts, or if the device fails.

@@ -91,10 +91,7 @@ impl Metric {
             normalize: *kind == Kind::Cosine || inner.flag("normalize_embeddings", true)?,
         };
         if metric.is_similarity() && metric.power.fract() != 0.0 {
-            return Err(inner.bad(
-                "power",
-                "give a whole number: similarities may be negative",
-            ));
+            return Err(inner.bad("power", "give a whole number: similarities may be negative"));
         }
         inner.finish()?;
         match limit.allows(metric) {

@@ -14,9 +14,8 @@ use crate::{Error, Result, params::Param};
 
 /// `EmbedDistillLoss` (Kim et al. 2023, arXiv:2301.12005).
 ///
-/// The loss is the distance to the teacher's embeddings.
-///
-/// Equal to the loss of this name in sentence-transformers.
+/// The loss is the distance to the teacher's embeddings. Equal to the loss of this name
+/// in sentence-transformers.
 pub(super) struct EmbedDistill {
     distance: Distance,
     /// Whether all members are compared with the teacher's embedding of the first.

@@ -54,10 +54,7 @@ impl Matryoshka {
                 .and_then(|list| list.iter().map(Value::as_f64).collect()),
         };
         let Some(weights) = weights.filter(|weights| weights.len() == lengths.len()) else {
-            return bad(
-                "matryoshka_weights",
-                "give one number for each dimension",
-            );
+            return bad("matryoshka_weights", "give one number for each dimension");
         };
         let per_step = match read.value("n_dims_per_step").map(Value::as_i64) {
             None => per_step.unwrap_or(lengths.len()).min(lengths.len()),

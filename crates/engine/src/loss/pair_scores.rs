@@ -21,9 +21,7 @@ fn activation(m: &Maker<'_>) -> Result<Activation> {
     let Some(value) = m.read.value("activation_fn") else {
         return Ok(Activation::Identity);
     };
-    let path = value
-        .as_str()
-        .ok_or("give the name of a class".to_owned());
+    let path = value.as_str().ok_or("give the name of a class".to_owned());
     let found = path.and_then(Activation::of_path);
     found.map_err(|reason| m.read.bad("activation_fn", &reason))
 }

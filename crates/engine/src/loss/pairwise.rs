@@ -26,7 +26,7 @@ pub const MAX_LOGIT_SCALE: f32 = 100.0;
 /// Equal to the loss of `CLIPModel` in `transformers`.
 ///
 /// # Errors
-/// Returns an error if the shapes differ or `model` is not a CLIP.
+/// Returns an error if the shapes differ or `model` has no logit scale.
 pub fn clip_loss(model: &Model, pass: &Pass, texts: &Tensor, images: &Tensor) -> Result<Tensor> {
     let scale = model
         .logit_scale()

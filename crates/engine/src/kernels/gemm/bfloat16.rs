@@ -127,9 +127,8 @@ impl<'a> Lines<'a> {
 
     /// Packs `W` lines from `first` on.
     ///
-    /// Each pair of elements of `inner` becomes one word per line.
-    ///
-    /// Missing lines and elements are zero.
+    /// Each pair of elements of `inner` becomes one word per line. Missing lines and
+    /// elements are zero.
     fn pack<const W: usize>(self, first: usize, inner: Range<usize>, out: &mut [u32]) {
         Arch::new().dispatch(
             #[inline(always)]
@@ -308,10 +307,8 @@ pub(super) mod tests {
 
     /// Compares a product of rounded factors with the definition.
     ///
-    /// It is computed plain, transposed, scaled and accumulated.
-    ///
-    /// Sums may differ by `roundings` times the rounding error of 32-bit numbers of
-    /// their size.
+    /// It is computed plain, transposed, scaled and accumulated. Sums may differ by
+    /// `roundings` times the rounding error of 32-bit numbers of their size.
     pub(in super::super) fn check_every_layout(matmul: Product, roundings: f64) {
         // A single tile, partial tiles, several blocks, panels and steps.
         for (m, k, n) in [

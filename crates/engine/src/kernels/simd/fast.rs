@@ -86,9 +86,7 @@ impl Lanes for Gelu {
 
 /// Computes `tanh(x)` as `x P(x^2) / Q(x^2)` on [-7.9, 7.9].
 ///
-/// At the bounds it reaches 1 in single precision.
-///
-/// Coefficients are from Eigen.
+/// At the bounds it reaches 1 in single precision. Coefficients are from Eigen.
 #[inline(always)]
 fn tanh<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     const P: [f32; 7] = [
