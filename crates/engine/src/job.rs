@@ -162,7 +162,7 @@ pub fn run(
             Level::Info,
             format!(
                 "The model's default prompt `{name}` is prepended to every text, in training and \
-                 evaluation and: `{text}`"
+                 evaluation: `{text}`"
             ),
         );
     }

@@ -85,7 +85,7 @@ impl LoraSpec {
         let defaults = Self::default();
         let r = read.count("r", defaults.r, 1)?;
         if r > MAX_RANK {
-            return Err(read.bad("r", &format!("at most {MAX_RANK} is possible")));
+            return Err(read.bad("r", &format!("give at most {MAX_RANK}")));
         }
         let target_modules = match read.value("target_modules") {
             None => Targets::Default,

@@ -10,9 +10,10 @@ use serde_json::Value;
 use super::{
     Context, TrainingCallback,
     graded::{self, Graded},
+    is_interval,
     monitor::is_watched,
     relevance::{check_relevance, names},
-    report, verdict,
+    report, report_epoch, report_interval, verdict,
 };
 use crate::{
     Error, Result,
@@ -348,30 +349,19 @@ impl TrainingCallback for Evaluation {
     }
 
     fn wants_interval(&self, step: &Step) -> bool {
-        let interval = self.options.steps_per_interval;
-        let steps = (step.epoch - 1) * step.steps + step.step;
-        interval.is_some_and(|interval| (steps as u64).is_multiple_of(interval))
+        is_interval(self.options.steps_per_interval, step)
     }
 
     fn on_interval(&mut self, context: &mut Context<'_>) -> Result<()> {
         let measured = self.evaluate(context)?;
-        let steps = context.trainer.position().total_steps;
-        for (name, value) in measured.metrics {
-            context.history.add(&format!("eval/{name}"), steps, value);
-            let message = format!("Metric: '{name}' after {steps} steps: {value:.5}");
-            context.log(Level::Info, message);
-        }
+        report_interval(context, measured.metrics);
         Ok(())
     }
 
     fn on_epoch_end(&mut self, context: &mut Context<'_>) -> Result<()> {
         if self.watched {
             let measured = self.evaluate(context)?;
-            let steps = context.trainer.position().total_steps;
-            for (name, value) in &measured.metrics {
-                context.history.add(&format!("eval/{name}"), steps, *value);
-            }
-            context.metrics.extend(measured.metrics);
+            report_epoch(context, measured.metrics);
         }
         Ok(())
     }

@@ -162,12 +162,39 @@ pub(crate) fn report(context: &mut Context<'_>, stage: Stage, metrics: &Metrics)
         stage,
         metrics: metrics.clone(),
     });
-    let steps = context.trainer.position().total_steps;
-    for (name, value) in metrics {
-        context.history.add(&format!("eval/{name}"), steps, *value);
-    }
+    record(context, metrics);
     match stage {
         Stage::Before => context.before.extend(metrics.clone()),
         Stage::After => context.after.extend(metrics.clone()),
     }
+}
+
+/// Adds metrics to the history of the run.
+fn record(context: &mut Context<'_>, metrics: &Metrics) {
+    let steps = context.trainer.position().total_steps;
+    for (name, value) in metrics {
+        context.history.add(&format!("eval/{name}"), steps, *value);
+    }
+}
+
+/// Returns whether an evaluation with `steps_per_interval` is due after a step.
+fn is_interval(steps_per_interval: Option<u64>, step: &Step) -> bool {
+    let steps = (step.epoch - 1) * step.steps + step.step;
+    steps_per_interval.is_some_and(|interval| (steps as u64).is_multiple_of(interval))
+}
+
+/// Records and logs the results of an evaluation between two steps.
+fn report_interval(context: &mut Context<'_>, metrics: Metrics) {
+    record(context, &metrics);
+    let steps = context.trainer.position().total_steps;
+    for (name, value) in metrics {
+        let message = format!("Metric: '{name}' after {steps} steps: {value:.5}");
+        context.log(Level::Info, message);
+    }
+}
+
+/// Records the results of an evaluation after an epoch, for callbacks that monitor them.
+fn report_epoch(context: &mut Context<'_>, metrics: Metrics) {
+    record(context, &metrics);
+    context.metrics.extend(metrics);
 }

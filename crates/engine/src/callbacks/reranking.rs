@@ -10,10 +10,10 @@ use finetuner_protocol::{Callback, Level, Stage, callback::EvaluationCallback};
 use serde_json::Value;
 
 use super::{
-    Context, TrainingCallback,
+    Context, TrainingCallback, is_interval,
     monitor::{WITHOUT_RANK, is_watched},
     relevance::names,
-    report, verdict,
+    report, report_epoch, report_interval, verdict,
 };
 use crate::{
     Error, Result,
@@ -177,30 +177,19 @@ impl TrainingCallback for Reranking {
     }
 
     fn wants_interval(&self, step: &Step) -> bool {
-        let steps = (step.epoch - 1) * step.steps + step.step;
-        let interval = self.options.steps_per_interval;
-        interval.is_some_and(|interval| (steps as u64).is_multiple_of(interval))
+        is_interval(self.options.steps_per_interval, step)
     }
 
     fn on_interval(&mut self, context: &mut Context<'_>) -> Result<()> {
         let metrics = self.evaluate(context)?;
-        let steps = context.trainer.position().total_steps;
-        for (name, value) in metrics {
-            context.history.add(&format!("eval/{name}"), steps, value);
-            let message = format!("Metric: '{name}' after {steps} steps: {value:.5}");
-            context.log(Level::Info, message);
-        }
+        report_interval(context, metrics);
         Ok(())
     }
 
     fn on_epoch_end(&mut self, context: &mut Context<'_>) -> Result<()> {
         if self.watched {
             let metrics = self.evaluate(context)?;
-            let steps = context.trainer.position().total_steps;
-            for (name, value) in &metrics {
-                context.history.add(&format!("eval/{name}"), steps, *value);
-            }
-            context.metrics.extend(metrics);
+            report_epoch(context, metrics);
         }
         Ok(())
     }

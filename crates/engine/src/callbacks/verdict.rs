@@ -55,7 +55,7 @@ pub(super) fn worse(before: &Metrics, after: &Metrics) -> Option<String> {
         return None;
     }
     Some(format!(
-        "THE SEARCH GOT WORSE by the training: {}. Fewer `epochs`, a smaller `learning_rate` or \
+        "THE SEARCH GOT WORSE during training: {}. Fewer `epochs`, a smaller `learning_rate` or \
          `BestModelCheckpoint` may help",
         fallen.join(", ")
     ))

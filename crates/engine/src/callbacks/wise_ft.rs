@@ -66,7 +66,7 @@ impl TrainingCallback for WiseFt {
             })
         })?;
         if let Some(name) = left.into_iter().next() {
-            let what = format!("no `{name}` from before the training");
+            let what = format!("the weights from before training have no `{name}`");
             return Err(Error::checkpoint(what));
         }
         let message = format!(

@@ -123,7 +123,7 @@ pub(super) fn labelled(
     };
     if document.chunks.is_empty() {
         let label = label(document)?
-            .ok_or("it has no tag `finetuner_label`, which says what belongs together")?;
+            .ok_or("it has no tag `finetuner_label`, which marks related documents")?;
         return Ok(vec![example(document, label)?]);
     }
     let shared = label(document)?.unwrap_or_else(|| format!("document {i} of {}", name.name));
@@ -166,7 +166,7 @@ pub(super) fn members(
 ) -> Result<Example, Fault> {
     if !count.contains(&document.chunks.len()) {
         Err(format!(
-            "it has {} chunks, {} are wanted",
+            "it has {} chunks, but {} are needed",
             document.chunks.len(),
             count.start()
         ))?;

@@ -193,7 +193,7 @@ fn from_tensor(array: &NdArray) -> Result<Vec<u8>, String> {
         .try_fold(1usize, |n, side| n.checked_mul(*side as usize));
     if values.is_empty() || wanted != Some(values.len()) {
         return Err(format!(
-            "its tensor has {} values, which do not match its shape {shape:?}",
+            "its tensor has {} values, which can't be a picture of the shape {shape:?}",
             values.len()
         ));
     }
@@ -353,7 +353,11 @@ mod tests {
             (&[0.5; 3], &[1, 1, 3], "holds 0.5"),
             (&[256.0; 3], &[1, 1, 3], "holds 256"),
             (&[f32::NAN; 3], &[1, 1, 3], "holds NaN"),
-            (&[1.0; 3], &[2, 1, 3], "has 3 values, which do not match"),
+            (
+                &[1.0; 3],
+                &[2, 1, 3],
+                "has 3 values, which can't be a picture",
+            ),
             (&[1.0; 3], &[u32::MAX, u32::MAX, 3], "has 3 values"),
             (&[], &[0, 4, 3], "has 0 values"),
         ] {

@@ -83,7 +83,7 @@ pub fn read(
         if examples.is_empty() {
             return Err(Error::data(format!(
                 "{name} holds no pair: give documents two chunks, or give the same \
-                 `finetuner_label` to those that belong together"
+                 `finetuner_label` to related ones"
             )));
         }
     }
@@ -330,11 +330,14 @@ mod tests {
             "{message}"
         );
         let alone = read(vec![with(&["q"])], ranking()).unwrap_err().to_string();
-        assert!(alone.contains("it has 1 chunks, 2 are wanted"), "{alone}");
+        assert!(
+            alone.contains("it has 1 chunks, but 2 are needed"),
+            "{alone}"
+        );
         let more = read(vec![with(&["q", "a", "x"])], Layout::Pairs(ModelKind::Text));
         let message = more.unwrap_err().to_string();
         assert!(
-            message.contains("it has 3 chunks, 2 are wanted"),
+            message.contains("it has 3 chunks, but 2 are needed"),
             "{message}"
         );
     }
@@ -428,7 +431,7 @@ mod tests {
             (
                 two("a", "b").with_chunk(Document::text("c")),
                 Layout::Pairs(kind),
-                "3 chunks, 2 are wanted",
+                "3 chunks, but 2 are needed",
             ),
             (
                 Document::text("a").with_label(1),

@@ -27,7 +27,7 @@ fn container(bytes: &[u8]) -> Option<&'static str> {
         (b"\x1a\x45\xdf\xa3", "a video (WebM or Matroska)"),
         (
             b"version https://git-lfs.github.com/spec/",
-            "a git-lfs pointer, not the picture: run `git lfs pull` where it comes from",
+            "a git-lfs pointer, not the picture: run `git lfs pull` in its repository",
         ),
     ];
     if let Some((_, kind)) = STARTS.iter().find(|(start, _)| bytes.starts_with(start)) {
@@ -69,11 +69,11 @@ fn text(bytes: &[u8]) -> Option<&'static str> {
     Some(if lower.contains("<svg") && start.starts_with('<') {
         "an SVG drawing: render it as PNG"
     } else if lower.starts_with("<!doctype html") || lower.starts_with("<html") {
-        "a web page (HTML): the address or the file is not the picture's own"
+        "a web page (HTML): the address or file is not that of the picture"
     } else if start.starts_with('<') {
-        "an XML or HTML text: the address or the file is not the picture's own"
+        "an XML or HTML text: the address or file is not that of the picture"
     } else if start.starts_with(['{', '[']) {
-        "a JSON text: the address or the file is not the picture's own"
+        "a JSON text: the address or file is not that of the picture"
     } else {
         "a text"
     })

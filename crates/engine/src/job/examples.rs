@@ -188,7 +188,7 @@ pub(super) fn read_data(
     let mut warnings = Vec::new();
     let is_twice = train.iter().any(Example::is_twice);
     if is_twice && plan.dropout == Some(false) {
-        let reason = format!("`dropout` is false: {TWICE}. Leave it out, or give pairs");
+        let reason = format!("`dropout` is false: {TWICE}. Remove the option, or give pairs");
         return Err(Error::config("model_options", reason));
     }
     if is_twice && plan.freeze {
@@ -214,7 +214,7 @@ pub(super) fn read_data(
             );
             if plan.eval_data.is_some() {
                 let remedy = "give data in which some examples share a label and others don't, or \
-                              leave it out";
+                              remove it";
                 return Err(Error::config(field, format!("{reason}; {remedy}")));
             }
             warnings.push(format!(
@@ -246,7 +246,7 @@ pub(super) fn read_data(
         if all > 0 && validation.is_empty() {
             return Err(Error::config(
                 "eval_data",
-                format!("{reason}. Give data with the same labels, or leave it out"),
+                format!("{reason}. Give data with the same labels, or remove it"),
             ));
         }
         if unknown > 0 {

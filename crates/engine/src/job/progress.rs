@@ -71,7 +71,7 @@ impl Progress {
         std::fs::remove_file(&state).map_err(|e| Error::io(&state, e))?;
         let at = context.trainer.position();
         if let Err(reason) = context.observer.checkpoint(&file, at) {
-            let message = format!("The checkpoint could not be kept: {reason}");
+            let message = format!("The checkpoint could not be stored: {reason}");
             context.log(Level::Warning, message);
         }
         std::fs::remove_file(&file).map_err(|e| Error::io(&file, e))

@@ -233,7 +233,7 @@ pub(super) fn build_trainer(
     let criterion = Criterion::new(&plan.loss, data.classes, model.dim(), plan.seed)?;
     if plan.loss.uses_layers() && model.earlier_layers() == 0 {
         let reason = format!(
-            "`{}` needs a network that is made of layers of one kind; this one is not",
+            "`{}` needs a network of several equal layers, which this model does not have",
             plan.loss.loss
         );
         return Err(Error::config("loss", reason));

@@ -89,7 +89,7 @@ impl Memory {
     pub(super) fn load_state(&mut self, state: &HashMap<String, RawTensor>) -> Result<()> {
         let get = |name: &str| {
             let found = state.get(name).map(|(_, values)| values.clone());
-            found.ok_or_else(|| Error::checkpoint(format!("the loss has no `{name}`")))
+            found.ok_or_else(|| Error::checkpoint(format!("the state of the loss has no `{name}`")))
         };
         let (values, labels, next) = (get("memory")?, get("memory_labels")?, get("memory_next")?);
         if values.len() != labels.len() * self.dim || labels.len() > self.size {

@@ -146,9 +146,10 @@ impl BatchEasyHard {
         };
         use Strategy::{All, Semihard};
         match (miner.positive, miner.negative) {
-            (Semihard, Semihard) => {
-                Err(read.bad("neg_strategy", "only one of both can be `semihard`"))
-            }
+            (Semihard, Semihard) => Err(read.bad(
+                "neg_strategy",
+                "only one of the two strategies can be `semihard`",
+            )),
             (All, Semihard) | (Semihard, All) => Err(read.bad(
                 "neg_strategy",
                 "`semihard` and `all` can't be used together",

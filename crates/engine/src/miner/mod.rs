@@ -319,7 +319,7 @@ mod tests {
             mine(name, &options.collect(), batch, fixture.dim)
         };
         let Tuples::Triplets(drawn) = draw("DistanceWeightedMiner", &[]) else {
-            panic!("triplets are wanted")
+            panic!("not triplets")
         };
         let all = labels.triplets();
         assert!(!drawn.is_empty() && drawn.iter().all(|t| all.contains(t)));
@@ -327,7 +327,7 @@ mod tests {
 
         let options = [("num_bins", 3), ("pos_per_bin", 2), ("neg_per_bin", 4)];
         let Tuples::Pairs { positive, negative } = draw("UniformHistogramMiner", &options) else {
-            panic!("pairs are wanted")
+            panic!("not pairs")
         };
         assert_eq!((positive.len(), negative.len()), (6, 12));
         assert!(positive.iter().all(|pair| labels.positive().contains(pair)));
