@@ -78,7 +78,7 @@ fn wants_torch(config: &RunConfig) -> bool {
     options.is_some_and(|options| options.get("torch") == Some(&true.into()))
 }
 
-/// Checks before training that the model can be saved in every format the run asks for.
+/// Checks before training that the model can be saved in all requested formats.
 ///
 /// Returns notes for the log about parts that a format leaves out.
 ///

@@ -1,4 +1,4 @@
-//! `BestModelCheckpoint`: restores the weights of the best epoch at the end of the run.
+//! `BestModelCheckpoint`: restores the weights of the best epoch.
 
 use finetuner_protocol::callback::BestModelCheckpoint;
 use serde_json::{Value, json};

@@ -193,7 +193,9 @@ fn report_interval(context: &mut Context<'_>, metrics: Metrics) {
     }
 }
 
-/// Records the results of an evaluation after an epoch, for callbacks that monitor them.
+/// Records the results of an evaluation for callbacks that monitor them.
+///
+/// It is called after each epoch.
 fn report_epoch(context: &mut Context<'_>, metrics: Metrics) {
     record(context, &metrics);
     context.metrics.extend(metrics);

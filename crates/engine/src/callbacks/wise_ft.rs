@@ -1,4 +1,4 @@
-//! `WiSEFTCallback`: interpolates between the weights before and after fine-tuning.
+//! `WiSEFTCallback`: averages the weights before and after fine-tuning.
 //!
 //! The result is `(1 - alpha) * before + alpha * after` (Wortsman et al. 2022,
 //! arXiv:2109.01903).

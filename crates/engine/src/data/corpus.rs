@@ -3,7 +3,9 @@
 use super::{DataName, Documents, Item, Pictures, each::each, example::item};
 use crate::{Result, models::ModelKind};
 
-/// Reads the items of a corpus: each document, or each chunk of a document with chunks.
+/// Reads the items of a corpus.
+///
+/// An item is a document, or a chunk of a document with chunks.
 ///
 /// # Errors
 /// [`crate::Error::Data`] lists the documents without content of this kind.

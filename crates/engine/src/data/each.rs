@@ -6,7 +6,9 @@ use rayon::prelude::*;
 use super::DataName;
 use crate::{Error, Result};
 
-/// A stream of documents. Data sets are streamed, since they may be larger than memory.
+/// A stream of documents.
+///
+/// Data sets are streamed, since they may be larger than memory.
 pub type Documents = Box<dyn Iterator<Item = Result<Document>>>;
 
 /// Maximum number of faulty documents that one message lists.

@@ -209,7 +209,9 @@ pub struct TrainingSet {
     pub examples: Vec<Example>,
     /// Class index of each example: equal labels have equal indices.
     pub classes: Vec<u32>,
-    /// The data sets that the examples come from, in order. Empty if there is only one.
+    /// The data sets that the examples come from, in order.
+    ///
+    /// Empty if there is only one.
     pub parts: Vec<Part>,
     /// Order of batches from several data sets.
     pub mixing: Mixing,
@@ -294,7 +296,9 @@ fn numbers_key(values: &[f32]) -> u64 {
     key(&bits)
 }
 
-/// Splits off the share `part` of the examples for validation, at random by `seed`.
+/// Splits off the share `part` of the examples for validation.
+///
+/// The selection is random and depends on `seed`.
 #[must_use]
 pub fn split(examples: Vec<Example>, part: f64, seed: u64) -> (Vec<Example>, Vec<Example>) {
     let held_out = (examples.len() as f64 * part).round() as usize;

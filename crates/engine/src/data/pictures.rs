@@ -242,7 +242,7 @@ fn from_tensor(array: &NdArray) -> Result<Vec<u8>, String> {
     Ok(png)
 }
 
-/// Returns the pixel value (0 to 255) that ImageNet's moments normalise to `value`.
+/// Returns the pixel that ImageNet's moments normalise to `value`.
 ///
 /// Returns `None` if there is none: the tensor was normalised in another way.
 fn denormalised(value: f32, channel: usize) -> Option<u8> {

@@ -35,7 +35,9 @@ pub(super) fn margins(document: &Document, negatives: usize) -> Result<Vec<f32>,
     ))
 }
 
-/// Returns the values of the tag: a number or a list. In a CSV file, scores are texts.
+/// Returns the values of the tag: a number or a list.
+///
+/// In a CSV file, scores are texts.
 fn scores(document: &Document) -> Result<Vec<f32>, String> {
     let score = document.tags.get(SCORE_TAG);
     let score = score.ok_or_else(|| format!("it has no tag `{SCORE_TAG}`"))?;

@@ -1,4 +1,4 @@
-//! Metrics of scored pairs and triplets, such as `spearman_cosine` and `cosine_ap`.
+//! Metrics of scored pairs and triplets.
 //!
 //! The names are those of sentence-transformers.
 
@@ -155,8 +155,7 @@ impl GradedSet<'_> {
         [spearman(&found, self.scores), pearson(&found, self.scores)]
     }
 
-    /// Returns the share of negatives that are farther from the anchor than the
-    /// positive.
+    /// Returns the share of negatives that are farther than the positive.
     fn accuracy(&self, found: &[f32], between: impl Fn(&[f32], &[f32]) -> Vec<f32>) -> f64 {
         let (mut right, mut all) = (0usize, 0usize);
         for negatives in self.negatives {

@@ -25,7 +25,7 @@ pub struct Prompts {
     pub corpus: Option<String>,
 }
 
-/// Returns the encoder with the named prompt, or with the first of `usual` that it has.
+/// Returns the encoder with a prompt: the named one, or the first of `usual`.
 fn prompted(encoder: &Encoder, named: Option<&str>, usual: &[&str]) -> Result<Encoder> {
     let prompts = encoder.prompts();
     let found = usual

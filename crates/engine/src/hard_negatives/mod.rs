@@ -1,4 +1,4 @@
-//! Mines hard negatives: documents that are similar to a query but not relevant to it.
+//! Mines hard negatives: similar documents that are not relevant to a query.
 //!
 //! Candidates, limits, order and counts equal those of `mine_hard_negatives` in
 //! sentence-transformers 6.2.

@@ -118,7 +118,9 @@ fn bad(reason: impl std::fmt::Display) -> Error {
     Error::checkpoint(format!("preprocessor_config.json: {reason}"))
 }
 
-/// Fields of the file. As in Python, a `null` flag is off and a `null` value is absent.
+/// Fields of the file.
+///
+/// As in Python, a `null` flag is off and a `null` value is absent.
 struct Fields<'a>(&'a Map<String, Value>);
 
 impl Fields<'_> {

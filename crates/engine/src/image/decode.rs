@@ -133,7 +133,9 @@ fn decoder(encoded: &[u8]) -> Result<impl ImageDecoder> {
     Ok(decoder)
 }
 
-/// Returns an error with the actual format of the bytes, or else the decoder's message.
+/// Returns an error with the actual format of the bytes, if it is known.
+///
+/// Otherwise, the error has the decoder's message.
 fn unreadable(encoded: &[u8], reason: &dyn std::fmt::Display) -> Error {
     let reason = format::refuse(encoded).unwrap_or_else(|| {
         let said = reason.to_string();

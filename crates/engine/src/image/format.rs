@@ -1,6 +1,8 @@
 //! Identifies files that are not supported pictures.
 
-/// Returns what the bytes are and the remedy; `None` for supported or unknown formats.
+/// Returns what the bytes are, and the remedy.
+///
+/// Returns `None` for supported and for unknown formats.
 pub(super) fn refuse(bytes: &[u8]) -> Option<String> {
     if bytes.is_empty() {
         return Some("it holds no bytes".to_owned());

@@ -267,7 +267,9 @@ pub(super) fn read_data(
     })
 }
 
-/// Returns the training data sets, each with its weight: the passes over it per epoch.
+/// Returns the training data sets, each with its weight.
+///
+/// The weight is the number of passes over the data set per epoch.
 fn train_names(plan: &Plan) -> Vec<(DataName<'_>, f64)> {
     let first = DataName {
         field: "train_data",

@@ -177,7 +177,9 @@ pub(super) fn load_guide(
 /// A line for the log.
 type Note = (Level, String);
 
-/// Builds the trainer. Returns it with the model's description and lines for the log.
+/// Builds the trainer.
+///
+/// Returns it with the model's description and lines for the log.
 pub(super) fn build_trainer(
     plan: &Plan,
     loaded: LoadedModel,

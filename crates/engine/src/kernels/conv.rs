@@ -16,7 +16,9 @@ use super::{
     simd::{self, Curve},
 };
 
-/// Maximum number of elements of a tile: 1 MB, so that the tile stays in the cache.
+/// Maximum number of elements of a tile.
+///
+/// At 1 MB, the tile stays in the cache.
 const TILE: usize = 1 << 18;
 
 /// Shapes of a convolution with a square kernel.

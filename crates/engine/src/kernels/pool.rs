@@ -41,7 +41,9 @@ impl Pool {
     }
 }
 
-/// Rounds up by at most an eighth, so that batches of similar shapes share buffers.
+/// Rounds up by at most an eighth.
+///
+/// Batches of similar shapes then share buffers.
 fn size_class(len: usize) -> usize {
     let step = (len.next_power_of_two() / 16).max(64);
     len.div_ceil(step) * step

@@ -20,7 +20,9 @@ use super::{
     split_evenly,
 };
 
-/// Approximate number of tiles per task, so that their points stay in the L2 cache.
+/// Approximate number of tiles per task.
+///
+/// Their points stay in the L2 cache.
 const TILES_PER_TASK: usize = 48;
 
 /// Minimum number of output pixels.

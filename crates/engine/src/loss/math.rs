@@ -36,7 +36,7 @@ pub(crate) fn softplus(x: &Tensor) -> Result<Tensor> {
     Ok((x.relu()? + small)?)
 }
 
-/// Computes `log(sum(exp(x)))` over a dimension, of the elements where `keep` is 1.
+/// Computes `log(sum(exp(x)))` over a dimension, where `keep` is 1.
 ///
 /// If `add_one` is set, the sum includes `exp(0)`. The result is 0 where no element is
 /// kept.

@@ -17,6 +17,7 @@ mod gist;
 mod math;
 mod matryoshka;
 mod memory;
+mod neighbours;
 mod pair_scores;
 mod pairs;
 mod pairwise;

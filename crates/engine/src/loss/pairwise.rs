@@ -1,4 +1,4 @@
-//! Losses over the members of each example: pairs, triplets, and texts with pictures.
+//! Losses over the members of each example, such as pairs and triplets.
 
 use candle_core::{D, DType, Tensor};
 
@@ -223,7 +223,7 @@ impl MemberLoss for MultipleNegatives {
     }
 }
 
-/// VICReg (Bardes et al. 2022, arXiv:2105.04906) between the two members of each pair.
+/// VICReg (Bardes et al. 2022, arXiv:2105.04906) between the members of a pair.
 pub(super) struct VicReg {
     invariance_lambda: f64,
     variance_mu: f64,

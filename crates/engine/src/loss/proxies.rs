@@ -11,7 +11,7 @@ use super::{
     Batch, Maker, MetricLoss,
     distance::{Limit, Metric},
     math::{cos_of_sum, cross_entropy, log_sum_exp, mask, softmax, vector},
-    pairs::nca,
+    neighbours::nca,
     reduce::{Owners, Part, PartLoss, Reducer, Shape},
     tuples::{Tuples, pick},
 };
@@ -294,7 +294,9 @@ impl PartLoss for ProxyAnchor {
     }
 }
 
-/// SoftTriple loss (Qian et al. 2019, arXiv:1909.05235): several centres per class.
+/// SoftTriple loss (Qian et al. 2019, arXiv:1909.05235).
+///
+/// It has several centres per class.
 pub(super) struct SoftTriple {
     /// `[dim, classes * centers]`
     centers: Arc<Param>,

@@ -1,4 +1,4 @@
-//! Losses that wrap another one: over dimensions of the embeddings, and over layers.
+//! Losses that wrap another one, over dimensions of embeddings or over layers.
 
 use finetuner_protocol::Loss;
 

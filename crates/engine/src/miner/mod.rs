@@ -43,7 +43,9 @@ impl Mined<'_> {
         Ok(matrix.to_vec2()?)
     }
 
-    /// Returns the distances, with the sign of similarities flipped: smaller is nearer.
+    /// Returns the distances.
+    ///
+    /// The sign of similarities is flipped: smaller is nearer.
     fn distances(&self, metric: Metric) -> Result<Vec<Vec<f64>>> {
         let mut matrix = self.matrix(metric)?;
         if metric.is_similarity() {

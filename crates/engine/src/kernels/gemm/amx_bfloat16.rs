@@ -153,7 +153,9 @@ thread_local! {
     static ROWS: Cell<Vec<Register>> = const { Cell::new(Vec::new()) };
 }
 
-/// Lends out buffers that the thread keeps between products, since new memory is slow.
+/// Lends out buffers that the thread keeps between products.
+///
+/// Allocating new memory is slow.
 fn with_registers(
     kept: &'static std::thread::LocalKey<Cell<Vec<Register>>>,
     length: usize,

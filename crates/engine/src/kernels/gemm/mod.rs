@@ -18,6 +18,7 @@ mod amx_bfloat16;
 #[cfg(target_arch = "x86_64")]
 mod bfloat16;
 mod int8;
+mod int8_kernels;
 mod packed;
 mod panels;
 mod part;
@@ -132,7 +133,9 @@ impl Precision {
     }
 }
 
-/// Minimum side of a product to pack. Packing would take longer than a smaller product.
+/// Minimum side of a product to pack.
+///
+/// Packing would take longer than a smaller product.
 const MIN_PACKED_SIDE: usize = 64;
 
 /// Whether a product may use all threads. Inside a parallel loop, it must use one.
@@ -232,7 +235,9 @@ fn last_index(rows: usize, cols: usize, row_stride: usize) -> usize {
         .unwrap_or(usize::MAX)
 }
 
-/// Computes `out = scale * a @ b`, or `out += scale * a @ b` if `accumulate` is set.
+/// Computes `out = scale * a @ b`.
+///
+/// If `accumulate` is set, the product is added to `out` instead.
 ///
 /// # Panics
 /// If the shapes do not match.

@@ -76,7 +76,9 @@ macro_rules! for_each_curve {
     };
 }
 
-/// Computes `y = curve(z * scale + shift + residual)` with scale and shift per column.
+/// Computes `y = curve(z * scale + shift + residual)`.
+///
+/// Scale and shift are per column.
 pub(crate) fn scale_shift_curve(
     z: &[f32],
     [scale, shift]: [&[f32]; 2],

@@ -4,7 +4,9 @@ use pulp::Arch;
 
 use super::math::{exp, max, sum};
 
-/// Computes the softmax of one row in place. Elements from `visible` on are masked.
+/// Computes the softmax of one row in place.
+///
+/// Elements from `visible` on are masked.
 pub(crate) fn softmax_row(row: &mut [f32], visible: usize) {
     let (row, hidden) = row.split_at_mut(visible);
     hidden.fill(0.0);

@@ -42,7 +42,9 @@ impl TileLine<'_> {
     }
 }
 
-/// Transforms the input tiles of a line to `B' d B`: the channels of each of 16 points.
+/// Transforms the input tiles of a line to `B' d B`.
+///
+/// The result has the channels of each of 16 points.
 ///
 /// Tiles start `stride` elements apart.
 pub(crate) fn winograd_input(line: TileLine<'_>, stride: usize, out: &mut [f32]) {
