@@ -162,7 +162,7 @@ first_call = 120
         listed = [r["name"] for r in self.json("GET", "/api/v1/experiments/e/runs")]
         if listed.count(run) != 1:
             raise Failure(f"{run} is listed {listed.count(run)} times")
-        return log.count("The worker was lost"), log.count("Going on from a checkpoint")
+        return log.count("The worker was lost"), log.count("Resuming from a checkpoint")
 
     def noticed(self, run, since):
         """When the server noticed first that the run's worker was lost, in seconds

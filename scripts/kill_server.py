@@ -344,7 +344,7 @@ def verify(server, uploads, runs, expected):
         missing, other = ([p for p in a if p not in b] for a, b in ((expected, losses), (losses, expected)))
         assert losses == expected, f"{run} has other losses: without {missing}, with {other}"
         lost += log.count("The worker was lost")
-        resumed += log.count("Going on from a checkpoint")
+        resumed += log.count("Resuming from a checkpoint")
     for name, digest in uploads.items():
         url = server.json("GET", f"/v2/rpc/artifact.getDownloadUrl?name={name}")["data"]["download"]
         with urllib.request.urlopen(url) as answer:

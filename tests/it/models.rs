@@ -177,7 +177,10 @@ async fn what_the_backend_cant_train_is_refused_by_field() {
     let fit = |model: &str| finetuner.fit(model, "sentences").epochs(1);
     let pictures = fit("efficientnet-small").await;
     let pictures = pictures.unwrap_err().to_string();
-    assert!(pictures.contains("are no labelled documents"), "{pictures}");
+    assert!(
+        pictures.contains("are not labelled documents"),
+        "{pictures}"
+    );
     assert!(pictures.contains("holds no picture"), "{pictures}");
     let sparse = fit("minilm-small").optimizer(Optimizer::SparseAdam).await;
     let sparse = sparse.unwrap_err();

@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn clouds_without_extent_are_refused() {
+    fn clouds_without_extent_are_rejected() {
         let refused = |points: &[[f32; 3]]| {
             let error = CloudSampler { points: 8 }.sample(points, None);
             error.unwrap_err().to_string()

@@ -232,12 +232,12 @@ fn validation_data_that_measures_nothing_is_refused() {
         checked(config, &data).err().unwrap_or_default()
     };
     for (eval, part) in [
-        (&[0, 1][..], "all have one label"),
+        (&[0, 1][..], "all have the same label"),
         (&[2, 3], "no two share a label"),
     ] {
         let found = refused(eval, "TripletMarginLoss");
         assert!(
-            found.contains("`eval_data`: of the 2 examples of `eval_data` (`eval`)")
+            found.contains("`eval_data`: of the 2 validation examples of `eval_data` (`eval`)")
                 && found.contains(part),
             "{found}"
         );
@@ -373,14 +373,14 @@ fn validation_data_with_other_classes_is_told() {
     let (found, _) = with(&["c", "d"]);
     let found = found.unwrap_err();
     assert!(
-        found.contains("`eval_data`: 2 of the 2 examples of `eval_data` (`eval`)"),
+        found.contains("`eval_data`: 2 of the 2 validation examples of `eval_data` (`eval`)"),
         "{found}"
     );
     let (found, run) = with(&["a", "d"]);
     assert_eq!(found, Ok(()));
     assert!(
         run.unwrap()
-            .logged("1 of the 2 examples of `eval_data` (`eval`)")
+            .logged("1 of the 2 validation examples of `eval_data` (`eval`)")
     );
 }
 
