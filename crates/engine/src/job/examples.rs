@@ -94,7 +94,7 @@ pub fn check_data(plan: &Plan, documents: &dyn Fn(&str) -> Result<Documents>) ->
             return Err(Error::config(
                 format!("callbacks.{callback}.monitor"),
                 format!(
-                    "`{monitor}` is not a metric of this run; the metrics are {}",
+                    "`{monitor}`: it is not measured; the run measures {}",
                     measured.join(", ")
                 ),
             ));

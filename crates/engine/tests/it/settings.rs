@@ -314,7 +314,7 @@ fn callbacks_that_wait_for_what_never_comes_are_refused() {
         ),
         (
             refused(json!([evaluate, watch("recall_at_k")])),
-            "is not a metric of this run; the metrics are mine_",
+            "it is not measured; mine_",
         ),
     ] {
         assert!(found.contains(part), "{part} is missing in: {found}");
