@@ -3,10 +3,12 @@
 use candle_core::Tensor;
 use serde_json::Value;
 
+use super::{Input, Network};
 use crate::{
     Error, Result,
     image::{ImageProcessor, ProcessorClass},
     kernels::simd::Curve,
+    onnx::{self, Edge, Graph, Inputs},
     ops::{BatchNorm, ConvKind, ConvNorm, Padding, Pass, Pooler, Segments, pool},
     params::Params,
 };
@@ -109,14 +111,56 @@ pub(super) fn cnn_processor(file: Option<&Value>, class: ProcessorClass) -> Resu
     }
 }
 
-/// Refuses poolings that need a class token.
-pub(super) fn check_pooler(pooler: Pooler) -> Result<()> {
-    match pooler {
-        Pooler::Cls => Err(Error::config(
-            "model_options.pooler",
-            "`cls`: a convolutional network has no first token; mean and GeM are possible",
-        )),
-        _ => Ok(()),
+/// A convolutional network without pooling.
+pub(super) trait FeatureExtractor: Send + Sync {
+    /// Returns the last feature map, `[batch, height, width, channels]`, for
+    /// images `[batch, 3, height, width]`.
+    fn features(&self, pass: &Pass, pixels: &Tensor) -> Result<Tensor>;
+
+    /// Writes [`FeatureExtractor::features`] as ONNX operators, with the
+    /// channels first.
+    fn onnx_features(&self, graph: &mut Graph, pixels: &Edge) -> Result<Edge>;
+}
+
+/// A convolutional network, from pixels to one vector per image.
+pub(super) struct Cnn<N> {
+    network: N,
+    pooler: Pooler,
+}
+
+impl<N: FeatureExtractor> Cnn<N> {
+    /// Adds a pooling to a network.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if the pooling needs a class token.
+    pub(super) fn new(network: N, pooler: Pooler) -> Result<Self> {
+        match pooler {
+            Pooler::Cls => Err(Error::config(
+                "model_options.pooler",
+                "`cls`: a convolutional network has no first token; use mean or GeM",
+            )),
+            _ => Ok(Self { network, pooler }),
+        }
+    }
+}
+
+impl<N: FeatureExtractor> Network for Cnn<N> {
+    fn encode(&self, pass: &Pass, input: &Input) -> Result<Option<Tensor>> {
+        match input {
+            Input::Images(pixels) => {
+                let features = self.network.features(pass, pixels)?;
+                pool_map(pass, &features, self.pooler).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn onnx(&self, graph: &mut Graph, inputs: &Inputs) -> Result<Option<Edge>> {
+        let Inputs::Images(pixels, _) = inputs else {
+            return Ok(None);
+        };
+        let features = self.network.onnx_features(graph, pixels)?;
+        onnx::pool_map(graph, &features, self.pooler).map(Some)
     }
 }
 

@@ -9,15 +9,15 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    Architecture, Input, ModelKind, Network,
-    cnn::{Layer, check_pooler, cnn_processor, feature_map, load, pool_map},
+    Architecture, ModelKind, Network,
+    cnn::{Cnn, FeatureExtractor, Layer, cnn_processor, feature_map, load, pool_map},
     rates::rate,
 };
 use crate::{
     Error, Result,
     image::{ImageProcessor, ProcessorClass},
     kernels::simd::Curve,
-    onnx::{self, Edge, Graph, Inputs},
+    onnx::{self, Edge, Graph},
     ops::{
         ConvNorm, Linear, Padding, Pass, Pooler, Shortcut, Site, dropout_examples, linear,
         run_layers, scale_channels,
@@ -277,8 +277,10 @@ impl Architecture for EfficientNetConfig {
     }
 
     fn build(&self, params: &Params, pooler: Pooler) -> Result<Box<dyn Network>> {
-        check_pooler(pooler)?;
-        Ok(Box::new(EfficientNet::new(self, pooler, params)?))
+        Ok(Box::new(Cnn::new(
+            EfficientNet::new(self, params)?,
+            pooler,
+        )?))
     }
 
     fn tensors(&self) -> Vec<(String, Vec<usize>)> {
@@ -311,7 +313,6 @@ impl Architecture for EfficientNetConfig {
 
 /// The network, up to its last feature map.
 struct EfficientNet {
-    pooler: Pooler,
     stem: ConvNorm,
     blocks: Vec<Block>,
     top: ConvNorm,
@@ -328,28 +329,8 @@ struct Block {
     dropped: f32,
 }
 
-impl Network for EfficientNet {
-    fn encode(&self, pass: &Pass, input: &Input) -> Result<Option<Tensor>> {
-        match input {
-            Input::Images(pixels) => {
-                let features = self.features(pass, pixels)?;
-                pool_map(pass, &features, self.pooler).map(Some)
-            }
-            _ => Ok(None),
-        }
-    }
-
-    fn onnx(&self, graph: &mut Graph, inputs: &Inputs) -> Result<Option<Edge>> {
-        let Inputs::Images(pixels, _) = inputs else {
-            return Ok(None);
-        };
-        let features = self.onnx_features(graph, pixels)?;
-        onnx::pool_map(graph, &features, self.pooler).map(Some)
-    }
-}
-
 impl EfficientNet {
-    fn new(config: &EfficientNetConfig, pooler: Pooler, params: &Params) -> Result<Self> {
+    fn new(config: &EfficientNetConfig, params: &Params) -> Result<Self> {
         let curve = config.curve()?;
         let build = |layer: &Layer, curve| load(params, layer, config.batch_norm_eps, curve);
         let blocks = config.blocks();
@@ -375,7 +356,6 @@ impl EfficientNet {
             })
         });
         Ok(Self {
-            pooler,
             stem: build(&config.stem(), curve)?,
             blocks: blocks.collect::<Result<_>>()?,
             top: build(&config.top(), curve)?,
@@ -383,8 +363,17 @@ impl EfficientNet {
         })
     }
 
-    /// Returns `[batch, height, width, channels]` for images `[batch, 3,
-    /// height, width]`.
+    fn activate(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(match self.curve {
+            Curve::Swish => (x * sigmoid(x)?)?,
+            Curve::Relu6 => x.clamp(0.0, 6.0)?,
+            Curve::Relu => x.relu()?,
+            Curve::Identity => x.clone(),
+        })
+    }
+}
+
+impl FeatureExtractor for EfficientNet {
     fn features(&self, pass: &Pass, pixels: &Tensor) -> Result<Tensor> {
         let mut x = self.stem.forward(pass, &feature_map(pixels)?, None)?;
         for (number, block) in self.blocks.iter().enumerate() {
@@ -427,8 +416,6 @@ impl EfficientNet {
         self.top.forward(pass, &x, None)
     }
 
-    /// Writes [`EfficientNet::features`] as ONNX operators, with the channels
-    /// first.
     fn onnx_features(&self, graph: &mut Graph, pixels: &Edge) -> Result<Edge> {
         let mut x = onnx::conv_norm(graph, pixels, &self.stem, None)?;
         for block in &self.blocks {
@@ -448,15 +435,6 @@ impl EfficientNet {
             x = onnx::conv_norm(graph, &wide, &block.project, residual)?;
         }
         onnx::conv_norm(graph, &x, &self.top, None)
-    }
-
-    fn activate(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(match self.curve {
-            Curve::Swish => (x * sigmoid(x)?)?,
-            Curve::Relu6 => x.clamp(0.0, 6.0)?,
-            Curve::Relu => x.relu()?,
-            Curve::Identity => x.clone(),
-        })
     }
 }
 

@@ -8,14 +8,14 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    Architecture, Input, ModelKind, Network,
-    cnn::{Layer, check_pooler, cnn_processor, feature_map, load, pool_map},
+    Architecture, ModelKind, Network,
+    cnn::{Cnn, FeatureExtractor, Layer, cnn_processor, feature_map, load},
 };
 use crate::{
     Error, Result,
     image::{ImageProcessor, ProcessorClass},
     kernels::simd::Curve,
-    onnx::{self, Attribute, Edge, Graph, Inputs},
+    onnx::{self, Attribute, Edge, Graph},
     ops::{ConvNorm, FeatureMaps, Pass, Pooler, Shortcut, max_pool, run_layers},
     params::Params,
 };
@@ -186,8 +186,7 @@ impl Architecture for ResNetConfig {
     }
 
     fn build(&self, params: &Params, pooler: Pooler) -> Result<Box<dyn Network>> {
-        check_pooler(pooler)?;
-        Ok(Box::new(ResNet::new(self, pooler, params)?))
+        Ok(Box::new(Cnn::new(ResNet::new(self, params)?, pooler)?))
     }
 
     fn tensors(&self) -> Vec<(String, Vec<usize>)> {
@@ -203,7 +202,6 @@ impl Architecture for ResNetConfig {
 
 /// The network, up to its last feature map.
 struct ResNet {
-    pooler: Pooler,
     stem: ConvNorm,
     blocks: Vec<Block>,
 }
@@ -214,28 +212,8 @@ struct Block {
     shortcut: Option<ConvNorm>,
 }
 
-impl Network for ResNet {
-    fn encode(&self, pass: &Pass, input: &Input) -> Result<Option<Tensor>> {
-        match input {
-            Input::Images(pixels) => {
-                let features = self.features(pass, pixels)?;
-                pool_map(pass, &features, self.pooler).map(Some)
-            }
-            _ => Ok(None),
-        }
-    }
-
-    fn onnx(&self, graph: &mut Graph, inputs: &Inputs) -> Result<Option<Edge>> {
-        let Inputs::Images(pixels, _) = inputs else {
-            return Ok(None);
-        };
-        let features = self.onnx_features(graph, pixels)?;
-        onnx::pool_map(graph, &features, self.pooler).map(Some)
-    }
-}
-
 impl ResNet {
-    fn new(config: &ResNetConfig, pooler: Pooler, params: &Params) -> Result<Self> {
+    fn new(config: &ResNetConfig, params: &Params) -> Result<Self> {
         let curve = config.curve()?;
         let build = |layer: &Layer, curve| load(params, layer, EPS, curve);
         let blocks = config.blocks().into_iter().map(|block| {
@@ -248,14 +226,13 @@ impl ResNet {
             })
         });
         Ok(Self {
-            pooler,
             stem: build(&config.stem(), curve)?,
             blocks: blocks.collect::<Result<_>>()?,
         })
     }
+}
 
-    /// Returns `[batch, height, width, channels]` for images `[batch, 3,
-    /// height, width]`.
+impl FeatureExtractor for ResNet {
     fn features(&self, pass: &Pass, pixels: &Tensor) -> Result<Tensor> {
         if let Some(maps) = FeatureMaps::of_images(pass, pixels)? {
             let mut maps = maps.layer(&self.stem)?.max_pool()?;
@@ -274,7 +251,6 @@ impl ResNet {
         Ok(x)
     }
 
-    /// Writes [`ResNet::features`] as ONNX operators, with the channels first.
     fn onnx_features(&self, graph: &mut Graph, pixels: &Edge) -> Result<Edge> {
         let x = onnx::conv_norm(graph, pixels, &self.stem, None)?;
         let given = [

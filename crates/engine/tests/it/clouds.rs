@@ -176,9 +176,9 @@ fn shape(kind: usize, points: usize, random: &mut Numbers) -> Vec<Point> {
                 [around * a.cos(), height, around * a.sin()]
             }
             1 => {
-                let mut place = [0; 3].map(|_| 0.2 * random.next() - 0.1);
-                place[(random.next() * 3.0) as usize % 3] = 2.4 * b - 1.2;
-                place
+                let mut point = [0; 3].map(|_| 0.2 * random.next() - 0.1);
+                point[(random.next() * 3.0) as usize % 3] = 2.4 * b - 1.2;
+                point
             }
             2 => {
                 let around = 1.0 + 0.3 * (turn * b).cos();

@@ -34,7 +34,7 @@ fn clip() -> (Model, [Input; 2]) {
     let (vocabulary, side) = (config.vocab_size().unwrap(), config.image_size().unwrap());
     let (batch, tokens) = (8, 16);
     let id = |i: usize| match i % tokens {
-        place if place + 1 == tokens => END_OF_TEXT,
+        position if position + 1 == tokens => END_OF_TEXT,
         _ => (3 + i * 37 % (vocabulary - 10)) as u32,
     };
     let texts = TokenBatch::uniform((0..batch * tokens).map(id).collect(), tokens);

@@ -11,7 +11,7 @@ use finetuner_engine::{
     Error,
     data::Documents,
     evaluation::Metrics,
-    job::{self, Interruption, Observer, Setting},
+    job::{self, Finished, Interruption, Observer, Setting},
     source::HubRules,
     train::Position,
 };
@@ -227,12 +227,13 @@ pub(crate) struct Outcome {
     pub(crate) weights: BTreeMap<String, Vec<u8>>,
 }
 
-pub(crate) fn run(
+/// Runs a case to its end, with its files in `folder`.
+fn finish(
     case: &Case,
+    folder: &Path,
     checkpoint: Option<&Path>,
     watcher: &mut Watcher,
-) -> Result<Outcome, Error> {
-    let folder = tempfile::tempdir().unwrap();
+) -> Result<Finished, Error> {
     let read = |name: &str| -> Result<Documents, Error> {
         Ok(Box::new((case.documents)(name).into_iter().map(Ok)))
     };
@@ -241,16 +242,25 @@ pub(crate) fn run(
         local_models: &LocalModels::Anywhere,
         hub: HubRules::default(),
         read_data: &read,
-        folder: folder.path(),
+        folder,
         earlier: None,
         checkpoint,
     };
-    let finished = job::run(&case.config, &setting, watcher)?;
+    job::run(&case.config, &setting, watcher)
+}
+
+pub(crate) fn run(
+    case: &Case,
+    checkpoint: Option<&Path>,
+    watcher: &mut Watcher,
+) -> Result<Outcome, Error> {
+    let folder = tempfile::tempdir().unwrap();
+    let finished = finish(case, folder.path(), checkpoint, watcher)?;
     let file = std::fs::File::open(&finished.artifact).unwrap();
     let mut zip = zip::ZipArchive::new(file).unwrap();
     let mut weights = BTreeMap::new();
-    for place in 0..zip.len() {
-        let mut entry = zip.by_index(place).unwrap();
+    for index in 0..zip.len() {
+        let mut entry = zip.by_index(index).unwrap();
         let name = entry.name().unwrap().into_owned();
         if name.ends_with(".safetensors") {
             let mut bytes = Vec::new();
@@ -316,21 +326,9 @@ fn other_clip(folder: &Path) {
     case.config.hyper_parameters.epochs = 1;
     case.config.callbacks.clear();
     let root = tempfile::tempdir().unwrap();
-    let read = |name: &str| -> Result<Documents, Error> {
-        Ok(Box::new((case.documents)(name).into_iter().map(Ok)))
-    };
-    let setting = Setting {
-        device: &Device::Cpu,
-        local_models: &LocalModels::Anywhere,
-        hub: HubRules::default(),
-        read_data: &read,
-        folder: root.path(),
-        earlier: None,
-        checkpoint: None,
-    };
     let mut watcher = Watcher::new(root.path(), None);
     watcher.asked.set(true);
-    let finished = job::run(&case.config, &setting, &mut watcher).unwrap();
+    let finished = finish(&case, root.path(), None, &mut watcher).unwrap();
     finetuner_engine::source::open_artifact(&finished.artifact, folder).unwrap();
 }
 
