@@ -21,7 +21,7 @@ use crate::{
     database::{CANCELLED, Database, End, NewArtifact, Put, RunRow, Which, now_ms},
     error::{ApiError, Result},
     gate::Gates,
-    queue::{Health, Leases, Waits},
+    queue_state::{Health, Leases, Waits},
     run_folders::RunFolders,
     secret,
     serving::Serving,

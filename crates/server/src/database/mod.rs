@@ -17,11 +17,10 @@ mod usage;
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use connections::{BUSY, Connections, READERS};
+pub(crate) use connections::Database;
 
 pub(crate) use accounts::{NewToken, Scope, TokenRow, UserRow};
 pub(crate) use artifacts::{ArtifactList, ArtifactRow, NewArtifact, Put, Which};
@@ -49,10 +48,6 @@ const MIGRATIONS: [&str; 5] = [
 
 /// The time in UTC as SQL.
 const NOW: &str = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')";
-
-/// The database. Clones share its connections.
-#[derive(Clone)]
-pub(crate) struct Database(Arc<Connections>);
 
 /// Where the file lies in the folder of a server.
 pub(crate) fn file(folder: &Path) -> PathBuf {
@@ -89,5 +84,7 @@ pub(crate) fn in_memory() -> Database {
     let mut writer = rusqlite::Connection::open_in_memory().unwrap();
     open::prepare(&writer).unwrap();
     open::migrate(&mut writer, None).unwrap();
-    Connections::new(writer, Vec::new()).unwrap().into()
+    connections::Connections::new(writer, Vec::new())
+        .unwrap()
+        .into()
 }

@@ -1,19 +1,19 @@
-//! What a user has taken of the server, and whether there may be more.
+//! Usage of the server by a user, for quotas.
 
 use rusqlite::Connection;
 
 use super::Database;
 
-/// What a user has taken of the server.
+/// A user's usage of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Usage {
     /// Runs that wait or train.
     pub(crate) open_runs: u64,
-    /// Bytes of data, models and checkpoints.
+    /// Size of data, models and checkpoints, in bytes.
     pub(crate) stored: u64,
 }
 
-/// A user's runs that wait or train.
+/// Counts a user's runs that wait or train.
 pub(super) fn open_runs(db: &Connection, user_id: &str) -> rusqlite::Result<u64> {
     db.prepare_cached(
         "SELECT count(*) FROM runs JOIN experiments ON experiments.id = experiment_id
@@ -22,8 +22,8 @@ pub(super) fn open_runs(db: &Connection, user_id: &str) -> rusqlite::Result<u64>
     .query_row([user_id], |row| row.get(0))
 }
 
-/// The bytes of a user's artifacts and checkpoints. A content that is stored
-/// under two names counts twice.
+/// Sums the sizes of a user's artifacts and checkpoints, in bytes. A content
+/// with two names counts twice.
 pub(super) fn stored(db: &Connection, user_id: &str) -> rusqlite::Result<u64> {
     db.prepare_cached(
         "SELECT (SELECT coalesce(sum(size), 0) FROM artifacts WHERE user_id = ?1)
@@ -35,7 +35,7 @@ pub(super) fn stored(db: &Connection, user_id: &str) -> rusqlite::Result<u64> {
 }
 
 impl Database {
-    /// What a user has taken of the server.
+    /// Returns the usage of a user.
     pub(crate) async fn usage(&self, user_id: String) -> rusqlite::Result<Usage> {
         self.read(move |db| {
             Ok(Usage {

@@ -1,13 +1,13 @@
-//! Workers as jobs of a Ray cluster, by the REST interface of its dashboard (Ray
-//! Jobs).
+//! The launcher that runs workers as jobs of a Ray cluster, with the REST API
+//! of the dashboard (Ray Jobs).
 //!
-//! Everyone who reaches the dashboard sees a job's command, labels and variables.
-//! So the start token travels in the job's working folder, a zip that Ray keeps
-//! for the job and unpacks on its machine; the worker removes the file when it
-//! has read it.
+//! Everyone who reaches the dashboard sees a job's command, labels and
+//! variables. The start token therefore travels in the job's working folder.
+//! That is a zip which Ray stores for the job and unpacks on the job's machine.
+//! The worker deletes the token's file after reading it.
 //!
-//! Ray stops a job with SIGTERM, and with SIGKILL after the seconds that the
-//! job's own variable `RAY_JOB_STOP_WAIT_TIME_S` allows.
+//! Ray stops a job with SIGTERM. It sends SIGKILL after the number of seconds
+//! in the job's variable `RAY_JOB_STOP_WAIT_TIME_S`.
 
 mod package;
 mod settings;
@@ -25,6 +25,7 @@ use serde_json::{Value, json};
 
 use super::{
     Home, JobState, LaunchError, Launcher, WorkOrder,
+    contract::NO_OUTCOME,
     remote::{self, Variables},
 };
 use crate::{
@@ -34,10 +35,10 @@ use crate::{
 };
 pub(super) use settings::RaySettings;
 
-/// How long the dashboard may take to answer.
+/// Time limits for an answer of the dashboard and for the connection.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
 const CONNECTS_WITHIN: Duration = Duration::from_secs(5);
-/// Ended jobs that one listing deletes at most, and the time that it spends on them.
+/// Limits of one listing's clean-up: the number of deleted jobs, and the time.
 const DELETED_AT_ONCE: usize = 20;
 const DELETES_WITHIN: Duration = Duration::from_secs(5);
 
@@ -46,17 +47,17 @@ pub(super) struct Ray {
     client: Client,
     settings: RaySettings,
     variables: Variables,
-    /// How the names of this server's jobs begin.
+    /// Prefix of this server's job names.
     prefix: String,
-    /// Jobs that were stopped. Ray stops a job that waits only when it begins, so
-    /// until then it is told here that it is over.
+    /// Jobs that were stopped. Ray stops a pending job only when it starts, so
+    /// until then this launcher reports the job as ended.
     stopped: Mutex<HashSet<String>>,
 }
 
-/// What Ray says of a job. There are more fields.
+/// Ray's description of a job. Ray sends more fields.
 #[derive(Deserialize)]
 struct Details {
-    /// Jobs that other programs start by `ray.init` have none.
+    /// `None` for jobs that other programs start with `ray.init`.
     submission_id: Option<String>,
     status: Option<String>,
     message: Option<String>,
@@ -82,7 +83,7 @@ impl Ray {
         self.stopped.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends a request. An error is in words, without the address's secrets.
+    /// Sends a request. Errors show the dashboard's address, but no token.
     async fn call(
         &self,
         method: Method,
@@ -112,7 +113,7 @@ impl Ray {
     }
 
     fn submission(&self, order: &WorkOrder) -> Value {
-        // Without any resource, Ray starts it on the head node.
+        // Ray runs a job without any resources on the head node.
         let cores = order.resources.cpus.unwrap_or(1);
         let mut variables: serde_json::Map<String, Value> = self
             .variables
@@ -122,7 +123,7 @@ impl Ray {
             .collect();
         let seconds = self.settings.stop_seconds.to_string();
         variables.insert("RAY_JOB_STOP_WAIT_TIME_S".to_owned(), seconds.into());
-        // Paths in the working folder, where Ray starts the command.
+        // Relative to the working folder, where Ray starts the command.
         variables.insert(WORKER_START.to_owned(), package::START.into());
         if order.ca.is_some() {
             variables.insert(WORKER_CA.to_owned(), package::CA.into());
@@ -130,7 +131,7 @@ impl Ray {
         let resources = order.resources;
         let mut submission = json!({
             "submission_id": order.name,
-            // In the place of the shell, so that nothing is between Ray and it.
+            // `exec` replaces the shell, so that Ray signals the worker itself.
             "entrypoint": format!(
                 "exec {} worker {}",
                 remote::quoted(&self.settings.program),
@@ -174,7 +175,7 @@ impl Ray {
             return Ok(());
         }
         let reason = said(answer).await;
-        // One that exists is refused with the status of any failure.
+        // Ray answers a repeated submission with the same status as any failure.
         if matches!(self.knows(&order.name).await, Ok(true)) {
             return Ok(());
         }
@@ -192,14 +193,14 @@ impl Ray {
         let all: Vec<Details> = answer
             .json()
             .await
-            .map_err(|e| format!("Ray's list of jobs is not understood: {}", in_words(e)))?;
+            .map_err(|e| format!("Ray's list of jobs can't be parsed: {}", in_words(e)))?;
         let ours = all.into_iter().filter_map(|details| {
             let name = details.submission_id.clone()?;
             name.starts_with(&self.prefix).then_some((name, details))
         });
         let ours: HashMap<String, Details> = ours.collect();
         self.stopped().retain(|name| ours.contains_key(name));
-        // A dashboard that deletes slowly must not make the list fail.
+        // A dashboard that deletes slowly must not make the listing fail.
         let _ = tokio::time::timeout(DELETES_WITHIN, self.delete_old(&ours)).await;
         let state = |(name, details): (String, Details)| {
             let state = self.state(&name, &details);
@@ -216,9 +217,9 @@ impl Ray {
             }
             Some("PENDING") => JobState::Pending(format!("job {name}: {}", waits(message))),
             Some("STOPPED") => JobState::Ended("Ray stopped its job".to_owned()),
-            Some("SUCCEEDED") => JobState::Ended("it ended without saying how".to_owned()),
+            Some("SUCCEEDED") => JobState::Ended(NO_OUTCOME.to_owned()),
             Some("FAILED") => JobState::Ended(format!("its Ray job failed: {}", failure(message))),
-            // A state of a later version: only the worker's silence counts.
+            // An unknown state of a later version counts as running. The lease decides.
             _ => JobState::Running,
         }
     }
@@ -238,7 +239,7 @@ impl Ray {
         for (name, _) in old.take(DELETED_AT_ONCE) {
             let deleted = self.call(Method::DELETE, &job(name), None).await;
             if let Err(error) = deleted {
-                tracing::debug!("{name} can't be deleted: {error}");
+                tracing::debug!("The Ray job {name} can't be deleted: {error}");
                 return;
             }
         }
@@ -282,14 +283,16 @@ fn job(name: &str) -> String {
     format!("/api/jobs/{name}")
 }
 
-/// Why a job waits, without the other reasons that Ray thinks possible.
+/// Returns why a job waits: the first of the reasons that Ray considers
+/// possible.
 fn waits(message: &str) -> String {
     let reason = message.trim_start_matches("Job has not started yet. ");
     let reason = reason.split(". ").next().unwrap_or_default();
     remote::shortened(reason.trim_start_matches("It may be "))
 }
 
-/// How a job failed, without the log that Ray appends but for its last line.
+/// Returns how a job failed, with only the last line of the log that Ray
+/// appends.
 fn failure(message: &str) -> String {
     let (how, log) = message
         .split_once(", last available logs")
@@ -301,7 +304,7 @@ fn failure(message: &str) -> String {
     }
 }
 
-/// What Ray answered, in one line: its errors are Python tracebacks.
+/// Returns Ray's error in one line. Ray sends Python tracebacks.
 async fn said(answer: Response) -> String {
     let status = answer.status();
     let text = answer.text().await.unwrap_or_default();
@@ -313,13 +316,13 @@ async fn said(answer: Response) -> String {
         _ => "",
     };
     match last {
-        Some(last) => format!("Ray answers {status}: {}{remedy}", remote::shortened(last)),
-        None => format!("Ray answers {status}{remedy}"),
+        Some(last) => format!("Ray answered {status}: {}{remedy}", remote::shortened(last)),
+        None => format!("Ray answered {status}{remedy}"),
     }
 }
 
-/// A client without the proxies of the environment: the dashboard is in the
-/// operator's own network.
+/// Creates a client that ignores the proxy variables of the environment,
+/// because the dashboard is in the operator's own network.
 fn client(address: &str) -> Result<Client, String> {
     Client::builder()
         .tls_backend_preconfigured(requests::tls(address, &Authorities::default())?)

@@ -6,11 +6,11 @@ use crate::{
     worker::{WORKER_CA, WORKER_START},
 };
 
-/// The script of an order, for any POSIX shell.
+/// Returns the script of an order, for any POSIX shell.
 ///
-/// The shell waits for the worker and passes on SIGTERM, which Slurm sends to the
-/// shell alone before a time limit. It removes the worker's files, also where the
-/// worker was killed.
+/// The shell waits for the worker and forwards SIGTERM, because Slurm signals
+/// only the shell before a time limit. It removes the worker's files, even if
+/// the worker was killed.
 pub(super) fn of(order: &WorkOrder, settings: &SlurmSettings, variables: &Variables) -> String {
     let mut lines = vec![
         "#!/bin/sh".to_owned(),
@@ -28,7 +28,8 @@ pub(super) fn of(order: &WorkOrder, settings: &SlurmSettings, variables: &Variab
     lines.push("trap 'exit 143' TERM INT".to_owned());
     lines.push("export TMPDIR=\"$folder\"".to_owned());
     let mut file = |variable: &str, name: &str, content: &str| {
-        // `printf` is a part of the shell, so no process has this as its argument.
+        // `printf` is built into the shell, so the content does not appear in
+        // the arguments of a process.
         lines.push(format!(
             "printf %s {} >\"$folder/{name}\" || exit 1",
             quoted(content)
@@ -41,7 +42,8 @@ pub(super) fn of(order: &WorkOrder, settings: &SlurmSettings, variables: &Variab
     }
     let cores = order.resources.cpus;
     if cores.is_none() {
-        // As many cores as Slurm gives by default. A variable that follows replaces it.
+        // Uses as many cores as Slurm gives by default. A later variable of the
+        // operator replaces this value.
         lines.push(format!("export {THREADS}=\"${{SLURM_CPUS_ON_NODE:-1}}\""));
     }
     for (name, value) in variables.of_worker(order, cores, settings.cache.as_deref()) {
