@@ -76,7 +76,8 @@ impl ApiError {
         Self {
             hubble: Some(40402),
             ..Self::not_found(format!(
-                "this server has no call `{name}`: it only has calls for accounts, tokens, data and models"
+                "this server has no call `{name}`: it only has calls for accounts, tokens, data and \
+                 models"
             ))
         }
     }

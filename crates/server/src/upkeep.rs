@@ -200,7 +200,8 @@ async fn copy(
         return Ok(contents.len());
     }
     Err(failed(
-        &"data was deleted during each of the attempts to copy it; try again when the server is less busy",
+        &"data was deleted during each of the attempts to copy it; try again when the \
+          server is less busy",
     ))
 }
 

@@ -114,7 +114,8 @@ fn version(connection: &Connection) -> rusqlite::Result<usize> {
 
 fn newer(version: usize) -> String {
     format!(
-        "its database has version {version}, and this program supports versions up to {}: use a newer program",
+        "its database has version {version}, and this program supports versions up to {}: use a \
+         newer program",
         MIGRATIONS.len()
     )
 }

@@ -92,7 +92,8 @@ pub(super) fn one_word(key: &'static str, text: &str) -> Result<(), StartError> 
         true => Err(StartError::setting(
             key,
             format!(
-                "`{text}`: give a name or a path that is not empty, does not begin with `-` and has no control characters"
+                "`{text}`: give a name or a path that is not empty, does not begin with `-` and has \
+                 no control characters"
             ),
         )),
         false => Ok(()),

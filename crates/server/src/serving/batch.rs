@@ -180,7 +180,7 @@ impl Batches {
             match answer.await {
                 Ok(Ok(found)) => Ok((places, found)),
                 Ok(Err(error)) => Err(refused(&error, &places)),
-                Err(_) => Err(ApiError::internal(&"the computation of a batch panicked").into()),
+                Err(_) => Err(ApiError::internal(&"the computation of a batch failed").into()),
             }
         });
         let mut answers = answers.buffered(AHEAD);
@@ -229,7 +229,7 @@ impl Batches {
             });
             // A panic drops the senders, which informs the waiting requests.
             if let Err(error) = work.await {
-                tracing::error!("The computation of a batch of embeddings panicked: {error}");
+                tracing::error!("The computation of a batch of embeddings failed: {error}");
             }
         }
     }
@@ -325,7 +325,8 @@ fn encode<'a>(
     match found.values.iter().all(|value| value.is_finite()) {
         true => Ok(found),
         false => Err(EngineError::Data(
-            "the model's embeddings contain values that are not finite numbers: its training diverged"
+            "the model's embeddings contain values that are not finite numbers: its training \
+             diverged"
                 .to_owned(),
         )),
     }

@@ -53,8 +53,8 @@ impl Limits {
         let files = || folder_size(&self.folder);
         let (used, limit) = over(self.disk, self.disk.map(|_| files()))?;
         Some(format!(
-            "the run's files take {used} MiB and this server allows {limit} MiB: a smaller model or \
-             fewer pictures take less"
+            "the run's files take {used} MiB and this server allows {limit} MiB: a smaller model \
+             or fewer pictures take less"
         ))
     }
 }

@@ -75,7 +75,8 @@ impl Failure {
                 words,
                 ..
             } => format!(
-                "Kubernetes refused the call ({code}): {words}; check the role of the server's account"
+                "Kubernetes refused the call ({code}): {words}; check the role of the server's \
+                 account"
             ),
             Self::Answer { code, words, .. } => format!("Kubernetes answered {code}: {words}"),
             Self::Unreached(words) => format!("Kubernetes can't be reached: {words}"),

@@ -183,7 +183,8 @@ impl KubernetesSettings {
             return Err(StartError::setting(
                 "launcher.kubernetes.namespace",
                 format!(
-                    "`{namespace}` is not a valid namespace: use a-z, 0-9 and `-`, at most 63 characters"
+                    "`{namespace}` is not a valid namespace: use a-z, 0-9 and `-`, at most 63 \
+                     characters"
                 ),
             ));
         }
@@ -209,7 +210,8 @@ impl KubernetesSettings {
                 && !names::is_subdomain(name)
             {
                 let reason = format!(
-                    "`{name}` is not a valid name: use a-z, 0-9, `-` and `.`, at most 253 characters"
+                    "`{name}` is not a valid name: use a-z, 0-9, `-` and `.`, at most 253 \
+                     characters"
                 );
                 return Err(StartError::setting(key, reason));
             }

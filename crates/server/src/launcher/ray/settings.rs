@@ -61,7 +61,8 @@ impl RaySettings {
         // Errors show the address.
         if !url.username().is_empty() || url.password().is_some() {
             return Err(bad(
-                "it contains a user name or a password; give a token in a file, named by `token_file`",
+                "it contains a user name or a password; give a token in a file, named by \
+                 `token_file`",
             ));
         }
         Ok(())

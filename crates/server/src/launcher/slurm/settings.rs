@@ -99,7 +99,8 @@ impl SlurmSettings {
             Some(argument) => Err(StartError::setting(
                 "launcher.slurm.arguments",
                 format!(
-                    "`{argument}` does not begin with `--`: give each option as one item, `--name=value`"
+                    "`{argument}` does not begin with `--`: give each option as one item, \
+                     `--name=value`"
                 ),
             )),
             None => Ok(()),
