@@ -94,14 +94,14 @@ struct Queue {
     orphans: HashMap<String, Orphan>,
     sightings: Sightings,
     /// Run and launch of each job that has not ended, as far as known.
-    working: HashMap<String, (i64, u64)>,
+    running: HashMap<String, (i64, u64)>,
     pauses: Pauses,
     /// Time when the server was last known to be awake.
     awake_at: Duration,
     /// Whether the last round had no time to start all jobs that could start.
     ran_out_of_time: bool,
     /// Reason why the engine could not be asked in the last round.
-    away: Option<String>,
+    engine_error: Option<String>,
 }
 
 /// A job that no run wants.
@@ -120,9 +120,9 @@ impl Queue {
             engine,
             orphans: HashMap::new(),
             sightings: Sightings::default(),
-            working: HashMap::new(),
+            running: HashMap::new(),
             pauses: Pauses::default(),
-            away: None,
+            engine_error: None,
         }
     }
 
@@ -233,7 +233,7 @@ impl Queue {
         match listed {
             Ok(jobs) => {
                 self.app.queue.engine(engine, true);
-                if self.away.take().is_some() {
+                if self.engine_error.take().is_some() {
                     tracing::info!("The jobs on {engine} can be listed again");
                 }
                 for job in jobs.keys() {
@@ -243,13 +243,13 @@ impl Queue {
             }
             Err(reason) => {
                 self.app.queue.engine(engine, false);
-                if self.away.as_ref() != Some(&reason) {
+                if self.engine_error.as_ref() != Some(&reason) {
                     tracing::warn!(
                         "The jobs on {engine} can't be listed: {reason}. Runs continue, but none \
                          is started until the list works again"
                     );
                 }
-                self.away = Some(reason);
+                self.engine_error = Some(reason);
                 self.sightings.begin_anew();
                 None
             }

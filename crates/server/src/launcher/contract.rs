@@ -148,6 +148,7 @@ pub trait Launcher: Send + Sync {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::launcher::example;
 
     #[test]
     fn names_of_jobs_fit_every_engine() {
@@ -158,15 +159,7 @@ mod tests {
 
     #[test]
     fn an_order_shows_no_token() {
-        let order = WorkOrder {
-            name: "ft-0-1-1".into(),
-            url: "http://127.0.0.1:1".into(),
-            start_token: "ft_secret".into(),
-            folder: "f".into(),
-            ca: None,
-            resources: Resources::default(),
-            labels: BTreeMap::new(),
-        };
+        let order = example::order("ft_secret", "run");
         assert!(!format!("{order:?}").contains("secret"));
     }
 }

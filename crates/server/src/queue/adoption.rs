@@ -35,7 +35,7 @@ impl Queue {
         // reports the end of those that still have a run.
         let launched = self.app.database.launched().await?;
         let jobs = launched.iter().map(|run| (run.job.clone(), run.held()));
-        self.working.extend(jobs);
+        self.running.extend(jobs);
         let mut wanted: HashSet<_> = launched.iter().map(Launched::held).collect();
         let listed = self
             .engine
@@ -56,7 +56,7 @@ impl Queue {
             return;
         }
         let mut ended = HashSet::new();
-        self.working.retain(|job, launch| {
+        self.running.retain(|job, launch| {
             let goes_on = jobs.get(job).is_some_and(|state| !is_over(state));
             if !goes_on {
                 ended.insert(*launch);
@@ -69,7 +69,7 @@ impl Queue {
             .map(|job| job.0)
         {
             if let Some(held) = self.engine.held(job) {
-                self.working.insert(job.clone(), held);
+                self.running.insert(job.clone(), held);
             }
         }
         if !ended.is_empty() {

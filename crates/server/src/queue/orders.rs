@@ -59,7 +59,7 @@ impl Queue {
         match started {
             Ok(()) => {
                 if !self.engine.launcher.is_remote() {
-                    self.working.insert(run.job.clone(), run.held());
+                    self.running.insert(run.job.clone(), run.held());
                 }
             }
             // The job may have been submitted nevertheless. It is stopped when it is

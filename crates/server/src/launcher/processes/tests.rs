@@ -1,11 +1,9 @@
 //! Tests with real child processes, and with processes of an earlier server.
 
-use std::collections::BTreeMap;
-
 use tokio::io::AsyncBufReadExt;
 
 use super::*;
-use crate::launcher::Resources;
+use crate::launcher::example;
 
 const JOB: &str = "ft-0a1b2c3d-1-1";
 
@@ -110,12 +108,7 @@ async fn a_job_that_does_not_pause_is_killed_after_a_while() {
 async fn a_worker_knows_nothing_of_the_servers_secrets() {
     let order = WorkOrder {
         name: JOB.into(),
-        url: "http://127.0.0.1:1".into(),
-        start_token: "ft_secret".into(),
-        folder: "f".into(),
-        ca: None,
-        resources: Resources::default(),
-        labels: BTreeMap::new(),
+        ..example::order("ft_secret", "run")
     };
     let folder = tempfile::tempdir().unwrap();
     let mut processes = processes(folder.path());
