@@ -24,7 +24,7 @@ pub(crate) struct Disk {
 
 /// Function that measures the disk of a folder. `None` if the system does not
 /// report it.
-type Look = Arc<dyn Fn(&Path) -> Option<Disk> + Send + Sync>;
+type Measure = Arc<dyn Fn(&Path) -> Option<Disk> + Send + Sync>;
 
 /// Free space on the disk of the data folder.
 #[derive(Clone)]
@@ -32,25 +32,25 @@ pub(crate) struct Space {
     folder: PathBuf,
     /// Reserve in bytes. `None` for the default, a part of the disk.
     reserve: Option<u64>,
-    look: Look,
+    measure: Measure,
 }
 
 impl Space {
     pub(crate) fn new(folder: PathBuf, reserve: Option<u64>) -> Self {
-        Self::with(folder, reserve, Arc::new(look))
+        Self::with(folder, reserve, Arc::new(measure))
     }
 
-    fn with(folder: PathBuf, reserve: Option<u64>, look: Look) -> Self {
+    fn with(folder: PathBuf, reserve: Option<u64>, measure: Measure) -> Self {
         Self {
             folder,
             reserve,
-            look,
+            measure,
         }
     }
 
     /// Refuses something new of `bytes` bytes if it would use the reserve.
     pub(crate) fn check(&self, what: &str, bytes: u64) -> Result<()> {
-        let Some(disk) = (self.look)(&self.folder) else {
+        let Some(disk) = (self.measure)(&self.folder) else {
             return Ok(());
         };
         let by_default = (disk.total / PART_BY_DEFAULT).min(MOST_BY_DEFAULT);
@@ -77,7 +77,7 @@ impl fmt::Debug for Space {
 }
 
 #[cfg(unix)]
-fn look(folder: &Path) -> Option<Disk> {
+fn measure(folder: &Path) -> Option<Disk> {
     let found = rustix::fs::statvfs(folder).ok()?;
     Some(Disk {
         free: found.f_bavail.saturating_mul(found.f_frsize),
@@ -86,7 +86,7 @@ fn look(folder: &Path) -> Option<Disk> {
 }
 
 #[cfg(not(unix))]
-fn look(_: &Path) -> Option<Disk> {
+fn measure(_: &Path) -> Option<Disk> {
     None
 }
 
@@ -123,7 +123,7 @@ mod tests {
     #[cfg(unix)]
     #[test]
     fn the_disk_is_looked_at() {
-        let disk = look(&std::env::temp_dir()).unwrap();
+        let disk = measure(&std::env::temp_dir()).unwrap();
         assert!(disk.total > 0 && disk.free <= disk.total);
     }
 }

@@ -66,7 +66,7 @@ const PASSED_ON_FROM: [&str; 2] = ["LC_", "MIMALLOC_"];
 
 /// Returns the server's variables that a worker gets: the lists above and those
 /// that the operator names in `more`.
-pub(super) fn of_workers(more: &[String]) -> impl Iterator<Item = (OsString, OsString)> {
+pub(super) fn worker_variables(more: &[String]) -> impl Iterator<Item = (OsString, OsString)> {
     std::env::vars_os().filter(move |(name, _)| {
         let Some(name) = name.to_str() else {
             return false;

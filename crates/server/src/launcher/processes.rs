@@ -239,7 +239,7 @@ impl Processes {
             // server.
             .args(["worker", &order.name])
             .env_clear()
-            .envs(environment::of_workers(&self.more_environment))
+            .envs(environment::worker_variables(&self.more_environment))
             // Other users of the machine can see arguments.
             .env(WORKER_URL, &order.url)
             .env(WORKER_TOKEN, &order.start_token)

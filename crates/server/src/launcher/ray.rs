@@ -104,11 +104,11 @@ impl Ray {
 
     /// Whether Ray knows a job.
     async fn knows(&self, name: &str) -> Result<bool, String> {
-        let answer = self.call(Method::GET, &job(name), None).await?;
+        let answer = self.call(Method::GET, &job_path(name), None).await?;
         match answer.status() {
             StatusCode::OK => Ok(true),
             StatusCode::NOT_FOUND => Ok(false),
-            _ => Err(said(answer).await),
+            _ => Err(error_of(answer).await),
         }
     }
 
@@ -134,7 +134,7 @@ impl Ray {
             // `exec` replaces the shell, so that Ray signals the worker itself.
             "entrypoint": format!(
                 "exec {} worker {}",
-                remote::quoted(&self.settings.program),
+                remote::quote(&self.settings.program),
                 order.name
             ),
             "entrypoint_num_cpus": cores,
@@ -164,7 +164,7 @@ impl Ray {
         let body = Some(("application/zip", package));
         let sent = self.call(Method::PUT, &path, body).await.map_err(retry)?;
         if !sent.status().is_success() {
-            return Err(retry(said(sent).await));
+            return Err(retry(error_of(sent).await));
         }
         let body = self.submission(order).to_string().into_bytes();
         let body = Some(("application/json", body));
@@ -174,7 +174,7 @@ impl Ray {
         if status.is_success() {
             return Ok(());
         }
-        let reason = said(answer).await;
+        let reason = error_of(answer).await;
         // Ray answers a repeated submission with the same status as any failure.
         if matches!(self.knows(&order.name).await, Ok(true)) {
             return Ok(());
@@ -188,7 +188,7 @@ impl Ray {
     async fn jobs(&self) -> Result<HashMap<String, JobState>, String> {
         let answer = self.call(Method::GET, "/api/jobs/", None).await?;
         if !answer.status().is_success() {
-            return Err(said(answer).await);
+            return Err(error_of(answer).await);
         }
         let all: Vec<Details> = answer
             .json()
@@ -215,10 +215,14 @@ impl Ray {
             Some("PENDING") if self.stopped().contains(name) => {
                 JobState::Ended("it was stopped before it began".to_owned())
             }
-            Some("PENDING") => JobState::Pending(format!("job {name}: {}", waits(message))),
+            Some("PENDING") => {
+                JobState::Pending(format!("job {name}: {}", pending_reason(message)))
+            }
             Some("STOPPED") => JobState::Ended("Ray stopped its job".to_owned()),
             Some("SUCCEEDED") => JobState::Ended(NO_OUTCOME.to_owned()),
-            Some("FAILED") => JobState::Ended(format!("its Ray job failed: {}", failure(message))),
+            Some("FAILED") => {
+                JobState::Ended(format!("its Ray job failed: {}", failure_reason(message)))
+            }
             // An unknown state of a later version counts as running. The lease decides.
             _ => JobState::Running,
         }
@@ -237,7 +241,7 @@ impl Ray {
         };
         let old = jobs.iter().filter(|(_, details)| is_old(details));
         for (name, _) in old.take(DELETED_AT_ONCE) {
-            let deleted = self.call(Method::DELETE, &job(name), None).await;
+            let deleted = self.call(Method::DELETE, &job_path(name), None).await;
             if let Err(error) = deleted {
                 tracing::debug!("The Ray job {name} can't be deleted: {error}");
                 return;
@@ -253,7 +257,7 @@ impl Launcher for Ray {
 
     fn stop<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), String>> {
         Box::pin(async move {
-            let path = format!("{}/stop", job(name));
+            let path = format!("{}/stop", job_path(name));
             let answer = self.call(Method::POST, &path, None).await?;
             match answer.status() {
                 status if status.is_success() => {
@@ -261,7 +265,7 @@ impl Launcher for Ray {
                     Ok(())
                 }
                 StatusCode::NOT_FOUND => Ok(()),
-                _ => Err(said(answer).await),
+                _ => Err(error_of(answer).await),
             }
         })
     }
@@ -279,33 +283,33 @@ impl Launcher for Ray {
     }
 }
 
-fn job(name: &str) -> String {
+fn job_path(name: &str) -> String {
     format!("/api/jobs/{name}")
 }
 
 /// Returns why a job waits: the first of the reasons that Ray considers
 /// possible.
-fn waits(message: &str) -> String {
+fn pending_reason(message: &str) -> String {
     let reason = message.trim_start_matches("Job has not started yet. ");
     let reason = reason.split(". ").next().unwrap_or_default();
-    remote::shortened(reason.trim_start_matches("It may be "))
+    remote::shorten(reason.trim_start_matches("It may be "))
 }
 
 /// Returns how a job failed, with only the last line of the log that Ray
 /// appends.
-fn failure(message: &str) -> String {
+fn failure_reason(message: &str) -> String {
     let (how, log) = message
         .split_once(", last available logs")
         .unwrap_or((message, ""));
     let how = how.trim_start_matches("Job entrypoint command failed with ");
     match log.lines().rfind(|line| !line.trim().is_empty()) {
-        Some(last) => remote::shortened(&format!("{how}\n{last}")),
-        None => remote::shortened(how),
+        Some(last) => remote::shorten(&format!("{how}\n{last}")),
+        None => remote::shorten(how),
     }
 }
 
 /// Returns Ray's error in one line. Ray sends Python tracebacks.
-async fn said(answer: Response) -> String {
+async fn error_of(answer: Response) -> String {
     let status = answer.status();
     let text = answer.text().await.unwrap_or_default();
     let last = text.lines().rfind(|line| line.trim().len() > 1);
@@ -316,7 +320,7 @@ async fn said(answer: Response) -> String {
         _ => "",
     };
     match last {
-        Some(last) => format!("Ray answered {status}: {}{remedy}", remote::shortened(last)),
+        Some(last) => format!("Ray answered {status}: {}{remedy}", remote::shorten(last)),
         None => format!("Ray answered {status}{remedy}"),
     }
 }

@@ -87,7 +87,7 @@ impl Variables {
 
 /// Refuses a text that the shell or the engine would not take as one argument:
 /// empty, starting with `-`, or with control characters.
-pub(super) fn one_word(key: &'static str, text: &str) -> Result<(), StartError> {
+pub(super) fn check_word(key: &'static str, text: &str) -> Result<(), StartError> {
     match text.is_empty() || text.starts_with('-') || text.contains(char::is_control) {
         true => Err(StartError::setting(
             key,
@@ -101,8 +101,8 @@ pub(super) fn one_word(key: &'static str, text: &str) -> Result<(), StartError> 
 }
 
 /// Refuses a relative path, which would mean a different folder for each job.
-pub(super) fn whole_path(key: &'static str, path: &str) -> Result<(), StartError> {
-    one_word(key, path)?;
+pub(super) fn check_absolute_path(key: &'static str, path: &str) -> Result<(), StartError> {
+    check_word(key, path)?;
     match path.starts_with('/') {
         true => Ok(()),
         false => Err(StartError::setting(
@@ -113,13 +113,13 @@ pub(super) fn whole_path(key: &'static str, path: &str) -> Result<(), StartError
 }
 
 /// Quotes a text as one word for a POSIX shell.
-pub(super) fn quoted(text: &str) -> String {
+pub(super) fn quote(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 /// Shortens a message to its first and last lines: what happened, and the end
 /// of the program's output or traceback.
-pub(super) fn shortened(message: &str) -> String {
+pub(super) fn shorten(message: &str) -> String {
     let mut lines = message
         .lines()
         .map(str::trim)
@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn a_quoted_text_is_one_word_of_a_shell() {
         for text in ["", "a b", "it's", "$(id)`id`\\", "-----BEGIN\nEND"] {
-            let script = format!("printf %s {}", quoted(text));
+            let script = format!("printf %s {}", quote(text));
             let said = std::process::Command::new("sh")
                 .args(["-c", &script])
                 .output();
@@ -175,12 +175,12 @@ mod tests {
     #[test]
     fn a_traceback_is_shortened_to_its_first_and_last_line() {
         assert_eq!(
-            shortened("Failed.\n  at x\n\nOSError: none\n"),
+            shorten("Failed.\n  at x\n\nOSError: none\n"),
             "Failed: OSError: none"
         );
-        assert_eq!(shortened("Failed."), "Failed.");
-        assert_eq!(shortened(""), "");
-        assert!(shortened(&"ä\n".repeat(9)).len() < 10);
-        assert!(shortened(&"ä".repeat(900)).len() <= MAX_MESSAGE);
+        assert_eq!(shorten("Failed."), "Failed.");
+        assert_eq!(shorten(""), "");
+        assert!(shorten(&"ä\n".repeat(9)).len() < 10);
+        assert!(shorten(&"ä".repeat(900)).len() <= MAX_MESSAGE);
     }
 }

@@ -122,7 +122,7 @@ impl Slurm {
         let listed = run(&self.settings.squeue, &arguments, "").await?;
         let mut jobs: HashMap<String, JobState> = HashMap::new();
         for line in listed.lines() {
-            let Some((name, state)) = job(line, &self.prefix) else {
+            let Some((name, state)) = parse_job(line, &self.prefix) else {
                 continue;
             };
             // A name occurs twice if Slurm completed a submission after its
@@ -173,7 +173,7 @@ fn rank(state: &JobState) -> u8 {
 
 /// Parses the name and the state of one of this server's jobs from a line of
 /// `squeue`.
-fn job(line: &str, prefix: &str) -> Option<(String, JobState)> {
+fn parse_job(line: &str, prefix: &str) -> Option<(String, JobState)> {
     let mut fields = line.splitn(4, '|').map(str::trim);
     let (id, name, state, reason) = (
         fields.next()?,

@@ -48,8 +48,8 @@ pub(super) async fn artifact(
             let _ = std::fs::remove_file(&zip);
             ModelSource::Folder(opened.clone()).read_with(&HubRules::default())
         };
-        let files = open().map_err(|error| said(&error, folder.path()))?;
-        put_together(files, &room, folder.path())
+        let files = open().map_err(|error| load_error(&error, folder.path()))?;
+        load_encoder(files, &room, folder.path())
     };
     tokio::task::spawn_blocking(load)
         .await
@@ -79,22 +79,22 @@ pub(super) async fn backbone(
 ) -> Result<Model> {
     let load = move || {
         let files = source.read_with(&rules).map_err(|e| ApiError::engine(&e))?;
-        put_together(files, &room, Path::new(""))
+        load_encoder(files, &room, Path::new(""))
     };
     tokio::task::spawn_blocking(load)
         .await
         .map_err(|e| ApiError::internal(&e))?
 }
 
-fn put_together(files: ModelFiles, room: &Room<Model>, folder: &Path) -> Result<Model> {
+fn load_encoder(files: ModelFiles, room: &Room<Model>, folder: &Path) -> Result<Model> {
     // Inference keeps a second, packed copy of the weights of matrix products.
     room.take(2 * files.weight_bytes() + BESIDE_WEIGHTS)?;
-    let encoder = Encoder::load(files).map_err(|error| said(&error, folder))?;
+    let encoder = Encoder::load(files).map_err(|error| load_error(&error, folder))?;
     Ok(Model::new(encoder))
 }
 
 /// Converts an error, without the path of the temporary folder.
-fn said(error: &EngineError, folder: &Path) -> ApiError {
+fn load_error(error: &EngineError, folder: &Path) -> ApiError {
     match error {
         EngineError::Checkpoint(reason) | EngineError::Model { reason, .. } => {
             let folder = folder.display().to_string();

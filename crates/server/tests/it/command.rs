@@ -93,7 +93,10 @@ async fn a_token_needs_the_folder_of_a_server() {
         .unwrap();
     assert!(!made.status.success() && made.stdout.is_empty());
     let error = String::from_utf8(made.stderr).unwrap();
-    assert!(error.contains("holds no data of a server"), "{error}");
+    assert!(
+        error.contains("does not contain the data of a server"),
+        "{error}"
+    );
 }
 
 #[tokio::test]

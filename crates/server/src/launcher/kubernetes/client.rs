@@ -43,7 +43,7 @@ pub(crate) struct Kubernetes {
     cluster: Mutex<Option<Cluster>>,
     /// Jobs whose creation had no clear result. If such a Job does not exist, its
     /// Secret must be deleted.
-    unsure: std::sync::Mutex<HashSet<String>>,
+    uncertain: std::sync::Mutex<HashSet<String>>,
 }
 
 /// Clients for the objects of the configured namespace.
@@ -64,7 +64,7 @@ enum Failure {
         fields: Vec<String>,
     },
     /// The cluster did not answer, or the call could not be made.
-    Unreached(String),
+    Unreachable(String),
 }
 
 impl Failure {
@@ -79,13 +79,13 @@ impl Failure {
                  account"
             ),
             Self::Answer { code, words, .. } => format!("Kubernetes answered {code}: {words}"),
-            Self::Unreached(words) => format!("Kubernetes can't be reached: {words}"),
+            Self::Unreachable(words) => format!("Kubernetes can't be reached: {words}"),
         }
     }
 
     /// Whether the cluster rejects only the resources that the run requests, so
     /// that no retry can succeed. The operator can correct every other field.
-    fn is_of_the_run(&self) -> bool {
+    fn is_fault_of_the_run(&self) -> bool {
         match self {
             Self::Answer {
                 code: 422, fields, ..
@@ -119,7 +119,7 @@ impl From<Error> for Failure {
             }
             cause = error.source();
         }
-        Self::Unreached(words)
+        Self::Unreachable(words)
     }
 }
 
@@ -131,12 +131,14 @@ impl Kubernetes {
             settings,
             server: prefix.trim_end_matches('-').to_owned(),
             cluster: Mutex::new(None),
-            unsure: std::sync::Mutex::default(),
+            uncertain: std::sync::Mutex::default(),
         })
     }
 
-    fn unsure(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
-        self.unsure.lock().unwrap_or_else(PoisonError::into_inner)
+    fn uncertain(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
+        self.uncertain
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn cluster(&self) -> Result<Cluster, Failure> {
@@ -146,7 +148,7 @@ impl Kubernetes {
         }
         // kube uses the process's default TLS provider.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let failed = |e: &dyn std::fmt::Display| Failure::Unreached(e.to_string());
+        let failed = |e: &dyn std::fmt::Display| Failure::Unreachable(e.to_string());
         let mut config = match &self.settings.kubeconfig {
             None => Config::incluster().map_err(|e| {
                 failed(&format!(
@@ -186,7 +188,7 @@ impl Kubernetes {
         let done = done.unwrap_or_else(|_| {
             let seconds = TIMEOUT.as_secs();
             let words = format!("it did not answer within {seconds} seconds");
-            Err(Failure::Unreached(words))
+            Err(Failure::Unreachable(words))
         });
         if matches!(done, Err(Failure::Answer { code: 401, .. })) {
             *self.cluster.lock().await = None;
@@ -198,7 +200,7 @@ impl Kubernetes {
         let (name, post) = (order.name.as_str(), PostParams::default());
         let patch = PatchParams::default();
         // Recorded first, in case the future is dropped half-way.
-        self.unsure().insert(name.to_owned());
+        self.uncertain().insert(name.to_owned());
         // Created before the Job, whose pod would have to wait for it.
         let secret = typed(manifest::secret(order, &self.server))?;
         match cluster.secrets.create(&post, &secret).await {
@@ -239,7 +241,7 @@ impl Kubernetes {
         }]}}));
         let patch = PatchParams::default();
         match cluster.secrets.patch(name, &patch, &owner).await {
-            Ok(_) => drop(self.unsure().remove(name)),
+            Ok(_) => drop(self.uncertain().remove(name)),
             Err(error) => {
                 let words = Failure::from(error).words();
                 tracing::warn!("The Job {name} does not own its Secret yet: {words}");
@@ -251,8 +253,8 @@ impl Kubernetes {
     /// it.
     async fn remove_secret(&self, cluster: &Cluster, name: &str) {
         match cluster.secrets.delete(name, &DeleteParams::default()).await {
-            Ok(_) => drop(self.unsure().remove(name)),
-            Err(Error::Api(status)) if status.code == 404 => drop(self.unsure().remove(name)),
+            Ok(_) => drop(self.uncertain().remove(name)),
+            Err(Error::Api(status)) if status.code == 404 => drop(self.uncertain().remove(name)),
             Err(error) => {
                 let words = Failure::from(error).words();
                 tracing::warn!("The Secret {name} can't be removed yet: {words}");
@@ -261,9 +263,9 @@ impl Kubernetes {
     }
 
     /// Gives the Secrets of uncertain Jobs an owner, or deletes them.
-    async fn look_after_secrets(&self, cluster: &Cluster, jobs: &[Job]) {
-        let unsure = self.unsure().clone();
-        for name in unsure {
+    async fn reconcile_secrets(&self, cluster: &Cluster, jobs: &[Job]) {
+        let uncertain = self.uncertain().clone();
+        for name in uncertain {
             let job = jobs
                 .iter()
                 .find(|job| job.metadata.name.as_ref() == Some(&name));
@@ -281,7 +283,7 @@ impl Kubernetes {
         // The Jobs are listed before the pods. A Job that is created in between
         // therefore does not appear without its pod.
         let jobs = cluster.jobs.list(&ours).await?;
-        self.look_after_secrets(&cluster, &jobs.items).await;
+        self.reconcile_secrets(&cluster, &jobs.items).await;
         let pods = cluster.pods.list(&ours).await?;
         let mut by_job: HashMap<&str, Vec<&Pod>> = HashMap::new();
         for pod in &pods.items {
@@ -303,7 +305,7 @@ impl Kubernetes {
 /// Converts a manifest to the client's type.
 fn typed<T: DeserializeOwned>(manifest: Value) -> Result<T, Failure> {
     // A test converts a manifest with every possible field.
-    serde_json::from_value(manifest).map_err(|e| Failure::Unreached(e.to_string()))
+    serde_json::from_value(manifest).map_err(|e| Failure::Unreachable(e.to_string()))
 }
 
 impl Launcher for Kubernetes {
@@ -311,7 +313,7 @@ impl Launcher for Kubernetes {
         Box::pin(async move {
             let started = self.call(async |cluster| self.create(cluster, order).await);
             started.await.map_err(|failure| match failure {
-                failure if failure.is_of_the_run() => LaunchError::Refused(failure.words()),
+                failure if failure.is_fault_of_the_run() => LaunchError::Refused(failure.words()),
                 Failure::Answer {
                     code: 400 | 413 | 422,
                     ..

@@ -48,9 +48,9 @@ impl Default for RaySettings {
 
 impl RaySettings {
     pub(super) fn check(&self) -> Result<(), StartError> {
-        remote::one_word("launcher.ray.program", &self.program)?;
+        remote::check_word("launcher.ray.program", &self.program)?;
         if let Some(cache) = &self.cache {
-            remote::whole_path("launcher.ray.cache", cache)?;
+            remote::check_absolute_path("launcher.ray.cache", cache)?;
         }
         let bad = |reason: &str| StartError::setting("launcher.ray.address", reason);
         let remedy = "give the address of the dashboard, such as http://ray-head:8265";

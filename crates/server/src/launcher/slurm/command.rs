@@ -21,7 +21,7 @@ pub(super) async fn run(
     let mut child = Command::new(program)
         .args(arguments)
         .env_clear()
-        .envs(environment::of_workers(&[CONFIGURATION.to_owned()]))
+        .envs(environment::worker_variables(&[CONFIGURATION.to_owned()]))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -53,6 +53,6 @@ pub(super) async fn run(
     let said = String::from_utf8_lossy(&output.stderr);
     match said.trim() {
         "" => Err(format!("{program} ended with {}", output.status)),
-        said => Err(remote::shortened(said)),
+        said => Err(remote::shorten(said)),
     }
 }

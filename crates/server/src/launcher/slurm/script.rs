@@ -2,7 +2,7 @@
 
 use super::{SlurmSettings, WorkOrder};
 use crate::{
-    launcher::remote::{THREADS, Variables, quoted},
+    launcher::remote::{THREADS, Variables, quote},
     worker::{WORKER_CA, WORKER_START},
 };
 
@@ -18,7 +18,7 @@ pub(super) fn of(order: &WorkOrder, settings: &SlurmSettings, variables: &Variab
         "umask 077".to_owned(),
     ];
     if let Some(folder) = &settings.folder {
-        lines.push(format!("TMPDIR={}", quoted(folder)));
+        lines.push(format!("TMPDIR={}", quote(folder)));
     }
     lines.push(format!(
         "folder=$(mktemp -d \"${{TMPDIR:-/tmp}}/{}.XXXXXX\") || exit 1",
@@ -32,7 +32,7 @@ pub(super) fn of(order: &WorkOrder, settings: &SlurmSettings, variables: &Variab
         // the arguments of a process.
         lines.push(format!(
             "printf %s {} >\"$folder/{name}\" || exit 1",
-            quoted(content)
+            quote(content)
         ));
         lines.push(format!("export {variable}=\"$folder/{name}\""));
     };
@@ -47,11 +47,11 @@ pub(super) fn of(order: &WorkOrder, settings: &SlurmSettings, variables: &Variab
         lines.push(format!("export {THREADS}=\"${{SLURM_CPUS_ON_NODE:-1}}\""));
     }
     for (name, value) in variables.of_worker(order, cores, settings.cache.as_deref()) {
-        lines.push(format!("export {name}={}", quoted(&value)));
+        lines.push(format!("export {name}={}", quote(&value)));
     }
     lines.push(format!(
         "{} worker {} &",
-        quoted(&settings.program),
+        quote(&settings.program),
         order.name
     ));
     lines.push("worker=$!".to_owned());

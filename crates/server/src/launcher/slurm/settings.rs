@@ -85,12 +85,12 @@ impl SlurmSettings {
         ];
         for (key, path) in folders {
             if let Some(path) = path {
-                remote::whole_path(key, path)?;
+                remote::check_absolute_path(key, path)?;
             }
         }
         for (key, value) in words {
             if let Some(value) = value {
-                remote::one_word(key, value)?;
+                remote::check_word(key, value)?;
             }
         }
         let mut arguments = self.arguments.iter();
