@@ -107,7 +107,7 @@ pub(crate) struct RunsGroup {
     pub(crate) private_addresses: bool,
     /// Seconds of silence after which a worker counts as lost. (`--lease`)
     pub(crate) lease: Seconds,
-    /// The number of workers that a run may lose before it fails. (`--attempts`)
+    /// The number of lost workers after which a run fails. (`--attempts`)
     pub(crate) attempts: NonZeroU16,
     /// Seconds between two checkpoints of a run. (`--checkpoint-every`)
     pub(crate) checkpoint_every: Seconds,

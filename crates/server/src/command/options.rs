@@ -76,7 +76,7 @@ pub(super) struct Options {
     /// Seconds of silence after which a worker counts as lost; 30 by default.
     #[arg(long)]
     lease: Option<Seconds>,
-    /// Number of workers that a run may lose before it fails; 3 by default.
+    /// Number of lost workers after which a run fails; 3 by default.
     #[arg(long)]
     attempts: Option<NonZeroU16>,
     /// Seconds between two checkpoints of a run; 60 by default.
