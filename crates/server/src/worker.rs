@@ -13,6 +13,7 @@ mod contents;
 mod documents;
 mod events;
 mod examples;
+mod follower;
 mod isolation;
 mod limits;
 mod signals;
@@ -30,10 +31,9 @@ use std::{
 use finetuner_engine::{
     Error as EngineError,
     data::{DataName, Documents},
-    job::{self, Interruption, Observer, Setting},
+    job::{self, Observer, Setting},
     source::{HubRules, hub_cache, open_artifact},
     synthesis::{SynthesisPlan, synthesize},
-    train::Position,
 };
 use finetuner_protocol::{
     Config, Event, Level, RunConfig,
@@ -43,7 +43,7 @@ use serde::Deserialize;
 use tempfile::NamedTempFile;
 use tokio::{
     runtime::{Builder, Runtime},
-    sync::{mpsc, oneshot},
+    sync::mpsc,
 };
 
 use self::{
@@ -51,6 +51,7 @@ use self::{
     calls::{CallError, Server},
     contents::Contents,
     documents::FetchedDocuments,
+    follower::Follower,
     isolation::Isolation,
     limits::Limits,
     trackers::{End, Environment, Tracked, Trackers},
@@ -416,68 +417,6 @@ impl Work {
 
 fn fetch_error(what: &str, error: &CallError) -> EngineError {
     EngineError::Transfer(format!("{what} can't be fetched: {error}"))
-}
-
-/// Observes the run: forwards its events and uploads its checkpoints.
-struct Follower<'a> {
-    trackers: Trackers,
-    events: mpsc::UnboundedSender<events::Item>,
-    signals: Arc<Signals>,
-    runtime: &'a Runtime,
-    server: &'a Server,
-    /// Time between two checkpoints.
-    every: Duration,
-    /// Time of the last checkpoint.
-    last: Instant,
-    /// Limit on the worker's memory, in bytes.
-    memory_limit: Option<u64>,
-}
-
-impl Follower<'_> {
-    /// Waits for a transfer unless the run is interrupted first.
-    fn transfer<T>(&self, work: impl Future<Output = T>) -> Result<T, EngineError> {
-        self.runtime.block_on(self.signals.unless_interrupted(work))
-    }
-}
-
-impl Observer for Follower<'_> {
-    fn event(&mut self, event: Event) {
-        self.trackers.event(&event);
-        // The receiver is gone only after a failed report, which also stops this run.
-        let _ = self.events.send(events::Item::Event(event));
-    }
-
-    fn memory_limit(&self) -> Option<u64> {
-        self.memory_limit
-    }
-
-    fn interrupted(&self) -> Option<Interruption> {
-        self.signals.interruption()
-    }
-
-    fn wants_checkpoint(&self) -> bool {
-        self.last.elapsed() >= self.every
-    }
-
-    fn checkpoint(&mut self, file: &Path, at: Position) -> Result<(), String> {
-        let position = [("epoch", at.epoch), ("step", at.step)];
-        let begun = Instant::now();
-        let (told, delivered) = oneshot::channel();
-        let sent = self.runtime.block_on(async {
-            // A run that resumes from this checkpoint does not report the earlier steps
-            // again.
-            let asked = self.events.send(events::Item::Delivered(told)).is_ok();
-            if !asked || delivered.await.is_err() {
-                return Err("the events before it can't be reported".to_owned());
-            }
-            let sent = self.server.upload("checkpoint", &position, file).await;
-            sent.map_err(|e| e.to_string())
-        });
-        // A large model must not spend more than a tenth of its time on checkpoints.
-        self.every = self.every.max(begun.elapsed() * 10);
-        self.last = Instant::now();
-        sent
-    }
 }
 
 #[cfg(test)]
