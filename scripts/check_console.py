@@ -327,6 +327,23 @@ def check(server, browser):
     browser.wait("it to go", lambda: "laptop" not in browser.text())
     browser.look("password", "/console/password", "New password")
 
+    # A project of several people, from its creation to its end.
+    browser.look("projects", "/console/projects", "Create project")
+    browser.find("#name").send_keys("team", Keys.ENTER)
+    browser.wait("the project", lambda: browser.find("h1").text == "Project team")
+    browser.look("project", "/console/project", "Add member")
+    browser.open("/console/")
+    browser.says("There are no experiments yet")
+    browser.look("project-delete", "/console/project/delete", "Delete this project?")
+    browser.find("main form button").click()
+    browser.wait("the list", lambda: "Create project" in browser.text() and "team" not in browser.find("tbody").text)
+
+    # What an admin sees.
+    for name, path, wanted in (("admin", "", "Version"), ("admin-users", "/users", "Add user"),
+                               ("admin-change", "/users/change?user=finetuner&action=sessions", "End all sessions"),
+                               ("admin-storage", "/storage", "Stored"), ("admin-audit", "/audit", "run.start")):
+        browser.look(name, f"/console/admin{path}", wanted)
+
     # A program asks to be let in.
     granted = {}
     stream = requests.get(f"{server.url}/v2/rpc/user.identity.proxiedAuthorize", stream=True, timeout=120)

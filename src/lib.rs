@@ -122,8 +122,8 @@ pub use runs::{
 };
 pub use secret::Secret;
 pub use transport::{
-    DEFAULT_ADDRESS, HUBBLE_VARIABLE, List, ListStream, PLAIN_HTTP_VARIABLE, Progress,
-    REGISTRY_VARIABLE, RequestBody, RetryPolicy,
+    DEFAULT_ADDRESS, HUBBLE_VARIABLE, List, ListStream, PLAIN_HTTP_VARIABLE, PROJECT_VARIABLE,
+    Progress, REGISTRY_VARIABLE, RequestBody, RetryPolicy,
 };
 
 /// What travels between a client and its backend, as far as programs see it:

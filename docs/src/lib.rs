@@ -55,6 +55,7 @@ pages! {
     command_line "command-line",
     testing "testing",
     server "server",
+    teams "teams",
     serving "serving",
     cluster "cluster",
     training "training",

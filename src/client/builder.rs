@@ -9,8 +9,8 @@ use crate::{
     error::{Error, Result},
     secret::Secret,
     transport::{
-        Addresses, HttpService, HttpSettings, PLAIN_HTTP_VARIABLE, RequestBody, RetryPolicy,
-        Timeouts, Transport,
+        Addresses, HttpService, HttpSettings, PLAIN_HTTP_VARIABLE, PROJECT_VARIABLE, RequestBody,
+        RetryPolicy, Timeouts, Transport,
     },
 };
 
@@ -146,6 +146,14 @@ impl Builder {
         self
     }
 
+    /// The project whose runs, data and models are used, such as `search-team`. By
+    /// default it is the one of `FINETUNER_PROJECT`, and without that the user's
+    /// personal project.
+    pub fn project(mut self, name: impl Into<String>) -> Self {
+        self.http.project = Some(name.into());
+        self
+    }
+
     /// The name of the program for the backend's log, such as `my-app/1.2`.
     pub fn user_agent(mut self, name: impl Into<String>) -> Self {
         self.http.user_agent = Some(name.into());
@@ -215,6 +223,9 @@ impl Builder {
         let addresses = Addresses::choose(registry, hubble, environment)?;
         if let Some(value) = set(PLAIN_HTTP_VARIABLE) {
             self.http.allow_plain_http |= value == "1" || value.eq_ignore_ascii_case("true");
+        }
+        if self.http.project.is_none() {
+            self.http.project = set(PROJECT_VARIABLE);
         }
         let vault = Vault::new(
             self.storage,

@@ -45,6 +45,6 @@ pub(crate) use send::{Timeouts, Transport};
 pub(crate) use service::HttpService;
 pub use service::RequestBody;
 pub(crate) use settings::HttpSettings;
-pub use settings::PLAIN_HTTP_VARIABLE;
+pub use settings::{PLAIN_HTTP_VARIABLE, PROJECT_VARIABLE};
 pub(crate) use sha256::{hash_of, hex};
 pub(crate) use upload::{Packed, Seal, send as upload};

@@ -36,7 +36,7 @@ use super::{
     proxy::Proxies,
     retry::{self, RetryPolicy, Tries},
     service::Sender,
-    settings::{HttpSettings, PLAIN_HTTP_VARIABLE, user_agent},
+    settings::{HttpSettings, PLAIN_HTTP_VARIABLE, project_header, user_agent},
     tls::HAS_TLS,
 };
 use crate::{
@@ -80,6 +80,8 @@ struct Shared {
     timeouts: Timeouts,
     session: String,
     allow_plain_http: bool,
+    /// Names the project that calls are about.
+    project: Option<HeaderValue>,
 }
 
 impl std::fmt::Debug for Transport {
@@ -131,6 +133,7 @@ impl Transport {
             timeouts,
             session: random_id(),
             allow_plain_http: http.allow_plain_http,
+            project: project_header(http)?,
         })))
     }
 
@@ -417,6 +420,9 @@ impl Transport {
             request = request
                 .header(header::AUTHORIZATION, value)
                 .header("jinameta-session-id", &self.0.session);
+            if let Some(project) = &self.0.project {
+                request = request.header("x-finetuner-project", project);
+            }
         }
         Ok(match &call.body {
             Body::Empty => request,

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use reqwest::header::HeaderValue;
+
 use super::service::HttpService;
 use crate::{
     error::{Error, Result},
@@ -10,6 +12,9 @@ use crate::{
 
 /// Allows plain http to other machines where it is `1` or `true`.
 pub const PLAIN_HTTP_VARIABLE: &str = "FINETUNER_ALLOW_PLAIN_HTTP";
+
+/// The project whose runs, data and models are used.
+pub const PROJECT_VARIABLE: &str = "FINETUNER_PROJECT";
 
 /// How a connection is made.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +25,8 @@ pub(crate) struct HttpSettings {
     pub(crate) root_certificates: Vec<Vec<u8>>,
     pub(crate) allow_plain_http: bool,
     pub(crate) user_agent: Option<String>,
+    /// The name of the project that calls are about.
+    pub(crate) project: Option<String>,
     /// Sends requests in the place of our own client.
     pub(crate) service: Option<HttpService>,
 }
@@ -43,11 +50,47 @@ impl HttpSettings {
     }
 }
 
+/// The header that names the project; without it, the user's personal one.
+pub(super) fn project_header(settings: &HttpSettings) -> Result<Option<HeaderValue>> {
+    let Some(project) = &settings.project else {
+        return Ok(None);
+    };
+    let header = HeaderValue::from_str(project).ok();
+    let header = header.filter(|_| !project.trim().is_empty() && project.is_ascii());
+    header.map(Some).ok_or_else(|| {
+        Error::setup(format!(
+            "`project` is `{project}`: give the name of a project, of letters, digits, `-`, `_` \
+             and `.`, or leave it out for your personal one"
+        ))
+    })
+}
+
 /// What the program and this client call themselves.
 pub(super) fn user_agent(settings: &HttpSettings) -> String {
     let ours = concat!("finetuner-rs/", env!("CARGO_PKG_VERSION"));
     match &settings.user_agent {
         Some(theirs) => format!("{theirs} {ours}"),
         None => ours.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_project_must_fit_into_a_header() {
+        let header = |project: Option<&str>| {
+            project_header(&HttpSettings {
+                project: project.map(str::to_owned),
+                ..HttpSettings::default()
+            })
+        };
+        assert_eq!(header(None).unwrap(), None);
+        assert_eq!(header(Some("team-1")).unwrap().unwrap(), "team-1");
+        for bad in ["", " ", "a\nb", "\u{e4}"] {
+            let error = header(Some(bad)).unwrap_err();
+            assert!(error.to_string().contains("`project` is"), "{error}");
+        }
     }
 }

@@ -20,6 +20,7 @@ const ENVIRONMENT: &str = "\
 Environment:
   JINA_FINETUNER_REGISTRY  the address of the backend, as `--url`
   JINA_AUTH_TOKEN          the token, before any that `login` has stored
+  FINETUNER_PROJECT        the project, as `--project`
   JINA_HUB_ROOT            the folder of the stored token, in place of ~/.jina
   FINETUNER_CACHE          the folder of pulled data, in place of the user's cache folder
   NO_COLOR                 no colours, as `--no-color`

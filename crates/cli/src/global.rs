@@ -10,6 +10,10 @@ pub(crate) struct Global {
     /// http://127.0.0.1:8642]
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) url: Option<String>,
+    /// Project whose runs, data and models are used [default: FINETUNER_PROJECT, then
+    /// your personal project]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) project: Option<String>,
     /// Write JSON on standard output: one value, or one value on each line
     #[arg(long, global = true)]
     pub(crate) json: bool,

@@ -49,6 +49,9 @@ impl Session {
         if let Some(url) = &self.global.url {
             builder = builder.registry(url.as_str());
         }
+        if let Some(project) = &self.global.project {
+            builder = builder.project(project.as_str());
+        }
         if let Some(seconds) = self.global.timeout {
             builder = builder.timeout(Duration::from_secs(seconds));
         }
@@ -76,6 +79,9 @@ impl Session {
                 true => options.push_str(" --url ..."),
                 false => options.push_str(&format!(" --url {url}")),
             }
+        }
+        if let Some(project) = &self.global.project {
+            options.push_str(&format!(" --project {project}"));
         }
         #[cfg(feature = "embedded")]
         if self.global.embedded {

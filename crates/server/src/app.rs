@@ -18,7 +18,10 @@ use crate::{
     cached::Cached,
     clock::Clock,
     counters::Counters,
-    database::{CANCELLED, Database, End, NewArtifact, Put, RunRow, Which, now_ms},
+    database::{
+        AccountChange, CANCELLED, Database, End, Identity, Manager, NewArtifact, Put, RunRow,
+        Usage, Which, now_ms,
+    },
     error::{ApiError, Result},
     gate::Gates,
     queue_state::{Health, Leases, Waits},
@@ -158,9 +161,27 @@ impl App {
     }
 
     /// Ends a run on behalf of a user, unless it has ended.
-    pub(crate) async fn cancel(self: &Arc<Self>, run_id: i64, user: &str) -> Result<()> {
-        let reason = format!("{CANCELLED}{user}");
-        self.fail(run_id, None, reason).await.map(drop)
+    pub(crate) async fn cancel(self: &Arc<Self>, run_id: i64, by: Identity) -> Result<()> {
+        let reason = format!("{CANCELLED}{}", by.name);
+        let end = End {
+            status: Status::Failed,
+            lines: vec![(Level::Error, reason.clone())],
+            details: reason,
+        };
+        let app = Arc::clone(self);
+        to_the_end(async move {
+            let orphans = app.database.cancel_run(by, run_id, end).await?;
+            app.ended(run_id, orphans.unwrap_or_default()).await;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Tells everybody that a run has ended, and removes what it left.
+    async fn ended(&self, run_id: i64, orphans: Vec<String>) {
+        self.changes.notify(run_id);
+        self.submitted.notify_one();
+        self.remove_orphans(orphans).await;
     }
 
     /// Ends a run, unless it has ended. Says whether it was ended.
@@ -173,10 +194,8 @@ impl App {
         let app = Arc::clone(self);
         to_the_end(async move {
             let orphans = app.database.end_run(run_id, token, end).await?;
-            app.changes.notify(run_id);
-            app.submitted.notify_one();
             let ended = orphans.is_some();
-            app.remove_orphans(orphans.unwrap_or_default()).await;
+            app.ended(run_id, orphans.unwrap_or_default()).await;
             Ok(ended)
         })
         .await
@@ -205,18 +224,12 @@ impl App {
         Ok(None)
     }
 
-    /// Starts to take in data of a user, as far as there is room. An artifact
+    /// Starts to take in data for a project, as far as there is room. An artifact
     /// that it replaces may be named.
-    pub(crate) async fn upload(&self, user_id: &str, replaces: Option<&str>) -> Result<Upload> {
+    pub(crate) async fn upload(&self, user: &Identity, replaces: Option<&str>) -> Result<Upload> {
         self.space.check("upload", 0)?;
         let space = self.space.clone();
-        let quota = match self.settings.max_stored {
-            None => None,
-            Some(most) => {
-                let used = self.quota_used(user_id, replaces).await?;
-                Some((used, most))
-            }
-        };
+        let quota = self.quota(user, replaces).await?;
         let check = move |size: u64| {
             if let Some((used, most)) = quota
                 && used.saturating_add(size) > most
@@ -229,19 +242,27 @@ impl App {
         Ok(upload)
     }
 
-    /// The bytes of a user that count when an upload begins. Without the name of
-    /// what it replaces only the upload itself can be limited; what is stored in
-    /// the end is counted when it gets its name.
-    async fn quota_used(&self, user_id: &str, replaces: Option<&str>) -> Result<u64> {
-        let Some(name) = replaces else {
-            return Ok(0);
+    /// The bytes of a project that count when an upload begins, and the most that
+    /// it may have. Without the name of what it replaces only the upload itself
+    /// can be limited; what is stored in the end is counted when it gets its name.
+    async fn quota(&self, user: &Identity, replaces: Option<&str>) -> Result<Option<(u64, u64)>> {
+        let usage = self.usage(user).await?;
+        let Some(most) = usage.max_stored else {
+            return Ok(None);
         };
-        let used = self.database.usage(user_id.to_owned()).await?.stored;
-        let replaced = self
-            .database
-            .artifact_by_name(user_id.to_owned(), name.to_owned());
+        let Some(name) = replaces else {
+            return Ok(Some((0, most)));
+        };
+        let project = user.namespace.clone();
+        let replaced = self.database.artifact_by_name(project, name.to_owned());
         let replaced = replaced.await?.map_or(0, |artifact| artifact.size);
-        Ok(used.saturating_sub(replaced))
+        Ok(Some((usage.stored.saturating_sub(replaced), most)))
+    }
+
+    /// What a user and the project have taken of the server, and their limits.
+    pub(crate) async fn usage(&self, of: &Identity) -> Result<Usage> {
+        let most = (self.settings.max_open_runs, self.settings.max_stored);
+        Ok(self.database.usage(of, most).await?)
     }
 
     /// Puts a content in its place and lets `enter` give it a name. If that does
@@ -277,11 +298,15 @@ impl App {
 
     /// Enters a content as an artifact. Returns its id and the content that
     /// nothing refers to any more.
-    pub(crate) async fn put_artifact(&self, new: NewArtifact) -> Result<(String, Vec<String>)> {
+    pub(crate) async fn put_artifact(
+        &self,
+        by: Identity,
+        new: NewArtifact,
+    ) -> Result<(String, Vec<String>)> {
         let most = self.settings.max_stored;
-        match self.database.put_artifact(new, most).await? {
+        match self.database.put_artifact(by, new, most).await? {
             Put::Artifact { id, orphan } => Ok((id, orphan.into_iter().collect())),
-            Put::OverQuota(stored) => Err(over_quota(stored, most.unwrap_or(stored))),
+            Put::OverQuota(stored, most) => Err(over_quota(stored, most)),
         }
     }
 
@@ -307,15 +332,15 @@ impl App {
         }
     }
 
-    /// Deletes a user's artifact. Says whether it was there.
+    /// Deletes an artifact of the project. Says whether it was there.
     pub(crate) async fn delete_artifact(
         self: &Arc<Self>,
-        user_id: String,
+        by: Identity,
         which: Which,
     ) -> Result<bool> {
         let app = Arc::clone(self);
         to_the_end(async move {
-            let (there, orphan) = app.database.delete_artifact(user_id, which).await?;
+            let (there, orphan) = app.database.delete_artifact(by, which).await?;
             app.remove_orphans(orphan.into_iter().collect()).await;
             Ok(there)
         })
@@ -324,15 +349,44 @@ impl App {
 
     /// Deletes a run and what it has made. Its worker, if there is one, finds
     /// that its token is void, and stops.
-    pub(crate) async fn delete_run(self: &Arc<Self>, run: RunRow) -> Result<()> {
+    pub(crate) async fn delete_run(self: &Arc<Self>, by: Identity, run: RunRow) -> Result<()> {
         let app = Arc::clone(self);
         to_the_end(async move {
-            let orphans = app.database.delete_run(run.id).await?;
-            app.changes.notify(run.id);
-            app.submitted.notify_one();
-            app.remove_orphans(orphans).await;
-            let model = Which::Id(run.artifact_id);
-            app.delete_artifact(run.user_id, model).await.map(drop)
+            let orphans = app.database.delete_run(by, run.id).await?;
+            app.ended(run.id, orphans).await;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Removes a member of a project, and ends what the member follows.
+    pub(crate) async fn remove_member(
+        self: &Arc<Self>,
+        by: Identity,
+        project: String,
+        name: String,
+    ) -> Result<()> {
+        let app = Arc::clone(self);
+        to_the_end(async move {
+            app.database.remove_member(by, project, name).await?;
+            app.changes.notify_all();
+            Ok(())
+        })
+        .await
+    }
+
+    /// Changes a user, and ends what a disabled one follows.
+    pub(crate) async fn change_account(
+        self: &Arc<Self>,
+        by: Manager,
+        name: String,
+        change: AccountChange,
+    ) -> Result<()> {
+        let app = Arc::clone(self);
+        to_the_end(async move {
+            app.database.change_account(by, name, change).await?;
+            app.changes.notify_all();
+            Ok(())
         })
         .await
     }
@@ -355,6 +409,9 @@ impl App {
             self.write_uses().await;
             if let Err(error) = self.database.drop_expired_tokens().await {
                 tracing::warn!("ended tokens could not be removed: {error}");
+            }
+            if let Err(error) = self.database.prune_audit(self.settings.audit_days).await {
+                tracing::warn!("old entries of the audit log could not be removed: {error}");
             }
             self.uploads.forget();
             self.logins.forget();
@@ -390,8 +447,8 @@ pub(crate) async fn to_the_end<T: Send + 'static>(
 /// Refuses what is too much for its user.
 pub(crate) fn over_quota(stored: u64, most: u64) -> ApiError {
     ApiError::forbidden(format!(
-        "stored bytes: your data, models and checkpoints would take {} MiB, and the limit is {} \
-         MiB: delete some, or ask the operator for a higher `--max-stored`",
+        "stored bytes: the project's data, models and checkpoints would take {} MiB, and the \
+         limit is {} MiB: delete some, or ask the operator for a higher `--max-stored`",
         stored.div_ceil(1 << 20),
         most >> 20
     ))
@@ -425,6 +482,14 @@ impl Changes {
     pub(crate) fn notify(&self, run_id: i64) {
         let runs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(sender) = runs.get(&run_id) {
+            sender.send_replace(());
+        }
+    }
+
+    /// Wakes all who follow any run: somebody may have lost access.
+    pub(crate) fn notify_all(&self) {
+        let runs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for sender in runs.values() {
             sender.send_replace(());
         }
     }

@@ -18,7 +18,7 @@ use self::{
 };
 use crate::{
     Server, accounts, backup, check,
-    database::Scope,
+    database::{AccountChange, Actor, AuditFilter, Database, Manager, Scope, csv},
     restore,
     server::FIRST_USER,
     settings_file::{LogFormat, SettingsFile},
@@ -65,6 +65,23 @@ enum Action {
     User {
         #[command(subcommand)]
         action: UserAction,
+    },
+    /// Print the audit log as CSV, the newest entries first.
+    Audit {
+        /// What this user did.
+        #[arg(long)]
+        person: Option<String>,
+        /// What was done in this project.
+        #[arg(long)]
+        project: Option<String>,
+        /// Actions that begin with this, such as `run` or `signin.failed`.
+        #[arg(long)]
+        action: Option<String>,
+        /// The most entries.
+        #[arg(long, default_value_t = 1000)]
+        limit: u64,
+        #[command(flatten)]
+        data: Data,
     },
     /// Verify all data: the database, and the SHA-256 of every artifact.
     Check {
@@ -113,12 +130,39 @@ enum UserAction {
     Add {
         /// Name of the user.
         name: String,
+        /// Make the user an admin of the server.
+        #[arg(long)]
+        admin: bool,
         #[command(flatten)]
         data: Data,
     },
     /// Set a user's password for the console. It is read from standard input.
     Password {
         /// Name of the user.
+        name: String,
+        #[command(flatten)]
+        data: Data,
+    },
+    /// Make a user an admin of the server, who manages users and projects.
+    Admin {
+        /// The name.
+        name: String,
+        /// Revoke it.
+        #[arg(long)]
+        revoke: bool,
+        #[command(flatten)]
+        data: Data,
+    },
+    /// Refuse all tokens and the password of a user.
+    Disable {
+        /// The name.
+        name: String,
+        #[command(flatten)]
+        data: Data,
+    },
+    /// Accept a disabled user again.
+    Enable {
+        /// The name.
         name: String,
         #[command(flatten)]
         data: Data,
@@ -217,6 +261,26 @@ async fn act(action: Action, file: SettingsFile) -> Result<(), String> {
             Ok(())
         }
         Action::User { action } => user(action, &file).await,
+        Action::Audit {
+            person,
+            project,
+            action,
+            limit,
+            data,
+        } => {
+            let filter = AuditFilter {
+                person,
+                project,
+                action,
+                before: None,
+                limit,
+            };
+            let entries = data.open(&file)?.audit(filter).await;
+            let text = csv(&entries.map_err(|e| e.to_string())?);
+            // A reader such as `head` may close the pipe.
+            let _ = std::io::stdout().lock().write_all(text.as_bytes());
+            Ok(())
+        }
         Action::Check { data, store } => {
             let report = check(data.folder(&file), store.address(&file)).await;
             let report = report.map_err(|e| e.to_string())?;
@@ -264,16 +328,33 @@ async fn act(action: Action, file: SettingsFile) -> Result<(), String> {
 async fn user(action: UserAction, file: &SettingsFile) -> Result<(), String> {
     let failed = |e: rusqlite::Error| e.to_string();
     match action {
-        UserAction::Add { name, data } => {
+        UserAction::Add { name, admin, data } => {
             let database = data.open(file)?;
             finetuner_protocol::check_name("name", &name).map_err(|e| e.to_string())?;
-            if !database.add_user(name.clone()).await.map_err(failed)? {
-                return Err(format!("the user `{name}` already exists"));
+            let added = database.add_user(Manager::Operator, name.clone());
+            let token = added.await.map_err(failed)?;
+            if admin {
+                let change = AccountChange {
+                    is_admin: Some(true),
+                    ..AccountChange::default()
+                };
+                let changed = database.change_account(Manager::Operator, name, change);
+                changed.await.map_err(failed)?;
             }
-            let made = database.create_token(name, "first".to_owned(), Scope::All);
-            println!("{}", made.await.map_err(failed)?);
+            println!("{token}");
             Ok(())
         }
+        UserAction::Admin { name, revoke, data } => {
+            let change = AccountChange {
+                is_admin: Some(!revoke),
+                ..AccountChange::default()
+            };
+            let database = data.open(file)?;
+            let changed = database.change_account(Manager::Operator, name, change);
+            changed.await.map_err(failed)
+        }
+        UserAction::Disable { name, data } => disable(name, true, &data.open(file)?).await,
+        UserAction::Enable { name, data } => disable(name, false, &data.open(file)?).await,
         UserAction::Password { name, data } => {
             let database = data.open(file)?;
             if std::io::stdin().is_terminal() {
@@ -283,16 +364,30 @@ async fn user(action: UserAction, file: &SettingsFile) -> Result<(), String> {
             let read = std::io::stdin().lock().read_line(&mut password);
             read.map_err(|e| e.to_string())?;
             let hash = accounts::hash_password(password.trim_end_matches(['\r', '\n']))?;
-            let set = database.set_password(name.clone(), hash);
+            let set = database.set_password(Actor::operator(), name.clone(), hash);
             match set.await.map_err(failed)? {
                 true => Ok(()),
                 false => Err(format!("there is no user `{name}`")),
             }
         }
         UserAction::List { data } => {
-            for (name, has_password) in data.open(file)?.users().await.map_err(failed)? {
-                let password = if has_password { "" } else { " (no password)" };
-                println!("{name}{password}");
+            let (users, _) = data
+                .open(file)?
+                .accounts((0, u64::MAX))
+                .await
+                .map_err(failed)?;
+            for user in users {
+                let marks = [
+                    (user.is_admin, " (admin)"),
+                    (user.is_disabled, " (disabled)"),
+                    (!user.has_password, " (no password)"),
+                ];
+                let marks: String = marks
+                    .iter()
+                    .filter(|(is_so, _)| *is_so)
+                    .map(|(_, mark)| *mark)
+                    .collect();
+                println!("{}{marks}", user.name);
             }
             Ok(())
         }
@@ -304,6 +399,15 @@ async fn user(action: UserAction, file: &SettingsFile) -> Result<(), String> {
             }
         }
     }
+}
+
+async fn disable(name: String, disabled: bool, database: &Database) -> Result<(), String> {
+    let change = AccountChange {
+        is_disabled: Some(disabled),
+        ..AccountChange::default()
+    };
+    let changed = database.change_account(Manager::Operator, name, change);
+    changed.await.map_err(|e| e.to_string())
 }
 
 async fn serve(file: &SettingsFile) -> Result<(), String> {

@@ -19,7 +19,7 @@ const MAX_BYTES: u64 = 64 << 20;
 /// documents are skipped without unpacking them.
 pub(crate) async fn read(
     app: &App,
-    user_id: &str,
+    person: &str,
     content: &str,
     first: u64,
     count: u64,
@@ -27,7 +27,7 @@ pub(crate) async fn read(
     let bytes = StoredBytes::new(&app.store, content).await;
     let bytes = bytes.map_err(ApiError::unprocessable)?;
     let read = move || some(bytes, first, count);
-    let read = app.gates.previews.run(user_id, read).await?;
+    let read = app.gates.previews.run(person, read).await?;
     read.map_err(|e| ApiError::unprocessable(e.to_string()))
 }
 

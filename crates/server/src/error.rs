@@ -11,6 +11,8 @@ use finetuner_engine::Error as EngineError;
 use rusqlite::ErrorCode;
 use serde_json::json;
 
+use crate::database::Refusal;
+
 /// Maximum length of a message in an answer, in characters.
 const MAX_MESSAGE: usize = 8000;
 
@@ -151,6 +153,24 @@ impl ApiError {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, message)
     }
 
+    /// Returns the error for a refusal by a transaction of the database.
+    fn refused(error: &rusqlite::Error) -> Self {
+        match Refusal::of(error) {
+            Some(refusal) => Self::new(
+                match refusal {
+                    Refusal::NotMember { .. } | Refusal::Missing(_) => StatusCode::NOT_FOUND,
+                    Refusal::Role { .. }
+                    | Refusal::NotOwn { .. }
+                    | Refusal::NoAdmin
+                    | Refusal::Limit(_) => StatusCode::FORBIDDEN,
+                    Refusal::Conflict(_) => StatusCode::CONFLICT,
+                },
+                refusal.to_string(),
+            ),
+            None => Self::internal(error),
+        }
+    }
+
     /// 500: an error of the server. The cause goes to the log and not to the
     /// client.
     pub(crate) fn internal(cause: &dyn std::fmt::Display) -> Self {
@@ -260,6 +280,7 @@ impl From<rusqlite::Error> for ApiError {
     fn from(error: rusqlite::Error) -> Self {
         match error {
             rusqlite::Error::QueryReturnedNoRows => Self::not_found("it does not exist"),
+            error if Refusal::of(&error).is_some() => Self::refused(&error),
             error => match error.sqlite_error_code() {
                 Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
                     tracing::warn!("The database is busy: {error}");

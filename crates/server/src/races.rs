@@ -18,7 +18,7 @@ use tower::ServiceExt;
 use crate::{
     api,
     app::App,
-    database::{CheckpointRow, NewArtifact, RunRow, Scope, Which},
+    database::{CheckpointRow, Identity, NewArtifact, RunRow, Scope, Which},
     settings::Settings,
     store::faults::{Call, Fault, Faulty},
 };
@@ -29,7 +29,7 @@ struct Backend {
     faulty: Faulty,
     router: Router,
     token: String,
-    user_id: String,
+    user: Identity,
 }
 
 /// The smallest picture.
@@ -43,15 +43,14 @@ impl Backend {
             .database
             .create_token("ada".into(), "t".into(), Scope::All);
         let token = made.await.unwrap();
-        let user = app.database.user_of_token(crate::secret::hash(&token));
-        let user_id = user.await.unwrap().unwrap().id;
+        let user = app.database.identity_of("ada").await;
         tokio::spawn(Arc::clone(&app).remove_suspects());
         Self {
             router: api::router(Arc::clone(&app)),
             app,
             faulty,
             token,
-            user_id,
+            user,
         }
     }
 
@@ -90,7 +89,8 @@ impl Backend {
         let entered = self.app.keep(upload, async |stored| {
             let new = NewArtifact {
                 id: crate::secret::new_id(),
-                user_id: self.user_id.clone(),
+                project_id: self.user.namespace.clone(),
+                created_by: Some(self.user.person.clone()),
                 name: Some(name.to_owned()),
                 kind: "documentArray".to_owned(),
                 public: false,
@@ -98,7 +98,7 @@ impl Backend {
                 content: stored.content.clone(),
                 size: stored.size,
             };
-            let (_, orphans) = self.app.put_artifact(new).await?;
+            let (_, orphans) = self.app.put_artifact(self.user.clone(), new).await?;
             Ok((stored.content.clone(), orphans))
         });
         entered.await.unwrap()
@@ -129,7 +129,7 @@ impl Backend {
         let experiment = self
             .app
             .database
-            .experiment(self.user_id.clone(), "e".into());
+            .experiment(self.user.namespace.clone(), "e".into());
         let id = experiment.await.unwrap().unwrap().id;
         self.app
             .database
@@ -207,7 +207,7 @@ async fn data_that_is_deleted_while_a_run_is_checked_stays_for_the_run() {
     let (backend, content, gate, answer) = submitting().await;
     let gone = backend
         .app
-        .delete_artifact(backend.user_id.clone(), Which::Name("train".into()));
+        .delete_artifact(backend.user.clone(), Which::Name("train".into()));
     assert!(gone.await.unwrap());
     gate.add_permits(1);
     let (status, body) = answer.await.unwrap();
@@ -215,7 +215,11 @@ async fn data_that_is_deleted_while_a_run_is_checked_stays_for_the_run() {
     assert!(backend.has(&content).await, "the run's data was removed");
     let run = backend.run("r").await;
     assert!(run.data.contains(&content), "{}", run.data);
-    backend.app.delete_run(run).await.unwrap();
+    backend
+        .app
+        .delete_run(backend.user.clone(), run)
+        .await
+        .unwrap();
     backend.removed(&content).await;
 }
 
@@ -236,7 +240,7 @@ async fn data_of_a_submission_that_comes_to_nothing_is_removed() {
     let (backend, content, gate, answer) = submitting().await;
     let gone = backend
         .app
-        .delete_artifact(backend.user_id.clone(), Which::Name("train".into()));
+        .delete_artifact(backend.user.clone(), Which::Name("train".into()));
     assert!(gone.await.unwrap());
     // The client disconnects.
     answer.abort();
@@ -281,7 +285,7 @@ async fn a_run_goes_on_from_a_checkpoint_that_is_replaced_meanwhile() {
     assert!(backend.has(&second).await);
     backend
         .app
-        .delete_run(backend.run("longer").await)
+        .delete_run(backend.user.clone(), backend.run("longer").await)
         .await
         .unwrap();
     backend.removed(&first).await;
@@ -332,7 +336,7 @@ async fn an_upload_that_ends_while_the_same_content_is_deleted_keeps_it() {
     backend.faulty.met().await;
     let gone = backend
         .app
-        .delete_artifact(backend.user_id.clone(), Which::Name("one".into()));
+        .delete_artifact(backend.user.clone(), Which::Name("one".into()));
     assert!(gone.await.unwrap());
     gate.add_permits(1);
     assert_eq!(putting.await.unwrap(), content);
@@ -429,7 +433,7 @@ async fn a_finish_that_is_repeated_after_a_fault_of_the_database_keeps_the_uploa
     assert_eq!(finish(&id, 4).await, refused);
 
     // An upload that is aborted between two attempts leaves nothing.
-    let (user, name) = (backend.user_id.clone(), Which::Name("data".into()));
+    let (user, name) = (backend.user.clone(), Which::Name("data".into()));
     assert!(backend.app.delete_artifact(user, name).await.unwrap());
     backend.removed(&hash).await;
     let id = begin().await;

@@ -273,8 +273,8 @@ impl std::fmt::Debug for Server {
     }
 }
 
-/// Makes a token for a user of the data in `folder`. Users own what they
-/// create, and see nothing of each other's; a new name makes a new user.
+/// Makes a token for a user of the data in `folder`. Users see nothing of each
+/// other's but what they share in a project; a new name makes a new user.
 ///
 /// # Errors
 /// [`StartError::Folder`] where the folder can't be used.

@@ -56,8 +56,12 @@ pub struct Settings {
     pub max_open_runs: Option<u64>,
     /// Maximum number of one user's uploads in progress; 16 by default.
     pub max_uploads: usize,
-    /// Maximum size of one user's data, models and checkpoints in bytes; unlimited
-    /// by default.
+    /// Maximum number of shared projects that one user may own; 16 by default.
+    pub max_projects: Option<u64>,
+    /// Days that entries of the audit log are kept; 365 by default.
+    pub audit_days: u32,
+    /// Maximum size of one project's data, models and checkpoints in bytes;
+    /// unlimited by default. A user's personal project is one of them.
     pub max_stored: Option<u64>,
     /// Maximum memory in bytes for finished models that are used over
     /// `/v1/embeddings` and tried in the console; 2 GiB by default. The least
@@ -153,6 +157,8 @@ impl Default for Settings {
             max_run_disk: None,
             max_open_runs: None,
             max_uploads: 16,
+            max_projects: Some(16),
+            audit_days: 365,
             max_stored: None,
             max_loaded: 2 << 30,
             disk_reserve: None,

@@ -151,8 +151,15 @@ pub(crate) struct UsersGroup {
     /// The maximum number of one user's uploads in progress. (`--max-uploads`,
     /// FINETUNER_MAX_UPLOADS)
     pub(crate) max_uploads: NonZeroU16,
-    /// The maximum size in MiB of one user's data, models and checkpoints.
-    /// (`--max-stored`, FINETUNER_MAX_STORED)
+    /// The maximum number of shared projects that one user may own.
+    /// (`--max-projects`, FINETUNER_MAX_PROJECTS)
+    pub(crate) max_projects: NonZeroU16,
+    /// Days that entries of the audit log are kept. (`--audit-days`,
+    /// FINETUNER_AUDIT_DAYS)
+    pub(crate) audit_days: NonZeroU16,
+    /// The maximum size in MiB of one project's data, models and checkpoints. A
+    /// user's personal project is one of them. (`--max-stored`,
+    /// FINETUNER_MAX_STORED)
     pub(crate) max_stored: Option<u64>,
 }
 
@@ -164,6 +171,8 @@ impl Default for UsersGroup {
                 .ok()
                 .and_then(NonZeroU16::new)
                 .unwrap_or(NonZeroU16::MIN),
+            max_projects: NonZeroU16::new(16).unwrap_or(NonZeroU16::MIN),
+            audit_days: NonZeroU16::new(365).unwrap_or(NonZeroU16::MIN),
             max_stored: None,
         }
     }
@@ -330,6 +339,8 @@ impl SettingsFile {
             max_run_disk: bytes(runs.max_disk),
             max_open_runs: users.max_open_runs.map(Into::into),
             max_uploads: users.max_uploads.get().into(),
+            max_projects: Some(users.max_projects.get().into()),
+            audit_days: users.audit_days.get().into(),
             max_stored: bytes(users.max_stored),
             max_loaded: server.max_loaded.saturating_mul(1 << 20),
             disk_reserve: bytes(server.disk_reserve),

@@ -48,6 +48,11 @@ impl Space {
         }
     }
 
+    /// Measures the disk of the data folder, if the system reports it.
+    pub(crate) fn disk(&self) -> Option<Disk> {
+        (self.measure)(&self.folder)
+    }
+
     /// Refuses something new of `bytes` bytes if it would use the reserve.
     pub(crate) fn check(&self, what: &str, bytes: u64) -> Result<()> {
         let Some(disk) = (self.measure)(&self.folder) else {

@@ -17,7 +17,7 @@ use finetuner_protocol::{
 
 use crate::{
     app::App,
-    database::ArtifactRow,
+    database::{ArtifactRow, Identity},
     documents::StoredBytes,
     error::{ApiError, Result},
     pictures,
@@ -42,10 +42,10 @@ const MAX_CALLBACKS: usize = 64;
 const MAX_READ: u64 = 32 << 30;
 
 /// Checks a configuration, and all that it names.
-pub(crate) async fn check(app: &App, user_id: &str, config: &RunConfig) -> Result<Checked> {
-    let (plan, earlier) = plan(app, user_id, config).await?;
+pub(crate) async fn check(app: &App, user: &Identity, config: &RunConfig) -> Result<Checked> {
+    let (plan, earlier) = plan(app, user, config).await?;
     let keep_checkpoints = u32::try_from(plan.keep_checkpoints).unwrap_or(u32::MAX);
-    let (mut contents, mut holds) = check_data(app, user_id, plan, config).await?;
+    let (mut contents, mut holds) = check_data(app, user, plan, config).await?;
     if let Some((_, content, hold)) = earlier {
         contents.insert(MODEL_ARTIFACT.to_owned(), content);
         holds.push(hold);
@@ -62,14 +62,14 @@ pub(crate) async fn check(app: &App, user_id: &str, config: &RunConfig) -> Resul
 /// items that the model embeds.
 pub(crate) async fn check_without(
     app: &App,
-    user_id: &str,
+    user: &Identity,
     config: &RunConfig,
     pushing: &BTreeSet<String>,
 ) -> Result<ModelKind> {
-    let (plan, _) = plan(app, user_id, config).await?;
+    let (plan, _) = plan(app, user, config).await?;
     for name in plan.data_names() {
         if !pushing.contains(&name) {
-            find_data(app, user_id, DataName::of_run(config, &name)).await?;
+            find_data(app, user, DataName::of_run(config, &name)).await?;
         }
     }
     Ok(plan.kind)
@@ -78,14 +78,14 @@ pub(crate) async fn check_without(
 /// Checks the configuration of a synthesis run, and all that it names.
 pub(crate) async fn check_synthesis(
     app: &App,
-    user_id: &str,
+    user: &Identity,
     config: &SynthesisConfig,
 ) -> Result<Checked> {
-    let plan = synthesis_plan(app, user_id, config).await?;
+    let plan = synthesis_plan(app, user, config).await?;
     let (contents, holds, stored) =
-        stored(app, user_id, plan.data_names(), |name| plan.data_name(name)).await?;
+        stored(app, user, plan.data_names(), |name| plan.data_name(name)).await?;
     let check = move || plan.check_data(&|name| open(&stored, plan.data_name(name)));
-    let checked = app.gates.submissions.run(user_id, check).await?;
+    let checked = app.gates.submissions.run(&user.person, check).await?;
     checked.map_err(|e| ApiError::engine(&e))?;
     Ok(Checked {
         contents,
@@ -98,14 +98,14 @@ pub(crate) async fn check_synthesis(
 /// `pushing` names the data still to come.
 pub(crate) async fn check_synthesis_without(
     app: &App,
-    user_id: &str,
+    user: &Identity,
     config: &SynthesisConfig,
     pushing: &BTreeSet<String>,
 ) -> Result<()> {
-    let plan = synthesis_plan(app, user_id, config).await?;
+    let plan = synthesis_plan(app, user, config).await?;
     for name in plan.data_names() {
         if !pushing.contains(&name) {
-            find_data(app, user_id, plan.data_name(&name)).await?;
+            find_data(app, user, plan.data_name(&name)).await?;
         }
     }
     Ok(())
@@ -114,13 +114,13 @@ pub(crate) async fn check_synthesis_without(
 /// Reads the configuration of a synthesis run as a worker will.
 async fn synthesis_plan(
     app: &App,
-    user_id: &str,
+    user: &Identity,
     config: &SynthesisConfig,
 ) -> Result<SynthesisPlan> {
     let (config, local) = (config.clone(), app.settings.local_models.clone());
     // Folders are read, and the model hub may be asked.
     let plan = move || SynthesisPlan::new(&config, &local, &HubRules::default());
-    let plan = app.gates.submissions.run(user_id, plan).await?;
+    let plan = app.gates.submissions.run(&user.person, plan).await?;
     plan.map_err(|e| ApiError::engine(&e))
 }
 
@@ -128,7 +128,7 @@ async fn synthesis_plan(
 /// from too.
 async fn plan(
     app: &App,
-    user_id: &str,
+    user: &Identity,
     config: &RunConfig,
 ) -> Result<(Plan, Option<(ModelKind, String, Hold)>)> {
     let count = config.callbacks.len();
@@ -139,7 +139,7 @@ async fn plan(
     }
     let earlier = match &config.model.artifact {
         None => None,
-        Some(name) => Some(earlier(app, user_id, name).await?),
+        Some(name) => Some(earlier(app, user, name).await?),
     };
     let allowed = Allowed {
         local_models: app.settings.local_models.clone(),
@@ -150,19 +150,19 @@ async fn plan(
     let config = config.clone();
     // Folders are read, and the model hub may be asked.
     let plan = move || Plan::new(&config, allowed);
-    let plan = app.gates.submissions.run(user_id, plan).await?;
+    let plan = app.gates.submissions.run(&user.person, plan).await?;
     Ok((plan.map_err(|e| ApiError::engine(&e))?, earlier))
 }
 
 /// Finds the data of an argument by its name.
 async fn find_data(
     app: &App,
-    user_id: &str,
+    user: &Identity,
     DataName { field, name }: DataName<'_>,
 ) -> Result<(ArtifactRow, Hold)> {
     let find = || {
         let data = &app.database;
-        data.artifact_by_name(user_id.to_owned(), name.to_owned())
+        data.artifact_by_name(user.namespace.clone(), name.to_owned())
     };
     let found = app.held(find, |artifact| &artifact.content).await?;
     found.ok_or_else(|| {
@@ -173,14 +173,14 @@ async fn find_data(
 }
 
 /// What the model in an artifact embeds, and the artifact's content.
-async fn earlier(app: &App, user_id: &str, name: &str) -> Result<(ModelKind, String, Hold)> {
+async fn earlier(app: &App, user: &Identity, name: &str) -> Result<(ModelKind, String, Hold)> {
     let bad =
         |reason: &str| ApiError::unprocessable(format!("`model_artifact`: `{name}`: {reason}"));
     let find = || {
-        let (user, id) = (user_id.to_owned(), name.to_owned());
+        let (project, id) = (user.namespace.clone(), name.to_owned());
         async move {
-            match app.database.artifact(user.clone(), id.clone()).await? {
-                None => app.database.artifact_by_name(user, id).await,
+            match app.database.artifact(project.clone(), id.clone()).await? {
+                None => app.database.artifact_by_name(project, id).await,
                 found => Ok(found),
             }
         }
@@ -192,7 +192,7 @@ async fn earlier(app: &App, user_id: &str, name: &str) -> Result<(ModelKind, Str
     let bytes = StoredBytes::new(&app.store, &artifact.content).await;
     let bytes = bytes.map_err(|e| ApiError::internal(&e))?;
     let look = move || kind_of_artifact(bytes);
-    let kind = app.gates.submissions.run(user_id, look).await?;
+    let kind = app.gates.submissions.run(&user.person, look).await?;
     let kind = kind.map_err(|e| bad(&e.to_string()))?;
     Ok((kind, artifact.content, hold))
 }
@@ -201,11 +201,11 @@ async fn earlier(app: &App, user_id: &str, name: &str) -> Result<(ModelKind, Str
 /// what holds them.
 async fn check_data(
     app: &App,
-    user_id: &str,
+    user: &Identity,
     plan: Plan,
     config: &RunConfig,
 ) -> Result<(BTreeMap<String, String>, Vec<Hold>)> {
-    let (contents, holds, stored) = stored(app, user_id, plan.data_names(), |name| {
+    let (contents, holds, stored) = stored(app, user, plan.data_names(), |name| {
         DataName::of_run(config, name)
     })
     .await?;
@@ -213,7 +213,7 @@ async fn check_data(
     check_sizes(&plan, &config.callbacks, sizes)?;
     let config = config.clone();
     let check = move || check_shapes(&plan, &config, &stored);
-    let checked = app.gates.submissions.run(user_id, check).await?;
+    let checked = app.gates.submissions.run(&user.person, check).await?;
     checked.map_err(|e| ApiError::engine(&e))?;
     Ok((contents, holds))
 }
@@ -225,14 +225,14 @@ type Stored = HashMap<String, StoredBytes>;
 /// their bytes.
 async fn stored(
     app: &App,
-    user_id: &str,
+    user: &Identity,
     names: Vec<String>,
     named: impl for<'a> Fn(&'a str) -> DataName<'a>,
 ) -> Result<(BTreeMap<String, String>, Vec<Hold>, Stored)> {
     let (mut contents, mut stored) = (BTreeMap::new(), Stored::new());
     let mut holds = Vec::new();
     for name in names {
-        let (artifact, hold) = find_data(app, user_id, named(&name)).await?;
+        let (artifact, hold) = find_data(app, user, named(&name)).await?;
         let bytes = StoredBytes::new(&app.store, &artifact.content).await;
         let bytes = bytes.map_err(|e| ApiError::internal(&e))?;
         contents.insert(name.clone(), artifact.content);

@@ -6,7 +6,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
 use crate::{
-    database::{ArtifactRow, now_ms},
+    database::{ArtifactRow, Identity, now_ms},
     secret::{from_hex, hex},
 };
 
@@ -24,6 +24,9 @@ pub(crate) struct Download {
     pub(crate) size: u64,
     /// Name of the file.
     pub(crate) name: String,
+    /// Ids of the project and the user that the key is restricted to. It is valid while
+    /// the user is a member. `None` permits everybody who has the key.
+    pub(crate) member: Option<(String, String)>,
 }
 
 impl Download {
@@ -37,6 +40,16 @@ impl Download {
             content: artifact.content.clone(),
             size: artifact.size,
             name: format!("{name}.{ending}"),
+            member: None,
+        }
+    }
+
+    /// Restricts the key to a member of the project, unless the artifact is public.
+    pub(crate) fn for_member(self, artifact: &ArtifactRow, user: &Identity) -> Self {
+        let member = (user.namespace.clone(), user.person.clone());
+        Self {
+            member: (!artifact.public).then_some(member),
+            ..self
         }
     }
 }
@@ -76,9 +89,13 @@ impl Signer {
             content,
             size,
             name,
+            member,
         } = download;
         let (until, name) = (now_ms().saturating_add(LIFE), hex(name.as_bytes()));
-        let text = format!("{content}-{size}-{until}-{name}");
+        let member = member.map_or(String::new(), |(project, person)| {
+            format!("-{project}-{person}")
+        });
+        let text = format!("{content}-{size}-{until}-{name}{member}");
         let signature = self.sign("download", &text);
         format!("{text}-{signature}")
     }
@@ -94,10 +111,13 @@ impl Signer {
         let (content, size, until) = (parts.next()?, parts.next()?, parts.next()?);
         let until: i64 = until.parse().ok()?;
         let name = String::from_utf8(from_hex(parts.next()?)?).ok()?;
+        let owned = |part: Option<&str>| part.map(str::to_owned);
+        let member = owned(parts.next()).zip(owned(parts.next()));
         (until > now_ms()).then_some(Download {
             content: content.to_owned(),
             size: size.parse().ok()?,
             name,
+            member,
         })
     }
 }
@@ -113,9 +133,17 @@ mod tests {
             content: "abcdef".to_owned(),
             size: 7,
             name: "a-b ä.zip".to_owned(),
+            member: None,
         };
         let key = signer.download(good.clone());
-        assert_eq!(signer.redeem(&key), Some(good));
+        assert_eq!(signer.redeem(&key), Some(good.clone()));
+        let members = Download {
+            member: Some(("p1".to_owned(), "u1".to_owned())),
+            ..good
+        };
+        let own = signer.download(members.clone());
+        assert_eq!(signer.redeem(&own.replace("-u1-", "-u2-")), None);
+        assert_eq!(signer.redeem(&own), Some(members));
         assert_eq!(Signer::new([2; 32]).redeem(&key), None);
         for bad in [
             key.replace("abcdef", "abcdee"),

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     app::App,
-    database::{ArtifactRow, RunRow},
+    database::{ArtifactRow, Identity, RunRow},
     documents::StoredBytes,
     error::{ApiError, Result},
     serving::{Found, Held, Index, Item, Model, Prompted, Refused, Room, gather},
@@ -72,25 +72,25 @@ pub(crate) async fn finished(app: &App, run: &RunRow) -> Result<Finished> {
         )));
     }
     let gone = || ApiError::not_found(format!("the model of run `{}` was deleted", run.name));
-    let (artifact, hold) = own_artifact(app, &run.user_id, &run.artifact_id)
+    let (artifact, hold) = own_artifact(app, &run.project_id, &run.artifact_id)
         .await?
         .filter(|(artifact, _)| artifact.kind == "model")
         .ok_or_else(gone)?;
     Ok(Finished { artifact, hold })
 }
 
-async fn own_artifact(app: &App, user_id: &str, id: &str) -> Result<Option<(ArtifactRow, Hold)>> {
-    let find = || app.database.artifact(user_id.to_owned(), id.to_owned());
+async fn own_artifact(app: &App, project: &str, id: &str) -> Result<Option<(ArtifactRow, Hold)>> {
+    let find = || app.database.artifact(project.to_owned(), id.to_owned());
     app.held(find, |artifact| &artifact.content).await
 }
 
 impl Finished {
     /// Returns the kind of inputs that the model embeds, from its files.
-    pub(crate) async fn kind(&self, app: &App, user_id: &str) -> Result<ModelKind> {
+    pub(crate) async fn kind(&self, app: &App, user: &Identity) -> Result<ModelKind> {
         let bytes = StoredBytes::new(&app.store, &self.artifact.content).await;
         let bytes = bytes.map_err(|e| ApiError::internal(&e))?;
         let look = move || kind_of_artifact(bytes);
-        let kind = app.gates.previews.run(user_id, look).await?;
+        let kind = app.gates.previews.run(&user.person, look).await?;
         kind.map_err(|e| ApiError::engine(&e))
     }
 
@@ -106,21 +106,21 @@ impl Finished {
 ///
 /// # Errors
 /// The model is not available here. The message says why.
-pub(crate) async fn backbone(app: &App, user_id: &str, run: &RunRow) -> Result<Used> {
+pub(crate) async fn backbone(app: &App, user: &Identity, run: &RunRow) -> Result<Used> {
     let unreadable = |e: serde_json::Error| ApiError::internal(&e);
     let config: serde_json::Value = serde_json::from_str(&run.config).map_err(unreadable)?;
     let config = Config::deserialize(&config).map_err(unreadable)?;
     let config = config.training().cloned();
     let config = config.ok_or_else(|| ApiError::conflict("the run does not train a model"))?;
     if let Some(earlier) = &config.model.artifact {
-        return going_on_from(app, user_id, earlier).await;
+        return going_on_from(app, user, earlier).await;
     }
     let rules = HubRules {
         max_bytes: app.settings.max_hub_download,
         token: None,
     };
     let plan = plan_of(app, config, rules.clone());
-    let plan = app.gates.submissions.run(user_id, plan).await?;
+    let plan = app.gates.submissions.run(&user.person, plan).await?;
     let source = plan.map_err(|e| ApiError::engine(&e))?.source;
     let key = format!("{source:?}");
     let model = app.serving.backbone(&key, source, rules).await?;
@@ -146,12 +146,12 @@ fn plan_of(
 }
 
 /// Loads the model of the artifact that a run started from.
-async fn going_on_from(app: &App, user_id: &str, earlier: &str) -> Result<Used> {
+async fn going_on_from(app: &App, user: &Identity, earlier: &str) -> Result<Used> {
     let by_name = || {
         let data = &app.database;
-        data.artifact_by_name(user_id.to_owned(), earlier.to_owned())
+        data.artifact_by_name(user.namespace.clone(), earlier.to_owned())
     };
-    let found = match own_artifact(app, user_id, earlier).await? {
+    let found = match own_artifact(app, &user.namespace, earlier).await? {
         None => app.held(by_name, |artifact| &artifact.content).await?,
         found => found,
     };
@@ -161,8 +161,8 @@ async fn going_on_from(app: &App, user_id: &str, earlier: &str) -> Result<Used> 
 }
 
 /// Finds a data set of the user, or a public one, by its id.
-pub(crate) async fn data(app: &App, user_id: &str, id: &str) -> Result<Data> {
-    let found = own_artifact(app, user_id, id).await?;
+pub(crate) async fn data(app: &App, user: &Identity, id: &str) -> Result<Data> {
+    let found = own_artifact(app, &user.namespace, id).await?;
     let found = found.filter(|(artifact, _)| artifact.kind == "documentArray");
     let (artifact, hold) =
         found.ok_or_else(|| ApiError::not_found(format!("there is no data set `{id}`")))?;
@@ -174,7 +174,7 @@ pub(crate) async fn data(app: &App, user_id: &str, id: &str) -> Result<Data> {
 /// waits.
 pub(crate) async fn search(
     app: &Arc<App>,
-    user_id: &str,
+    user: &Identity,
     open: impl Future<Output = Result<Used>>,
     data: &Data,
     query: Item,
@@ -186,7 +186,7 @@ pub(crate) async fn search(
     let used = used?;
     check_query(used.model.encoder.kind(), &query)?;
     let key = format!("{} {}", used.key, data.artifact.content);
-    let index = index(app, user_id, &used, data, key.clone());
+    let index = index(app, user, &used, data, key.clone());
     let Ok(index) = tokio::time::timeout_at(deadline, index).await else {
         return Ok(Answer::Embedding(app.serving.progress.of(&key)));
     };
@@ -232,14 +232,14 @@ fn prompted(model: &Held<Model>, name: &str) -> Result<Prompted> {
 /// not cached.
 async fn index(
     app: &Arc<App>,
-    user_id: &str,
+    user: &Identity,
     used: &Used,
     data: &Data,
     key: String,
 ) -> Result<Held<Index>> {
     let building = Building {
         app: Arc::clone(app),
-        user_id: user_id.to_owned(),
+        person: user.person.clone(),
         model: used.model.clone(),
         content: data.artifact.content.clone(),
         _hold: data.hold.clone(),
@@ -252,7 +252,7 @@ async fn index(
 /// The inputs for embedding a data set.
 struct Building {
     app: Arc<App>,
-    user_id: String,
+    person: String,
     model: Held<Model>,
     content: String,
     _hold: Hold,
@@ -268,7 +268,7 @@ impl Drop for Building {
 impl Building {
     async fn run(self, room: Room<Index>) -> Result<Index> {
         let app = &self.app;
-        let _turn = app.gates.indexes.enter(&self.user_id).await?;
+        let _turn = app.gates.indexes.enter(&self.person).await?;
         let bytes = StoredBytes::new(&app.store, &self.content).await;
         let bytes = bytes.map_err(|e| ApiError::internal(&e))?;
         let kind = self.model.encoder.kind();

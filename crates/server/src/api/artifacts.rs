@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     app::{App, to_the_end},
-    database::{ArtifactList, ArtifactRow, NewArtifact, Which, is_duplicate},
+    database::{ArtifactList, ArtifactRow, Identity, NewArtifact, Which, is_duplicate},
     error::{ApiError, Result},
     secret,
     store::Stored,
@@ -49,7 +49,7 @@ pub(super) struct UploadFields {
 
 impl UploadFields {
     /// Finds what can be known to be wrong before the file is there.
-    pub(super) async fn check(&self, app: &App, user_id: &str) -> Result<()> {
+    pub(super) async fn check(&self, app: &App, user: &Identity) -> Result<()> {
         if let Some(name) = self.name.as_deref().filter(|name| !name.is_empty()) {
             check_name("name", name).map_err(|e| ApiError::bad_request(e.to_string()))?;
         }
@@ -76,7 +76,7 @@ impl UploadFields {
         if let Some(id) = &self.id {
             let own = app
                 .database
-                .artifact(user_id.to_owned(), id.clone())
+                .artifact(user.namespace.clone(), id.clone())
                 .await?;
             own.ok_or_else(|| missing(&Which::Id(id.clone())))?;
         }
@@ -117,7 +117,7 @@ pub(crate) async fn upload(
             if file.is_some() {
                 return Err(ApiError::bad_request("the form has more than one `file`"));
             }
-            let mut upload = app.upload(&user.id, None).await?;
+            let mut upload = app.upload(&user, None).await?;
             while let Some(bytes) = field.chunk().await.map_err(|e| broken(&e))? {
                 upload.write(bytes).await?;
             }
@@ -148,7 +148,7 @@ pub(crate) async fn upload(
     let id = to_the_end(async move {
         app.keep(file, async |stored| {
             told.compare(&app, stored).await?;
-            enter(&app, user.id, fields, stored).await
+            enter(&app, user, fields, stored).await
         })
         .await
     });
@@ -159,30 +159,31 @@ pub(crate) async fn upload(
 /// Gives stored bytes their name and owner.
 pub(super) async fn enter(
     app: &App,
-    user_id: String,
+    user: Identity,
     fields: UploadFields,
     stored: &Stored,
 ) -> Result<(String, Vec<String>)> {
-    fields.check(app, &user_id).await?;
+    fields.check(app, &user).await?;
     let name = fields.name.filter(|name| !name.is_empty());
     let id = fields.id.unwrap_or_else(secret::new_id);
-    let entered = app
-        .put_artifact(NewArtifact {
-            id: id.clone(),
-            user_id,
-            name,
-            kind: fields.kind.unwrap_or_default(),
-            public: fields.public.eq_ignore_ascii_case("true"),
-            meta_data: fields.meta_data.unwrap_or_default(),
-            content: stored.content.clone(),
-            size: stored.size,
+    let new = NewArtifact {
+        id: id.clone(),
+        project_id: user.namespace.clone(),
+        created_by: Some(user.person.clone()),
+        name,
+        kind: fields.kind.unwrap_or_default(),
+        public: fields.public.eq_ignore_ascii_case("true"),
+        meta_data: fields.meta_data.unwrap_or_default(),
+        content: stored.content.clone(),
+        size: stored.size,
+    };
+    app.put_artifact(user, new)
+        .await
+        .map_err(|error| match error.status() {
+            // Another project's, though it may be read.
+            StatusCode::NOT_FOUND => ApiError::not_found(format!("there is no artifact `{id}`")),
+            _ => error,
         })
-        .await;
-    entered.map_err(|error| match error.status() {
-        // Somebody else's, though it may be read.
-        StatusCode::NOT_FOUND => ApiError::not_found(format!("there is no artifact `{id}`")),
-        _ => error,
-    })
 }
 
 fn broken(error: &axum::extract::multipart::MultipartError) -> ApiError {
@@ -205,9 +206,9 @@ impl Asked {
         }
     }
 
-    async fn find(self, app: &App, user_id: String) -> Result<ArtifactRow> {
+    async fn find(self, app: &App, project: String) -> Result<ArtifactRow> {
         let which = self.which()?;
-        let found = app.database.find_artifact(user_id, which.clone()).await?;
+        let found = app.database.find_artifact(project, which.clone()).await?;
         found.ok_or_else(|| missing(&which))
     }
 }
@@ -241,13 +242,15 @@ async fn download_url(
     headers: &HeaderMap,
     asked: Asked,
 ) -> Result<Json<Value>> {
-    let artifact = asked.find(&app, user.id).await?;
-    let key = app.signer.download(Download::of(&artifact));
+    let artifact = asked.find(&app, user.namespace.clone()).await?;
+    let download = Download::of(&artifact).for_member(&artifact, &user);
+    let key = app.signer.download(download);
     let url = format!("{}/v2/download/{key}", address(headers)?);
     Ok(success(json!({"download": url})))
 }
 
-/// The bytes of an artifact. The key in the address is all that is needed. A
+/// The bytes of an artifact. The key in the address is all that is needed, while
+/// the user it was made for is a member of the artifact's project. A
 /// download that broke goes on with `Range: bytes=N-`; one whose content is
 /// known by its `If-None-Match` is not made.
 pub(crate) async fn download(
@@ -258,6 +261,13 @@ pub(crate) async fn download(
     let ticket = app.signer.redeem(&key).ok_or_else(|| {
         ApiError::not_found("this download has expired: ask for its address again")
     })?;
+    if let Some((project, person)) = ticket.member
+        && !app.database.is_member(project, person).await?
+    {
+        let reason = "this download is for members of its project: the user it was made for is \
+                      not one any more";
+        return Err(ApiError::not_found(reason));
+    }
     let tag = format!("\"{}\"", ticket.content);
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     if text(header::IF_NONE_MATCH) == Some(&tag) {
@@ -345,7 +355,7 @@ pub(crate) async fn detail(
     User(user): User,
     Form(asked): Form<Asked>,
 ) -> Result<Json<Value>> {
-    Ok(success(about(&asked.find(&app, user.id).await?)))
+    Ok(success(about(&asked.find(&app, user.namespace).await?)))
 }
 
 /// The most artifacts of a list that was not asked for in pages.
@@ -401,7 +411,7 @@ pub(crate) async fn list(
         by_name: field == "name",
         page: query.page(),
     };
-    let (rows, total) = app.database.artifacts(user.id, list).await?;
+    let (rows, total) = app.database.artifacts(user.namespace, list).await?;
     let Json(mut answer) = success(rows.iter().map(about).collect());
     answer["meta"] = json!({"total": total});
     Ok(Json(answer))
@@ -413,7 +423,7 @@ pub(crate) async fn delete(
     Form(asked): Form<Asked>,
 ) -> Result<Json<Value>> {
     let which = asked.which()?;
-    if !app.delete_artifact(user.id, which.clone()).await? {
+    if !app.delete_artifact(user, which.clone()).await? {
         return Err(missing(&which));
     }
     Ok(success(json!({})))
@@ -439,7 +449,7 @@ pub(crate) async fn delete_many(
             "names" => Which::Name(value),
             _ => continue,
         };
-        deleted += u64::from(app.delete_artifact(user.id.clone(), which).await?);
+        deleted += u64::from(app.delete_artifact(user.clone(), which).await?);
     }
     Ok(success(json!({"deleted": deleted})))
 }
@@ -472,7 +482,7 @@ pub(crate) async fn update(
     check_meta_data(meta_data.as_deref())?;
     let updated = app
         .database
-        .update_artifact(user.id, changes.id, changes.name, meta_data, changes.public)
+        .update_artifact(user, changes.id, changes.name, meta_data, changes.public)
         .await
         .map_err(|error| match is_duplicate(&error) {
             true => ApiError::conflict("`name`: another artifact has it already"),

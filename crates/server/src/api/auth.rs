@@ -1,31 +1,92 @@
-//! Who is asking: `Authorization: token <TOKEN>`.
+//! Who is asking, and about which project: `Authorization: token <TOKEN>` and
+//! `x-finetuner-project: <NAME>`.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     extract::FromRequestParts,
-    http::{HeaderMap, header, request::Parts},
+    http::{HeaderMap, HeaderValue, header, request::Parts},
 };
 
 use crate::{
     app::App,
-    database::{RunRow, Scope, UserRow},
+    database::{Identity, Role, RunRow, Scope, Wanted},
     error::ApiError,
+    peer::Peer,
     secret,
 };
 
-/// A user whose token is good for looking at things.
-pub(crate) struct User(pub(crate) UserRow);
+/// The header that names the project; without it, the user's personal one.
+const PROJECT: &str = "x-finetuner-project";
 
-/// A user whose token is good for changing things.
-pub(crate) struct Writer(pub(crate) UserRow);
+/// A user who may read the project.
+pub(crate) struct User(pub(crate) Identity);
+
+/// A user who may add to the project, with a token that is good for changes.
+pub(crate) struct Writer(pub(crate) Identity);
+
+/// A user in the personal project, whatever the header says: for what belongs to
+/// the user alone, and for managing projects.
+pub(crate) struct Person(pub(crate) Identity);
+
+/// As [`Person`], with a token that is good for changes.
+pub(crate) struct PersonWriter(pub(crate) Identity);
+
+/// An admin of the server.
+pub(crate) struct Admin(pub(crate) Identity);
 
 impl FromRequestParts<Arc<App>> for User {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
-        let token = token(&parts.headers).ok_or_else(ApiError::unauthorized)?;
-        by_token(app, token).await.map(Self)
+        let wanted = match parts.headers.get(PROJECT) {
+            None => Wanted::Personal,
+            Some(name) => Wanted::Named(project_name(name)?),
+        };
+        identify(parts, app, wanted).await.map(Self)
+    }
+}
+
+async fn identify(parts: &Parts, app: &App, wanted: Wanted) -> Result<Identity, ApiError> {
+    let token = token(&parts.headers).ok_or_else(ApiError::unauthorized)?;
+    let peer = parts.extensions.get::<Peer>().and_then(|peer| peer.0);
+    by_token(app, token, wanted, peer).await
+}
+
+impl FromRequestParts<Arc<App>> for Person {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
+        identify(parts, app, Wanted::Personal).await.map(Self)
+    }
+}
+
+/// Fails if a user's token is good for reading alone.
+fn check_scope(user: Identity) -> Result<Identity, ApiError> {
+    match user.scope {
+        Scope::All => Ok(user),
+        Scope::Read => Err(ApiError::forbidden(
+            "this token is good for reading alone: use one of scope `all`",
+        )),
+    }
+}
+
+/// Reads the name of a project from a header.
+fn project_name(value: &HeaderValue) -> Result<String, ApiError> {
+    let name = std::str::from_utf8(value.as_bytes()).map_err(|_| {
+        ApiError::bad_request(format!(
+            "the header `{PROJECT}` is no UTF-8: name a project"
+        ))
+    })?;
+    Ok(name.trim().to_owned())
+}
+
+impl FromRequestParts<Arc<App>> for PersonWriter {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
+        let Person(user) = Person::from_request_parts(parts, app).await?;
+        check_scope(user).map(Self)
     }
 }
 
@@ -34,19 +95,35 @@ impl FromRequestParts<Arc<App>> for Writer {
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
         let User(user) = User::from_request_parts(parts, app).await?;
-        match user.scope {
-            Scope::All => Ok(Self(user)),
-            Scope::Read => Err(ApiError::forbidden(
-                "this token is good for reading alone: use one of scope `all`",
+        let user = check_scope(user)?;
+        user.may(Role::Member)?;
+        Ok(Self(user))
+    }
+}
+
+impl FromRequestParts<Arc<App>> for Admin {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
+        let PersonWriter(user) = PersonWriter::from_request_parts(parts, app).await?;
+        match user.is_admin {
+            true => Ok(Self(user)),
+            false => Err(ApiError::forbidden(
+                "only admins of the server may do this: ask one of them",
             )),
         }
     }
 }
 
-/// Whose token this is.
-pub(crate) async fn by_token(app: &App, token: &str) -> Result<UserRow, ApiError> {
+/// Whose token this is, in the wanted project.
+pub(crate) async fn by_token(
+    app: &App,
+    token: &str,
+    wanted: Wanted,
+    address: Option<IpAddr>,
+) -> Result<Identity, ApiError> {
     let hash = secret::hash(token);
-    let user = app.database.user_of_token(hash.clone()).await?;
+    let user = app.database.identify(hash.clone(), wanted, address).await?;
     let user = user.ok_or_else(ApiError::unauthorized)?;
     app.note_use(hash);
     Ok(user)

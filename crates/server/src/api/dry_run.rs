@@ -37,7 +37,10 @@ pub(crate) async fn check(
             .map_err(|e| ApiError::unprocessable(format!("`pushing`: {e}")))?,
     };
     let new = runs::read(&body, &experiment)?;
-    let found = app.database.experiment(user.id.clone(), experiment).await?;
+    let found = app
+        .database
+        .experiment(user.namespace.clone(), experiment)
+        .await?;
     if let Some(experiment) = found
         && let Some(run) = app.database.run(experiment.id, new.name.clone()).await?
     {
@@ -46,13 +49,13 @@ pub(crate) async fn check(
     runs::check_quota(&app, &user).await?;
     let task = match &new.config {
         Config::Synthesis(config) => {
-            submission::check_synthesis_without(&app, &user.id, config, &pushing).await?;
+            submission::check_synthesis_without(&app, &user, config, &pushing).await?;
             Task::TextToText
         }
         config => {
             let config = config.training();
             let config = config.ok_or_else(|| ApiError::unprocessable("`config` is missing"))?;
-            let kind = submission::check_without(&app, &user.id, config, &pushing).await?;
+            let kind = submission::check_without(&app, &user, config, &pushing).await?;
             kind.task()
         }
     };

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     app::App,
-    database::{ExperimentRow, RunFilter, is_duplicate},
+    database::{ExperimentRow, Identity, RunFilter, is_duplicate},
     error::{ApiError, Result},
 };
 
@@ -41,13 +41,13 @@ pub(crate) async fn create(
     let key = idempotency_key(&headers)?;
     let created = app
         .database
-        .create_experiment(user.id.clone(), name, description, key.clone())
+        .create_experiment(user.clone(), name, description, key.clone())
         .await;
     match created {
         Ok(created) => Ok((StatusCode::CREATED, Json(info(created)))),
         Err(error) if is_duplicate(&error) => {
             // A repeated request gets what the first one made.
-            let existing = find(&app, user.id, new.name.clone()).await?;
+            let existing = find(&app, user.namespace, new.name.clone()).await?;
             if key.is_some() && existing.idempotency_key == key {
                 return Ok((StatusCode::OK, Json(info(existing))));
             }
@@ -96,8 +96,11 @@ pub(crate) async fn delete(
     Writer(user): Writer,
     Path(name): Path<String>,
 ) -> Result<Json<ExperimentInfo>> {
-    let experiment = find(&app, user.id, name).await?;
-    delete_one(&app, &experiment).await?;
+    let experiment = find(&app, user.namespace.clone(), name).await?;
+    app.database
+        .check_delete(user.clone(), experiment.id)
+        .await?;
+    delete_one(&app, &user, &experiment).await?;
     Ok(Json(info(experiment)))
 }
 
@@ -109,25 +112,32 @@ pub(crate) async fn delete_all(
     State(app): State<Arc<App>>,
     Writer(user): Writer,
 ) -> Result<Json<Vec<ExperimentInfo>>> {
-    let (experiments, _) = app.database.experiments(user.id, None).await?;
+    let project = user.namespace.clone();
+    let (experiments, _) = app.database.experiments(project, None).await?;
     for experiment in &experiments {
-        delete_one(&app, experiment).await?;
+        app.database
+            .check_delete(user.clone(), experiment.id)
+            .await?;
+    }
+    for experiment in &experiments {
+        delete_one(&app, &user, experiment).await?;
     }
     Ok(Json(experiments.into_iter().map(info).collect()))
 }
 
 /// Deletes an experiment run by run, and again those that are submitted
 /// meanwhile.
-async fn delete_one(app: &Arc<App>, experiment: &ExperimentRow) -> Result<()> {
+async fn delete_one(app: &Arc<App>, user: &Identity, experiment: &ExperimentRow) -> Result<()> {
     loop {
         let runs = app
             .database
             .runs(experiment.id, RunFilter::default())
             .await?;
         for run in runs.0 {
-            app.delete_run(run).await?;
+            app.delete_run(user.clone(), run).await?;
         }
-        if app.database.delete_experiment(experiment.id).await? {
+        let gone = app.database.delete_experiment(user.clone(), experiment.id);
+        if gone.await? {
             return Ok(());
         }
     }
@@ -138,7 +148,7 @@ pub(crate) async fn get(
     User(user): User,
     Path(name): Path<String>,
 ) -> Result<Json<ExperimentInfo>> {
-    Ok(Json(info(find(&app, user.id, name).await?)))
+    Ok(Json(info(find(&app, user.namespace, name).await?)))
 }
 
 pub(crate) async fn list(
@@ -146,13 +156,16 @@ pub(crate) async fn list(
     User(user): User,
     Query(page): Query<PageQuery>,
 ) -> Result<Response> {
-    let (rows, total) = app.database.experiments(user.id, page.bounds()).await?;
+    let (rows, total) = app
+        .database
+        .experiments(user.namespace, page.bounds())
+        .await?;
     Ok(page.answer(rows.into_iter().map(info).collect(), total))
 }
 
-/// The user's experiment of that name.
-pub(super) async fn find(app: &App, user_id: String, name: String) -> Result<ExperimentRow> {
-    let found = app.database.experiment(user_id, name.clone()).await?;
+/// The project's experiment of that name.
+pub(super) async fn find(app: &App, project: String, name: String) -> Result<ExperimentRow> {
+    let found = app.database.experiment(project, name.clone()).await?;
     found.ok_or_else(|| {
         ApiError::not_found(format!(
             "there is no experiment `{name}`; `create_experiment` makes it"

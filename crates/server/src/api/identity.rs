@@ -4,15 +4,15 @@
 use axum::Json;
 use serde_json::{Value, json};
 
-use super::auth::User;
+use super::auth::{Person, User};
 
 pub(crate) async fn whoami(User(user): User) -> Json<Value> {
-    success(json!({"_id": user.id, "name": user.name, "nickname": user.name}))
+    success(json!({"_id": user.person, "name": user.name, "nickname": user.name}))
 }
 
 /// `POST dockerRegistry.listInternalRegistries`: registries whose images a token
 /// is good for. There are none here; every login of the SDK asks.
-pub(crate) async fn registries(User(_): User) -> Json<Value> {
+pub(crate) async fn registries(Person(_): Person) -> Json<Value> {
     success(json!([]))
 }
 

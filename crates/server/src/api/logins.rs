@@ -30,7 +30,7 @@ use super::{address, fields::Fields, identity::success};
 use crate::{
     app::App,
     attempts::network,
-    database::{NewToken, Scope},
+    database::{NewToken, Scope, Wanted},
     error::{ApiError, Result},
     peer::Peer,
     secret,
@@ -323,6 +323,7 @@ pub(crate) struct GivenCode {
 /// generation: a token for a code.
 pub(crate) async fn grant(
     State(app): State<Arc<App>>,
+    peer: Peer,
     Fields(GivenCode { code, state }): Fields<GivenCode>,
 ) -> Result<Json<Value>> {
     let user_id = app.logins.redeem(&Code { code, state });
@@ -334,13 +335,14 @@ pub(crate) async fn grant(
         kind: "session",
         scope: Scope::All,
         days: Some(TOKEN_DAYS),
+        address: peer.0,
     };
     let token = app.database.add_token(user_id, new).await?;
     let token = token.ok_or_else(|| ApiError::internal(&"a random name is taken"))?;
-    let user = super::auth::by_token(&app, &token).await?;
+    let user = super::auth::by_token(&app, &token, Wanted::Personal, None).await?;
     Ok(success(json!({
         "token": token,
-        "user": {"_id": user.id, "name": user.name, "nickname": user.name},
+        "user": {"_id": user.person, "name": user.name, "nickname": user.name},
     })))
 }
 

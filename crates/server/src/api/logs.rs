@@ -16,7 +16,7 @@ use futures_util::{Stream, stream};
 use super::{KEEP_ALIVE, auth::User, runs};
 use crate::{
     app::{App, Follow},
-    database::StoredEvent,
+    database::{Identity, StoredEvent},
     error::Result,
 };
 
@@ -30,7 +30,7 @@ pub(crate) async fn logs(
     User(user): User,
     Path(path): Path<(String, String)>,
 ) -> Result<impl IntoResponse> {
-    let run = runs::find(&app, user.id, path).await?;
+    let run = runs::find(&app, user.namespace, path).await?;
     let text = text(&app, run.id).await?;
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text))
 }
@@ -59,8 +59,8 @@ pub(crate) async fn stream(
     Path(path): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Result<impl IntoResponse> {
-    let run = runs::find(&app, user.id, path).await?;
-    Ok(as_it_comes(follow(app, run.id, &headers)))
+    let run = runs::find(&app, user.namespace.clone(), path).await?;
+    Ok(as_it_comes(follow(app, user, run.id, &headers)))
 }
 
 /// Answers with messages that proxies pass on at once, and with comments while
@@ -73,9 +73,10 @@ pub(crate) fn as_it_comes(
 }
 
 /// The lines of a run's log behind the one that `Last-Event-ID` names, and new
-/// ones as they come.
+/// ones as they come, as long as the user is a member of the project.
 pub(crate) fn follow(
     app: Arc<App>,
+    user: Identity,
     run_id: i64,
     headers: &HeaderMap,
 ) -> impl Stream<Item = Result<Message, Infallible>> + use<> {
@@ -85,6 +86,7 @@ pub(crate) fn follow(
     let follower = Follower {
         changes: app.changes.subscribe(run_id),
         app,
+        user,
         run_id,
         next: last_seen.map_or(0, |id| id.saturating_add(1)),
         ready: VecDeque::new(),
@@ -98,6 +100,7 @@ pub(crate) fn follow(
 /// One client that follows one run.
 struct Follower {
     app: Arc<App>,
+    user: Identity,
     changes: Follow,
     run_id: i64,
     next: u64,
@@ -105,11 +108,16 @@ struct Follower {
 }
 
 impl Follower {
-    /// The next line; none once the run has ended and all was sent.
+    /// The next line; none once the run has ended and all was sent, or the user
+    /// has lost access.
     async fn next(&mut self) -> Option<Message> {
         loop {
             if let Some(message) = self.ready.pop_front() {
                 return Some(message);
+            }
+            let (project, person) = (self.user.namespace.clone(), self.user.person.clone());
+            if !self.app.database.is_member(project, person).await.ok()? {
+                return None;
             }
             // Status before events: lines are written before the run ends.
             let run = self.app.database.run_by_id(self.run_id).await.ok()??;

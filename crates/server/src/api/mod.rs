@@ -3,6 +3,7 @@
 //! Both generations of the Python client are served: every route answers with
 //! and without a slash at its end.
 
+mod admin;
 mod artifacts;
 mod auth;
 mod dry_run;
@@ -15,6 +16,7 @@ mod logs;
 mod models;
 mod openai;
 mod pages;
+mod projects;
 mod runs;
 mod tokens;
 mod told;
@@ -41,6 +43,7 @@ pub(crate) use auth::by_token;
 pub(crate) use logins::Logins;
 pub(crate) use logs::{as_it_comes, follow, text as log_text};
 pub(crate) use openai::check_picture;
+pub(crate) use projects::{check_project_name, role};
 pub(crate) use runs::{
     Continuation, continue_from, create_from, examples_of, find as find_run, status_of,
 };
@@ -104,6 +107,30 @@ fn routes() -> Vec<(String, MethodRouter<Arc<App>>)> {
         (format!("{run}/logs"), get(logs::logs)),
         (format!("{run}/logstream"), get(logs::stream)),
         ("/api/v1/models".into(), get(models::task)),
+        (
+            "/api/v1/admin/users".into(),
+            get(admin::users).post(admin::add_user),
+        ),
+        ("/api/v1/admin/users/{user}".into(), put(admin::change_user)),
+        ("/api/v1/admin/storage".into(), get(admin::storage)),
+        (
+            "/api/v1/admin/storage/{project}".into(),
+            put(admin::set_storage),
+        ),
+        ("/api/v1/admin/runs".into(), get(admin::runs)),
+        ("/api/v1/admin/audit".into(), get(admin::audit)),
+        (
+            "/api/v1/projects".into(),
+            get(projects::list).post(projects::create),
+        ),
+        (
+            "/api/v1/projects/{project}".into(),
+            get(projects::get).delete(projects::delete),
+        ),
+        (
+            "/api/v1/projects/{project}/members/{user}".into(),
+            put(projects::set_member).delete(projects::remove_member),
+        ),
         ("/api/v1/worker/start".into(), post(worker::start)),
         ("/api/v1/worker/job".into(), get(worker::job)),
         ("/api/v1/worker/content".into(), get(worker::content)),

@@ -35,7 +35,7 @@ pub(crate) async fn task(
     let (local, asked) = (app.settings.local_models.clone(), name.clone());
     // Folders are read, and the model hub may be asked.
     let look = move || ModelSource::resolve(&asked, &local)?.kind(&HubRules::default());
-    let kind = app.gates.submissions.run(&user.id, look).await?;
+    let kind = app.gates.submissions.run(&user.person, look).await?;
     let task = kind.map_err(|e| ApiError::engine(&e))?.task();
     Ok(Json(json!({"name": name, "task": task})))
 }

@@ -27,7 +27,7 @@ use super::{
 use crate::{
     app::{App, over_quota},
     database::{
-        CheckpointRow, Created, ExperimentRow, NewRunRow, RunFilter, RunRow, StoredEvent, UserRow,
+        CheckpointRow, Created, ExperimentRow, Identity, NewRunRow, RunFilter, RunRow, StoredEvent,
         is_duplicate,
     },
     error::{ApiError, Result},
@@ -56,12 +56,12 @@ pub(crate) async fn create(
 /// attempt with this key has made.
 pub(crate) async fn create_from(
     app: &App,
-    user: &UserRow,
+    user: &Identity,
     experiment: String,
     body: &Value,
     idempotency_key: Option<String>,
 ) -> Result<(StatusCode, RunRow)> {
-    let experiment = experiments::find(app, user.id.clone(), experiment).await?;
+    let experiment = experiments::find(app, user.namespace.clone(), experiment).await?;
     let sent_config = body.get("config").map(ToString::to_string);
     let new = read(body, &experiment.name)?;
 
@@ -72,14 +72,14 @@ pub(crate) async fn create_from(
     check_quota(app, user).await?;
     let (checked, task) = match &new.config {
         Config::Synthesis(config) => {
-            let checked = submission::check_synthesis(app, &user.id, config).await?;
+            let checked = submission::check_synthesis(app, user, config).await?;
             (checked, RunTask::Generation)
         }
         config => {
             let config = config
                 .training()
                 .ok_or_else(|| not_a_training(&body["config"]))?;
-            let checked = submission::check(app, &user.id, config).await?;
+            let checked = submission::check(app, user, config).await?;
             (checked, RunTask::Training)
         }
     };
@@ -100,7 +100,7 @@ pub(crate) async fn create_from(
         first_checkpoint: None,
         data: json!(checked.contents).to_string(),
     };
-    submit(app, &experiment, row, checked.holds).await
+    submit(app, user, &experiment, row, checked.holds).await
 }
 
 /// A number of cores or graphics processors. No machine has more than fit.
@@ -210,6 +210,7 @@ fn not_a_training(config: &Value) -> ApiError {
 /// [`same_request`] does.
 async fn submit(
     app: &App,
+    user: &Identity,
     experiment: &ExperimentRow,
     row: NewRunRow,
     // Its contents stay at least until the row names them.
@@ -217,10 +218,8 @@ async fn submit(
 ) -> Result<(StatusCode, RunRow)> {
     let (name, key) = (row.name.clone(), row.idempotency_key.clone());
     let most = app.settings.max_open_runs;
-    let is_new = match app.database.create_run(row, most).await {
-        Ok(Created::TooManyOpen(open)) => {
-            return Err(too_many_open(open, most.unwrap_or(open)));
-        }
+    let is_new = match app.database.create_run(user.clone(), row, most).await {
+        Ok(Created::TooManyOpen(open, most)) => return Err(too_many_open(open, most)),
         Ok(_) => true,
         Err(error) if is_duplicate(&error) => false,
         Err(error) => return Err(error.into()),
@@ -235,13 +234,10 @@ async fn submit(
 }
 
 /// Refuses a run of a user who has too many already, before its data is checked.
-pub(super) async fn check_quota(app: &App, user: &UserRow) -> Result<()> {
+pub(super) async fn check_quota(app: &App, user: &Identity) -> Result<()> {
     app.space.check("run", 0)?;
-    let (runs, bytes) = (app.settings.max_open_runs, app.settings.max_stored);
-    if runs.is_none() && bytes.is_none() {
-        return Ok(());
-    }
-    let used = app.database.usage(user.id.clone()).await?;
+    let used = app.usage(user).await?;
+    let (runs, bytes) = (used.max_open_runs, used.max_stored);
     if let Some(most) = runs.filter(|&most| used.open_runs >= most) {
         return Err(too_many_open(used.open_runs, most));
     }
@@ -283,7 +279,7 @@ pub(crate) async fn get(
     User(user): User,
     Path(path): Path<(String, String)>,
 ) -> Result<Json<Value>> {
-    Ok(Json(info(find(&app, user.id, path).await?)))
+    Ok(Json(info(find(&app, user.namespace, path).await?)))
 }
 
 pub(crate) async fn list(
@@ -292,7 +288,7 @@ pub(crate) async fn list(
     Path(experiment): Path<String>,
     Query(page): Query<PageQuery>,
 ) -> Result<Response> {
-    let experiment = experiments::find(&app, user.id, experiment).await?;
+    let experiment = experiments::find(&app, user.namespace.clone(), experiment).await?;
     let filter = RunFilter {
         page: page.bounds(),
         ..RunFilter::default()
@@ -306,7 +302,7 @@ pub(crate) async fn status(
     User(user): User,
     Path(path): Path<(String, String)>,
 ) -> Result<Json<StatusInfo>> {
-    let run = find(&app, user.id, path).await?;
+    let run = find(&app, user.namespace, path).await?;
     Ok(Json(status_of(&app, &run).await?))
 }
 
@@ -327,7 +323,7 @@ pub(crate) async fn metrics(
     User(user): User,
     Path(path): Path<(String, String)>,
 ) -> Result<Json<MetricsInfo>> {
-    let run = find(&app, user.id, path).await?;
+    let run = find(&app, user.namespace, path).await?;
     let metrics = serde_json::from_str(&run.metrics).map_err(|e| ApiError::internal(&e))?;
     Ok(Json(metrics))
 }
@@ -338,7 +334,7 @@ pub(crate) async fn examples(
     User(user): User,
     Path(path): Path<(String, String)>,
 ) -> Result<Json<ExamplesInfo>> {
-    let run = find(&app, user.id, path).await?;
+    let run = find(&app, user.namespace, path).await?;
     Ok(Json(examples_of(&app, run.id).await?))
 }
 
@@ -373,17 +369,17 @@ pub(crate) async fn history(
     Query(HistoryQuery { after }): Query<HistoryQuery>,
 ) -> Result<Json<Vec<MetricPoint>>> {
     let kinds: Option<&[&str]> = Some(&["step", "epoch", "evaluation"]);
-    points(&app, user.id, path, kinds, after).await
+    points(&app, user.namespace, path, kinds, after).await
 }
 
 async fn points(
     app: &App,
-    user_id: String,
+    project: String,
     path: (String, String),
     kinds: Option<&'static [&'static str]>,
     after: Option<u64>,
 ) -> Result<Json<Vec<MetricPoint>>> {
-    let run = find(app, user_id, path).await?;
+    let run = find(app, project, path).await?;
     let first = after.map_or(0, |number| number.saturating_add(1));
     let events = app
         .database
@@ -404,7 +400,7 @@ pub(crate) async fn events(
     Path(path): Path<(String, String)>,
     Query(HistoryQuery { after }): Query<HistoryQuery>,
 ) -> Result<Json<Vec<MetricPoint>>> {
-    points(&app, user.id, path, None, after).await
+    points(&app, user.namespace, path, None, after).await
 }
 
 /// The states that a run can be gone on from.
@@ -413,7 +409,7 @@ pub(crate) async fn checkpoints(
     User(user): User,
     Path(path): Path<(String, String)>,
 ) -> Result<Json<Vec<CheckpointInfo>>> {
-    let run = find(&app, user.id, path).await?;
+    let run = find(&app, user.namespace, path).await?;
     let checkpoints = app.database.checkpoints(run.id).await?;
     let info = |row: CheckpointRow| {
         let created_at = time::parse(&row.created_at);
@@ -447,7 +443,7 @@ pub(crate) async fn go_on(
     JsonObject(new): JsonObject<Continuation>,
 ) -> Result<(StatusCode, Json<Value>)> {
     let key = experiments::idempotency_key(&headers)?;
-    let run = find(&app, user.id.clone(), (experiment, run)).await?;
+    let run = find(&app, user.namespace.clone(), (experiment, run)).await?;
     let (status, run) = continue_from(&app, &user, run, number, new, key).await?;
     Ok((status, Json(info(run))))
 }
@@ -456,7 +452,7 @@ pub(crate) async fn go_on(
 /// run, but for the name and the number of epochs.
 pub(crate) async fn continue_from(
     app: &App,
-    user: &UserRow,
+    user: &Identity,
     run: RunRow,
     number: u64,
     new: Continuation,
@@ -464,7 +460,7 @@ pub(crate) async fn continue_from(
 ) -> Result<(StatusCode, RunRow)> {
     check_name("name", &new.name).map_err(|e| ApiError::unprocessable(e.to_string()))?;
     check_length("description", new.description.as_deref(), MAX_DESCRIPTION)?;
-    let experiment = experiments::find(app, user.id.clone(), run.experiment.clone()).await?;
+    let experiment = experiments::find(app, user.namespace.clone(), run.experiment.clone()).await?;
     let find = || app.database.checkpoint(run.id, number);
     // The next checkpoint of the run may replace this one.
     let checkpoint = app.held(find, |row| &row.content).await?;
@@ -482,7 +478,7 @@ pub(crate) async fn continue_from(
     }
     let config: RunConfig = json::from_value(&sent, "config")?;
     check_quota(app, user).await?;
-    let mut checked = submission::check(app, &user.id, &config).await?;
+    let mut checked = submission::check(app, user, &config).await?;
     checked.holds.push(hold);
     let row = NewRunRow {
         experiment_id: experiment.id,
@@ -500,7 +496,7 @@ pub(crate) async fn continue_from(
         first_checkpoint: Some(checkpoint.content),
         data: json!(checked.contents).to_string(),
     };
-    submit(app, &experiment, row, checked.holds).await
+    submit(app, user, &experiment, row, checked.holds).await
 }
 
 /// Ends a run. One that has ended stays as it is.
@@ -509,9 +505,9 @@ pub(crate) async fn cancel(
     Writer(user): Writer,
     Path(path): Path<(String, String)>,
 ) -> Result<Json<StatusInfo>> {
-    let run = find(&app, user.id.clone(), path.clone()).await?;
-    app.cancel(run.id, &user.name).await?;
-    let run = find(&app, user.id, path).await?;
+    let run = find(&app, user.namespace.clone(), path.clone()).await?;
+    app.cancel(run.id, user.clone()).await?;
+    let run = find(&app, user.namespace, path).await?;
     Ok(Json(status_of(&app, &run).await?))
 }
 
@@ -521,8 +517,8 @@ pub(crate) async fn delete(
     Writer(user): Writer,
     Path(path): Path<(String, String)>,
 ) -> Result<Json<Value>> {
-    let run = find(&app, user.id, path).await?;
-    app.delete_run(run.clone()).await?;
+    let run = find(&app, user.namespace.clone(), path).await?;
+    app.delete_run(user, run.clone()).await?;
     Ok(Json(info(run)))
 }
 
@@ -541,24 +537,27 @@ pub(crate) async fn delete_all(
              runs of the experiment",
         ));
     }
-    let experiment = experiments::find(&app, user.id, experiment).await?;
+    let experiment = experiments::find(&app, user.namespace.clone(), experiment).await?;
+    app.database
+        .check_delete(user.clone(), experiment.id)
+        .await?;
     let (runs, _) = app
         .database
         .runs(experiment.id, RunFilter::default())
         .await?;
     for run in &runs {
-        app.delete_run(run.clone()).await?;
+        app.delete_run(user.clone(), run.clone()).await?;
     }
     Ok(Json(runs.into_iter().map(info).collect()))
 }
 
-/// The user's run of that experiment and name.
+/// The project's run of that experiment and name.
 pub(crate) async fn find(
     app: &App,
-    user_id: String,
+    project: String,
     (experiment, name): (String, String),
 ) -> Result<RunRow> {
-    let experiment = experiments::find(app, user_id, experiment).await?;
+    let experiment = experiments::find(app, project, experiment).await?;
     let found = app.database.run(experiment.id, name.clone()).await?;
     found.ok_or_else(|| {
         ApiError::not_found(format!(
@@ -579,6 +578,7 @@ fn info(run: RunRow) -> Value {
         "description": run.description,
         "config": config,
         "created_at": run.created_at,
+        "started_by": run.starter,
         "task": run.task,
         "train_data": is_made.then(|| train_data_name(&run)),
         "artifact_id": run.artifact_id,

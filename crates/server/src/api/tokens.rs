@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    auth::{self, User, Writer},
+    auth::{self, Person, PersonWriter},
     identity::success,
 };
 use crate::{
@@ -34,7 +34,7 @@ pub(crate) struct NewToken {
 
 pub(crate) async fn create(
     State(app): State<Arc<App>>,
-    Writer(user): Writer,
+    PersonWriter(user): PersonWriter,
     Form(new): Form<NewToken>,
 ) -> Result<Json<Value>> {
     check_name("name", &new.name).map_err(|e| ApiError::bad_request(e.to_string()))?;
@@ -57,8 +57,9 @@ pub(crate) async fn create(
         kind: "personal",
         scope,
         days: new.expiration_days,
+        address: user.address,
     };
-    let created = app.database.add_token(user.id, new).await?;
+    let created = app.database.add_token(user.person, new).await?;
     let token = created.ok_or_else(|| {
         ApiError::conflict(format!(
             "there is a token `{name}` already; choose another name, or delete it"
@@ -67,8 +68,8 @@ pub(crate) async fn create(
     Ok(success(json!({"token": token})))
 }
 
-pub(crate) async fn list(State(app): State<Arc<App>>, User(user): User) -> Result<Json<Value>> {
-    let tokens = app.database.tokens(user.id).await?;
+pub(crate) async fn list(State(app): State<Arc<App>>, Person(user): Person) -> Result<Json<Value>> {
+    let tokens = app.database.tokens(user.person).await?;
     let tokens: Vec<Value> = tokens
         .into_iter()
         .map(|token| {
@@ -94,10 +95,10 @@ pub(crate) struct TokenName {
 
 pub(crate) async fn delete(
     State(app): State<Arc<App>>,
-    Writer(user): Writer,
+    PersonWriter(user): PersonWriter,
     Form(TokenName { name }): Form<TokenName>,
 ) -> Result<Json<Value>> {
-    if !app.database.delete_token(user.id, name.clone()).await? {
+    if !app.database.delete_token(user, name.clone()).await? {
         return Err(ApiError::not_found(format!("there is no token `{name}`")));
     }
     Ok(success(json!({})))
@@ -108,14 +109,14 @@ pub(crate) async fn delete(
 pub(crate) async fn session(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
-    User(user): User,
+    Person(user): Person,
 ) -> Result<Json<Value>> {
     let hash = auth::token(&headers).map(secret::hash);
     let hash = hash.ok_or_else(ApiError::unauthorized)?;
     let token = app.database.token_of_hash(hash).await?;
     let token = token.ok_or_else(ApiError::unauthorized)?;
     Ok(success(json!({
-        "user": {"_id": user.id, "name": user.name, "nickname": user.name},
+        "user": {"_id": user.person, "name": user.name, "nickname": user.name},
         "name": token.name,
         "type": token.kind,
         "scope": token.scope,
@@ -129,10 +130,12 @@ pub(crate) async fn session(
 pub(crate) async fn dismiss(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
-    User(_): User,
+    Person(user): Person,
 ) -> Result<Json<Value>> {
     if let Some(token) = auth::token(&headers) {
-        app.database.end_session(secret::hash(token)).await?;
+        app.database
+            .end_session(secret::hash(token), user.address)
+            .await?;
     }
     Ok(success(json!({})))
 }

@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     app::{App, to_the_end},
+    database::Identity,
     error::{ApiError, Result},
     secret,
     store::{Stored, Unnamed, Upload},
@@ -45,7 +46,9 @@ const LIFE: Duration = Duration::from_secs(3600);
 pub(crate) struct Uploads(Mutex<HashMap<String, Arc<InProgress>>>);
 
 struct InProgress {
-    user_id: String,
+    person: String,
+    /// The project that it is for.
+    project: String,
     touched: Mutex<Instant>,
     state: tokio::sync::Mutex<Stage>,
 }
@@ -66,6 +69,11 @@ enum Stage {
 }
 
 impl InProgress {
+    /// Whether this user has begun it, for the project of the request.
+    fn is_of(&self, user: &Identity) -> bool {
+        self.person == user.person && self.project == user.namespace
+    }
+
     /// Whether parts may still come. One that is finished is only remembered.
     fn is_open(&self) -> bool {
         let state = self.state.try_lock();
@@ -93,25 +101,25 @@ impl InProgress {
     }
 }
 
-fn count_open(all: &HashMap<String, Arc<InProgress>>, user_id: &str) -> usize {
-    let own = all.values().filter(|upload| upload.user_id == user_id);
+fn count_open(all: &HashMap<String, Arc<InProgress>>, person: &str) -> usize {
+    let own = all.values().filter(|upload| upload.person == person);
     own.filter(|upload| upload.is_open()).count()
 }
 
 impl Uploads {
     /// A user's uploads that are in progress.
-    pub(crate) fn open(&self, user_id: &str) -> usize {
-        count_open(&self.all(), user_id)
+    pub(crate) fn open(&self, person: &str) -> usize {
+        count_open(&self.all(), person)
     }
 
     fn all(&self) -> MutexGuard<'_, HashMap<String, Arc<InProgress>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn begin(&self, user_id: &str, state: Stage, most: usize) -> Result<String> {
+    fn begin(&self, user: &Identity, state: Stage, most: usize) -> Result<String> {
         self.forget();
         let mut all = self.all();
-        let open = count_open(&all, user_id);
+        let open = count_open(&all, &user.person);
         if open >= most {
             return Err(ApiError::too_many(
                 format!(
@@ -123,7 +131,8 @@ impl Uploads {
         }
         let id = secret::new_id();
         let upload = InProgress {
-            user_id: user_id.to_owned(),
+            person: user.person.clone(),
+            project: user.namespace.clone(),
             touched: Mutex::new(Instant::now()),
             state: tokio::sync::Mutex::new(state),
         };
@@ -141,19 +150,19 @@ impl Uploads {
     }
 
     /// Drops an upload that is not finished.
-    fn abort(&self, user_id: &str, id: &str) {
+    fn abort(&self, user: &Identity, id: &str) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if all
             .get(id)
-            .is_some_and(|upload| upload.user_id == user_id && upload.is_open())
+            .is_some_and(|upload| upload.is_of(user) && upload.is_open())
         {
             all.remove(id);
         }
     }
 
-    fn find(&self, user_id: &str, id: &str) -> Result<Arc<InProgress>> {
+    fn find(&self, user: &Identity, id: &str) -> Result<Arc<InProgress>> {
         let all = self.all();
-        let found = all.get(id).filter(|upload| upload.user_id == user_id);
+        let found = all.get(id).filter(|upload| upload.is_of(user));
         let found = found.ok_or_else(|| {
             ApiError::not_found(format!("there is no upload `{id}`, or it has run out"))
         })?;
@@ -167,15 +176,13 @@ pub(crate) async fn begin(
     Writer(user): Writer,
     JsonObject(fields): JsonObject<UploadFields>,
 ) -> Result<Json<Value>> {
-    fields.check(&app, &user.id).await?;
+    fields.check(&app, &user).await?;
     let replaces = fields.name.as_deref().unwrap_or_default();
     let state = Stage::Open {
-        upload: Box::new(app.upload(&user.id, Some(replaces)).await?),
+        upload: Box::new(app.upload(&user, Some(replaces)).await?),
         fields,
     };
-    let id = app
-        .uploads
-        .begin(&user.id, state, app.settings.max_uploads)?;
+    let id = app.uploads.begin(&user, state, app.settings.max_uploads)?;
     Ok(success(json!({"uploadId": id, "partSize": PART_BYTES})))
 }
 
@@ -193,9 +200,9 @@ pub(crate) async fn part(
     Query(part): Query<Part>,
     request: Request,
 ) -> Result<Json<Value>> {
-    let found = app.uploads.find(&user.id, &part.upload_id)?;
+    let found = app.uploads.find(&user, &part.upload_id)?;
     // Parts are in memory until they are whole, so only a few are read at once.
-    let turn = app.gates.parts.enter(&user.id).await?;
+    let turn = app.gates.parts.enter(&user.person).await?;
     let bytes = read_part(request).await?;
     // What has come is stored whole, whoever stops waiting for it.
     let received = to_the_end(async move {
@@ -259,7 +266,7 @@ pub(crate) async fn abort(
     Writer(user): Writer,
     JsonObject(Abort { upload_id }): JsonObject<Abort>,
 ) -> Result<Json<Value>> {
-    app.uploads.abort(&user.id, &upload_id);
+    app.uploads.abort(&user, &upload_id);
     Ok(success(json!({})))
 }
 
@@ -268,19 +275,19 @@ pub(crate) async fn finish(
     Writer(user): Writer,
     JsonObject(finish): JsonObject<Finish>,
 ) -> Result<Json<Value>> {
-    let found = app.uploads.find(&user.id, &finish.upload_id)?;
+    let found = app.uploads.find(&user, &finish.upload_id)?;
     let told = Told {
         sha256: Some(finish.sha256),
         documents: finish.documents,
     };
     // It ends once, whoever stops waiting for it.
-    let finished = async move { finish_one(&app, user.id, &found, told).await };
+    let finished = async move { finish_one(&app, user, &found, told).await };
     to_the_end(finished).await.map(Json)
 }
 
 /// Finishes an upload. A repeated call gets the first answer. If the first call
 /// failed for a reason that passes, such as a busy database, it is tried again.
-async fn finish_one(app: &App, user_id: String, found: &InProgress, told: Told) -> Result<Value> {
+async fn finish_one(app: &App, user: Identity, found: &InProgress, told: Told) -> Result<Value> {
     let mut state = found.state.lock().await;
     // Only a panic leaves this behind.
     let broken = Stage::Done(Err(ApiError::conflict(
@@ -307,7 +314,7 @@ async fn finish_one(app: &App, user_id: String, found: &InProgress, told: Told) 
     };
     let entered = async {
         told.compare(app, &stored).await?;
-        enter(app, user_id, fields.clone(), &stored).await
+        enter(app, user, fields.clone(), &stored).await
     };
     match entered.await {
         Ok((id, orphans)) => {
@@ -348,14 +355,16 @@ mod tests {
             upload: Box::new(store.upload()),
             fields: UploadFields::default(),
         };
+        let db = crate::database::in_memory();
+        let (ada, bob) = (db.identity_of("ada").await, db.identity_of("bob").await);
         for _ in 0..8 {
-            uploads.begin("ada", Stage::Done(Ok(json!({}))), 4).unwrap();
+            uploads.begin(&ada, Stage::Done(Ok(json!({}))), 4).unwrap();
         }
         for _ in 0..4 {
-            uploads.begin("ada", open(), 4).unwrap();
+            uploads.begin(&ada, open(), 4).unwrap();
         }
-        assert_eq!(uploads.open("ada"), 4);
-        assert!(uploads.begin("ada", open(), 4).is_err());
-        assert!(uploads.begin("bob", open(), 4).is_ok(), "each user's own");
+        assert_eq!(uploads.open(&ada.person), 4);
+        assert!(uploads.begin(&ada, open(), 4).is_err());
+        assert!(uploads.begin(&bob, open(), 4).is_ok(), "each user's own");
     }
 }

@@ -251,7 +251,8 @@ pub(crate) async fn artifact(
             };
             let model = NewArtifact {
                 id: run.artifact_id,
-                user_id: run.user_id,
+                project_id: run.project_id,
+                created_by: run.created_by,
                 name,
                 kind: kind.to_owned(),
                 public: is_public(&run.config),
@@ -281,7 +282,9 @@ pub(crate) async fn outcome(
 ) -> Result<()> {
     match outcome {
         Outcome::Finished => {
-            let made = app.database.artifact(run.user_id, run.artifact_id.clone());
+            let made = app
+                .database
+                .artifact(run.project_id, run.artifact_id.clone());
             let Some(artifact) = made.await? else {
                 return Err(ApiError::conflict("the run has no artifact yet"));
             };

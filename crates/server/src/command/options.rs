@@ -97,7 +97,14 @@ pub(super) struct Options {
     /// Maximum number of one user's uploads in progress; 16 by default.
     #[arg(long, env = "FINETUNER_MAX_UPLOADS")]
     max_uploads: Option<NonZeroU16>,
-    /// Maximum size in MiB of one user's data, models and checkpoints.
+    /// Maximum number of shared projects that one user may own; 16 by default.
+    #[arg(long, env = "FINETUNER_MAX_PROJECTS")]
+    max_projects: Option<NonZeroU16>,
+    /// Days that entries of the audit log are kept; 365 by default.
+    #[arg(long, env = "FINETUNER_AUDIT_DAYS")]
+    audit_days: Option<NonZeroU16>,
+    /// Maximum size in MiB of one project's data, models and checkpoints. A user's
+    /// personal project is one of them.
     #[arg(long, env = "FINETUNER_MAX_STORED")]
     max_stored: Option<u64>,
     /// Maximum memory in MiB for finished models that are used over
@@ -168,6 +175,8 @@ impl Options {
         let users = &mut all.users;
         put_some(&mut users.max_open_runs, self.max_open_runs);
         put(&mut users.max_uploads, self.max_uploads);
+        put(&mut users.max_projects, self.max_projects);
+        put(&mut users.audit_days, self.audit_days);
         put_some(&mut users.max_stored, self.max_stored);
         let processes = &mut all.launcher.processes;
         put_all(&mut processes.environment, self.worker_env);

@@ -8,20 +8,24 @@ use maud::{Markup, html};
 use super::{
     Page, Session,
     frame::page,
-    words::{bytes, name},
+    words::{bytes, name, visible},
 };
 use crate::app::App;
 
 pub(crate) async fn show(State(app): State<Arc<App>>, session: Session) -> Page {
-    let usage = app.database.usage(session.user.id.clone()).await?;
-    let uploads = app.uploads.open(&session.user.id) as u64;
-    let settings = &app.settings;
+    let usage = app.usage(&session.user).await?;
+    let uploads = app.uploads.open(&session.user.person) as u64;
     let count = |number: u64| number.to_string();
+    let project = &session.user.project;
+    let storage = match session.user.is_personal {
+        true => "Storage: data, models and checkpoints".to_owned(),
+        false => format!("Storage of project {}", visible(project)),
+    };
     let content = html! {
         h1 { "Account" }
         p { "Signed in as " b { (name(&session.user.name)) } "."
-            @if !session.writes() { " This session is read-only." } }
-        @if session.writes() {
+            @if !session.is_full() { " This session is read-only." } }
+        @if session.is_full() {
             p { a .button href="/console/password" { "Change password" } }
         }
         h2 { "Usage" }
@@ -31,9 +35,9 @@ pub(crate) async fn show(State(app): State<Arc<App>>, session: Session) -> Page 
                 th scope="col" .number { "Limit" } th scope="col" { span .hidden { "Share" } }
             } }
             tbody {
-                (row("Runs waiting or running", usage.open_runs, settings.max_open_runs, count))
-                (row("Uploads in progress", uploads, Some(settings.max_uploads as u64), count))
-                (row("Storage: data, models and checkpoints", usage.stored, settings.max_stored, bytes))
+                (row("Runs waiting or running", usage.open_runs, usage.max_open_runs, count))
+                (row("Uploads in progress", uploads, Some(app.settings.max_uploads as u64), count))
+                (row(&storage, usage.stored, usage.max_stored, bytes))
             }
         } }
         p .hint { "The operator of this server sets the limits." }

@@ -57,8 +57,8 @@ pub(crate) async fn list(
         by_name: false,
         page: ((number - 1).saturating_mul(PAGE), PAGE),
     };
-    let user_id = session.user.id.clone();
-    let (artifacts, total) = app.database.artifacts(user_id.clone(), list).await?;
+    let project = session.user.namespace.clone();
+    let (artifacts, total) = app.database.artifacts(project.clone(), list).await?;
     let link = |page: u64| {
         let page = page.to_string();
         let fields = [
@@ -73,7 +73,7 @@ pub(crate) async fn list(
     }
     let nameless = artifacts.iter().filter(|artifact| artifact.name.is_none());
     let nameless = nameless.map(|artifact| artifact.id.clone()).collect();
-    let makers = app.database.makers(user_id, nameless).await?;
+    let makers = app.database.makers(project, nameless).await?;
     let content = html! {
         h1 { "Data and models" }
         form .row method="get" action="/console/data" role="search" {
@@ -102,7 +102,7 @@ pub(crate) async fn list(
                 td { (kind_name(&artifact.kind)) }
                 td .number { (length_of(artifact).map_or(String::new(), |n| n.to_string())) }
                 td .number { (bytes(artifact.size)) }
-                td { (if artifact.public { "everybody" } else { "you" }) }
+                td { (audience(&session, artifact)) }
                 td { (time(&artifact.updated_at)) }
             } } }
         } }
@@ -136,6 +136,15 @@ fn title_of(artifact: &ArtifactRow, maker: Option<&(String, String)>) -> String 
     }
 }
 
+/// Who may read an artifact.
+fn audience(session: &Session, artifact: &ArtifactRow) -> &'static str {
+    match (artifact.public, session.user.is_personal) {
+        (true, _) => "everybody",
+        (false, true) => "you",
+        (false, false) => "members of the project",
+    }
+}
+
 /// The kind of an artifact in the words of pages.
 fn kind_name(kind: &str) -> &str {
     match kind {
@@ -154,7 +163,7 @@ fn length_of(artifact: &ArtifactRow) -> Option<u64> {
 async fn find(app: &App, session: &Session, id: String) -> Result<ArtifactRow, ApiError> {
     let found = app
         .database
-        .artifact(session.user.id.clone(), id.clone())
+        .artifact(session.user.namespace.clone(), id.clone())
         .await?;
     found.ok_or_else(|| ApiError::not_found(format!("there is no dataset or model `{id}`")))
 }
@@ -176,10 +185,10 @@ pub(crate) async fn page(
     let number = page.unwrap_or(1).max(1);
     let first = (number - 1).saturating_mul(DOCUMENTS);
     let here = path(&["data", &artifact.id]);
-    let user_id = &session.user.id;
+    let person = &session.user.person;
     let documents = match artifact.kind.as_str() {
         "documentArray" => {
-            Some(documents::read(&app, user_id, &artifact.content, first, DOCUMENTS).await)
+            Some(documents::read(&app, person, &artifact.content, first, DOCUMENTS).await)
         }
         _ => None,
     };
@@ -191,7 +200,7 @@ pub(crate) async fn page(
     }
     let makers = app
         .database
-        .makers(user_id.clone(), vec![artifact.id.clone()]);
+        .makers(session.user.namespace.clone(), vec![artifact.id.clone()]);
     let makers = makers.await?;
     let maker = makers.get(&artifact.id);
     let content = html! {
@@ -210,7 +219,7 @@ pub(crate) async fn page(
             dt { "Kind" } dd { (kind_name(&artifact.kind)) }
             dt { "Size" } dd { (bytes(artifact.size)) }
             dt { "Updated" } dd { (time(&artifact.updated_at)) }
-            dt { "Visible to" } dd { (if artifact.public { "everybody" } else { "you" }) }
+            dt { "Visible to" } dd { (audience(&session, &artifact)) }
             dt { "ID" } dd { code .long { (artifact.id) } }
             dt { "SHA-256" } dd { code .long { (artifact.content) } }
         }
@@ -330,7 +339,7 @@ pub(crate) async fn picture(
     let artifact = find(&app, &session, id).await?;
     let none = || ApiError::not_found("there is no such picture");
     let (documents, _) =
-        documents::read(&app, &session.user.id, &artifact.content, document, 1).await?;
+        documents::read(&app, &session.user.person, &artifact.content, document, 1).await?;
     let mut found = documents.first().ok_or_else(none)?;
     for step in part.split('.').filter(|step| !step.is_empty()) {
         let step = step.parse::<usize>().ok();
@@ -368,7 +377,8 @@ pub(crate) async fn download(
     Path(id): Path<String>,
 ) -> Page<Redirect> {
     let artifact = find(&app, &session, id).await?;
-    let key = app.signer.download(Download::of(&artifact));
+    let download = Download::of(&artifact).for_member(&artifact, &session.user);
+    let key = app.signer.download(download);
     Ok(Redirect::to(&format!("/v2/download/{key}")))
 }
 

@@ -15,7 +15,7 @@ use crate::app::App;
 pub(crate) async fn page(State(app): State<Arc<App>>, session: Session) -> Page {
     let (experiments, _) = app
         .database
-        .experiments(session.user.id.clone(), None)
+        .experiments(session.user.namespace.clone(), None)
         .await?;
     let content = html! {
         h1 { "Experiments" }

@@ -12,7 +12,7 @@ use super::{
     Session,
     words::{name, visible},
 };
-use crate::error::ApiError;
+use crate::{database::Role, error::ApiError};
 
 /// The most bytes of a refusal that are shown.
 const MAX_REFUSAL: usize = 64 << 10;
@@ -100,11 +100,17 @@ pub(super) fn page(session: &Session, here: &str, title: &str, content: &Markup)
                 a .brand href="/console/" { "finetuner" }
                 (part("Experiments", "/console/"))
                 (part("Data and models", "/console/data"))
+                (part("Projects", "/console/projects"))
                 (part("Tokens", "/console/tokens"))
                 (part("Guides", "/docs/"))
+                @if session.user.is_admin { (part("Admin", "/console/admin")) }
             }
             form method="post" action="/console/signout" {
-                @if !session.writes() { span .tag { "read-only" } }
+                @if !session.is_full() { span .tag { "read-only" } }
+                @if !session.user.is_personal {
+                    a .tag href="/console/project" { "project " (name(&session.user.project)) }
+                    @if session.user.role == Role::Viewer { span .tag { "viewer" } }
+                }
                 span .who { a href="/console/account" { (name(&session.user.name)) } }
                 button .quiet type="submit" { "Sign out" }
             }

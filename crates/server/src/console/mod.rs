@@ -3,6 +3,7 @@
 //! what is live. Nothing comes from another host.
 
 mod account;
+mod admin;
 mod chart;
 mod compare;
 mod data;
@@ -10,6 +11,8 @@ mod experiments;
 mod frame;
 mod guides;
 mod metrics;
+mod project_form;
+mod projects;
 mod run;
 mod runs;
 mod sign_in;
@@ -34,10 +37,12 @@ use axum::{
 use crate::{
     api::{self, by_token},
     app::App,
-    database::{Scope, UserRow},
+    database::{Identity, Role, Scope, Wanted},
     error::ApiError,
+    peer::Peer,
 };
 use frame::{Failure, Page};
+use project_form::{Nothing, ProjectForm};
 
 /// The cookie with the session's token.
 const COOKIE: &str = "finetuner_session";
@@ -83,6 +88,21 @@ pub(crate) fn router(app: &Arc<App>) -> Router<Arc<App>> {
         .route("/console/data/{id}", get(data::page))
         .route("/console/data/{id}/picture", get(data::picture))
         .route("/console/data/{id}/download", get(data::download))
+        .route(
+            "/console/projects",
+            get(projects::list).post(projects::create),
+        )
+        .route("/console/projects/switch", post(projects::switch))
+        .route("/console/project", get(projects::page))
+        .route("/console/project/members", post(projects::set_member))
+        .route(
+            "/console/project/members/remove",
+            get(projects::ask_to_remove).post(projects::remove_member),
+        )
+        .route(
+            "/console/project/delete",
+            get(projects::ask_to_delete).post(projects::delete),
+        )
         .route("/console/account", get(account::show))
         .route("/console/tokens", get(tokens::list).post(tokens::create))
         .route("/console/tokens/delete", post(tokens::delete))
@@ -113,6 +133,7 @@ pub(crate) fn router(app: &Arc<App>) -> Router<Arc<App>> {
             asset("image/svg+xml", include_str!("icon.svg")),
         )
         .merge(guides::router())
+        .merge(admin::router())
         .route("/console/{*rest}", any(nothing_here))
         .method_not_allowed_fallback(async || Failure::from(ApiError::method_not_allowed()))
         .layer(middleware::from_fn_with_state(Arc::clone(app), guarded))
@@ -146,7 +167,7 @@ async fn guarded(State(app): State<Arc<App>>, request: Request<Body>, next: Next
     };
     if frame::is_refusal(&answer) {
         let user = match &token {
-            Some(token) => by_token(&app, token).await.ok(),
+            Some(token) => by_token(&app, token, Wanted::OfSession, None).await.ok(),
             None => None,
         };
         let session = user.map(|user| Session { user });
@@ -177,15 +198,19 @@ fn is_own_form(headers: &HeaderMap) -> bool {
 
 /// Somebody who is signed in.
 pub(crate) struct Session {
-    pub(crate) user: UserRow,
+    pub(crate) user: Identity,
 }
 
 impl FromRequestParts<Arc<App>> for Session {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Response> {
+        let peer = parts.extensions.get::<Peer>().and_then(|peer| peer.0);
         let signed_in = match cookie(&parts.headers, COOKIE) {
-            Some(token) => by_token(app, token).await.ok().map(|user| Self { user }),
+            Some(token) => {
+                let user = by_token(app, token, Wanted::OfSession, peer).await;
+                user.ok().map(|user| Self { user })
+            }
             None => None,
         };
         signed_in.ok_or_else(|| {
@@ -204,14 +229,31 @@ impl FromRequestParts<Arc<App>> for Session {
 }
 
 impl Session {
-    /// Whether the session's token is good for changing things.
+    /// Whether the user may add to the project.
     fn writes(&self) -> bool {
+        self.is_full() && self.user.role >= Role::Member
+    }
+
+    /// Whether the user may change what `creator` added to the project.
+    fn changes(&self, creator: Option<&str>) -> bool {
+        let own = self.user.role == Role::Owner || creator == Some(&self.user.person);
+        self.writes() && own
+    }
+
+    /// Fails unless the user may add to the project.
+    pub(crate) fn may_write(&self) -> Result<(), Failure> {
+        self.must_be_full()?;
+        Ok(self.user.may(Role::Member)?)
+    }
+
+    /// Whether the session's token is good for changing things.
+    fn is_full(&self) -> bool {
         self.user.scope == Scope::All
     }
 
     /// Fails if the session's token is good for reading alone.
-    pub(crate) fn may_write(&self) -> Result<(), Failure> {
-        match self.writes() {
+    pub(crate) fn must_be_full(&self) -> Result<(), Failure> {
+        match self.is_full() {
             true => Ok(()),
             false => Err(ApiError::forbidden(
                 "you are signed in with a read-only token: sign in with one of full access",

@@ -21,7 +21,7 @@ use crate::{
     api::by_token,
     app::App,
     attempts::Candidate,
-    database::{NewToken, Scope},
+    database::{Actor, NewToken, Scope, Wanted},
     error::ApiError,
     peer::Peer,
     secret,
@@ -44,12 +44,13 @@ pub(crate) struct SignInQuery {
 /// The page where people sign in. With a code, they are signed in at once.
 pub(crate) async fn page(
     State(app): State<Arc<App>>,
+    peer: Peer,
     headers: HeaderMap,
     Query(query): Query<SignInQuery>,
 ) -> Page<Response> {
     if !query.code.is_empty() {
         return match accounts::redeem_code(&app, &query.code) {
-            Some(user_id) => open(&app, &headers, user_id, "/console/").await,
+            Some(user_id) => open(&app, peer, &headers, user_id, "/console/").await,
             None => {
                 let reason = "this link has expired or was used already";
                 let error = ApiError::unauthenticated(reason);
@@ -113,12 +114,12 @@ pub(crate) async fn sign_in(
     if name.is_empty() {
         // A token is too long to be guessed: the wrong ones of others must not
         // keep out a good one.
-        match by_token(&app, password).await {
+        match by_token(&app, password, Wanted::Personal, peer.0).await {
             Ok(user) if user.scope == Scope::Read => {
                 // The browser goes on with the token itself: no more is allowed.
                 return Ok(with_cookie(&headers, password, Redirect::to(next)));
             }
-            Ok(user) => return open(&app, &headers, user.id, next).await,
+            Ok(user) => return open(&app, peer, &headers, user.person, next).await,
             Err(error) if error.status() == StatusCode::UNAUTHORIZED => {}
             Err(error) => return Err(error.into()),
         }
@@ -144,18 +145,31 @@ pub(crate) async fn sign_in(
         };
         if let Some(user_id) = checked {
             attempt.right();
-            let mut answer = open(&app, &headers, user_id, next).await?;
+            let mut answer = open(&app, peer, &headers, user_id, next).await?;
             let device = accounts::device_cookie(&app, &name);
             let age = DEVICE_DAYS * 86400;
             add_cookie(&headers, &mut answer, DEVICE_COOKIE, &device, age);
             return Ok(answer);
         }
     }
+    note_failure(&app, &name, peer).await?;
     let wrong = ApiError::unauthenticated(match name.is_empty() {
         true => "the token is wrong or has expired; with a password, give your name as well",
         false => "the name or the password is wrong",
     });
     Ok(form(&given.next, &name, Some(&wrong)))
+}
+
+/// Notes a sign-in that failed. A name that no user has is left out: people type
+/// passwords there by mistake.
+async fn note_failure(app: &App, name: &str, peer: Peer) -> Result<(), ApiError> {
+    let known = app.database.has_user(name.to_owned()).await?;
+    let actor = match known {
+        true => Actor::user(name, peer.0),
+        false => Actor::user("(unknown)", peer.0),
+    };
+    let noted = app.database.note(actor, "signin.failed", String::new());
+    Ok(noted.await?)
 }
 
 /// Where to go after signing in: pages of the console alone.
@@ -166,12 +180,19 @@ fn local(next: &str) -> &str {
     }
 }
 
-async fn open(app: &App, headers: &HeaderMap, user_id: String, next: &str) -> Page<Response> {
+async fn open(
+    app: &App,
+    peer: Peer,
+    headers: &HeaderMap,
+    user_id: String,
+    next: &str,
+) -> Page<Response> {
     let new = NewToken {
         name: format!("browser-{}", secret::new_id()),
         kind: "session",
         scope: Scope::All,
         days: Some(SESSION_DAYS),
+        address: peer.0,
     };
     let token = app.database.add_token(user_id, new).await?;
     let token = token.ok_or_else(|| ApiError::internal(&"a random name is taken"))?;
@@ -194,9 +215,15 @@ fn add_cookie(headers: &HeaderMap, answer: &mut Response, name: &str, value: &st
     }
 }
 
-pub(crate) async fn sign_out(State(app): State<Arc<App>>, headers: HeaderMap) -> Page<Response> {
+pub(crate) async fn sign_out(
+    State(app): State<Arc<App>>,
+    peer: Peer,
+    headers: HeaderMap,
+) -> Page<Response> {
     if let Some(token) = cookie(&headers, COOKIE) {
-        app.database.end_session(secret::hash(token)).await?;
+        app.database
+            .end_session(secret::hash(token), peer.0)
+            .await?;
     }
     let mut answer = Redirect::to("/console/signin").into_response();
     let gone = format!("{COOKIE}=; Path=/; HttpOnly; SameSite=Lax; Max-Age=0");
@@ -223,7 +250,7 @@ fn password_form(session: &Session, problem: Option<&str>) -> Markup {
 }
 
 pub(crate) async fn password(session: Session) -> Page {
-    session.may_write()?;
+    session.must_be_full()?;
     Ok(password_form(&session, None))
 }
 
@@ -237,7 +264,7 @@ pub(crate) async fn set_password(
     session: Session,
     Form(NewPassword { password }): Form<NewPassword>,
 ) -> Page<Response> {
-    session.may_write()?;
+    session.must_be_full()?;
     let hash = move || accounts::hash_password(&password);
     let hash = match app.gates.passwords.run("", hash).await? {
         Ok(hash) => hash,
@@ -247,7 +274,8 @@ pub(crate) async fn set_password(
         }
     };
     let name = session.user.name.clone();
-    app.database.set_password(name, hash).await?;
+    let by = Actor::user(&name, session.user.address);
+    app.database.set_password(by, name, hash).await?;
     Ok(Redirect::to("/console/signin").into_response())
 }
 
@@ -262,7 +290,7 @@ pub(crate) async fn consent(
     session: Session,
     Query(Asked { request }): Query<Asked>,
 ) -> Page<Response> {
-    session.may_write()?;
+    session.must_be_full()?;
     let program = app.logins.program(&request).ok_or_else(ended)?;
     let content = html! {
         h1 { "Authorize this program?" }
@@ -310,9 +338,9 @@ pub(crate) async fn answer(
     session: Session,
     Form(Answered { request, answer }): Form<Answered>,
 ) -> Page<Response> {
-    session.may_write()?;
+    session.must_be_full()?;
     let program = app.logins.program(&request).ok_or_else(ended)?;
-    let agreed = (answer == "yes").then(|| session.user.id.clone());
+    let agreed = (answer == "yes").then(|| session.user.person.clone());
     let code = app.logins.answer(&request, agreed);
     let content = match (code, program.redirect) {
         (None, _) => html! { h1 { "Denied" } p { "The program gets no access." } },

@@ -56,12 +56,12 @@ fn access(scope: &str) -> &'static str {
 }
 
 async fn show(app: &App, session: &Session, said: &Markup, typed: &Typed) -> Page {
-    let tokens = app.database.tokens(session.user.id.clone()).await?;
+    let tokens = app.database.tokens(session.user.person.clone()).await?;
     let content = html! {
         h1 { "Tokens" }
         p { "Programs show a token to use this server in your name." }
         (said)
-        @if session.writes() {
+        @if session.is_full() {
             form method="post" action="/console/tokens" .row {
                 label { "Name " input name="name" value=(typed.name) required maxlength="128" #name; }
                 label { "Expires after " input name="days" type="number" min="1" max="3650"
@@ -81,7 +81,7 @@ async fn show(app: &App, session: &Session, said: &Markup, typed: &Typed) -> Pag
             thead { tr {
                 th scope="col" { "Name" } th scope="col" { "Kind" } th scope="col" { "Access" }
                 th scope="col" { "Created" } th scope="col" { "Expires" } th scope="col" { "Last used" }
-                @if session.writes() { th scope="col" { span .hidden { "Actions" } } }
+                @if session.is_full() { th scope="col" { span .hidden { "Actions" } } }
             } }
             tbody { @for token in &tokens { (row(session, token)) } }
         } }
@@ -97,7 +97,7 @@ fn row(session: &Session, token: &TokenRow) -> Markup {
         td { (time(&token.created_at)) }
         td { (moment(token.expires_at.as_deref())) }
         td { (moment(token.last_used_at.as_deref())) }
-        @if session.writes() { td {
+        @if session.is_full() { td {
             form method="post" action="/console/tokens/delete" {
                 input type="hidden" name="name" value=(token.name);
                 button .quiet type="submit" aria-label={ "Delete " (visible(&token.name)) } { "Delete" }
@@ -133,6 +133,7 @@ fn read(typed: &Typed) -> Result<NewToken, ApiError> {
         kind: "personal",
         scope,
         days,
+        address: None,
     })
 }
 
@@ -141,17 +142,23 @@ pub(crate) async fn create(
     session: Session,
     Form(typed): Form<Typed>,
 ) -> Page<Response> {
-    session.may_write()?;
+    session.must_be_full()?;
     let refused = async |status: StatusCode, reason: &str| {
         let said = html! { p .problem .message role="alert" { (reason) } };
         let page = show(&app, &session, &said, &typed).await?;
         Ok::<_, Failure>((status, page).into_response())
     };
     let new = match read(&typed) {
-        Ok(new) => new,
+        Ok(new) => NewToken {
+            address: session.user.address,
+            ..new
+        },
         Err(error) => return refused(error.status(), error.message()).await,
     };
-    let made = app.database.add_token(session.user.id.clone(), new).await?;
+    let made = app
+        .database
+        .add_token(session.user.person.clone(), new)
+        .await?;
     let Some(token) = made else {
         let reason = format!("there is a token `{}` already", visible(&typed.name));
         return refused(StatusCode::CONFLICT, &reason).await;
@@ -176,7 +183,7 @@ pub(crate) async fn delete(
     session: Session,
     Form(Unwanted { name }): Form<Unwanted>,
 ) -> Page<Redirect> {
-    session.may_write()?;
-    app.database.delete_token(session.user.id, name).await?;
+    session.must_be_full()?;
+    app.database.delete_token(session.user, name).await?;
     Ok(Redirect::to("/console/tokens"))
 }

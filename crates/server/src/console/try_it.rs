@@ -22,7 +22,7 @@ use super::{
 use crate::{
     api::{address, check_picture, find_run},
     app::App,
-    database::{ArtifactList, ArtifactRow, RunRow},
+    database::{ArtifactList, ArtifactRow, Identity, RunRow},
     error::{ApiError, Result},
     serving::{Found, Item, MOST_SEARCHED},
     trial::{self, Answer, Finished},
@@ -98,7 +98,7 @@ pub(crate) async fn page(
     Path(place): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Page {
-    let run = find_run(&app, session.user.id.clone(), place).await?;
+    let run = find_run(&app, session.user.namespace.clone(), place).await?;
     let finished = trial::finished(&app, &run).await?;
     let form = Form::default();
     let page = whole(&app, &session, &headers, &run, &finished, &form, None);
@@ -112,11 +112,11 @@ pub(crate) async fn search(
     headers: HeaderMap,
     form: Multipart,
 ) -> Page<Response> {
-    let run = find_run(&app, session.user.id.clone(), place).await?;
+    let run = find_run(&app, session.user.namespace.clone(), place).await?;
     // A picture is in memory until it was searched with.
-    let _turn = app.gates.embeddings.enter(&session.user.id).await?;
+    let _turn = app.gates.embeddings.enter(&session.user.person).await?;
     let form = Form::read(form).await?;
-    let results = results(&app, &session.user.id, &run, &form).await;
+    let results = results(&app, &session.user, &run, &form).await;
     let status = match &results {
         Ok(_) => StatusCode::OK,
         Err(error) => error.status(),
@@ -134,19 +134,13 @@ pub(crate) async fn search(
     Ok((status, page.await?).into_response())
 }
 
-async fn results(app: &Arc<App>, user_id: &str, run: &RunRow, form: &Form) -> Result<Results> {
+async fn results(app: &Arc<App>, user: &Identity, run: &RunRow, form: &Form) -> Result<Results> {
     let query = form.item()?;
-    let data = trial::data(app, user_id, &form.data).await?;
+    let data = trial::data(app, user, &form.data).await?;
     let finished = trial::finished(app, run).await?;
     let (tuned, before) = tokio::join!(
-        trial::search(app, user_id, finished.open(app), &data, query.clone()),
-        trial::search(
-            app,
-            user_id,
-            trial::backbone(app, user_id, run),
-            &data,
-            query
-        ),
+        trial::search(app, user, finished.open(app), &data, query.clone()),
+        trial::search(app, user, trial::backbone(app, user, run), &data, query),
     );
     Ok(Results {
         data: data.artifact,
@@ -165,7 +159,7 @@ async fn whole(
     form: &Form,
     results: Option<Result<Results>>,
 ) -> Result<Markup> {
-    let kind = finished.kind(app, &session.user.id).await?;
+    let kind = finished.kind(app, &session.user).await?;
     let list = ArtifactList {
         kind: Some("documentArray".to_owned()),
         newest_first: true,
@@ -174,7 +168,7 @@ async fn whole(
     };
     let (data, _) = app
         .database
-        .artifacts(session.user.id.clone(), list)
+        .artifacts(session.user.namespace.clone(), list)
         .await?;
     let content = html! {
         nav .crumbs aria-label="Path" {

@@ -1,18 +1,16 @@
 //! Users, their passwords and tokens.
 
+use std::net::IpAddr;
+
 use rusqlite::{OptionalExtension, Row, params};
 
-use super::{Database, NOW};
+use super::{
+    Actor, Database, Identity, Manager, NOW,
+    access::Refusal,
+    admin::check_not_last_admin,
+    projects::{check_name_is_free, check_owns_none_alone},
+};
 use crate::secret;
-
-/// Somebody who may use the server.
-#[derive(Clone, Debug)]
-pub(crate) struct UserRow {
-    pub(crate) id: String,
-    pub(crate) name: String,
-    /// What the token that was shown is good for.
-    pub(crate) scope: Scope,
-}
 
 /// What a token is good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +56,8 @@ pub(crate) struct NewToken {
     pub(crate) scope: Scope,
     /// When it ends; never, where there is none.
     pub(crate) days: Option<u32>,
+    /// Where the request came from.
+    pub(crate) address: Option<IpAddr>,
 }
 
 const TOKEN: &str = "name, kind, scope, created_at, expires_at, last_used_at";
@@ -70,16 +70,6 @@ fn token(row: &Row<'_>) -> rusqlite::Result<TokenRow> {
         created_at: row.get(3)?,
         expires_at: row.get(4)?,
         last_used_at: row.get(5)?,
-    })
-}
-
-fn user(row: &Row<'_>) -> rusqlite::Result<UserRow> {
-    let scope: String = row.get(2)?;
-    Ok(UserRow {
-        id: row.get(0)?,
-        name: row.get(1)?,
-        // One that is not known is good for little.
-        scope: Scope::parse(&scope).unwrap_or(Scope::Read),
     })
 }
 
@@ -100,6 +90,7 @@ impl Database {
         self.write(move |db| {
             let token = secret::new_token();
             let transaction = db.transaction()?;
+            check_name_is_free(&transaction, &user)?;
             transaction.execute(
                 &format!(
                     "INSERT INTO users (id, name, created_at) VALUES (?1, ?2, {NOW})
@@ -114,50 +105,77 @@ impl Database {
                 ),
                 params![secret::hash(&token), token_name, user, scope.as_str()],
             )?;
+            let object = format!("{user}: {token_name}");
+            Actor::operator().note(&transaction, "token.create", &object)?;
             transaction.commit()?;
             Ok(token)
         })
         .await
     }
 
-    /// Makes a user. Says whether the name was free.
-    pub(crate) async fn add_user(&self, name: String) -> rusqlite::Result<bool> {
+    /// Makes a user. Returns the user's first token.
+    pub(crate) async fn add_user(&self, by: Manager, name: String) -> rusqlite::Result<String> {
         self.write(move |db| {
-            let added = db.execute(
+            let transaction = db.transaction()?;
+            let actor = by.check(&transaction)?;
+            check_name_is_free(&transaction, &name)?;
+            let added = transaction.execute(
                 &format!(
                     "INSERT INTO users (id, name, created_at) VALUES (?1, ?2, {NOW})
                      ON CONFLICT (name) DO NOTHING"
                 ),
                 params![secret::new_id(), name],
             )?;
-            Ok(added == 1)
+            if added == 0 {
+                let reason = format!("there is a user `{name}` already: choose another name");
+                return Err(Refusal::Conflict(reason).into());
+            }
+            let token = secret::new_token();
+            transaction.execute(
+                &format!(
+                    "INSERT INTO tokens (hash, user_id, name, created_at)
+                     SELECT ?1, id, 'first', {NOW} FROM users WHERE name = ?2"
+                ),
+                params![secret::hash(&token), name],
+            )?;
+            actor.note(&transaction, "user.add", &name)?;
+            transaction.commit()?;
+            Ok(token)
         })
         .await
     }
 
-    /// Deletes a user with all that is theirs. Says whether there was one.
+    /// Deletes a user with the personal project; what they added to others stays.
+    /// Says whether there was one.
     pub(crate) async fn delete_user(&self, name: String) -> rusqlite::Result<bool> {
         self.write(move |db| {
-            let deleted = db.execute("DELETE FROM users WHERE name = ?1", [name])?;
+            let transaction = db.transaction()?;
+            check_owns_none_alone(&transaction, &name)?;
+            check_not_last_admin(&transaction, &name)?;
+            let deleted = transaction.execute("DELETE FROM users WHERE name = ?1", [&name])?;
+            if deleted == 1 {
+                Actor::operator().note(&transaction, "user.delete", &name)?;
+            }
+            transaction.commit()?;
             Ok(deleted == 1)
         })
         .await
     }
 
-    /// The names of all users, and whether each has a password.
-    pub(crate) async fn users(&self) -> rusqlite::Result<Vec<(String, bool)>> {
-        self.read(|db| {
-            db.prepare("SELECT name, password IS NOT NULL FROM users ORDER BY name")?
-                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
-                .collect()
+    /// Whether there is a user of that name.
+    pub(crate) async fn has_user(&self, name: String) -> rusqlite::Result<bool> {
+        self.read(move |db| {
+            let query = "SELECT EXISTS (SELECT 1 FROM users WHERE name = ?1)";
+            db.query_row(query, [name], |row| row.get(0))
         })
         .await
     }
 
-    /// Sets a user's password, as argon2 writes it, and ends their sessions.
-    /// Says whether there is such a user.
+    /// Sets a user's password, as argon2 writes it, and ends all sessions of the
+    /// user. Says whether there is such a user.
     pub(crate) async fn set_password(
         &self,
+        by: Actor,
         user: String,
         password: String,
     ) -> rusqlite::Result<bool> {
@@ -170,22 +188,25 @@ impl Database {
             transaction.execute(
                 "DELETE FROM tokens WHERE kind = 'session'
                  AND user_id = (SELECT id FROM users WHERE name = ?1)",
-                [user],
+                [&user],
             )?;
+            if changed == 1 {
+                by.note(&transaction, "user.password", &user)?;
+            }
             transaction.commit()?;
             Ok(changed == 1)
         })
         .await
     }
 
-    /// A user's id, and their password as argon2 wrote it.
+    /// The id of a user who is not disabled, and the password as argon2 wrote it.
     pub(crate) async fn password(
         &self,
         user: String,
     ) -> rusqlite::Result<Option<(String, Option<String>)>> {
         self.read(move |db| {
             db.query_row(
-                "SELECT id, password FROM users WHERE name = ?1",
+                "SELECT id, password FROM users WHERE name = ?1 AND NOT disabled",
                 [user],
                 |row| Ok((row.get(0)?, row.get(1)?)),
             )
@@ -201,9 +222,10 @@ impl Database {
         new: NewToken,
     ) -> rusqlite::Result<Option<String>> {
         self.write(move |db| {
+            let transaction = db.transaction()?;
             let token = secret::new_token();
             let ends = new.days.map(|days| format!("+{days} days"));
-            let created = db.execute(
+            let created = transaction.execute(
                 &format!(
                     "INSERT INTO tokens (hash, user_id, name, kind, scope, created_at, expires_at)
                      SELECT ?1, ?2, ?3, ?4, ?5, {NOW},
@@ -221,7 +243,21 @@ impl Database {
                     ends
                 ],
             )?;
-            Ok((created == 1).then_some(token))
+            if created == 0 {
+                return Ok(None);
+            }
+            let person: String = transaction.query_row(
+                "SELECT name FROM users WHERE id = ?1",
+                [&user_id],
+                |row| row.get(0),
+            )?;
+            let action = match new.kind {
+                "session" => "signin",
+                _ => "token.create",
+            };
+            Actor::user(&person, new.address).note(&transaction, action, &new.name)?;
+            transaction.commit()?;
+            Ok(Some(token))
         })
         .await
     }
@@ -249,43 +285,42 @@ impl Database {
     }
 
     /// Makes a user's token of that name void. Says whether there was one.
-    pub(crate) async fn delete_token(
-        &self,
-        user_id: String,
-        name: String,
-    ) -> rusqlite::Result<bool> {
+    pub(crate) async fn delete_token(&self, by: Identity, name: String) -> rusqlite::Result<bool> {
         self.write(move |db| {
-            let deleted = db.execute(
+            let transaction = db.transaction()?;
+            let deleted = transaction.execute(
                 "DELETE FROM tokens WHERE user_id = ?1 AND name = ?2",
-                params![user_id, name],
+                params![by.person, name],
             )?;
+            if deleted > 0 {
+                Actor::user(&by.name, by.address).note(&transaction, "token.delete", &name)?;
+            }
+            transaction.commit()?;
             Ok(deleted > 0)
         })
         .await
     }
 
     /// Makes the token with this hash void, where it is a session's.
-    pub(crate) async fn end_session(&self, hash: Vec<u8>) -> rusqlite::Result<()> {
+    pub(crate) async fn end_session(
+        &self,
+        hash: Vec<u8>,
+        address: Option<IpAddr>,
+    ) -> rusqlite::Result<()> {
         self.write(move |db| {
-            db.execute(
-                "DELETE FROM tokens WHERE hash = ?1 AND kind = 'session'",
-                [hash],
-            )
-            .map(drop)
-        })
-        .await
-    }
-
-    /// Whose token this is, by its hash.
-    pub(crate) async fn user_of_token(&self, hash: Vec<u8>) -> rusqlite::Result<Option<UserRow>> {
-        self.read(move |db| {
-            db.prepare_cached(
-                "SELECT users.id, users.name, scope FROM tokens JOIN users ON users.id = user_id
-                 WHERE hash = ?1 AND (expires_at IS NULL
-                     OR expires_at > strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))",
-            )?
-            .query_row([hash], user)
-            .optional()
+            let transaction = db.transaction()?;
+            let ended: Option<(String, String)> = transaction
+                .query_row(
+                    "DELETE FROM tokens WHERE hash = ?1 AND kind = 'session'
+                     RETURNING name, (SELECT name FROM users WHERE id = user_id)",
+                    [hash],
+                    |row| Ok((row.get(0)?, row.get(1)?)),
+                )
+                .optional()?;
+            if let Some((name, person)) = ended {
+                Actor::user(&person, address).note(&transaction, "signout", &name)?;
+            }
+            transaction.commit()
         })
         .await
     }
@@ -318,7 +353,7 @@ impl Database {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::database::in_memory;
+    use crate::database::{Wanted, in_memory};
 
     #[tokio::test]
     async fn tokens_end_have_scopes_and_are_known_by_their_hash_alone() {
@@ -329,26 +364,28 @@ mod tests {
             create(Scope::Read).await.unwrap(),
         );
         let scope = async |token: &str| {
-            let user = db.user_of_token(secret::hash(token)).await.unwrap();
-            user.map(|user| user.scope)
+            let user = db.identify(secret::hash(token), Wanted::Personal, None);
+            user.await.unwrap().map(|user| user.scope)
         };
         assert_eq!(scope(&all).await, Some(Scope::All));
         assert_eq!(scope(&read).await, Some(Scope::Read));
         assert_eq!(scope("ft_other").await, None);
-        let user = db.user_of_token(secret::hash(&all)).await.unwrap().unwrap();
+        let user = db.identify(secret::hash(&all), Wanted::Personal, None);
+        let person = user.await.unwrap().unwrap().person;
         let new = NewToken {
             name: "short".into(),
             kind: "session",
             scope: Scope::All,
             days: Some(1),
+            address: None,
         };
-        let token = db.add_token(user.id.clone(), new.clone()).await.unwrap();
+        let token = db.add_token(person.clone(), new.clone()).await.unwrap();
         let token = token.unwrap();
-        let again = db.add_token(user.id.clone(), new).await.unwrap();
+        let again = db.add_token(person.clone(), new).await.unwrap();
         assert!(again.is_none(), "the name is taken");
         assert_eq!(scope(&token).await, Some(Scope::All));
         db.touch_tokens(vec![secret::hash(&token)]).await.unwrap();
-        let used = db.tokens(user.id.clone()).await.unwrap();
+        let used = db.tokens(person.clone()).await.unwrap();
         let used = used.iter().filter(|t| t.last_used_at.is_some());
         assert_eq!(used.count(), 1);
         let ended = db.write(|db| {
@@ -360,14 +397,15 @@ mod tests {
         ended.await.unwrap();
         assert_eq!(scope(&token).await, None);
         db.drop_expired_tokens().await.unwrap();
-        assert_eq!(db.tokens(user.id).await.unwrap().len(), 2);
+        assert_eq!(db.tokens(person).await.unwrap().len(), 2);
     }
 
     #[tokio::test]
     async fn a_new_password_ends_sessions() {
         let db = in_memory();
-        assert!(db.add_user("ada".into()).await.unwrap());
-        assert!(!db.add_user("ada".into()).await.unwrap());
+        let add = || db.add_user(Manager::Operator, "ada".into());
+        add().await.unwrap();
+        assert!(add().await.is_err(), "the name is taken");
         let (id, password) = db.password("ada".into()).await.unwrap().unwrap();
         assert_eq!(password, None);
         let new = NewToken {
@@ -375,11 +413,22 @@ mod tests {
             kind: "session",
             scope: Scope::All,
             days: None,
+            address: None,
         };
         db.add_token(id.clone(), new).await.unwrap().unwrap();
-        assert!(db.set_password("ada".into(), "hash".into()).await.unwrap());
-        assert!(!db.set_password("bob".into(), "hash".into()).await.unwrap());
-        assert!(db.tokens(id).await.unwrap().is_empty());
-        assert_eq!(db.users().await.unwrap(), [("ada".to_owned(), true)]);
+        assert!(
+            db.set_password(Actor::operator(), "ada".into(), "hash".into())
+                .await
+                .unwrap()
+        );
+        assert!(
+            !db.set_password(Actor::operator(), "bob".into(), "hash".into())
+                .await
+                .unwrap()
+        );
+        let left = db.tokens(id).await.unwrap();
+        assert_eq!((left.len(), left[0].kind.as_str()), (1, "personal"));
+        let (users, _) = db.accounts((0, 9)).await.unwrap();
+        assert!(users.len() == 1 && users[0].has_password);
     }
 }

@@ -3,7 +3,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{Database, NOW, usage};
+use super::{Database, Identity, NOW, Role, usage};
 
 /// An artifact.
 #[derive(Clone, Debug)]
@@ -30,7 +30,9 @@ pub(crate) enum Which {
 #[derive(Clone, Debug)]
 pub(crate) struct NewArtifact {
     pub(crate) id: String,
-    pub(crate) user_id: String,
+    pub(crate) project_id: String,
+    /// Who pushed it or started its run.
+    pub(crate) created_by: Option<String>,
     pub(crate) name: Option<String>,
     pub(crate) kind: String,
     pub(crate) public: bool,
@@ -47,8 +49,8 @@ pub(crate) enum Put {
         /// The content that nothing refers to any more.
         orphan: Option<String>,
     },
-    /// The user would have so many bytes.
-    OverQuota(u64),
+    /// The project would have so many bytes, and may have so many.
+    OverQuota(u64, u64),
 }
 
 const COLUMNS: &str = "artifacts.id, artifacts.name, type, public, meta_data, content, size,
@@ -86,40 +88,58 @@ fn orphan(db: &Connection, content: String) -> rusqlite::Result<Option<String>> 
     Ok((!has_content(db, &content)?).then_some(content))
 }
 
+/// Fails if the artifact is in the project, and `by` may not change it.
+fn check_owner(
+    db: &Connection,
+    by: &Identity,
+    id: Option<&str>,
+    name: Option<&str>,
+) -> rusqlite::Result<()> {
+    let creators = db
+        .prepare_cached(
+            "SELECT created_by FROM artifacts WHERE project_id = ?1 AND (id = ?2 OR name = ?3)",
+        )?
+        .query_map(params![by.namespace, id, name], |row| row.get(0))?
+        .collect::<rusqlite::Result<Vec<Option<String>>>>()?;
+    let mut creators = creators.iter();
+    creators.try_for_each(|creator| by.check_own(db, creator.as_deref()))
+}
+
 /// As [`Database::put_artifact`], in a transaction of the caller's.
 pub(super) fn put(db: &Connection, new: NewArtifact) -> rusqlite::Result<(String, Option<String>)> {
     let before: Option<(String, String)> = db
         .query_row(
-            "SELECT id, content FROM artifacts WHERE user_id = ?1 AND (id = ?2 OR name = ?3)",
-            params![new.user_id, new.id, new.name],
+            "SELECT id, content FROM artifacts WHERE project_id = ?1 AND (id = ?2 OR name = ?3)",
+            params![new.project_id, new.id, new.name],
             |row| Ok((row.get(0)?, row.get(1)?)),
         )
         .optional()?;
     let id = before.as_ref().map_or(&new.id, |(id, _)| id).clone();
     let written = db.execute(
         &format!(
-            "INSERT INTO artifacts (id, user_id, name, type, public, meta_data, content,
-                 size, created_at, updated_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, {NOW}, {NOW})
+            "INSERT INTO artifacts (id, project_id, name, type, public, meta_data, content,
+                 size, created_by, created_at, updated_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, {NOW}, {NOW})
              ON CONFLICT (id) DO UPDATE SET name = coalesce(excluded.name, name),
                  type = excluded.type, public = excluded.public,
                  meta_data = excluded.meta_data, content = excluded.content,
                  size = excluded.size, updated_at = excluded.updated_at
-             WHERE user_id = excluded.user_id"
+             WHERE project_id = excluded.project_id"
         ),
         params![
             id,
-            new.user_id,
+            new.project_id,
             new.name,
             new.kind,
             new.public,
             new.meta_data,
             new.content,
-            new.size
+            new.size,
+            new.created_by
         ],
     )?;
     if written == 0 {
-        // The id is somebody else's.
+        // The id is another project's.
         return Err(rusqlite::Error::QueryReturnedNoRows);
     }
     let orphan = match before {
@@ -145,23 +165,31 @@ pub(crate) struct ArtifactList {
 }
 
 impl Database {
-    /// Stores an artifact. One of the same name, or of the same id, is
-    /// overwritten and keeps its id. Nothing is stored if the user would have
-    /// more than `most` bytes.
+    /// Stores an artifact for a member of its project. One of the same name, or of
+    /// the same id, is overwritten and keeps its id. Nothing is stored if the
+    /// project would have more bytes than it may: `most`, unless it has a limit of
+    /// its own.
     pub(crate) async fn put_artifact(
         &self,
+        by: Identity,
         new: NewArtifact,
         most: Option<u64>,
     ) -> rusqlite::Result<Put> {
         self.write(move |db| {
             let transaction = db.transaction()?;
-            let user_id = new.user_id.clone();
+            by.check(&transaction, Role::Member)?;
+            check_owner(&transaction, &by, Some(&new.id), new.name.as_deref())?;
+            let (project_id, public) = (new.project_id.clone(), new.public);
+            let object = new.name.clone().unwrap_or_else(|| new.id.clone());
             let (id, orphan) = put(&transaction, new)?;
-            if let Some(most) = most {
-                let stored = usage::stored(&transaction, &user_id)?;
+            if let Some(most) = usage::max_stored(&transaction, &project_id, most)? {
+                let stored = usage::stored(&transaction, &project_id)?;
                 if stored > most {
-                    return Ok(Put::OverQuota(stored));
+                    return Ok(Put::OverQuota(stored, most));
                 }
+            }
+            if public {
+                by.note(&transaction, "data.publish", &object)?;
             }
             transaction.commit()?;
             Ok(Put::Artifact { id, orphan })
@@ -169,18 +197,18 @@ impl Database {
         .await
     }
 
-    /// The artifact of that id: the user's own, or a public one.
+    /// The artifact of that id: the project's own, or a public one.
     pub(crate) async fn artifact(
         &self,
-        user_id: String,
+        project: String,
         id: String,
     ) -> rusqlite::Result<Option<ArtifactRow>> {
         self.read(move |db| {
             db.query_row(
                 &format!(
-                    "SELECT {COLUMNS} FROM artifacts WHERE id = ?1 AND (user_id = ?2 OR public)"
+                    "SELECT {COLUMNS} FROM artifacts WHERE id = ?1 AND (project_id = ?2 OR public)"
                 ),
-                params![id, user_id],
+                params![id, project],
                 artifact,
             )
             .optional()
@@ -188,11 +216,11 @@ impl Database {
         .await
     }
 
-    /// The artifact of that name: the user's own, or `owner/name`, a public one
-    /// of somebody else.
+    /// The artifact of that name: the project's own, or `project/name`, a public
+    /// one of another project.
     pub(crate) async fn artifact_by_name(
         &self,
-        user_id: String,
+        project: String,
         name: String,
     ) -> rusqlite::Result<Option<ArtifactRow>> {
         self.read(move |db| {
@@ -202,12 +230,12 @@ impl Database {
             };
             db.query_row(
                 &format!(
-                    "SELECT {COLUMNS} FROM artifacts JOIN users ON users.id = user_id
+                    "SELECT {COLUMNS} FROM artifacts JOIN projects ON projects.id = project_id
                      WHERE artifacts.name = ?1
-                     AND (user_id = ?2 AND coalesce(?3 = users.name, 1)
-                          OR users.name = ?3 AND public)"
+                     AND (project_id = ?2 AND coalesce(?3 = projects.name, 1)
+                          OR projects.name = ?3 AND public)"
                 ),
-                params![name, user_id, owner],
+                params![name, project, owner],
                 artifact,
             )
             .optional()
@@ -215,31 +243,31 @@ impl Database {
         .await
     }
 
-    /// The user's own artifact, or a public one.
+    /// The project's own artifact, or a public one.
     pub(crate) async fn find_artifact(
         &self,
-        user_id: String,
+        project: String,
         which: Which,
     ) -> rusqlite::Result<Option<ArtifactRow>> {
         match which {
-            Which::Id(id) => self.artifact(user_id, id).await,
-            Which::Name(name) => self.artifact_by_name(user_id, name).await,
+            Which::Id(id) => self.artifact(project, id).await,
+            Which::Name(name) => self.artifact_by_name(project, name).await,
         }
     }
 
-    /// The user's artifacts, and how many there are in all.
+    /// The project's artifacts, and how many there are in all.
     pub(crate) async fn artifacts(
         &self,
-        user_id: String,
+        project: String,
         list: ArtifactList,
     ) -> rusqlite::Result<(Vec<ArtifactRow>, u64)> {
         let (offset, limit) = super::bounds(Some(list.page));
         self.read(move |db| {
-            let wanted = "user_id = ?1 AND type = coalesce(?2, type)
+            let wanted = "project_id = ?1 AND type = coalesce(?2, type)
                  AND (?3 IS NULL OR instr(name, ?3) > 0)";
             let total = db.query_row(
                 &format!("SELECT count(*) FROM artifacts WHERE {wanted}"),
-                params![user_id, list.kind, list.name],
+                params![project, list.kind, list.name],
                 |row| row.get(0),
             )?;
             let order = match (list.by_name, list.newest_first) {
@@ -254,7 +282,7 @@ impl Database {
                      ORDER BY {order} LIMIT ?4 OFFSET ?5"
                 ))?
                 .query_map(
-                    params![user_id, list.kind, list.name, limit, offset],
+                    params![project, list.kind, list.name, limit, offset],
                     artifact,
                 )?
                 .collect::<Result<_, _>>()?;
@@ -263,11 +291,11 @@ impl Database {
         .await
     }
 
-    /// Deletes the user's own artifact. Returns whether it was there, and the
+    /// Deletes an artifact of the project. Returns whether it was there, and the
     /// content that nothing refers to any more.
     pub(crate) async fn delete_artifact(
         &self,
-        user_id: String,
+        by: Identity,
         which: Which,
     ) -> rusqlite::Result<(bool, Option<String>)> {
         self.write(move |db| {
@@ -276,44 +304,67 @@ impl Database {
                 Which::Name(name) => (None, Some(name)),
             };
             let transaction = db.transaction()?;
-            let content: Option<String> = transaction
+            by.check(&transaction, Role::Member)?;
+            check_owner(&transaction, &by, id.as_deref(), name.as_deref())?;
+            let deleted: Option<(String, String)> = transaction
                 .query_row(
-                    "DELETE FROM artifacts WHERE user_id = ?1 AND (id = ?2 OR name = ?3)
-                     RETURNING content",
-                    params![user_id, id, name],
-                    |row| row.get(0),
+                    "DELETE FROM artifacts WHERE project_id = ?1 AND (id = ?2 OR name = ?3)
+                     RETURNING content, coalesce(name, id)",
+                    params![by.namespace, id, name],
+                    |row| Ok((row.get(0)?, row.get(1)?)),
                 )
                 .optional()?;
-            let orphan = match &content {
-                Some(content) => orphan(&transaction, content.clone())?,
-                None => None,
+            let Some((content, object)) = deleted else {
+                return Ok((false, None));
             };
+            let orphan = orphan(&transaction, content)?;
+            by.note(&transaction, "data.delete", &object)?;
             transaction.commit()?;
-            Ok((content.is_some(), orphan))
+            Ok((true, orphan))
         })
         .await
     }
 
-    /// Changes what is known about the user's own artifact. Says whether it is
+    /// Changes what is known about an artifact of the project. Says whether it is
     /// there.
     pub(crate) async fn update_artifact(
         &self,
-        user_id: String,
+        by: Identity,
         id: String,
         name: Option<String>,
         meta_data: Option<String>,
         public: Option<bool>,
     ) -> rusqlite::Result<bool> {
         self.write(move |db| {
-            let changed = db.execute(
+            let transaction = db.transaction()?;
+            by.check(&transaction, Role::Member)?;
+            check_owner(&transaction, &by, Some(&id), None)?;
+            let was_public: bool = transaction.query_row(
+                "SELECT EXISTS (SELECT 1 FROM artifacts
+                     WHERE project_id = ?1 AND id = ?2 AND public)",
+                [&by.namespace, &id],
+                |row| row.get(0),
+            )?;
+            let changed = transaction.execute(
                 &format!(
                     "UPDATE artifacts SET name = coalesce(?3, name),
                          meta_data = coalesce(?4, meta_data), public = coalesce(?5, public),
                          updated_at = {NOW}
-                     WHERE user_id = ?1 AND id = ?2"
+                     WHERE project_id = ?1 AND id = ?2"
                 ),
-                params![user_id, id, name, meta_data, public],
+                params![by.namespace, id, name, meta_data, public],
             )?;
+            if changed == 1
+                && let Some(public) = public.filter(|public| *public != was_public)
+            {
+                let action = if public {
+                    "data.publish"
+                } else {
+                    "data.unpublish"
+                };
+                by.note(&transaction, action, &id)?;
+            }
+            transaction.commit()?;
             Ok(changed == 1)
         })
         .await

@@ -225,7 +225,7 @@ mod tests {
     use rusqlite::ErrorCode;
 
     use super::*;
-    use crate::error::ApiError;
+    use crate::{database::Manager, error::ApiError};
 
     #[tokio::test]
     async fn who_waits_too_long_is_told_to_come_again_while_others_read() {
@@ -291,7 +291,8 @@ mod tests {
             assert!(panics.await.is_err());
         }
         assert!(database.has_no_users().await.unwrap());
-        assert!(database.add_user("ada".into()).await.unwrap());
+        let added = database.add_user(Manager::Operator, "ada".into());
+        added.await.unwrap();
     }
 
     #[tokio::test]

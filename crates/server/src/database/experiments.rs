@@ -2,7 +2,7 @@
 
 use rusqlite::{OptionalExtension, Row, params};
 
-use super::{Database, NOW};
+use super::{Database, Identity, NOW, Role};
 
 /// A group of runs.
 #[derive(Clone, Debug)]
@@ -30,38 +30,42 @@ fn experiment(row: &Row<'_>) -> rusqlite::Result<ExperimentRow> {
 }
 
 impl Database {
-    /// Creates an experiment; fails where the user has one of that name.
+    /// Creates an experiment; fails if the project has one of that name.
     pub(crate) async fn create_experiment(
         &self,
-        user_id: String,
+        by: Identity,
         name: String,
         description: String,
         idempotency_key: Option<String>,
     ) -> rusqlite::Result<ExperimentRow> {
         self.write(move |db| {
-            db.query_row(
+            let transaction = db.transaction()?;
+            by.check(&transaction, Role::Member)?;
+            let created = transaction.query_row(
                 &format!(
-                    "INSERT INTO experiments (user_id, name, description, created_at,
+                    "INSERT INTO experiments (project_id, name, description, created_at,
                          idempotency_key)
                      VALUES (?1, ?2, ?3, {NOW}, ?4) RETURNING {COLUMNS}"
                 ),
-                params![user_id, name, description, idempotency_key],
+                params![by.namespace, name, description, idempotency_key],
                 experiment,
-            )
+            )?;
+            transaction.commit()?;
+            Ok(created)
         })
         .await
     }
 
-    /// The user's experiment of that name.
+    /// The project's experiment of that name.
     pub(crate) async fn experiment(
         &self,
-        user_id: String,
+        project: String,
         name: String,
     ) -> rusqlite::Result<Option<ExperimentRow>> {
         self.read(move |db| {
             db.query_row(
-                &format!("SELECT {COLUMNS} FROM experiments WHERE user_id = ?1 AND name = ?2"),
-                params![user_id, name],
+                &format!("SELECT {COLUMNS} FROM experiments WHERE project_id = ?1 AND name = ?2"),
+                params![project, name],
                 experiment,
             )
             .optional()
@@ -70,39 +74,64 @@ impl Database {
     }
 
     /// Deletes an experiment that has no runs. Returns whether it is gone.
-    pub(crate) async fn delete_experiment(&self, id: i64) -> rusqlite::Result<bool> {
+    pub(crate) async fn delete_experiment(&self, by: Identity, id: i64) -> rusqlite::Result<bool> {
         self.write(move |db| {
-            db.execute(
-                "DELETE FROM experiments WHERE id = ?1
-                 AND NOT EXISTS (SELECT 1 FROM runs WHERE experiment_id = ?1)",
-                [id],
-            )?;
+            let transaction = db.transaction()?;
+            by.check(&transaction, Role::Member)?;
+            let deleted: Option<String> = transaction
+                .query_row(
+                    "DELETE FROM experiments WHERE id = ?1 AND project_id = ?2
+                     AND NOT EXISTS (SELECT 1 FROM runs WHERE experiment_id = ?1)
+                     RETURNING name",
+                    params![id, by.namespace],
+                    |row| row.get(0),
+                )
+                .optional()?;
+            if let Some(name) = deleted {
+                by.note(&transaction, "experiment.delete", &name)?;
+            }
             let gone = "SELECT NOT EXISTS (SELECT 1 FROM experiments WHERE id = ?1)";
-            db.query_row(gone, [id], |row| row.get(0))
+            let gone = transaction.query_row(gone, [id], |row| row.get(0))?;
+            transaction.commit()?;
+            Ok(gone)
         })
         .await
     }
 
-    /// The user's experiments, oldest first: all, or `limit` of them from
+    /// Whether a member may delete all runs of an experiment: all of them are the
+    /// member's, or the member is an owner.
+    pub(crate) async fn check_delete(&self, by: Identity, id: i64) -> rusqlite::Result<()> {
+        self.read(move |db| {
+            let creators = db
+                .prepare_cached("SELECT DISTINCT created_by FROM runs WHERE experiment_id = ?1")?
+                .query_map([id], |row| row.get(0))?
+                .collect::<rusqlite::Result<Vec<Option<String>>>>()?;
+            let mut creators = creators.iter();
+            creators.try_for_each(|creator| by.check_own(db, creator.as_deref()))
+        })
+        .await
+    }
+
+    /// The project's experiments, oldest first: all, or `limit` of them from
     /// number `offset` on. Beside them, how many there are.
     pub(crate) async fn experiments(
         &self,
-        user_id: String,
+        project: String,
         page: Option<(u64, u64)>,
     ) -> rusqlite::Result<(Vec<ExperimentRow>, u64)> {
         let (offset, limit) = super::bounds(page);
         self.read(move |db| {
             let total = db.query_row(
-                "SELECT count(*) FROM experiments WHERE user_id = ?1",
-                [&user_id],
+                "SELECT count(*) FROM experiments WHERE project_id = ?1",
+                [&project],
                 |row| row.get(0),
             )?;
             let rows = db
                 .prepare_cached(&format!(
-                    "SELECT {COLUMNS} FROM experiments WHERE user_id = ?1
+                    "SELECT {COLUMNS} FROM experiments WHERE project_id = ?1
                      ORDER BY id LIMIT ?2 OFFSET ?3"
                 ))?
-                .query_map(params![user_id, limit, offset], experiment)?
+                .query_map(params![project, limit, offset], experiment)?
                 .collect::<Result<_, _>>()?;
             Ok((rows, total))
         })

@@ -1,13 +1,17 @@
 //! Accounts, experiments, runs, events and artifacts in one SQLite file. Each
 //! of them has its own file here; all SQL is in this folder.
 
+mod access;
 mod accounts;
+mod admin;
 mod artifacts;
+mod audit;
 mod checkpoints;
 mod connections;
 mod events;
 mod experiments;
 mod open;
+mod projects;
 mod queue;
 mod run_lists;
 mod runs;
@@ -22,28 +26,34 @@ use std::{
 
 pub(crate) use connections::Database;
 
-pub(crate) use accounts::{NewToken, Scope, TokenRow, UserRow};
+pub(crate) use access::{Identity, Refusal, Role, Wanted};
+pub(crate) use accounts::{NewToken, Scope, TokenRow};
+pub(crate) use admin::{AccountChange, AccountRow, Manager, OpenRun, StorageRow};
 pub(crate) use artifacts::{ArtifactList, ArtifactRow, NewArtifact, Put, Which};
+pub(crate) use audit::{Actor, AuditFilter, Entry, csv};
 pub(crate) use checkpoints::CheckpointRow;
 pub(crate) use events::StoredEvent;
 pub(crate) use experiments::ExperimentRow;
 pub(crate) use finetuner_protocol::FoundDocuments as Found;
 pub(crate) use open::replace;
+pub(crate) use projects::{MemberRow, ProjectRow};
 pub(crate) use queue::{Claim, End, Launched, Release};
 pub(crate) use run_lists::{Outline, RunFilter};
 #[cfg(test)]
 pub(crate) use runs::tests::with_run;
 pub(crate) use runs::{CANCELLED, Created, NewRunRow, RunRow};
 pub(crate) use served::ModelRow;
+pub(crate) use usage::Usage;
 
 /// One entry for each version of the schema. Entries are never changed, only
 /// added.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     include_str!("0001_first.sql"),
     include_str!("0002_accounts.sql"),
     include_str!("0003_queue.sql"),
     include_str!("0004_launches.sql"),
     include_str!("0005_jobs.sql"),
+    include_str!("0007_projects.sql"),
 ];
 
 /// The time in UTC as SQL.

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
 
 use crate::private::private_file;
 
@@ -143,15 +143,41 @@ pub(super) fn migrate(connection: &mut Connection, path: Option<&Path>) -> Resul
             copy.display()
         );
     }
-    let mut apply = || -> rusqlite::Result<()> {
+    // A table is replaced by dropping it, which must delete nothing elsewhere.
+    // The setting has no effect within a transaction.
+    let enforce = |connection: &Connection, on: bool| {
+        let set = connection.pragma_update(None, "foreign_keys", on);
+        set.map_err(|e| e.to_string())
+    };
+    enforce(connection, false)?;
+    let applied = apply(connection, before);
+    enforce(connection, true)?;
+    applied
+}
+
+/// Applies the migrations that a database of this version lacks, all or none.
+fn apply(connection: &mut Connection, before: usize) -> Result<(), String> {
+    let mut run = || -> rusqlite::Result<Option<String>> {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         for migration in MIGRATIONS.iter().skip(before) {
             transaction.execute_batch(migration)?;
         }
+        let broken: Option<String> = transaction
+            .query_row("PRAGMA foreign_key_check", [], |row| row.get(0))
+            .optional()?;
+        if broken.is_some() {
+            return Ok(broken);
+        }
         transaction.pragma_update(None, "user_version", MIGRATIONS.len())?;
-        transaction.commit()
+        transaction.commit()?;
+        Ok(None)
     };
-    apply().map_err(|e| e.to_string())
+    match run().map_err(|e| e.to_string())? {
+        None => Ok(()),
+        Some(table) => Err(format!(
+            "rows of its table `{table}` refer to rows that are not there: restore a backup"
+        )),
+    }
 }
 
 /// Returns the path for the copy of an earlier version.
@@ -290,7 +316,17 @@ mod tests {
             assert_eq!(events.len(), 1, "{released}");
             let found = db.artifact_by_name("u1".into(), "train".into()).await;
             assert_eq!(found.unwrap().unwrap().content, "c1");
-            assert!(db.user_of_token(vec![1, 2]).await.unwrap().is_some());
+            let wanted = crate::database::Wanted::Personal;
+            let user = db
+                .identify(vec![1, 2], wanted, None)
+                .await
+                .unwrap()
+                .unwrap();
+            assert_eq!(
+                (user.person.as_str(), user.namespace.as_str()),
+                ("u1", "u1")
+            );
+            assert_eq!(runs[0].created_by.as_deref(), Some("u1"), "{released}");
             let last = db.last_checkpoint(3).await.unwrap();
             assert_eq!(last.is_some(), released >= 3);
             drop(db);

@@ -12,7 +12,8 @@ use finetuner_protocol::{Event, Level, Status};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
-    CheckpointRow, Database, NewArtifact, artifacts, checkpoints, events, is_duplicate, now_ms,
+    CheckpointRow, Database, Identity, NewArtifact, artifacts, checkpoints, events, is_duplicate,
+    now_ms, runs::check_own_run,
 };
 use progress::{Progress, millis};
 
@@ -117,18 +118,17 @@ impl Database {
         self.write(move |db| {
             let transaction = db.transaction()?;
             let delayed = serde_json::json!(claim.delayed).to_string();
-            let next: Option<(i64, String)> = transaction
+            let next: Option<(i64, Option<String>)> = transaction
                 .prepare_cached(&format!(
-                    "SELECT min(runs.id), user_id FROM runs
-                         JOIN experiments ON experiments.id = experiment_id
-                         JOIN users ON users.id = user_id
+                    "SELECT min(runs.id), created_by FROM runs
+                         LEFT JOIN users ON users.id = created_by
                      WHERE {OPEN} AND job IS NULL
                          AND runs.id NOT IN (SELECT value FROM json_each(?1))
-                     GROUP BY user_id ORDER BY turn, min(runs.id) LIMIT 1"
+                     GROUP BY created_by ORDER BY turn IS NULL, turn, min(runs.id) LIMIT 1"
                 ))?
                 .query_row([delayed], |row| Ok((row.get(0)?, row.get(1)?)))
                 .optional()?;
-            let Some((id, user_id)) = next else {
+            let Some((id, person)) = next else {
                 return Ok(None);
             };
             let claimed = transaction.query_row(
@@ -143,7 +143,7 @@ impl Database {
             )?;
             transaction.execute(
                 "UPDATE users SET turn = (SELECT max(turn) + 1 FROM users) WHERE id = ?1",
-                [user_id],
+                [person],
             )?;
             transaction.commit()?;
             Ok(Some(claimed))
@@ -193,12 +193,15 @@ impl Database {
         .await
     }
 
-    /// Returns the name of the run's owner.
+    /// Returns the name of the user who started the run, or of the project if that
+    /// user was deleted.
     pub(crate) async fn owner_of(&self, run_id: i64) -> rusqlite::Result<String> {
         self.read(move |db| {
             db.query_row(
-                "SELECT users.name FROM runs JOIN experiments ON experiments.id = experiment_id
-                     JOIN users ON users.id = user_id WHERE runs.id = ?1",
+                "SELECT coalesce(users.name, projects.name)
+                 FROM runs JOIN experiments ON experiments.id = experiment_id
+                     JOIN projects ON projects.id = project_id
+                     LEFT JOIN users ON users.id = created_by WHERE runs.id = ?1",
                 [run_id],
                 |row| row.get(0),
             )
@@ -383,38 +386,71 @@ impl Database {
     ) -> rusqlite::Result<Option<Vec<String>>> {
         self.write(move |db| {
             let transaction = db.transaction()?;
-            let changed = transaction.execute(
-                &format!(
-                    "UPDATE runs SET status = ?3, details = ?4, ended_at = ?5
-                     WHERE id = ?1 AND coalesce(worker_token = ?2, ?2 IS NULL) AND {OPEN}"
-                ),
-                params![run_id, token, end.status.as_str(), end.details, now_ms()],
-            )?;
-            if changed == 0 {
-                return Ok(None);
-            }
-            // In the same transaction, so that a reader of the final status sees all
-            // lines.
-            for (level, message) in end.lines {
-                log(&transaction, run_id, level, message)?;
-            }
-            // A failed run can be resumed.
-            let keep_last = end.status != Status::Finished;
-            let mut gone = checkpoints::thin(&transaction, run_id, keep_last)?;
-            let mut used = data_of(&transaction, run_id)?;
-            if end.status == Status::Finished {
-                used.extend(begun_with(&transaction, run_id)?);
-                transaction.execute(
-                    "UPDATE runs SET first_checkpoint = NULL WHERE id = ?1",
-                    [run_id],
-                )?;
-            }
-            gone.extend(checkpoints::orphans(&transaction, used)?);
+            let gone = end_in(&transaction, run_id, token, end)?;
             transaction.commit()?;
-            Ok(Some(gone))
+            Ok(gone)
         })
         .await
     }
+
+    /// Ends a run on behalf of a user who may cancel it, unless it has ended.
+    /// Returns what [`Database::end_run`] does.
+    pub(crate) async fn cancel_run(
+        &self,
+        by: Identity,
+        run_id: i64,
+        end: End,
+    ) -> rusqlite::Result<Option<Vec<String>>> {
+        self.write(move |db| {
+            let transaction = db.transaction()?;
+            let Some(label) = check_own_run(&transaction, &by, run_id)? else {
+                return Ok(None);
+            };
+            let gone = end_in(&transaction, run_id, None, end)?;
+            if gone.is_some() {
+                by.note(&transaction, "run.cancel", &label)?;
+            }
+            transaction.commit()?;
+            Ok(gone)
+        })
+        .await
+    }
+}
+
+/// As [`Database::end_run`], in a transaction of the caller's.
+fn end_in(
+    db: &Connection,
+    run_id: i64,
+    token: Option<Vec<u8>>,
+    end: End,
+) -> rusqlite::Result<Option<Vec<String>>> {
+    let changed = db.execute(
+        &format!(
+            "UPDATE runs SET status = ?3, details = ?4, ended_at = ?5
+                     WHERE id = ?1 AND coalesce(worker_token = ?2, ?2 IS NULL) AND {OPEN}"
+        ),
+        params![run_id, token, end.status.as_str(), end.details, now_ms()],
+    )?;
+    if changed == 0 {
+        return Ok(None);
+    }
+    // In the same transaction, so that a reader of the final status sees all lines.
+    for (level, message) in end.lines {
+        log(db, run_id, level, message)?;
+    }
+    // What has failed may still be gone on from.
+    let keep_last = end.status != Status::Finished;
+    let mut gone = checkpoints::thin(db, run_id, keep_last)?;
+    let mut used = data_of(db, run_id)?;
+    if end.status == Status::Finished {
+        used.extend(begun_with(db, run_id)?);
+        db.execute(
+            "UPDATE runs SET first_checkpoint = NULL WHERE id = ?1",
+            [run_id],
+        )?;
+    }
+    gone.extend(checkpoints::orphans(db, used)?);
+    Ok(Some(gone))
 }
 
 /// Returns the checkpoint that a run started from.

@@ -156,11 +156,11 @@ impl Database {
         .await
     }
 
-    /// Experiment and name of the user's runs that fill these artifacts, by the
+    /// Experiment and name of the project's runs that fill these artifacts, by the
     /// artifact's id.
     pub(crate) async fn makers(
         &self,
-        user_id: String,
+        project: String,
         artifacts: Vec<String>,
     ) -> rusqlite::Result<HashMap<String, (String, String)>> {
         self.read(move |db| {
@@ -168,9 +168,9 @@ impl Database {
             let mut query = db.prepare(&format!(
                 "SELECT artifact_id, experiments.name, runs.name
                  FROM runs JOIN experiments ON experiments.id = experiment_id
-                 WHERE artifact_id IN ({places}) AND user_id = ?"
+                 WHERE artifact_id IN ({places}) AND project_id = ?"
             ))?;
-            let values = artifacts.iter().chain([&user_id]);
+            let values = artifacts.iter().chain([&project]);
             let rows = query.query_map(params_from_iter(values), |row| {
                 Ok((row.get(0)?, (row.get(1)?, row.get(2)?)))
             })?;
@@ -196,6 +196,7 @@ mod tests {
         for name in ["b-1", "a-2"] {
             let row = db.run_by_id(first).await.unwrap().unwrap();
             db.create_run(
+                db.identity_of("u").await,
                 NewRunRow {
                     experiment_id: experiment,
                     name: name.into(),
@@ -279,7 +280,7 @@ mod tests {
         assert_eq!(ids, [first + 1, first]);
         let wanted = vec![rows[1].artifact_id.clone(), "none".to_owned()];
         let makers = db
-            .makers(rows[1].user_id.clone(), wanted.clone())
+            .makers(rows[1].project_id.clone(), wanted.clone())
             .await
             .unwrap();
         assert_eq!(makers.len(), 1);
@@ -287,7 +288,9 @@ mod tests {
         assert!(db.makers("other".into(), wanted).await.unwrap().is_empty());
         assert_eq!(db.ahead(first).await.unwrap(), 0);
         assert_eq!(db.ahead(first + 2).await.unwrap(), 2);
-        db.delete_run(first).await.unwrap();
+        db.delete_run(db.identity_of("u").await, first)
+            .await
+            .unwrap();
         assert_eq!(names(all).await, ("b-1 a-2".into(), 2));
     }
 }

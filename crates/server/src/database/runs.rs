@@ -6,11 +6,11 @@ use finetuner_protocol::Status;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
-    Database, NOW,
+    Database, Identity, NOW, Role,
     checkpoints::orphans,
     now_ms,
     queue::{begun_with, data_of},
-    usage::open_runs,
+    usage::{max_open_runs, open_runs},
 };
 
 /// What the details of a run that a user has ended begin with.
@@ -21,7 +21,11 @@ pub(crate) const CANCELLED: &str = "Run cancelled by ";
 pub(crate) struct RunRow {
     pub(crate) id: i64,
     pub(crate) experiment: String,
-    pub(crate) user_id: String,
+    pub(crate) project_id: String,
+    /// The id of the user who started it; none if the user was deleted.
+    pub(crate) created_by: Option<String>,
+    /// The user's name.
+    pub(crate) starter: Option<String>,
     pub(crate) name: String,
     pub(crate) description: String,
     /// JSON, as the client sent it.
@@ -169,22 +173,23 @@ pub(crate) struct NewRunRow {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Created {
     Run,
-    /// The user has so many runs that wait or train.
-    TooManyOpen(u64),
+    /// The user has so many runs that wait or train, and may have so many.
+    TooManyOpen(u64, u64),
 }
 
 pub(super) const SELECT: &str =
-    "SELECT runs.id, experiments.name, user_id, runs.name, runs.description,
+    "SELECT runs.id, experiments.name, project_id, runs.name, runs.description,
     config, device, task, status, details, runs.created_at, artifact_id, runs.idempotency_key,
     attempts, worker_token IS NOT NULL, started_at, ended_at, epoch, epochs, step, steps,
-    pace_step, pace_at, metrics, data, launches, job IS NOT NULL, cpus, gpus
+    pace_step, pace_at, metrics, data, launches, job IS NOT NULL, cpus, gpus,
+    created_by, (SELECT users.name FROM users WHERE users.id = created_by)
     FROM runs JOIN experiments ON experiments.id = experiment_id";
 
 pub(super) fn run(row: &Row<'_>) -> rusqlite::Result<RunRow> {
     Ok(RunRow {
         id: row.get(0)?,
         experiment: row.get(1)?,
-        user_id: row.get(2)?,
+        project_id: row.get(2)?,
         name: row.get(3)?,
         description: row.get(4)?,
         config: row.get(5)?,
@@ -212,6 +217,8 @@ pub(super) fn run(row: &Row<'_>) -> rusqlite::Result<RunRow> {
         has_job: row.get(26)?,
         cpus: row.get(27)?,
         gpus: row.get(28)?,
+        created_by: row.get(29)?,
+        starter: row.get(30)?,
     })
 }
 
@@ -225,34 +232,62 @@ fn find(
         .optional()
 }
 
+/// Fails if the run is in the project, and `by` may not change it. Returns its
+/// name with that of its experiment, or none if it is not there.
+pub(super) fn check_own_run(
+    db: &Connection,
+    by: &Identity,
+    id: i64,
+) -> rusqlite::Result<Option<String>> {
+    by.check(db, Role::Member)?;
+    let found: Option<(String, Option<String>)> = db
+        .prepare_cached(
+            "SELECT experiments.name || '/' || runs.name, created_by
+             FROM runs JOIN experiments ON experiments.id = experiment_id
+             WHERE runs.id = ?1 AND project_id = ?2",
+        )?
+        .query_row(params![id, by.namespace], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+        .optional()?;
+    let Some((label, creator)) = found else {
+        return Ok(None);
+    };
+    by.check_own(db, creator.as_deref())?;
+    Ok(Some(label))
+}
+
 impl Database {
-    /// Stores a new run, unless its user has `most` open ones. Fails if the
-    /// experiment has one of that name.
+    /// Stores a new run of a member, unless that user has `most` open ones or as
+    /// many as the user's own limit says. Fails if the experiment has one of that
+    /// name.
     pub(crate) async fn create_run(
         &self,
+        by: Identity,
         new: NewRunRow,
         most: Option<u64>,
     ) -> rusqlite::Result<Created> {
         self.write(move |db| {
             let transaction = db.transaction()?;
-            if let Some(most) = most {
-                let user_id: String = transaction.query_row(
-                    "SELECT user_id FROM experiments WHERE id = ?1",
-                    [new.experiment_id],
-                    |row| row.get(0),
-                )?;
-                let open = open_runs(&transaction, &user_id)?;
+            by.check(&transaction, Role::Member)?;
+            let experiment: String = transaction.query_row(
+                "SELECT name FROM experiments WHERE id = ?1 AND project_id = ?2",
+                params![new.experiment_id, by.namespace],
+                |row| row.get(0),
+            )?;
+            if let Some(most) = max_open_runs(&transaction, &by.person, most)? {
+                let open = open_runs(&transaction, &by.person)?;
                 if open >= most {
-                    return Ok(Created::TooManyOpen(open));
+                    return Ok(Created::TooManyOpen(open, most));
                 }
             }
             transaction.execute(
                 &format!(
                     "INSERT INTO runs (experiment_id, name, description, config, device, task,
                          status, details, created_at, artifact_id, idempotency_key,
-                         keep_checkpoints, first_checkpoint, data, cpus, gpus)
+                         keep_checkpoints, first_checkpoint, data, cpus, gpus, created_by)
                      VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'CREATED', ?7, {NOW}, ?8, ?9, ?10, ?11,
-                         ?12, ?13, ?14)"
+                         ?12, ?13, ?14, ?15)"
                 ),
                 params![
                     new.experiment_id,
@@ -268,8 +303,14 @@ impl Database {
                     new.first_checkpoint,
                     new.data,
                     new.cpus,
-                    new.gpus
+                    new.gpus,
+                    by.person
                 ],
+            )?;
+            by.note(
+                &transaction,
+                "run.start",
+                &format!("{experiment}/{}", new.name),
             )?;
             transaction.commit()?;
             Ok(Created::Run)
@@ -310,15 +351,14 @@ impl Database {
         self.read(move |db| {
             db.prepare_cached(
                 "WITH waiting AS (
-                     SELECT id, experiment_id FROM runs
+                     SELECT id, coalesce(created_by, '') AS person FROM runs
                      WHERE status IN ('CREATED', 'STARTED') AND job IS NULL
                      ORDER BY id LIMIT 1000),
                  placed AS (
-                     SELECT waiting.id, turn,
-                         row_number() OVER (PARTITION BY user_id ORDER BY waiting.id) AS round,
-                         min(waiting.id) OVER (PARTITION BY user_id) AS oldest
-                     FROM waiting JOIN experiments ON experiments.id = experiment_id
-                         JOIN users ON users.id = user_id),
+                     SELECT waiting.id, coalesce(turn, 9223372036854775807) AS turn,
+                         row_number() OVER (PARTITION BY person ORDER BY waiting.id) AS round,
+                         min(waiting.id) OVER (PARTITION BY person) AS oldest
+                     FROM waiting LEFT JOIN users ON users.id = person),
                  ordered AS (
                      SELECT id, row_number() OVER (ORDER BY round, turn, oldest) - 1 AS ahead
                      FROM placed)
@@ -340,11 +380,15 @@ impl Database {
         .await
     }
 
-    /// Deletes a run with its events and checkpoints. Returns the contents that
-    /// nothing refers to any more.
-    pub(crate) async fn delete_run(&self, id: i64) -> rusqlite::Result<Vec<String>> {
+    /// Deletes a run of the project with its events, its checkpoints and what it
+    /// made. Returns the contents that nothing refers to any more.
+    pub(crate) async fn delete_run(&self, by: Identity, id: i64) -> rusqlite::Result<Vec<String>> {
         self.write(move |db| {
             let transaction = db.transaction()?;
+            let Some(label) = check_own_run(&transaction, &by, id)? else {
+                return Ok(Vec::new());
+            };
+            by.note(&transaction, "run.delete", &label)?;
             let mut contents = data_of(&transaction, id)?;
             let own: Vec<String> = transaction
                 .prepare("SELECT content FROM checkpoints WHERE run_id = ?1")?
@@ -352,6 +396,16 @@ impl Database {
                 .collect::<Result<_, _>>()?;
             contents.extend(begun_with(&transaction, id)?);
             contents.extend(own);
+            let made: Option<String> = transaction
+                .query_row(
+                    "DELETE FROM artifacts WHERE project_id = ?2
+                         AND id = (SELECT artifact_id FROM runs WHERE id = ?1)
+                     RETURNING content",
+                    params![id, by.namespace],
+                    |row| row.get(0),
+                )
+                .optional()?;
+            contents.extend(made);
             transaction.execute("DELETE FROM runs WHERE id = ?1", [id])?;
             let orphans = orphans(&transaction, contents)?;
             transaction.commit()?;
@@ -379,13 +433,11 @@ pub(super) mod tests {
 
     /// Makes a user, an experiment and a run. Returns the run's id.
     pub(crate) async fn with_run(db: &Database, name: &str) -> i64 {
-        db.create_token("u".into(), "t".into(), crate::database::Scope::All)
-            .await
-            .unwrap();
-        let owner = db.write(|db| db.query_row("SELECT id FROM users", [], |row| row.get(0)));
-        let created = db.create_experiment(owner.await.unwrap(), "e".into(), String::new(), None);
+        let owner = db.identity_of("u").await;
+        let created = db.create_experiment(owner.clone(), "e".into(), String::new(), None);
         let experiment = created.await.unwrap().id;
         db.create_run(
+            owner,
             NewRunRow {
                 experiment_id: experiment,
                 name: name.into(),

@@ -18,31 +18,31 @@ pub(crate) struct ModelRow {
 }
 
 impl Database {
-    /// Returns up to `most` runs of the user with this name, in one experiment or
+    /// Returns up to `most` runs of the project with this name, in one experiment or
     /// in all.
     pub(crate) async fn runs_named(
         &self,
-        user_id: String,
+        project: String,
         experiment: Option<String>,
         name: String,
         most: u64,
     ) -> rusqlite::Result<Vec<RunRow>> {
         self.read(move |db| {
             db.prepare_cached(&format!(
-                "{SELECT} WHERE user_id = ?1 AND runs.name = ?2
+                "{SELECT} WHERE project_id = ?1 AND runs.name = ?2
                  AND experiments.name = coalesce(?3, experiments.name)
                  ORDER BY runs.id LIMIT ?4"
             ))?
-            .query_map(params![user_id, name, experiment, most], run)?
+            .query_map(params![project, name, experiment, most], run)?
             .collect()
         })
         .await
     }
 
-    /// Returns up to `most` finished models of the user, newest first.
+    /// Returns up to `most` finished models of the project, newest first.
     pub(crate) async fn models(
         &self,
-        user_id: String,
+        project: String,
         most: u64,
     ) -> rusqlite::Result<Vec<ModelRow>> {
         self.read(move |db| {
@@ -50,11 +50,11 @@ impl Database {
                 "SELECT experiments.name, runs.name, unixepoch(artifacts.created_at)
                  FROM runs JOIN experiments ON experiments.id = experiment_id
                      JOIN artifacts ON artifacts.id = artifact_id
-                 WHERE experiments.user_id = ?1 AND artifacts.user_id = ?1
+                 WHERE experiments.project_id = ?1 AND artifacts.project_id = ?1
                      AND status = 'FINISHED' AND task = ?2
                  ORDER BY runs.id DESC LIMIT ?3",
             )?
-            .query_map(params![user_id, RunTask::Training.as_str(), most], |row| {
+            .query_map(params![project, RunTask::Training.as_str(), most], |row| {
                 Ok(ModelRow {
                     experiment: row.get(0)?,
                     run: row.get(1)?,

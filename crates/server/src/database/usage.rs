@@ -1,46 +1,84 @@
-//! Usage of the server by a user, for quotas.
+//! Usage of the server by users and projects, and their limits.
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension};
 
-use super::Database;
+use super::{Database, Identity};
 
-/// A user's usage of the server.
+/// Usage of the server by a user and a project, and their limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Usage {
-    /// Runs that wait or train.
+    /// The user's runs that wait or train, in all projects.
     pub(crate) open_runs: u64,
-    /// Size of data, models and checkpoints, in bytes.
+    /// Size of the project's data, models and checkpoints, in bytes.
     pub(crate) stored: u64,
+    /// The most of each; without limit if there is none.
+    pub(crate) max_open_runs: Option<u64>,
+    pub(crate) max_stored: Option<u64>,
 }
 
 /// Counts a user's runs that wait or train.
-pub(super) fn open_runs(db: &Connection, user_id: &str) -> rusqlite::Result<u64> {
+pub(super) fn open_runs(db: &Connection, person: &str) -> rusqlite::Result<u64> {
     db.prepare_cached(
-        "SELECT count(*) FROM runs JOIN experiments ON experiments.id = experiment_id
-         WHERE status IN ('CREATED', 'STARTED') AND user_id = ?1",
+        "SELECT count(*) FROM runs WHERE status IN ('CREATED', 'STARTED') AND created_by = ?1",
     )?
-    .query_row([user_id], |row| row.get(0))
+    .query_row([person], |row| row.get(0))
 }
 
-/// Sums the sizes of a user's artifacts and checkpoints, in bytes. A content
+/// Returns the limit on a user's open runs: the user's own limit, or else `most`.
+pub(super) fn max_open_runs(
+    db: &Connection,
+    person: &str,
+    most: Option<u64>,
+) -> rusqlite::Result<Option<u64>> {
+    let own: Option<Option<u64>> = db
+        .prepare_cached("SELECT max_open_runs FROM users WHERE id = ?1")?
+        .query_row([person], |row| row.get(0))
+        .optional()?;
+    Ok(own.flatten().or(most))
+}
+
+/// Returns the limit on a project's size: its own limit, or else `most`.
+pub(super) fn max_stored(
+    db: &Connection,
+    project: &str,
+    most: Option<u64>,
+) -> rusqlite::Result<Option<u64>> {
+    let own: Option<Option<u64>> = db
+        .prepare_cached("SELECT max_stored FROM projects WHERE id = ?1")?
+        .query_row([project], |row| row.get(0))
+        .optional()?;
+    Ok(own.flatten().or(most))
+}
+
+/// SQL expression for the size of project `?1`, in bytes.
+pub(super) const STORED: &str =
+    "(SELECT coalesce(sum(size), 0) FROM artifacts WHERE project_id = ?1)
+     + (SELECT coalesce(sum(checkpoints.size), 0) FROM checkpoints
+         JOIN runs ON runs.id = run_id
+         JOIN experiments ON experiments.id = experiment_id WHERE project_id = ?1)";
+
+/// Sums the sizes of a project's artifacts and checkpoints, in bytes. A content
 /// with two names counts twice.
-pub(super) fn stored(db: &Connection, user_id: &str) -> rusqlite::Result<u64> {
-    db.prepare_cached(
-        "SELECT (SELECT coalesce(sum(size), 0) FROM artifacts WHERE user_id = ?1)
-         + (SELECT coalesce(sum(checkpoints.size), 0) FROM checkpoints
-             JOIN runs ON runs.id = run_id
-             JOIN experiments ON experiments.id = experiment_id WHERE user_id = ?1)",
-    )?
-    .query_row([user_id], |row| row.get(0))
+pub(super) fn stored(db: &Connection, project: &str) -> rusqlite::Result<u64> {
+    db.prepare_cached(&format!("SELECT {STORED}"))?
+        .query_row([project], |row| row.get(0))
 }
 
 impl Database {
-    /// Returns the usage of a user.
-    pub(crate) async fn usage(&self, user_id: String) -> rusqlite::Result<Usage> {
+    /// Returns the usage of a user and the project. `most` is the server's limits on
+    /// open runs and on stored bytes.
+    pub(crate) async fn usage(
+        &self,
+        of: &Identity,
+        most: (Option<u64>, Option<u64>),
+    ) -> rusqlite::Result<Usage> {
+        let (person, project) = (of.person.clone(), of.namespace.clone());
         self.read(move |db| {
             Ok(Usage {
-                open_runs: open_runs(db, &user_id)?,
-                stored: stored(db, &user_id)?,
+                open_runs: open_runs(db, &person)?,
+                stored: stored(db, &project)?,
+                max_open_runs: max_open_runs(db, &person, most.0)?,
+                max_stored: max_stored(db, &project, most.1)?,
             })
         })
         .await
@@ -60,11 +98,15 @@ mod tests {
         let empty = Usage {
             open_runs: 1,
             stored: 0,
+            max_open_runs: None,
+            max_stored: Some(9),
         };
-        assert_eq!(db.usage(row.user_id.clone()).await.unwrap(), empty);
+        let owner = db.identity_of("u").await;
+        assert_eq!(db.usage(&owner, (None, Some(9))).await.unwrap(), empty);
         let artifact = NewArtifact {
             id: "a".into(),
-            user_id: row.user_id.clone(),
+            project_id: row.project_id.clone(),
+            created_by: row.created_by.clone(),
             name: None,
             kind: "model".into(),
             public: false,
@@ -72,7 +114,9 @@ mod tests {
             content: "c".into(),
             size: 7,
         };
-        db.put_artifact(artifact, None).await.unwrap();
+        db.put_artifact(owner.clone(), artifact, None)
+            .await
+            .unwrap();
         let token = vec![1];
         let claimed = token.clone();
         db.write(move |db| {
@@ -92,9 +136,10 @@ mod tests {
             .await
             .unwrap()
             .unwrap();
-        let used = db.usage(row.user_id).await.unwrap();
+        let used = db.usage(&owner, (None, None)).await.unwrap();
         assert_eq!((used.open_runs, used.stored), (1, 12));
-        let other = db.usage("somebody else".into()).await.unwrap();
+        let other = db.identity_of("somebody else").await;
+        let other = db.usage(&other, (None, None)).await.unwrap();
         assert_eq!((other.open_runs, other.stored), (0, 0));
     }
 }

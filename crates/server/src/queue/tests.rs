@@ -12,7 +12,7 @@ use futures_util::future::{BoxFuture, ready};
 use super::*;
 use crate::{
     clock::Clock,
-    database::{Database, NewRunRow, Scope, in_memory},
+    database::{Database, NewRunRow, in_memory},
     launcher::{LaunchError, Launcher, Resources, WorkOrder},
     secret,
     settings::{Settings, Workers},
@@ -126,13 +126,12 @@ struct Stage {
 }
 
 async fn add_run(db: &Database, name: &str) {
-    let token = db.create_token("u".into(), "t".into(), Scope::All);
-    let hash = secret::hash(&token.await.unwrap());
-    let owner = db.user_of_token(hash).await.unwrap().unwrap().id;
-    let experiment = match db.experiment(owner.clone(), "e".into()).await.unwrap() {
+    let owner = db.identity_of("u").await;
+    let found = db.experiment(owner.namespace.clone(), "e".into()).await;
+    let experiment = match found.unwrap() {
         Some(experiment) => experiment.id,
         None => {
-            let created = db.create_experiment(owner, "e".into(), String::new(), None);
+            let created = db.create_experiment(owner.clone(), "e".into(), String::new(), None);
             created.await.unwrap().id
         }
     };
@@ -152,7 +151,7 @@ async fn add_run(db: &Database, name: &str) {
         first_checkpoint: None,
         data: "{}".into(),
     };
-    db.create_run(row, None).await.unwrap();
+    db.create_run(owner, row, None).await.unwrap();
 }
 
 async fn stage(settings: Settings) -> Stage {

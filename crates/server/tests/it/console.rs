@@ -53,7 +53,14 @@ impl Browser<'_> {
         page
     }
 
+    /// Sends a form of a page about the first user's personal project.
     pub(crate) async fn post(&self, path: &str, form: &[(&str, &str)]) -> (StatusCode, String) {
+        let form = [form, &[("project", "finetuner")]].concat();
+        self.send(path, &form).await
+    }
+
+    /// Sends a form as it is.
+    pub(crate) async fn send(&self, path: &str, form: &[(&str, &str)]) -> (StatusCode, String) {
         let http = self.backend.http.with_token(None);
         let request = http.post(path).form(form).header("cookie", &self.cookie);
         let answer = request

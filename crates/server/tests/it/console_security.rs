@@ -35,18 +35,26 @@ fn routes(run: &str, artifact: &str) -> Vec<(Method, String)> {
     ]
 }
 
-const FORM: [(&str, &str); 3] = [("name", "stolen"), ("epochs", "1"), ("checkpoint", "1")];
+/// A form that begins in this user's personal project.
+fn form(user: &'static str) -> [(&'static str, &'static str); 4] {
+    [
+        ("name", "stolen"),
+        ("epochs", "1"),
+        ("checkpoint", "1"),
+        ("project", user),
+    ]
+}
 
 async fn ask(
     http: &Http,
     (method, path): &(Method, String),
-    cookie: &str,
+    (user, cookie): (&'static str, &str),
     site: &'static str,
 ) -> reqwest::Response {
     let request = http.request(method.clone(), path).header("cookie", cookie);
     let request = request.header("sec-fetch-site", site);
     let request = match *method {
-        Method::POST => request.form(&FORM),
+        Method::POST => request.form(&form(user)),
         _ => request,
     };
     request.send().await.unwrap()
@@ -64,16 +72,16 @@ async fn pages_and_forms_are_for_their_user_alone() {
     for route in routes("mine", &artifact) {
         let place = format!("{} {}", route.0, route.1);
         for cookie in ["", "finetuner_session=ft_wrong"] {
-            let answer = ask(&http, &route, cookie, "same-origin").await;
+            let answer = ask(&http, &route, ("finetuner", cookie), "same-origin").await;
             assert_eq!(answer.status(), StatusCode::SEE_OTHER, "{place}");
             let to = answer.headers()["location"].to_str().unwrap();
             assert!(to.starts_with("/console/signin"), "{place}: {to}");
         }
-        let answer = ask(&http, &route, &eve, "same-origin").await;
+        let answer = ask(&http, &route, ("eve", &eve), "same-origin").await;
         assert_eq!(answer.status(), StatusCode::NOT_FOUND, "{place}");
         if route.0 == Method::POST {
             for site in ["cross-site", "same-site", "none"] {
-                let answer = ask(&http, &route, &own, site).await;
+                let answer = ask(&http, &route, ("finetuner", &own), site).await;
                 assert_eq!(
                     answer.status(),
                     StatusCode::FORBIDDEN,

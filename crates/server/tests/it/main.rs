@@ -2,6 +2,7 @@
 //! process.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod admin;
 mod cache;
 mod command;
 mod console;
@@ -15,6 +16,7 @@ mod isolation;
 mod limits;
 mod logins;
 mod openapi;
+mod projects;
 mod queue;
 mod security;
 mod serving;

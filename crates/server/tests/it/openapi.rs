@@ -167,6 +167,39 @@ async fn every_route_answers_as_the_description_says() {
     call!(POST format!("{r}/cancel"));
     call!(POST format!("{r}/checkpoints/1/runs"), json(&json!({"name": "n"})));
 
+    // Projects.
+    let p = "/api/v1/projects";
+    call!(POST p, json(&json!({"name": "team"})));
+    call!(POST p, json(&json!({"name": "team"})));
+    call!(POST p, json(&json!({"name": "no name"})));
+    call!(GET p);
+    call!(GET format!("{p}?all=true"));
+    call!(GET format!("{p}/team"));
+    call!(GET format!("{p}/none"));
+    backend.server.create_token("bob", "laptop").await.unwrap();
+    let bob = format!("{p}/team/members/bob");
+    call!(PUT bob, json(&json!({"role": "member"})));
+    call!(PUT bob, json(&json!({"role": "king"})));
+    call!(DELETE bob);
+    call!(DELETE bob);
+    call!(GET e, header("x-finetuner-project", "team"));
+    call!(GET e, header("x-finetuner-project", "none"));
+    call!(DELETE format!("{p}/team"));
+
+    // For admins.
+    let a = "/api/v1/admin";
+    call!(POST format!("{a}/users"), json(&json!({"name": "carol"})));
+    call!(POST format!("{a}/users"), json(&json!({"name": "carol"})));
+    call!(GET format!("{a}/users?limit=1"));
+    call!(GET format!("{a}/users?limit=0"));
+    call!(PUT format!("{a}/users/carol"), json(&json!({"disabled": true, "max_open_runs": null})));
+    call!(PUT format!("{a}/users/none"), json(&json!({"disabled": true})));
+    call!(GET format!("{a}/storage"));
+    call!(PUT format!("{a}/storage/carol"), json(&json!({"max_stored": 1048576})));
+    call!(PUT format!("{a}/storage/none"), json(&json!({"max_stored": null})));
+    call!(GET format!("{a}/runs"));
+    call!(GET format!("{a}/audit?limit=5&action=run"));
+
     // Finished models.
     let input = json!({"model": "default/r", "input": ["x", "y"], "dimensions": 4});
     call!(POST "/v1/embeddings", json(&input));

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::support::{Http, connect, finished_run, pairs, start};
 
 /// All routes with a method each that wants a token, and a body that is good.
-fn routes(run: &str, artifact: &str) -> Vec<(Method, String, Body)> {
+pub(crate) fn routes(run: &str, artifact: &str) -> Vec<(Method, String, Body)> {
     let e = "/api/v1/experiments";
     let r = format!("{e}/default/runs/{run}");
     let v = "/v2/rpc";
@@ -83,6 +83,27 @@ fn general() -> Vec<(Method, String, Body)> {
             "/api/v1/experiments".to_owned(),
             Body::Json(json!({"name": "x"})),
         ),
+        (Method::GET, "/api/v1/projects".to_owned(), Body::None),
+        (
+            Method::POST,
+            "/api/v1/projects".to_owned(),
+            Body::Json(json!({"name": "x"})),
+        ),
+        (
+            Method::PUT,
+            "/api/v1/projects/finetuner/members/x".to_owned(),
+            Body::Json(json!({"role": "owner"})),
+        ),
+        (
+            Method::DELETE,
+            "/api/v1/projects/finetuner/members/finetuner".to_owned(),
+            Body::None,
+        ),
+        (
+            Method::DELETE,
+            "/api/v1/projects/finetuner".to_owned(),
+            Body::None,
+        ),
         post("user.identity.whoami", Body::None),
         post("user.pat.list", Body::None),
         post("user.pat.create", Body::Form(vec![("name", "x".into())])),
@@ -110,13 +131,16 @@ fn general() -> Vec<(Method, String, Body)> {
 }
 
 #[derive(Clone)]
-enum Body {
+pub(crate) enum Body {
     None,
     Json(Value),
     Form(Vec<(&'static str, String)>),
 }
 
-async fn send(http: &Http, (method, path, body): (Method, String, Body)) -> (StatusCode, Value) {
+pub(crate) async fn send(
+    http: &Http,
+    (method, path, body): (Method, String, Body),
+) -> (StatusCode, Value) {
     let request = http.request(method, &path);
     let request = match body {
         Body::None => request,

@@ -237,7 +237,7 @@ async fn the_command_line_looks_after_users_and_data() {
     assert_eq!(ada.user().unwrap().name, "ada");
     let (again, _, error) = run(&["user", "add", "ada"], "").await;
     assert!(
-        !again && error.contains("the user `ada` already exists"),
+        !again && error.contains("there is a user `ada` already"),
         "{error}"
     );
     let (short, _, error) = run(&["user", "password", "ada"], "short\n").await;
@@ -245,7 +245,28 @@ async fn the_command_line_looks_after_users_and_data() {
     let (set, ..) = run(&["user", "password", "ada"], "long enough\n").await;
     assert!(set);
     let (_, list, _) = run(&["user", "list"], "").await;
-    assert_eq!(list, "ada\nfinetuner (no password)\n");
+    assert_eq!(list, "ada\nfinetuner (admin) (no password)\n");
+    // A disabled user is refused, an admin always stays, and the log tells.
+    assert!(run(&["user", "disable", "ada"], "").await.0);
+    assert!(ada.whoami().await.unwrap_err().is_unauthorized());
+    let (revoked, _, error) = run(&["user", "admin", "finetuner", "--revoke"], "").await;
+    assert!(!revoked && error.contains("only admin"), "{error}");
+    assert!(run(&["user", "enable", "ada"], "").await.0);
+    ada.whoami().await.unwrap();
+    let (told, log, _) = run(&["audit", "--action", "user."], "").await;
+    let actions: Vec<&str> = log
+        .lines()
+        .filter_map(|line| line.split(',').nth(3))
+        .collect();
+    let expected = [
+        "action",
+        "user.enable",
+        "user.sessions.end",
+        "user.disable",
+        "user.password",
+        "user.add",
+    ];
+    assert!(told && actions == expected, "{log}");
 
     // The password signs the user in to the console.
     let http = crate::support::Http::new(&serving.url, None);

@@ -112,6 +112,7 @@ pub(crate) struct Http {
     pub(crate) client: Client,
     url: String,
     token: Option<String>,
+    project: Option<&'static str>,
 }
 
 impl Http {
@@ -132,6 +133,15 @@ impl Http {
             client: client.unwrap(),
             url: url.to_owned(),
             token: token.map(str::to_owned),
+            project: None,
+        }
+    }
+
+    /// The same about another project than the personal one.
+    pub(crate) fn in_project(&self, project: &'static str) -> Self {
+        Self {
+            project: Some(project),
+            ..self.clone()
         }
     }
 
@@ -145,6 +155,10 @@ impl Http {
 
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let request = self.client.request(method, format!("{}{path}", self.url));
+        let request = match self.project {
+            Some(project) => request.header("x-finetuner-project", project),
+            None => request,
+        };
         match &self.token {
             Some(token) => request.header("authorization", format!("token {token}")),
             None => request,

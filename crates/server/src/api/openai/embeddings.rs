@@ -41,10 +41,10 @@ pub(crate) async fn create(
     request: Request,
 ) -> Result<Response> {
     // Before the body: all that is in memory has its turn.
-    let turn = app.gates.embeddings.enter(&user.id).await?;
+    let turn = app.gates.embeddings.enter(&user.person).await?;
     let JsonObject(body) = JsonObject::<Map<String, Value>>::from_request(request, &()).await?;
     let asked = Asked::read(body)?;
-    let served = find(&app, &user.id, &asked.model).await?;
+    let served = find(&app, &user.namespace, &asked.model).await?;
     let model = app
         .serving
         .model(&served.artifact.content, served.hold)

@@ -22,7 +22,7 @@ pub(crate) use models::{
 };
 
 use super::auth::User;
-use crate::{app::App, database::UserRow, error::ApiError};
+use crate::{app::App, database::Identity, error::ApiError};
 
 /// An answer that is not a success: `{"error": {...}}`.
 #[derive(Debug)]
@@ -104,7 +104,7 @@ impl IntoResponse for OpenAiError {
 }
 
 /// Who is asking: `Authorization: Bearer <TOKEN>`, with any of the user's tokens.
-pub(crate) struct Caller(UserRow);
+pub(crate) struct Caller(Identity);
 
 impl FromRequestParts<Arc<App>> for Caller {
     type Rejection = OpenAiError;

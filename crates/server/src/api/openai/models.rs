@@ -38,7 +38,7 @@ pub(crate) struct Served {
 
 /// Finds the model that a name means to a user: `experiment/run`, the name of a
 /// run if no other experiment has one of it, or the id of an artifact.
-pub(super) async fn find(app: &App, user_id: &str, name: &str) -> Result<Served> {
+pub(super) async fn find(app: &App, project: &str, name: &str) -> Result<Served> {
     if name.len() > MAX_NAME {
         let reason = format!("it has {} bytes; {MAX_NAME} are allowed", name.len());
         return Err(OpenAiError::invalid("model", reason));
@@ -47,10 +47,10 @@ pub(super) async fn find(app: &App, user_id: &str, name: &str) -> Result<Served>
         Some((experiment, run)) => (Some(experiment.to_owned()), run),
         None => (None, name),
     };
-    let user = user_id.to_owned();
+    let namespace = project.to_owned();
     let named = app
         .database
-        .runs_named(user, experiment, run.to_owned(), NAMED);
+        .runs_named(namespace, experiment, run.to_owned(), NAMED);
     let mut named = named.await.map_err(ApiError::from)?;
     if named.len() > 1 {
         let names: Vec<String> = named
@@ -70,7 +70,7 @@ pub(super) async fn find(app: &App, user_id: &str, name: &str) -> Result<Served>
         }
         None => (name.to_owned(), name.to_owned()),
     };
-    let find = || app.database.artifact(user_id.to_owned(), id.clone());
+    let find = || app.database.artifact(project.to_owned(), id.clone());
     let found = app.held(find, |artifact| &artifact.content).await?;
     match found {
         Some((artifact, hold)) if artifact.kind == MODEL => Ok(Served {
@@ -132,9 +132,9 @@ pub(crate) struct List {
 }
 
 pub(crate) async fn list(State(app): State<Arc<App>>, Caller(user): Caller) -> Result<Json<List>> {
-    let models = app.database.models(user.id, MOST).await;
+    let models = app.database.models(user.namespace, MOST).await;
     let models = models.map_err(ApiError::from)?;
-    let data = models.iter().map(|model| About::of(model, &user.name));
+    let data = models.iter().map(|model| About::of(model, &user.project));
     Ok(Json(List {
         object: "list",
         data: data.collect(),
@@ -165,12 +165,12 @@ async fn described(
 ) -> Result<Json<About>> {
     let Served {
         label, artifact, ..
-    } = find(&app, &user.id, &name).await?;
+    } = find(&app, &user.namespace, &name).await?;
     let created = app.database.created(artifact.id).await;
     Ok(Json(About {
         id: label,
         object: "model",
         created: created.map_err(ApiError::from)?,
-        owned_by: user.name,
+        owned_by: user.project,
     }))
 }

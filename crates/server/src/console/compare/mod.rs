@@ -62,7 +62,7 @@ pub(crate) async fn page(
             .split_once('/')
             .ok_or_else(|| ApiError::bad_request("`run` must be an experiment/run"))?;
         let place = (experiment.to_owned(), name.to_owned());
-        runs.push(find_run(&app, session.user.id.clone(), place).await?);
+        runs.push(find_run(&app, session.user.namespace.clone(), place).await?);
     }
     let view = View::from(&view);
     let curves = curves(&app, &runs).await?;

@@ -13,11 +13,11 @@ use crate::{
     api::find_run,
     app::App,
     console::{
-        Page, Session,
+        Nothing, Page, ProjectForm, Session,
         frame::page as framed,
         words::{name, path},
     },
-    database::RunRow,
+    database::{Refusal, RunRow},
 };
 
 /// A question before something that can't be taken back.
@@ -30,12 +30,17 @@ struct Question<'a> {
 
 fn ask(session: &Session, run: &RunRow, question: &Question<'_>) -> Page {
     session.may_write()?;
+    if !session.changes(run.created_by.as_deref()) {
+        let project = session.user.project.clone();
+        return Err(rusqlite::Error::from(Refusal::NotOwn { project }).into());
+    }
     let here = run_path(run);
     let content = html! {
         (crumbs(run))
         h1 { (question.title) }
         p { "Run " strong { (name(&run.name)) } ". " (question.consequence) }
         form .row method="post" action={ (here) "/" (question.action) } {
+            (session.project_field())
             button .danger type="submit" { (question.button) }
             a .button .quiet href=(here) { "Back" }
         }
@@ -48,7 +53,7 @@ pub(crate) async fn ask_to_cancel(
     session: Session,
     Path(place): Path<(String, String)>,
 ) -> Page {
-    let run = find_run(&app, session.user.id.clone(), place).await?;
+    let run = find_run(&app, session.user.namespace.clone(), place).await?;
     let question = Question {
         title: "Cancel this run?",
         consequence: "It ends without a model. Its checkpoints stay: another run can continue \
@@ -64,7 +69,7 @@ pub(crate) async fn ask_to_delete(
     session: Session,
     Path(place): Path<(String, String)>,
 ) -> Page {
-    let run = find_run(&app, session.user.id.clone(), place).await?;
+    let run = find_run(&app, session.user.namespace.clone(), place).await?;
     let consequence = match makes_data(&run) {
         true => "Its log and the training data that it made are deleted with it.",
         false => "Its model, checkpoints, curves and log are deleted with it.",
@@ -82,10 +87,11 @@ pub(crate) async fn cancel(
     State(app): State<Arc<App>>,
     session: Session,
     Path(place): Path<(String, String)>,
+    ProjectForm(Nothing {}): ProjectForm<Nothing>,
 ) -> Page<Redirect> {
     session.may_write()?;
-    let run = find_run(&app, session.user.id.clone(), place).await?;
-    app.cancel(run.id, &session.user.name).await?;
+    let run = find_run(&app, session.user.namespace.clone(), place).await?;
+    app.cancel(run.id, session.user).await?;
     Ok(Redirect::to(&run_path(&run)))
 }
 
@@ -93,10 +99,11 @@ pub(crate) async fn delete(
     State(app): State<Arc<App>>,
     session: Session,
     Path(place): Path<(String, String)>,
+    ProjectForm(Nothing {}): ProjectForm<Nothing>,
 ) -> Page<Redirect> {
     session.may_write()?;
-    let run = find_run(&app, session.user.id.clone(), place).await?;
+    let run = find_run(&app, session.user.namespace.clone(), place).await?;
     let list = path(&["experiments", &run.experiment]);
-    app.delete_run(run).await?;
+    app.delete_run(session.user, run).await?;
     Ok(Redirect::to(&list))
 }

@@ -123,7 +123,7 @@ async fn searched(
     let Some(found) = found else { return Ok(None) };
     let data = app
         .database
-        .artifact_by_name(session.user.id.clone(), found.data.clone())
+        .artifact_by_name(session.user.namespace.clone(), found.data.clone())
         .await?;
     // What was pushed since may hold other pictures.
     let used: Value = serde_json::from_str(&run.data).unwrap_or_default();
@@ -161,7 +161,7 @@ async fn made_data(app: &App, session: &Session, shown: &Shown) -> Page {
     let Some(artifact) = &shown.artifact else {
         return Ok(html! {});
     };
-    let read = documents::read(app, &session.user.id, &artifact.content, 0, DOCUMENTS).await;
+    let read = documents::read(app, &session.user.person, &artifact.content, 0, DOCUMENTS).await;
     let Ok((documents, total)) = read else {
         return Ok(html! {});
     };

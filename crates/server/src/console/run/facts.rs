@@ -68,6 +68,9 @@ pub(super) async fn list(app: &App, session: &Session, run: &RunRow) -> Result<M
             (own)
             (fact("Device", &run.device))
             dt { "Created" } dd { (time(&run.created_at)) }
+            @if !session.user.is_personal {
+                dt { "Started by" } dd { (run.starter.as_deref().map_or(html! { "a deleted user" }, name)) }
+            }
             @if let Some(started) = run.started_at {
                 @let label = if run.ended_at.is_some() { "Duration" } else { "Running for" };
                 dt { (label) } dd { (seconds(run.ended_at.unwrap_or_else(now_ms) - started)) }
@@ -145,7 +148,9 @@ async fn model(
         return Ok(name(&own));
     };
     let artifacts = vec![artifact.to_owned()];
-    let makers = app.database.makers(session.user.id.clone(), artifacts);
+    let makers = app
+        .database
+        .makers(session.user.namespace.clone(), artifacts);
     let makers = makers.await?;
     Ok(match makers.get(artifact) {
         Some((experiment, maker)) => {
@@ -162,7 +167,7 @@ async fn datasets(app: &App, session: &Session, names: &[String]) -> Result<Mark
     for one in names {
         let found = app
             .database
-            .artifact_by_name(session.user.id.clone(), one.clone())
+            .artifact_by_name(session.user.namespace.clone(), one.clone())
             .await?;
         all.push(match found {
             Some(found) => html! { a href=(path(&["data", &found.id])) { (name(one)) } },

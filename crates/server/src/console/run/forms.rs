@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use axum::{
-    Form,
     extract::{Path, State},
     response::{IntoResponse, Redirect, Response},
 };
@@ -16,7 +15,7 @@ use crate::{
     api::{Continuation, continue_from, create_from, find_run},
     app::App,
     console::{
-        Page, Session,
+        Page, ProjectForm, Session,
         frame::{Failure, page as framed},
         words::{count, name},
     },
@@ -98,6 +97,7 @@ fn clone_page(session: &Session, run: &RunRow, typed: &Typed, wrong: Option<&str
         (problem(wrong))
         p { "The new run has the same model, data and settings, except for what you change here." }
         form .stacked method="post" action={ (here) "/clone" } {
+            (session.project_field())
             (names(typed))
             @if !makes_data(run) {
                 @for (field, label, is_whole) in SETTINGS {
@@ -118,7 +118,7 @@ pub(crate) async fn clone_form(
     Path(place): Path<(String, String)>,
 ) -> Page {
     session.may_write()?;
-    let run = find_run(&app, session.user.id.clone(), place).await?;
+    let run = find_run(&app, session.user.namespace.clone(), place).await?;
     let config = config_of(&run);
     let typed = Typed {
         name: next_name(&run.name),
@@ -135,10 +135,10 @@ pub(crate) async fn clone(
     State(app): State<Arc<App>>,
     session: Session,
     Path(place): Path<(String, String)>,
-    Form(typed): Form<Typed>,
+    ProjectForm(typed): ProjectForm<Typed>,
 ) -> Page<Response> {
     session.may_write()?;
-    let run = find_run(&app, session.user.id.clone(), place).await?;
+    let run = find_run(&app, session.user.namespace.clone(), place).await?;
     let made = match body_of_clone(&run, &typed) {
         Ok(body) => create_from(&app, &session.user, run.experiment.clone(), &body, None).await,
         Err(error) => Err(error),
@@ -221,6 +221,7 @@ fn continue_page(
         (problem(wrong))
         p { "A new run goes on from a checkpoint of this one, with the same model, data and settings." }
         form .stacked method="post" action={ (here) "/continue" } {
+            (session.project_field())
             (names(typed))
             label for="checkpoint" { "Checkpoint" }
             select #checkpoint name="checkpoint" {
@@ -245,7 +246,7 @@ pub(crate) async fn continue_form(
     Path(place): Path<(String, String)>,
 ) -> Page {
     session.may_write()?;
-    let run = find_run(&app, session.user.id.clone(), place).await?;
+    let run = find_run(&app, session.user.namespace.clone(), place).await?;
     let checkpoints = app.database.checkpoints(run.id).await?;
     let none = || ApiError::not_found(format!("run `{}` has no checkpoint", run.name));
     let last = checkpoints.last().ok_or_else(none)?;
@@ -262,10 +263,10 @@ pub(crate) async fn go_on(
     State(app): State<Arc<App>>,
     session: Session,
     Path(place): Path<(String, String)>,
-    Form(typed): Form<Typed>,
+    ProjectForm(typed): ProjectForm<Typed>,
 ) -> Page<Response> {
     session.may_write()?;
-    let run = find_run(&app, session.user.id.clone(), place).await?;
+    let run = find_run(&app, session.user.namespace.clone(), place).await?;
     let made = continued(&app, &session, &run, &typed).await;
     Ok(match made {
         Ok(made) => Redirect::to(&run_path(&made)).into_response(),

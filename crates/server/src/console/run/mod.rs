@@ -93,12 +93,12 @@ pub(crate) async fn page(
     Path(place): Path<(String, String)>,
     Query(asked): Query<RunQuery>,
 ) -> Page {
-    let run = find_run(&app, session.user.id.clone(), place).await?;
+    let run = find_run(&app, session.user.namespace.clone(), place).await?;
     let shown = Shown {
         checkpoints: app.database.checkpoints(run.id).await?,
         artifact: app
             .database
-            .artifact(session.user.id.clone(), run.artifact_id.clone())
+            .artifact(session.user.namespace.clone(), run.artifact_id.clone())
             .await?,
         view: View::from(&asked.view),
         tab: tabs::Tab::read(&asked.tab),
@@ -133,9 +133,9 @@ pub(crate) async fn live(
     Path(place): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Page<Response> {
-    let run = find_run(&app, session.user.id, place).await?;
+    let run = find_run(&app, session.user.namespace.clone(), place).await?;
     // Told at the end, so that the browser does not come again.
     let end = futures_util::stream::once(async { Ok(Message::default().event("end").data("")) });
-    let lines = follow(app, run.id, &headers).chain(end);
+    let lines = follow(app, session.user, run.id, &headers).chain(end);
     Ok(as_it_comes(lines))
 }

@@ -102,6 +102,8 @@ fn actions(session: &Session, shown: &Shown) -> Markup {
                 @if !shown.checkpoints.is_empty() && !makes_data(run) {
                     a .button .quiet href={ (here) "/continue" } { "Continue" }
                 }
+            }
+            @if session.changes(run.created_by.as_deref()) {
                 @if is_open { a .button .quiet .danger href={ (here) "/cancel" } { "Cancel run" } }
                 a .button .quiet .danger href={ (here) "/delete" } { "Delete" }
             }
@@ -193,7 +195,7 @@ async fn made_data(app: &App, session: &Session, shown: &Shown) -> Result<Markup
     let Some(artifact) = &shown.artifact else {
         return Ok(html! {});
     };
-    let read = documents::read(app, &session.user.id, &artifact.content, 0, 0).await;
+    let read = documents::read(app, &session.user.person, &artifact.content, 0, 0).await;
     let total = read.ok().map(|(_, total)| total);
     Ok(html! {
         section .headline aria-label="Training data" {

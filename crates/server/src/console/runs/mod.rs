@@ -85,7 +85,7 @@ pub(crate) async fn page(
 ) -> Page<Response> {
     let found = app
         .database
-        .experiment(session.user.id.clone(), experiment.clone())
+        .experiment(session.user.namespace.clone(), experiment.clone())
         .await?;
     let found = found
         .ok_or_else(|| ApiError::not_found(format!("there is no experiment `{experiment}`")))?;
@@ -99,7 +99,7 @@ pub(crate) async fn page(
         Ok(conditions) => (conditions, None),
         Err(reason) => (Conditions::default(), Some(reason)),
     };
-    let (runs, total) = read(&app, &session.user.id, found.id, &listed, conditions).await?;
+    let (runs, total) = read(&app, &session.user.person, found.id, &listed, conditions).await?;
     let last = pages(total, PAGE);
     if listed.number > last {
         let to = listed.with(&[("page", &*last.to_string())]);
@@ -128,7 +128,7 @@ pub(crate) async fn page(
 /// The runs of a page, and how many there are on all.
 async fn read(
     app: &App,
-    user_id: &str,
+    person: &str,
     experiment: i64,
     listed: &Listed,
     conditions: Conditions,
@@ -159,7 +159,7 @@ async fn read(
         return Ok(app.database.runs(experiment, filter).await?);
     }
     // The configurations of all runs are in memory for a moment.
-    let _turn = app.gates.previews.enter(user_id).await?;
+    let _turn = app.gates.previews.enter(person).await?;
     let outlines = app.database.outlines(experiment, filter).await?;
     let order = listed.order.clone();
     let ids = tokio::task::spawn_blocking(move || search::ids(&outlines, &conditions, &order));

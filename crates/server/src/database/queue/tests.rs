@@ -272,14 +272,15 @@ async fn users_take_turns_and_each_ones_oldest_run_comes_first() {
     db.write(|db| {
         db.execute_batch(
             "INSERT INTO users (id, name, created_at) VALUES ('two', 'b', ''), ('three', 'c', '');
-             INSERT INTO experiments (id, user_id, name, description, created_at)
+             INSERT INTO experiments (id, project_id, name, description, created_at)
                  VALUES (8, 'two', 'e', '', ''), (9, 'three', 'e', '', '');",
         )?;
         for (name, experiment) in [("a2", 1), ("a3", 1), ("b1", 8), ("b2", 8), ("c1", 9)] {
             db.execute(
                 "INSERT INTO runs (experiment_id, name, description, config, device, task,
-                     status, details, created_at, artifact_id)
-                 VALUES (?1, ?2, '', '{}', 'cpu', 'training', 'CREATED', '', '', ?2)",
+                     status, details, created_at, artifact_id, created_by)
+                 SELECT id, ?2, '', '{}', 'cpu', 'training', 'CREATED', '', '', ?2, project_id
+                 FROM experiments WHERE id = ?1",
                 params![experiment, name],
             )?;
         }

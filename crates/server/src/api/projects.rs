@@ -1,0 +1,170 @@
+//! `/api/v1/projects`: shared projects, their members and their roles.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::{Path, Query, State},
+    http::StatusCode,
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{
+    auth::{Person, PersonWriter},
+    json::JsonObject,
+};
+use crate::{
+    app::App,
+    database::{MemberRow, ProjectRow, Role},
+    error::{ApiError, Result},
+};
+
+/// The most bytes of a project's name.
+const MAX_NAME: usize = 64;
+
+/// Checks the name of a new project. It goes into headers and addresses.
+pub(crate) fn check_project_name(name: &str) -> Result<()> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let good =
+        (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(plain) && !name.starts_with('.');
+    match good {
+        true => Ok(()),
+        false => Err(ApiError::unprocessable(format!(
+            "`name` is `{name}`: 1 to {MAX_NAME} letters, digits, `-`, `_` and `.` of ASCII are \
+             allowed, and no `.` at the start"
+        ))),
+    }
+}
+
+/// Reads the name of a role.
+pub(crate) fn role(text: &str) -> Result<Role> {
+    Role::parse(text).ok_or_else(|| {
+        ApiError::unprocessable(format!(
+            "`role` is `{text}`: `viewer`, `member` or `owner` is wanted"
+        ))
+    })
+}
+
+#[derive(Deserialize)]
+pub(crate) struct ListQuery {
+    /// All projects of the server, for an admin.
+    #[serde(default)]
+    all: bool,
+}
+
+pub(crate) async fn list(
+    State(app): State<Arc<App>>,
+    Person(user): Person,
+    Query(ListQuery { all }): Query<ListQuery>,
+) -> Result<Json<Vec<Value>>> {
+    if all && !user.is_admin {
+        let reason = "`all` is for admins of the server: leave it out to list your own projects";
+        return Err(ApiError::forbidden(reason));
+    }
+    let projects = app.database.projects(&user, all).await?;
+    Ok(Json(projects.iter().map(about).collect()))
+}
+
+#[derive(Deserialize)]
+pub(crate) struct NewProject {
+    name: String,
+}
+
+pub(crate) async fn create(
+    State(app): State<Arc<App>>,
+    PersonWriter(user): PersonWriter,
+    JsonObject(NewProject { name }): JsonObject<NewProject>,
+) -> Result<(StatusCode, Json<Value>)> {
+    check_project_name(&name)?;
+    let most = app.settings.max_projects;
+    let created = app
+        .database
+        .create_project(user.clone(), name.clone(), most);
+    created.await?;
+    let (project, members) = app.database.project(&user, name).await?;
+    Ok((StatusCode::CREATED, Json(with_members(&project, &members))))
+}
+
+pub(crate) async fn get(
+    State(app): State<Arc<App>>,
+    Person(user): Person,
+    Path(name): Path<String>,
+) -> Result<Json<Value>> {
+    let (project, members) = app.database.project(&user, name).await?;
+    Ok(Json(with_members(&project, &members)))
+}
+
+/// Deletes a project that is empty, and answers what it was.
+pub(crate) async fn delete(
+    State(app): State<Arc<App>>,
+    PersonWriter(user): PersonWriter,
+    Path(name): Path<String>,
+) -> Result<Json<Value>> {
+    let (project, members) = app.database.project(&user, name.clone()).await?;
+    app.database.delete_project(user, name).await?;
+    Ok(Json(with_members(&project, &members)))
+}
+
+#[derive(Deserialize)]
+pub(crate) struct NewRole {
+    role: String,
+}
+
+pub(crate) async fn set_member(
+    State(app): State<Arc<App>>,
+    PersonWriter(user): PersonWriter,
+    Path((project, name)): Path<(String, String)>,
+    JsonObject(new): JsonObject<NewRole>,
+) -> Result<Json<Value>> {
+    let role = role(&new.role)?;
+    let most = app.settings.max_projects;
+    let set = app
+        .database
+        .set_member(user, project, name.clone(), role, most);
+    set.await?;
+    Ok(Json(json!({"name": name, "role": role.as_str()})))
+}
+
+/// Removes a member, and ends what the member follows.
+pub(crate) async fn remove_member(
+    State(app): State<Arc<App>>,
+    PersonWriter(user): PersonWriter,
+    Path((project, name)): Path<(String, String)>,
+) -> Result<Json<Value>> {
+    app.remove_member(user, project, name.clone()).await?;
+    Ok(Json(json!({"name": name})))
+}
+
+fn about(project: &ProjectRow) -> Value {
+    json!({
+        "name": project.name,
+        "personal": project.is_personal,
+        "role": project.role.map(Role::as_str),
+        "created_at": project.created_at,
+        "member_count": project.members,
+    })
+}
+
+fn with_members(project: &ProjectRow, members: &[MemberRow]) -> Value {
+    let member = |member: &MemberRow| json!({"name": member.name, "role": member.role.as_str()});
+    let mut about = about(project);
+    about["members"] = members.iter().map(member).collect();
+    about
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_can_stand_in_a_header_and_in_an_address() {
+        for good in ["team", "A-1_b.c", &"x".repeat(64)] {
+            check_project_name(good).unwrap();
+        }
+        for bad in ["", ".x", "a b", "a/b", "ä", "a\n", &"x".repeat(65)] {
+            let error = check_project_name(bad).unwrap_err();
+            assert!(error.message().contains("1 to 64"), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Forms that change something in a project. Each carries the project that its
+//! page was made for: another tab may have switched the session since, and what
+//! was meant for one project must not happen in another.
+
+use std::sync::Arc;
+
+use axum::{
+    Form,
+    body::Body,
+    extract::{FromRequest, FromRequestParts, Request},
+    response::{IntoResponse, Response},
+};
+use maud::{Markup, html};
+use serde::de::DeserializeOwned;
+
+use super::{Failure, Session, words::visible};
+use crate::{app::App, error::ApiError};
+
+/// The name of the hidden field.
+const FIELD: &str = "project";
+
+/// The most bytes of a form: as of any request that is not an upload.
+const MAX_BYTES: usize = 4 << 20;
+
+impl Session {
+    /// The hidden field that a form carries which changes something in the
+    /// project.
+    pub(super) fn project_field(&self) -> Markup {
+        html! { input type="hidden" name=(FIELD) value=(self.user.project); }
+    }
+
+    /// Fails unless the session shows the project that a form was made for.
+    pub(super) fn check_project(&self, form: Option<&str>) -> Result<(), Failure> {
+        let now = &self.user.project;
+        let reason = match form {
+            Some(project) if project == now => return Ok(()),
+            Some(project) => format!(
+                "this page was made for project `{}`, and the session has switched to project \
+                 `{}` since: nothing was changed. Switch back on the page Projects, or open the \
+                 page again",
+                visible(project),
+                visible(now)
+            ),
+            None => format!(
+                "the form does not say in its field `{FIELD}` for which project it was made: \
+                 nothing was changed. Open the page again"
+            ),
+        };
+        Err(ApiError::conflict(reason).into())
+    }
+}
+
+/// The fields of a form whose project is the session's.
+pub(crate) struct ProjectForm<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequest<Arc<App>> for ProjectForm<T> {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Response> {
+        let (mut parts, body) = request.into_parts();
+        let session = Session::from_request_parts(&mut parts, app).await?;
+        let bytes = axum::body::to_bytes(body, MAX_BYTES).await.map_err(|_| {
+            let reason = format!("the form has more than {} MiB", MAX_BYTES >> 20);
+            Failure::from(ApiError::too_large(reason)).into_response()
+        })?;
+        let project = url::form_urlencoded::parse(&bytes).find(|(name, _)| name == FIELD);
+        let project = project.map(|(_, value)| value);
+        session
+            .check_project(project.as_deref())
+            .map_err(IntoResponse::into_response)?;
+        let request = Request::from_parts(parts, Body::from(bytes));
+        let form = Form::from_request(request, app).await;
+        form.map(|Form(fields)| Self(fields))
+            .map_err(IntoResponse::into_response)
+    }
+}
+
+/// A form without fields of its own.
+#[derive(serde::Deserialize)]
+pub(crate) struct Nothing {}

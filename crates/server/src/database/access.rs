@@ -1,0 +1,334 @@
+//! Who asks for something, in which project, and whether they may have it. Every
+//! change of a project's data checks this again in its own transaction, so that
+//! a removed member changes nothing more.
+
+use std::{fmt, net::IpAddr};
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::{Actor, Database, accounts::Scope};
+
+/// What a member of a project may do; each role includes those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Role {
+    /// Reads everything.
+    Viewer,
+    /// Adds data and runs; changes and deletes what they added.
+    Member,
+    /// Changes and deletes everything, and manages the members.
+    Owner,
+}
+
+impl Role {
+    pub(crate) const ALL: [Self; 3] = [Self::Viewer, Self::Member, Self::Owner];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Member => "member",
+            Self::Owner => "owner",
+        }
+    }
+
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.as_str() == text)
+    }
+}
+
+/// A user who asks, and the project that they ask about.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    /// The user's id. Limits and turns of requests are counted by it.
+    pub(crate) person: String,
+    /// The user's name.
+    pub(crate) name: String,
+    pub(crate) is_admin: bool,
+    /// What the token is good for.
+    pub(crate) scope: Scope,
+    /// The project's id: experiments, data and models are found by it, and
+    /// storage is counted by it.
+    pub(crate) namespace: String,
+    /// The project's name.
+    pub(crate) project: String,
+    pub(crate) is_personal: bool,
+    pub(crate) role: Role,
+    /// Where the request came from.
+    pub(crate) address: Option<IpAddr>,
+}
+
+/// Which project a request is about.
+#[derive(Clone, Debug)]
+pub(crate) enum Wanted {
+    Personal,
+    /// The one that the console session shows.
+    OfSession,
+    Named(String),
+}
+
+/// Why a change was refused in its transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// The user is not a member, or not any more.
+    NotMember { project: String },
+    /// The role is not enough.
+    Role {
+        project: String,
+        has: Role,
+        needs: Role,
+    },
+    /// A member asks to change what somebody else added.
+    NotOwn { project: String },
+    /// The user is not an admin of the server, or not any more.
+    NoAdmin,
+    /// It can't be done as things are.
+    Conflict(String),
+    /// A limit is reached.
+    Limit(String),
+    /// There is no such user or project.
+    Missing(String),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotMember { project } => write!(
+                f,
+                "there is no project `{project}`, or you are not a member of it: check the name, \
+                 or ask an owner of the project to add you"
+            ),
+            Self::Role {
+                project,
+                has,
+                needs,
+            } => write!(
+                f,
+                "you are a {} of project `{project}`, and this needs the role {}: ask an owner of \
+                 the project",
+                has.as_str(),
+                needs.as_str()
+            ),
+            Self::NotOwn { project } => write!(
+                f,
+                "somebody else added this to project `{project}`: members change and delete what \
+                 they added themselves, so ask an owner of the project, or use another name"
+            ),
+            Self::NoAdmin => f.write_str("only admins of the server may do this: ask one of them"),
+            Self::Conflict(reason) | Self::Limit(reason) | Self::Missing(reason) => {
+                f.write_str(reason)
+            }
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+impl From<Refusal> for rusqlite::Error {
+    fn from(refusal: Refusal) -> Self {
+        Self::ToSqlConversionFailure(refusal.into())
+    }
+}
+
+impl Refusal {
+    /// The refusal in an error of a transaction.
+    pub(crate) fn of(error: &rusqlite::Error) -> Option<&Self> {
+        match error {
+            rusqlite::Error::ToSqlConversionFailure(cause) => cause.downcast_ref(),
+            _ => None,
+        }
+    }
+}
+
+/// The role of a user in a project; none for a disabled user.
+pub(super) fn role_of(
+    db: &Connection,
+    project: &str,
+    person: &str,
+) -> rusqlite::Result<Option<Role>> {
+    let role: Option<String> = db
+        .prepare_cached(
+            "SELECT role FROM members JOIN users ON users.id = user_id
+             WHERE project_id = ?1 AND user_id = ?2 AND NOT disabled",
+        )?
+        .query_row([project, person], |row| row.get(0))
+        .optional()?;
+    Ok(role.as_deref().and_then(Role::parse))
+}
+
+impl Identity {
+    /// Fails unless the user had this role when the request began.
+    pub(crate) fn may(&self, needs: Role) -> Result<(), rusqlite::Error> {
+        match self.role >= needs {
+            true => Ok(()),
+            false => Err(Refusal::Role {
+                project: self.project.clone(),
+                has: self.role,
+                needs,
+            }
+            .into()),
+        }
+    }
+
+    /// Fails unless the user still has this role in the project, or a higher one.
+    pub(super) fn check(&self, db: &Connection, needs: Role) -> rusqlite::Result<Role> {
+        let project = self.project.clone();
+        match role_of(db, &self.namespace, &self.person)? {
+            None => Err(Refusal::NotMember { project }.into()),
+            Some(has) if has < needs => Err(Refusal::Role {
+                project,
+                has,
+                needs,
+            }
+            .into()),
+            Some(has) => Ok(has),
+        }
+    }
+
+    /// Fails unless the user may change what `creator` added.
+    pub(super) fn check_own(&self, db: &Connection, creator: Option<&str>) -> rusqlite::Result<()> {
+        let role = self.check(db, Role::Member)?;
+        match role == Role::Owner || creator == Some(&self.person) {
+            true => Ok(()),
+            false => Err(Refusal::NotOwn {
+                project: self.project.clone(),
+            }
+            .into()),
+        }
+    }
+
+    /// The same user, as entries of the audit log about another project need it.
+    pub(super) fn about(&self, project: &str) -> Self {
+        Self {
+            project: project.to_owned(),
+            ..self.clone()
+        }
+    }
+
+    /// Writes an entry of the audit log about the project.
+    pub(super) fn note(
+        &self,
+        db: &Connection,
+        action: &'static str,
+        object: &str,
+    ) -> rusqlite::Result<()> {
+        Actor::from(self).note(db, action, object)
+    }
+}
+
+impl Database {
+    /// Returns who a token belongs to, in the wanted project, or the token's
+    /// refusal: none if the token is not good.
+    pub(crate) async fn identify(
+        &self,
+        hash: Vec<u8>,
+        wanted: Wanted,
+        address: Option<IpAddr>,
+    ) -> rusqlite::Result<Option<Identity>> {
+        self.read(move |db| {
+            let found = db
+                .prepare_cached(
+                    "SELECT users.id, users.name, admin, scope, project_id
+                     FROM tokens JOIN users ON users.id = user_id
+                     WHERE hash = ?1 AND NOT disabled AND (expires_at IS NULL
+                         OR expires_at > strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))",
+                )?
+                .query_row([hash], |row| {
+                    Ok((
+                        row.get::<_, String>(0)?,
+                        row.get::<_, String>(1)?,
+                        row.get::<_, bool>(2)?,
+                        row.get::<_, String>(3)?,
+                        row.get::<_, Option<String>>(4)?,
+                    ))
+                })
+                .optional()?;
+            let Some((person, name, is_admin, scope, shown)) = found else {
+                return Ok(None);
+            };
+            let in_project = |condition: &str, value: &str| {
+                db.prepare_cached(&format!(
+                    "SELECT id, name, projects.user_id IS NOT NULL, role
+                     FROM projects JOIN members ON project_id = id
+                     WHERE {condition} AND members.user_id = ?2"
+                ))?
+                .query_row([value, &person], |row| {
+                    Ok((
+                        row.get::<_, String>(0)?,
+                        row.get::<_, String>(1)?,
+                        row.get::<_, bool>(2)?,
+                        row.get::<_, String>(3)?,
+                    ))
+                })
+                .optional()
+            };
+            let found = match (&wanted, shown) {
+                (Wanted::Named(name), _) => in_project("name = ?1", name)?,
+                // Whoever was removed from it sees the personal one again.
+                (Wanted::OfSession, Some(id)) => match in_project("id = ?1", &id)? {
+                    None => in_project("id = ?1", &person)?,
+                    found => found,
+                },
+                _ => in_project("id = ?1", &person)?,
+            };
+            let Some((namespace, project, is_personal, role)) = found else {
+                let project = match wanted {
+                    Wanted::Named(name) => name,
+                    _ => name,
+                };
+                return Err(Refusal::NotMember { project }.into());
+            };
+            Ok(Some(Identity {
+                person,
+                name,
+                is_admin,
+                // An unknown scope or role allows little.
+                scope: Scope::parse(&scope).unwrap_or(Scope::Read),
+                namespace,
+                project,
+                is_personal,
+                role: Role::parse(&role).unwrap_or(Role::Viewer),
+                address,
+            }))
+        })
+        .await
+    }
+
+    /// Whether a user is a member of a project.
+    pub(crate) async fn is_member(
+        &self,
+        project: String,
+        person: String,
+    ) -> rusqlite::Result<bool> {
+        self.read(move |db| Ok(role_of(db, &project, &person)?.is_some()))
+            .await
+    }
+
+    /// Keeps the project that a console session shows. Says whether the user is a
+    /// member of it.
+    pub(crate) async fn show_project(
+        &self,
+        hash: Vec<u8>,
+        project: String,
+    ) -> rusqlite::Result<bool> {
+        self.write(move |db| {
+            let changed = db.execute(
+                "UPDATE tokens SET project_id = projects.id FROM projects, members
+                 WHERE hash = ?1 AND projects.name = ?2 AND members.project_id = projects.id
+                     AND members.user_id = tokens.user_id",
+                params![hash, project],
+            )?;
+            Ok(changed == 1)
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+impl Database {
+    /// A user of that name, in their personal project.
+    pub(crate) async fn identity_of(&self, name: &str) -> Identity {
+        let token = self.create_token(name.to_owned(), "test".to_owned(), Scope::All);
+        let hash = crate::secret::hash(&token.await.unwrap());
+        let found = self.identify(hash, Wanted::Personal, None).await;
+        found.unwrap().unwrap()
+    }
+}

@@ -1,0 +1,267 @@
+//! The audit log: who did what, when and from where. Entries are appended in the
+//! transaction of the change that they tell of, and are never changed. They hold
+//! names alone: no token, no password, no text that was typed in their place.
+
+use std::net::IpAddr;
+
+use rusqlite::{Connection, Row, params};
+
+use super::{Database, Identity, NOW};
+
+/// Who does something: a user, or the operator on the server's command line.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Actor {
+    pub(crate) person: Option<String>,
+    pub(crate) project: Option<String>,
+    pub(crate) address: Option<IpAddr>,
+}
+
+impl Actor {
+    /// The operator on the command line, or the server itself.
+    pub(crate) fn operator() -> Self {
+        Self::default()
+    }
+
+    /// A user of that name, about no project.
+    pub(crate) fn user(name: &str, address: Option<IpAddr>) -> Self {
+        Self {
+            person: Some(name.to_owned()),
+            project: None,
+            address,
+        }
+    }
+
+    /// Appends an entry.
+    pub(super) fn note(
+        &self,
+        db: &Connection,
+        action: &'static str,
+        object: &str,
+    ) -> rusqlite::Result<()> {
+        db.prepare_cached(&format!(
+            "INSERT INTO audit (at, person, project, action, object, address)
+             VALUES ({NOW}, ?1, ?2, ?3, ?4, ?5)"
+        ))?
+        .execute(params![
+            self.person,
+            self.project,
+            action,
+            object,
+            self.address.map(|address| address.to_string())
+        ])
+        .map(drop)
+    }
+}
+
+impl From<&Identity> for Actor {
+    fn from(user: &Identity) -> Self {
+        Self {
+            person: Some(user.name.clone()),
+            project: Some(user.project.clone()),
+            address: user.address,
+        }
+    }
+}
+
+/// An entry of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) id: i64,
+    pub(crate) at: String,
+    pub(crate) person: Option<String>,
+    pub(crate) project: Option<String>,
+    pub(crate) action: String,
+    pub(crate) object: String,
+    pub(crate) address: Option<String>,
+}
+
+/// Which entries are wanted, the newest first.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct AuditFilter {
+    /// Of this user alone.
+    pub(crate) person: Option<String>,
+    /// About this project alone.
+    pub(crate) project: Option<String>,
+    /// Of actions that begin with this, such as `run` or `run.start`.
+    pub(crate) action: Option<String>,
+    /// Older than the entry of this id.
+    pub(crate) before: Option<i64>,
+    pub(crate) limit: u64,
+}
+
+fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
+    Ok(Entry {
+        id: row.get(0)?,
+        at: row.get(1)?,
+        person: row.get(2)?,
+        project: row.get(3)?,
+        action: row.get(4)?,
+        object: row.get(5)?,
+        address: row.get(6)?,
+    })
+}
+
+impl Database {
+    /// Appends an entry about something that changes nothing else, such as a
+    /// failed sign-in.
+    pub(crate) async fn note(
+        &self,
+        actor: Actor,
+        action: &'static str,
+        object: String,
+    ) -> rusqlite::Result<()> {
+        self.write(move |db| actor.note(db, action, &object)).await
+    }
+
+    /// Entries of the log, the newest first.
+    pub(crate) async fn audit(&self, filter: AuditFilter) -> rusqlite::Result<Vec<Entry>> {
+        self.read(move |db| {
+            db.prepare_cached(
+                "SELECT id, at, person, project, action, object, address FROM audit
+                 WHERE (?1 IS NULL OR person = ?1) AND (?2 IS NULL OR project = ?2)
+                     AND (?3 IS NULL OR instr(action, ?3) = 1) AND (?4 IS NULL OR id < ?4)
+                 ORDER BY id DESC LIMIT ?5",
+            )?
+            .query_map(
+                params![
+                    filter.person,
+                    filter.project,
+                    filter.action,
+                    filter.before,
+                    i64::try_from(filter.limit).unwrap_or(i64::MAX)
+                ],
+                entry,
+            )?
+            .collect()
+        })
+        .await
+    }
+
+    /// Removes entries that are older than so many days, which are at least one.
+    pub(crate) async fn prune_audit(&self, days: u32) -> rusqlite::Result<usize> {
+        let age = format!("-{} days", days.max(1));
+        self.write(move |db| {
+            db.execute(
+                "DELETE FROM audit WHERE at < strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ?1)",
+                [age],
+            )
+        })
+        .await
+    }
+}
+
+/// The log as CSV, one line for each entry after the names of the columns. Cells
+/// that a spreadsheet would take for a formula begin with an apostrophe.
+pub(crate) fn csv(entries: &[Entry]) -> String {
+    let mut text = HEADINGS.to_owned();
+    for entry in entries {
+        let of = |cell: &Option<String>| cell.clone().unwrap_or_default();
+        let cells = [
+            entry.at.clone(),
+            of(&entry.person),
+            of(&entry.project),
+            entry.action.clone(),
+            entry.object.clone(),
+            of(&entry.address),
+        ];
+        text.push_str(&cells.map(|cell| quoted(&cell)).join(","));
+        text.push_str("\r\n");
+    }
+    text
+}
+
+const HEADINGS: &str = "time,person,project,action,object,address\r\n";
+
+fn quoted(cell: &str) -> String {
+    let formula = if cell.starts_with(['=', '+', '-', '@', '\t', '\r']) {
+        "'"
+    } else {
+        ""
+    };
+    match cell.contains([',', '"', '\n', '\r']) || !formula.is_empty() {
+        true => format!("\"{formula}{}\"", cell.replace('"', "\"\"")),
+        false => cell.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::database::in_memory;
+
+    fn all() -> AuditFilter {
+        AuditFilter {
+            limit: 100,
+            ..AuditFilter::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn entries_are_appended_filtered_and_kept() {
+        let db = in_memory();
+        let ada = Actor::user("ada", "192.0.2.1".parse().ok());
+        for (actor, action, object) in [
+            (&ada, "signin", ""),
+            (&ada, "run.start", "e/r"),
+            (&Actor::operator(), "user.add", "bob"),
+        ] {
+            let noted = db.note(actor.clone(), action, object.to_owned());
+            noted.await.unwrap();
+        }
+        let actions = async |filter: AuditFilter| {
+            let found = db.audit(filter).await.unwrap();
+            found
+                .iter()
+                .map(|e| e.action.clone())
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        assert_eq!(actions(all()).await, "user.add run.start signin");
+        let of_ada = AuditFilter {
+            person: Some("ada".into()),
+            ..all()
+        };
+        assert_eq!(actions(of_ada).await, "run.start signin");
+        let runs = AuditFilter {
+            action: Some("run".into()),
+            ..all()
+        };
+        assert_eq!(actions(runs).await, "run.start");
+        let older = AuditFilter {
+            before: Some(3),
+            limit: 1,
+            ..AuditFilter::default()
+        };
+        assert_eq!(actions(older).await, "run.start");
+        let found = db.audit(all()).await.unwrap();
+        assert_eq!(found[1].address.as_deref(), Some("192.0.2.1"));
+        assert_eq!((&found[0].person, &found[0].address), (&None, &None));
+        for sql in ["UPDATE audit SET person = 'eve'", "DELETE FROM audit"] {
+            let tried = db.write(move |db| db.execute(sql, [])).await;
+            assert!(tried.is_err(), "{sql}");
+        }
+        assert_eq!(db.prune_audit(0).await.unwrap(), 0);
+        db.disturb(
+            "INSERT INTO audit (at, action, object) VALUES ('2020-01-01T00:00:00.000Z', 'x', '')",
+        )
+        .await;
+        assert_eq!(db.prune_audit(365).await.unwrap(), 1);
+        assert_eq!(db.audit(all()).await.unwrap().len(), 3);
+    }
+
+    #[test]
+    fn cells_are_quoted_and_are_no_formulas() {
+        let entry = Entry {
+            id: 1,
+            at: "2026-01-01T00:00:00.000Z".into(),
+            person: Some("=1+1".into()),
+            project: None,
+            action: "run.start".into(),
+            object: "a,\"b\"\nc".into(),
+            address: Some("::1".into()),
+        };
+        let text = csv(&[entry]);
+        let expected = "2026-01-01T00:00:00.000Z,\"'=1+1\",,run.start,\"a,\"\"b\"\"\nc\",::1\r\n";
+        assert_eq!(text.strip_prefix(HEADINGS), Some(expected));
+    }
+}

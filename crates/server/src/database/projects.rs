@@ -1,0 +1,463 @@
+//! Shared projects and their members. A user's personal project comes and goes
+//! with the user, and has no other members.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::{
+    Database, Identity, NOW,
+    access::{Refusal, Role, role_of},
+    admin::is_admin,
+};
+use crate::secret;
+
+/// A project, as a list shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ProjectRow {
+    pub(crate) name: String,
+    pub(crate) is_personal: bool,
+    /// The role of whoever asks; none for an admin who is not a member.
+    pub(crate) role: Option<Role>,
+    pub(crate) created_at: String,
+    pub(crate) members: u64,
+}
+
+/// A member of a project.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MemberRow {
+    pub(crate) name: String,
+    pub(crate) role: Role,
+}
+
+/// A project that somebody manages.
+struct Found {
+    id: String,
+    is_personal: bool,
+    role: Option<Role>,
+}
+
+const ROW: &str = "projects.name, projects.user_id IS NOT NULL,
+    (SELECT role FROM members WHERE project_id = projects.id AND user_id = ?1),
+    projects.created_at, (SELECT count(*) FROM members WHERE project_id = projects.id)";
+
+fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<ProjectRow> {
+    let role: Option<String> = row.get(2)?;
+    Ok(ProjectRow {
+        name: row.get(0)?,
+        is_personal: row.get(1)?,
+        role: role.as_deref().and_then(Role::parse),
+        created_at: row.get(3)?,
+        members: row.get(4)?,
+    })
+}
+
+fn missing(project: &str) -> rusqlite::Error {
+    Refusal::NotMember {
+        project: project.to_owned(),
+    }
+    .into()
+}
+
+fn conflict(reason: String) -> rusqlite::Error {
+    Refusal::Conflict(reason).into()
+}
+
+/// A project that `by` is a member of, or any for an admin.
+fn find(db: &Connection, by: &Identity, name: &str) -> rusqlite::Result<Found> {
+    let found: Option<(String, bool)> = db
+        .prepare_cached("SELECT id, user_id IS NOT NULL FROM projects WHERE name = ?1")?
+        .query_row([name], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let (id, is_personal) = found.ok_or_else(|| missing(name))?;
+    match role_of(db, &id, &by.person)? {
+        None if !is_admin(db, by)? => Err(missing(name)),
+        role => Ok(Found {
+            id,
+            is_personal,
+            role,
+        }),
+    }
+}
+
+/// A shared project whose members `by` manages, as an owner or an admin.
+fn managed(db: &Connection, by: &Identity, name: &str) -> rusqlite::Result<Found> {
+    let found = find(db, by, name)?;
+    if found.is_personal {
+        return Err(conflict(format!(
+            "`{name}` is a personal project, which has one member: create a project to share data \
+             and runs"
+        )));
+    }
+    match found.role {
+        Some(has) if has < Role::Owner && !is_admin(db, by)? => Err(Refusal::Role {
+            project: name.to_owned(),
+            has,
+            needs: Role::Owner,
+        }
+        .into()),
+        _ => Ok(found),
+    }
+}
+
+/// Fails if a user owns as many shared projects as allowed.
+fn check_owned(
+    db: &Connection,
+    person: &str,
+    name: &str,
+    most: Option<u64>,
+) -> rusqlite::Result<()> {
+    let Some(most) = most else { return Ok(()) };
+    let owned: u64 = db
+        .prepare_cached(
+            "SELECT count(*) FROM members JOIN projects ON projects.id = project_id
+             WHERE members.user_id = ?1 AND role = 'owner' AND projects.user_id IS NULL",
+        )?
+        .query_row([person], |row| row.get(0))?;
+    match owned >= most {
+        false => Ok(()),
+        true => Err(Refusal::Limit(format!(
+            "projects: `{name}` owns {owned}, and the limit is {most}: delete one, make somebody \
+             else its owner, or ask the operator for a higher `--max-projects`"
+        ))
+        .into()),
+    }
+}
+
+/// Fails if a project would be left without an owner.
+fn check_not_last(db: &Connection, project: &str, name: &str) -> rusqlite::Result<()> {
+    let owners: u64 = db
+        .prepare_cached("SELECT count(*) FROM members WHERE project_id = ?1 AND role = 'owner'")?
+        .query_row([project], |row| row.get(0))?;
+    match owners > 1 {
+        true => Ok(()),
+        false => Err(conflict(format!(
+            "`{name}` is the only owner of the project: make somebody else an owner first"
+        ))),
+    }
+}
+
+/// The id of a user.
+fn user(db: &Connection, name: &str) -> rusqlite::Result<String> {
+    let found = db
+        .prepare_cached("SELECT id FROM users WHERE name = ?1")?
+        .query_row([name], |row| row.get(0))
+        .optional()?;
+    found.ok_or_else(|| {
+        Refusal::Missing(format!(
+            "there is no user `{name}` on this server: check the name, or ask an admin to add the \
+             user"
+        ))
+        .into()
+    })
+}
+
+/// Whether a shared project has this name, so that no user can have it.
+pub(super) fn check_name_is_free(db: &Connection, user: &str) -> rusqlite::Result<()> {
+    let taken: bool = db
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM projects WHERE name = ?1 AND user_id IS NULL)",
+        )?
+        .query_row([user], |row| row.get(0))?;
+    match taken {
+        false => Ok(()),
+        true => Err(conflict(format!(
+            "`{user}` is the name of a project: choose another name for the user"
+        ))),
+    }
+}
+
+/// Fails if a user is the only owner of a shared project.
+pub(super) fn check_owns_none_alone(db: &Connection, user: &str) -> rusqlite::Result<()> {
+    let alone: Option<String> = db
+        .query_row(
+            "SELECT projects.name FROM members
+                 JOIN projects ON projects.id = project_id
+                 JOIN users ON users.id = members.user_id
+             WHERE users.name = ?1 AND role = 'owner' AND projects.user_id IS NULL
+                 AND (SELECT count(*) FROM members AS others
+                      WHERE others.project_id = projects.id AND others.role = 'owner') = 1
+             ORDER BY projects.name LIMIT 1",
+            [user],
+            |row| row.get(0),
+        )
+        .optional()?;
+    match alone {
+        None => Ok(()),
+        Some(project) => Err(conflict(format!(
+            "`{user}` is the only owner of project `{project}`: make somebody else an owner, or \
+             delete the project first"
+        ))),
+    }
+}
+
+impl Database {
+    /// Creates a shared project, which `by` owns. `most` is how many one user may
+    /// own.
+    pub(crate) async fn create_project(
+        &self,
+        by: Identity,
+        name: String,
+        most: Option<u64>,
+    ) -> rusqlite::Result<()> {
+        self.write(move |db| {
+            let transaction = db.transaction()?;
+            check_owned(&transaction, &by.person, &by.name, most)?;
+            let id = secret::new_id();
+            let created = transaction.execute(
+                &format!(
+                    "INSERT INTO projects (id, name, created_at) VALUES (?1, ?2, {NOW})
+                     ON CONFLICT (name) DO NOTHING"
+                ),
+                params![id, name],
+            )?;
+            if created == 0 {
+                return Err(conflict(format!(
+                    "`name`: there is a project or a user `{name}` already: choose another name"
+                )));
+            }
+            transaction.execute(
+                "INSERT INTO members (project_id, user_id, role) VALUES (?1, ?2, 'owner')",
+                params![id, by.person],
+            )?;
+            by.note(&transaction, "project.create", &name)?;
+            transaction.commit()
+        })
+        .await
+    }
+
+    /// The projects that `by` is a member of; all of the server for an admin who
+    /// asks for them. The personal one comes first.
+    pub(crate) async fn projects(
+        &self,
+        by: &Identity,
+        all: bool,
+    ) -> rusqlite::Result<Vec<ProjectRow>> {
+        let (person, all) = (by.person.clone(), all && by.is_admin);
+        self.read(move |db| {
+            db.prepare_cached(&format!(
+                "SELECT {ROW} FROM projects WHERE ?2 OR id IN (
+                     SELECT project_id FROM members WHERE user_id = ?1)
+                 ORDER BY id <> ?1, projects.name"
+            ))?
+            .query_map(params![person, all], row)?
+            .collect()
+        })
+        .await
+    }
+
+    /// A project that `by` is a member of, or any for an admin, and its members.
+    pub(crate) async fn project(
+        &self,
+        by: &Identity,
+        name: String,
+    ) -> rusqlite::Result<(ProjectRow, Vec<MemberRow>)> {
+        let by = by.clone();
+        self.read(move |db| {
+            let found = find(db, &by, &name)?;
+            let project = db
+                .prepare_cached(&format!("SELECT {ROW} FROM projects WHERE id = ?2"))?
+                .query_row([&by.person, &found.id], row)?;
+            let members = db
+                .prepare_cached(
+                    "SELECT name, role FROM members JOIN users ON users.id = user_id
+                     WHERE project_id = ?1 ORDER BY name",
+                )?
+                .query_map([&found.id], |row| {
+                    let role: String = row.get(1)?;
+                    Ok(MemberRow {
+                        name: row.get(0)?,
+                        role: Role::parse(&role).unwrap_or(Role::Viewer),
+                    })
+                })?
+                .collect::<Result<_, _>>()?;
+            Ok((project, members))
+        })
+        .await
+    }
+
+    /// Adds a user to a shared project, or changes the user's role.
+    pub(crate) async fn set_member(
+        &self,
+        by: Identity,
+        project: String,
+        name: String,
+        role: Role,
+        most: Option<u64>,
+    ) -> rusqlite::Result<()> {
+        self.write(move |db| {
+            let transaction = db.transaction()?;
+            let found = managed(&transaction, &by, &project)?;
+            let person = user(&transaction, &name)?;
+            match (role_of(&transaction, &found.id, &person)?, role) {
+                (Some(had), wanted) if had == wanted => return Ok(()),
+                (_, Role::Owner) => check_owned(&transaction, &person, &name, most)?,
+                (Some(Role::Owner), _) => check_not_last(&transaction, &found.id, &name)?,
+                _ => {}
+            }
+            transaction.execute(
+                "INSERT INTO members (project_id, user_id, role) VALUES (?1, ?2, ?3)
+                 ON CONFLICT (project_id, user_id) DO UPDATE SET role = excluded.role",
+                params![found.id, person, role.as_str()],
+            )?;
+            let object = format!("{name}: {}", role.as_str());
+            by.about(&project)
+                .note(&transaction, "member.set", &object)?;
+            transaction.commit()
+        })
+        .await
+    }
+
+    /// Removes a user from a shared project. Members may leave by themselves.
+    pub(crate) async fn remove_member(
+        &self,
+        by: Identity,
+        project: String,
+        name: String,
+    ) -> rusqlite::Result<()> {
+        self.write(move |db| {
+            let transaction = db.transaction()?;
+            let found = match by.name == name {
+                true => find(&transaction, &by, &project)?,
+                false => managed(&transaction, &by, &project)?,
+            };
+            if found.is_personal {
+                return Err(conflict(format!(
+                    "`{project}` is a personal project: its user can't leave it"
+                )));
+            }
+            let person = user(&transaction, &name)?;
+            match role_of(&transaction, &found.id, &person)? {
+                None => {
+                    let reason = format!("`{name}` is not a member of project `{project}`");
+                    return Err(Refusal::Missing(reason).into());
+                }
+                Some(Role::Owner) => check_not_last(&transaction, &found.id, &name)?,
+                Some(_) => {}
+            }
+            transaction.execute(
+                "DELETE FROM members WHERE project_id = ?1 AND user_id = ?2",
+                params![found.id, person],
+            )?;
+            by.about(&project)
+                .note(&transaction, "member.remove", &name)?;
+            transaction.commit()
+        })
+        .await
+    }
+
+    /// Deletes a shared project without experiments, data and models.
+    pub(crate) async fn delete_project(
+        &self,
+        by: Identity,
+        project: String,
+    ) -> rusqlite::Result<()> {
+        self.write(move |db| {
+            let transaction = db.transaction()?;
+            let found = managed(&transaction, &by, &project)?;
+            let (experiments, artifacts): (u64, u64) = transaction.query_row(
+                "SELECT (SELECT count(*) FROM experiments WHERE project_id = ?1),
+                     (SELECT count(*) FROM artifacts WHERE project_id = ?1)",
+                [&found.id],
+                |row| Ok((row.get(0)?, row.get(1)?)),
+            )?;
+            if experiments + artifacts > 0 {
+                return Err(conflict(format!(
+                    "project `{project}` is not empty: it has {experiments} experiments and \
+                     {artifacts} data sets and models. Delete them first"
+                )));
+            }
+            transaction.execute("DELETE FROM projects WHERE id = ?1", [&found.id])?;
+            by.about(&project)
+                .note(&transaction, "project.delete", &project)?;
+            transaction.commit()
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::database::{Manager, in_memory};
+
+    fn reason(result: rusqlite::Result<()>) -> Refusal {
+        Refusal::of(&result.unwrap_err()).unwrap().clone()
+    }
+
+    #[tokio::test]
+    async fn a_project_always_has_an_owner() {
+        let db = in_memory();
+        let (ada, bob) = (db.identity_of("ada").await, db.identity_of("bob").await);
+        db.create_project(ada.clone(), "team".into(), None)
+            .await
+            .unwrap();
+        let set = |by: &Identity, name: &str, role| {
+            db.set_member(by.clone(), "team".into(), name.into(), role, None)
+        };
+        let remove =
+            |by: &Identity, name: &str| db.remove_member(by.clone(), "team".into(), name.into());
+        for refused in [
+            set(&ada, "ada", Role::Member).await,
+            remove(&ada, "ada").await,
+        ] {
+            assert!(matches!(reason(refused), Refusal::Conflict(_)));
+        }
+        assert!(matches!(
+            reason(set(&bob, "bob", Role::Owner).await),
+            Refusal::NotMember { .. }
+        ));
+        set(&ada, "bob", Role::Member).await.unwrap();
+        assert!(matches!(
+            reason(set(&bob, "bob", Role::Owner).await),
+            Refusal::Role { .. }
+        ));
+        set(&ada, "bob", Role::Owner).await.unwrap();
+        remove(&ada, "ada").await.unwrap();
+        let (project, members) = db.project(&bob, "team".into()).await.unwrap();
+        assert_eq!((project.members, project.role), (1, Some(Role::Owner)));
+        assert_eq!(members[0].name, "bob");
+        // The only owner can't be deleted.
+        assert!(db.delete_user("bob".into()).await.is_err());
+        db.delete_project(bob, "team".into()).await.unwrap();
+        assert!(db.delete_user("bob".into()).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn owned_projects_are_limited_whoever_makes_somebody_an_owner() {
+        let db = in_memory();
+        // The first user is an admin.
+        db.identity_of("root").await;
+        let (ada, bob) = (db.identity_of("ada").await, db.identity_of("bob").await);
+        let create =
+            |by: &Identity, name: &str| db.create_project(by.clone(), name.into(), Some(2));
+        create(&ada, "a1").await.unwrap();
+        create(&ada, "a2").await.unwrap();
+        assert!(matches!(
+            reason(create(&ada, "a3").await),
+            Refusal::Limit(_)
+        ));
+        create(&bob, "b1").await.unwrap();
+        let made = db.set_member(bob, "b1".into(), "ada".into(), Role::Owner, Some(2));
+        assert!(matches!(reason(made.await), Refusal::Limit(_)));
+        assert_eq!(db.projects(&ada, true).await.unwrap().len(), 3);
+    }
+
+    #[tokio::test]
+    async fn names_of_users_and_projects_are_one_space() {
+        let db = in_memory();
+        let ada = db.identity_of("ada").await;
+        db.create_project(ada.clone(), "team".into(), None)
+            .await
+            .unwrap();
+        for name in ["team", "ada"] {
+            let again = db.create_project(ada.clone(), name.into(), None).await;
+            assert!(matches!(reason(again), Refusal::Conflict(_)), "{name}");
+        }
+        let error = db
+            .add_user(Manager::Operator, "team".into())
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains("name of a project"), "{error}");
+        let personal = db.set_member(ada.clone(), "ada".into(), "ada".into(), Role::Viewer, None);
+        assert!(matches!(reason(personal.await), Refusal::Conflict(_)));
+    }
+}

@@ -1,0 +1,314 @@
+//! Shared projects: what each role may do on each route, what a removed member
+//! sees, and the console's switch.
+
+use finetuner::Finetuner;
+use futures_util::StreamExt;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::{
+    console::Browser,
+    logins::sign_in,
+    security::{Body, routes, send},
+    support::{Backend, Http, finished_run, fit, pairs, reach, start},
+};
+
+/// The routes of [`routes`] that read, by their ends.
+const READS: [&str; 4] = ["getDetail", "getDownloadUrl", "/v1/embeddings", "/check"];
+
+/// A backend with project `team` of the first user, and the first user's client
+/// for it.
+async fn with_team() -> (Backend, Finetuner) {
+    let backend = start().await;
+    let new = json!({"name": "team"});
+    let (status, body) = call(&backend.http, Method::POST, "", new).await;
+    assert_eq!(status, StatusCode::CREATED, "{body}");
+    assert_eq!(
+        body["members"],
+        json!([{"name": "finetuner", "role": "owner"}])
+    );
+    let builder = Finetuner::builder().registry(backend.server.url());
+    let token = backend.server.first_token().unwrap();
+    let owner = builder.token(token).project("team").login().await.unwrap();
+    (backend, owner)
+}
+
+/// A call of `/api/v1/projects`.
+async fn call(http: &Http, method: Method, path: &str, body: Value) -> (StatusCode, Value) {
+    let path = format!("/api/v1/projects{path}");
+    send(http, (method, path, Body::Json(body))).await
+}
+
+/// A new user of the server with a role in `team`, and their client for it.
+async fn member(backend: &Backend, name: &str, role: Option<&str>) -> Http {
+    let token = backend.server.create_token(name, "laptop").await.unwrap();
+    if let Some(role) = role {
+        let path = format!("/team/members/{name}");
+        let set = call(&backend.http, Method::PUT, &path, json!({"role": role})).await;
+        assert_eq!(set.0, StatusCode::OK, "{}", set.1);
+    }
+    backend.http.with_token(Some(&token)).in_project("team")
+}
+
+#[tokio::test]
+async fn each_role_may_do_its_part_on_every_route_and_others_see_nothing() {
+    let (backend, owner) = with_team().await;
+    let run = finished_run(&owner, "mine").await;
+    let artifact = run.artifact_id().await.unwrap().to_owned();
+    let eve = member(&backend, "eve", None).await;
+    let vera = member(&backend, "vera", Some("viewer")).await;
+    let bob = member(&backend, "bob", Some("member")).await;
+    let reads = |method: &Method, path: &str| {
+        *method == Method::GET || READS.iter().any(|end| path.ends_with(end))
+    };
+    for route in routes("mine", &artifact) {
+        // The first user's personal project has no such data.
+        if route.1.ends_with("finetuner/train") {
+            continue;
+        }
+        let place = format!("{} {}", route.0, route.1);
+        let (status, body) = send(&eve, route.clone()).await;
+        assert_eq!(status, StatusCode::NOT_FOUND, "eve: {place}: {body}");
+        let (status, body) = send(&vera, route.clone()).await;
+        let expected = match reads(&route.0, &route.1) {
+            true => StatusCode::OK,
+            false => StatusCode::FORBIDDEN,
+        };
+        assert_eq!(status, expected, "vera: {place}: {body}");
+        let (status, body) = send(&bob, route.clone()).await;
+        let expected = match &route {
+            (method, path, _) if reads(method, path) => StatusCode::OK,
+            // There is no such checkpoint and no such upload.
+            (_, path, _) if path.ends_with("/1/runs") || path.ends_with("finishUpload") => {
+                StatusCode::NOT_FOUND
+            }
+            // What the owner added.
+            _ => StatusCode::FORBIDDEN,
+        };
+        assert_eq!(status, expected, "bob: {place}: {body}");
+    }
+    let (_, told) = send(
+        &bob,
+        (
+            Method::GET,
+            "/api/v1/experiments/default/runs/mine".to_owned(),
+            Body::None,
+        ),
+    )
+    .await;
+    assert_eq!(told["started_by"], "finetuner");
+    // Pushing over somebody else's data would delete it.
+    let upload = |http: &Http, name: &'static str| {
+        let file = reqwest::multipart::Part::bytes(pairs(1).to_bytes().unwrap());
+        let form = reqwest::multipart::Form::new()
+            .part("file", file.file_name("f"))
+            .text("name", name)
+            .text("type", "documentArray");
+        http.post("/v2/rpc/artifact.upload").multipart(form).send()
+    };
+    for (http, name, expected) in [
+        (&eve, "new", StatusCode::NOT_FOUND),
+        (&vera, "new", StatusCode::FORBIDDEN),
+        (&bob, "train", StatusCode::FORBIDDEN),
+        (&bob, "new", StatusCode::OK),
+        (&bob, "new", StatusCode::OK),
+    ] {
+        assert_eq!(
+            upload(http, name).await.unwrap().status(),
+            expected,
+            "{name}"
+        );
+    }
+    // Nothing of the project is in a personal one.
+    let (status, runs) = send(
+        &backend.http,
+        (Method::GET, "/api/v1/experiments".to_owned(), Body::None),
+    )
+    .await;
+    assert_eq!((status, runs), (StatusCode::OK, json!([])));
+    // A member deletes own data, and the owner everything.
+    let delete = |name: &str| {
+        let form = vec![("name", name.to_owned())];
+        let path = "/v2/rpc/artifact.delete".to_owned();
+        (Method::POST, path, Body::Form(form))
+    };
+    assert_eq!(send(&bob, delete("new")).await.0, StatusCode::OK);
+    owner.delete_documents("train").await.unwrap();
+    assert!(run.status().await.is_ok(), "it is still there");
+}
+
+#[tokio::test]
+async fn a_removed_member_loses_access_at_once_and_streams_end() {
+    let (backend, owner) = with_team().await;
+    owner.push("train", pairs(8)).await.unwrap();
+    let run = fit(&owner, "long", 49).await.unwrap();
+    let bob = member(&backend, "bob", Some("member")).await;
+    let path = "/api/v1/experiments/default/runs/long";
+    let stream = bob.get(&format!("{path}/logstream")).send().await.unwrap();
+    assert_eq!(stream.status(), StatusCode::OK);
+    let mut stream = stream.bytes_stream();
+    reach(&run, 1).await;
+    let asked = bob.get("/v2/rpc/artifact.getDownloadUrl?name=train");
+    let told: Value = asked.send().await.unwrap().json().await.unwrap();
+    let address = told["data"]["download"].as_str().unwrap();
+    let key = address.strip_prefix(&backend.server.url()).unwrap();
+    let anybody = backend.http.with_token(None);
+    let download = || anybody.get(key).send();
+    assert_eq!(download().await.unwrap().status(), StatusCode::OK);
+    assert!(stream.next().await.unwrap().is_ok(), "it has begun");
+    let removed = call(
+        &backend.http,
+        Method::DELETE,
+        "/team/members/bob",
+        Value::Null,
+    );
+    assert_eq!(removed.await.0, StatusCode::OK);
+    while let Some(piece) = stream.next().await {
+        piece.unwrap();
+    }
+    assert!(
+        !run.status().await.unwrap().status.is_final(),
+        "the stream ended, and not the run"
+    );
+    assert_eq!(
+        bob.get(path).send().await.unwrap().status(),
+        StatusCode::NOT_FOUND
+    );
+    assert_eq!(download().await.unwrap().status(), StatusCode::NOT_FOUND);
+    run.cancel().await.unwrap();
+}
+
+#[tokio::test]
+async fn owners_and_admins_manage_and_nobody_else() {
+    let (backend, owner) = with_team().await;
+    let eve = member(&backend, "eve", None).await;
+    let bob = member(&backend, "bob", Some("member")).await;
+    let role = |role: &str| json!({"role": role});
+    for (http, expected) in [(&eve, StatusCode::NOT_FOUND), (&bob, StatusCode::FORBIDDEN)] {
+        for (method, path, body) in [
+            (Method::PUT, "/team/members/eve", role("owner")),
+            (Method::DELETE, "/team/members/finetuner", Value::Null),
+            (Method::DELETE, "/team", Value::Null),
+        ] {
+            let place = format!("{method} {path}");
+            let (status, body) = call(http, method, path, body).await;
+            assert_eq!(status, expected, "{place}: {body}");
+        }
+    }
+    assert_eq!(
+        call(&eve, Method::GET, "/team", Value::Null).await.0,
+        StatusCode::NOT_FOUND
+    );
+    let (status, body) = call(&bob, Method::GET, "?all=true", Value::Null).await;
+    assert_eq!(status, StatusCode::FORBIDDEN, "{body}");
+    // The first user is an admin, and manages a project of others.
+    let other = json!({"name": "other"});
+    assert_eq!(
+        call(&eve, Method::POST, "", other).await.0,
+        StatusCode::CREATED
+    );
+    let set = call(
+        &backend.http,
+        Method::PUT,
+        "/other/members/bob",
+        role("owner"),
+    );
+    assert_eq!(set.await.0, StatusCode::OK);
+    // Managing is not reading.
+    let inside = backend.http.in_project("other");
+    let listed = inside.get("/api/v1/experiments").send().await.unwrap();
+    assert_eq!(listed.status(), StatusCode::NOT_FOUND);
+    for (path, said) in [
+        ("/team/members/nobody", "there is no user `nobody`"),
+        ("/finetuner/members/bob", "a personal project"),
+    ] {
+        let (status, body) = call(&backend.http, Method::PUT, path, role("viewer")).await;
+        assert!(status.is_client_error(), "{path}: {status}");
+        assert!(
+            body["detail"].as_str().unwrap().contains(said),
+            "{path}: {body}"
+        );
+    }
+    // A project that is not empty stays.
+    owner.push("data", pairs(1)).await.unwrap();
+    let (status, body) = call(&backend.http, Method::DELETE, "/team", Value::Null).await;
+    assert_eq!(status, StatusCode::CONFLICT);
+    assert!(
+        body["detail"].as_str().unwrap().contains("not empty"),
+        "{body}"
+    );
+    owner.delete_documents("data").await.unwrap();
+    let deleted = call(&backend.http, Method::DELETE, "/team", Value::Null);
+    assert_eq!(deleted.await.0, StatusCode::OK);
+    assert!(owner.whoami().await.unwrap_err().is_not_found());
+}
+
+#[tokio::test]
+async fn a_form_is_not_taken_for_another_project_than_its_page_showed() {
+    let (backend, _) = with_team().await;
+    finished_run(&backend.finetuner, "r").await;
+    let browser = Browser {
+        backend: &backend,
+        cookie: sign_in(&backend).await,
+    };
+    let page = browser.page("/console/projects").await;
+    assert!(
+        page.contains("Switch to team") && page.contains("personal"),
+        "{page}"
+    );
+    let delete = "/console/experiments/default/runs/r/delete";
+    let page = browser.page(delete).await;
+    assert!(
+        page.contains("name=\"project\" value=\"finetuner\""),
+        "{page}"
+    );
+    // Another tab switches.
+    let (status, _) = browser
+        .send("/console/projects/switch", &[("name", "team")])
+        .await;
+    assert_eq!(status, StatusCode::SEE_OTHER);
+    let page = browser.page("/console/").await;
+    assert!(
+        page.contains("no experiments yet") && page.contains("href=\"/console/project\""),
+        "{page}"
+    );
+    let (status, page) = browser.send(delete, &[("project", "finetuner")]).await;
+    assert_eq!(status, StatusCode::CONFLICT, "{page}");
+    assert!(
+        page.contains("made for project `finetuner`") && page.contains("project `team`"),
+        "{page}"
+    );
+    let (status, page) = browser.send(delete, &[]).await;
+    assert_eq!(status, StatusCode::CONFLICT, "{page}");
+    assert!(backend.finetuner.get_run("r").await.is_ok());
+    // Members are managed on the page of the project.
+    backend.server.create_token("bob", "laptop").await.unwrap();
+    let members = "/console/project/members";
+    let form = |user, role| [("project", "team"), ("user", user), ("role", role)];
+    let (status, page) = browser.send(members, &form("nobody", "viewer")).await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    assert!(
+        page.contains("there is no user `nobody`") && page.contains("value=\"nobody\""),
+        "{page}"
+    );
+    let (status, page) = browser.send(members, &form("bob", "viewer")).await;
+    assert_eq!(status, StatusCode::SEE_OTHER, "{page}");
+    let page = browser.page("/console/project").await;
+    assert!(
+        page.contains("Remove bob") && page.contains("2 members"),
+        "{page}"
+    );
+    let asked = browser.page(&format!("{members}/remove?user=bob")).await;
+    assert!(asked.contains("Remove this member?"), "{asked}");
+    let remove = format!("{members}/remove");
+    let (status, page) = browser
+        .send(&remove, &[("project", "team"), ("user", "bob")])
+        .await;
+    assert_eq!(status, StatusCode::SEE_OTHER, "{page}");
+    let (status, page) = browser
+        .send("/console/project/delete", &[("project", "team")])
+        .await;
+    assert_eq!(status, StatusCode::SEE_OTHER, "{page}");
+    // The session shows the personal project again.
+    browser.page("/console/experiments/default/runs/r").await;
+}
