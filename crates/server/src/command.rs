@@ -68,16 +68,16 @@ enum Action {
     },
     /// Print the audit log as CSV, the newest entries first.
     Audit {
-        /// What this user did.
+        /// Only actions of this user.
         #[arg(long)]
         person: Option<String>,
-        /// What was done in this project.
+        /// Only actions in this project.
         #[arg(long)]
         project: Option<String>,
-        /// Actions that begin with this, such as `run` or `signin.failed`.
+        /// Only actions whose names begin with this, such as `run` or `signin.failed`.
         #[arg(long)]
         action: Option<String>,
-        /// The most entries.
+        /// Maximum number of entries.
         #[arg(long, default_value_t = 1000)]
         limit: u64,
         #[command(flatten)]
@@ -145,9 +145,9 @@ enum UserAction {
     },
     /// Make a user an admin of the server, who manages users and projects.
     Admin {
-        /// The name.
+        /// Name of the user.
         name: String,
-        /// Revoke it.
+        /// Revoke the admin role.
         #[arg(long)]
         revoke: bool,
         #[command(flatten)]
@@ -155,14 +155,14 @@ enum UserAction {
     },
     /// Refuse all tokens and the password of a user.
     Disable {
-        /// The name.
+        /// Name of the user.
         name: String,
         #[command(flatten)]
         data: Data,
     },
     /// Accept a disabled user again.
     Enable {
-        /// The name.
+        /// Name of the user.
         name: String,
         #[command(flatten)]
         data: Data,

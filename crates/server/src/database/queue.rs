@@ -417,7 +417,7 @@ impl Database {
     }
 }
 
-/// As [`Database::end_run`], in a transaction of the caller's.
+/// Like [`Database::end_run`], within the caller's transaction.
 fn end_in(
     db: &Connection,
     run_id: i64,
@@ -438,7 +438,7 @@ fn end_in(
     for (level, message) in end.lines {
         log(db, run_id, level, message)?;
     }
-    // What has failed may still be gone on from.
+    // A failed run can be resumed.
     let keep_last = end.status != Status::Finished;
     let mut gone = checkpoints::thin(db, run_id, keep_last)?;
     let mut used = data_of(db, run_id)?;

@@ -11,8 +11,9 @@ pub(crate) struct Usage {
     pub(crate) open_runs: u64,
     /// Size of the project's data, models and checkpoints, in bytes.
     pub(crate) stored: u64,
-    /// The most of each; without limit if there is none.
+    /// Limit on the user's open runs; `None` if unlimited.
     pub(crate) max_open_runs: Option<u64>,
+    /// Limit on the project's size, in bytes; `None` if unlimited.
     pub(crate) max_stored: Option<u64>,
 }
 
