@@ -1,14 +1,15 @@
 //! What fuzzers call: everything that reads what comes from outside.
 
+pub use finetuner_data::fuzzing::csv;
 use finetuner_protocol::{
     Config, DocumentArray, Event, ExamplesInfo, ExperimentInfo, MetricPoint, MetricsInfo, Page,
-    RunInfo, StatusInfo, Task,
+    RunInfo, StatusInfo,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     client::{PersonalToken, User},
-    data::{ArtifactInfo, Csv, CsvOptions, Dataset, Layout},
+    data::ArtifactInfo,
     error::Error,
 };
 
@@ -26,42 +27,6 @@ pub fn documents(bytes: &[u8]) {
             assert_eq!(again, Some(format!("{array:?}")));
         }
         let _ = crate::Summary::of(&array).to_string();
-    }
-}
-
-/// CSV files and JSON Lines; the first byte chooses the options.
-pub fn csv(bytes: &[u8]) {
-    let Some((choice, bytes)) = bytes.split_first() else {
-        return;
-    };
-    let encodings = ["utf-8", "utf-16", "latin-1", "shift_jis"];
-    let tasks = [
-        Task::TextToText,
-        Task::TextToImage,
-        Task::ImageToImage,
-        Task::MeshToMesh,
-    ];
-    let mut options = CsvOptions::new()
-        .is_labeled(choice & 4 > 0)
-        .convert_to_blob(choice & 8 > 0);
-    // Else the encoding is guessed.
-    if choice & 3 > 0 {
-        options = options.encoding(encodings[usize::from(choice & 3)]);
-    }
-    let layout = match choice & 16 > 0 {
-        true => Ok(Layout::Texts),
-        false => Layout::of_task(&tasks[usize::from(choice >> 5 & 3)]),
-    };
-    let (Ok(csv), Ok(rows)) = (Csv::reader(bytes), Dataset::json_lines_reader(bytes)) else {
-        return;
-    };
-    let Ok(layout) = layout else { return };
-    let sources = [
-        csv.options(options).documents(layout.clone()),
-        rows.documents(layout),
-    ];
-    for source in sources.into_iter().flatten() {
-        assert!(source.iter().count() <= 2 * bytes.len() + 2);
     }
 }
 

@@ -94,10 +94,14 @@ mod transport;
 pub use auth::{FOLDER_VARIABLE, TOKEN_VARIABLE, TokenStorage};
 pub use client::{Builder, CreateToken, Finetuner, Login, PersonalToken, User};
 pub use data::{
-    ArtifactInfo, Columns, Csv, CsvOptions, DataSource, Dataset, Dialect, DocumentSource,
-    DocumentStream, Pull, Push, load_documents, save_documents,
+    ArtifactInfo, DataSource, DocumentStream, Pull, Push, load_documents, save_documents,
 };
-pub use error::{Error, ErrorKind, MAX_PROBLEMS, Problem, Problems, Result};
+pub use error::{Error, ErrorKind, Result};
+#[doc(inline)]
+pub use finetuner_data::{
+    Columns, Csv, CsvOptions, Dataset, Dialect, DocumentSource, FirstRow, MAX_PROBLEMS, Problem,
+    Problems,
+};
 #[doc(inline)]
 pub use finetuner_protocol::{
     Backbone, CheckpointInfo, Class, Config, Content, Device, Distance, Document, DocumentArray,

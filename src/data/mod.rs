@@ -1,28 +1,19 @@
-//! Training data: where it comes from, what is wrong with it, its way to the
-//! backend and back.
+//! Training data on its way to the backend and back. The crate `finetuner-data`
+//! reads and checks it.
 
 mod artifacts;
 mod cache;
-mod check;
-mod documents;
 mod files;
-mod labels;
 mod pack;
 mod pull;
 mod push;
 mod source;
-mod tables;
 mod thread;
 
 pub use artifacts::ArtifactInfo;
-pub use documents::DocumentSource;
 pub use files::{load_documents, save_documents};
 pub use pull::{DocumentStream, Pull};
 pub use push::Push;
 pub(crate) use push::{Upload, send_documents};
 pub use source::DataSource;
-pub(crate) use tables::Layout;
-#[cfg(feature = "local")]
-pub(crate) use tables::points_of;
-pub use tables::{Columns, Csv, CsvOptions, Dataset, Dialect};
 pub(crate) use thread::blocking;

@@ -10,12 +10,13 @@ use std::{
 };
 
 use bytes::Bytes;
+use finetuner_data::DocumentSource;
 use finetuner_protocol::{stream_frame, stream_head};
 use futures_util::{StreamExt, stream};
 use sha2::{Digest, Sha256};
 use tokio::{sync::mpsc, task::JoinHandle};
 
-use super::{documents::DocumentSource, thread::ended};
+use super::thread::ended;
 use crate::{
     error::{Error, NotMade, Result},
     transport::{Packed, ProgressSink, Seal, hex},
@@ -117,8 +118,8 @@ impl Inner {
         let mut buffer = stream_head(self.count).to_vec();
         let (mut number, mut bytes) = (0, 0);
         let mut hasher = Sha256::new();
-        let mut items = self.source.iter();
-        while let Some(document) = self.source.next_loaded(&mut items)? {
+        for document in self.source.loaded() {
+            let document = document?;
             number += 1;
             buffer.extend_from_slice(&stream_frame(&document, number)?);
             if buffer.len() < CHUNK {

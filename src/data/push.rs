@@ -6,17 +6,12 @@ use std::{
     sync::Arc,
 };
 
+use finetuner_data::{DocumentSource, Layout};
 use finetuner_protocol::{Summary, Task, check_name, listed_task, text::start_of};
 use reqwest::Method;
 use serde::Deserialize;
 
-use super::{
-    documents::{Checked, DocumentSource},
-    pack::Packing,
-    source::DataSource,
-    tables::Layout,
-    thread::blocking,
-};
+use super::{pack::Packing, source::DataSource, thread::blocking};
 use crate::{
     client::Finetuner,
     error::{Error, Result},
@@ -119,15 +114,15 @@ impl Push {
                     start_of(&name)
                 )));
             }
-            DataSource::Documents(documents) => DocumentSource::of_array(documents),
+            DataSource::Documents(documents) => DocumentSource::from(documents),
             DataSource::Stream(source) => source,
             DataSource::Csv(csv) => {
                 let layout = layout(&self.transport, self.model.as_deref()).await?;
-                blocking(move || csv.documents(layout)).await?
+                blocking(move || Ok(csv.documents(layout)?)).await?
             }
             DataSource::Dataset(rows) => {
                 let layout = layout(&self.transport, self.model.as_deref()).await?;
-                blocking(move || rows.documents(layout)).await?
+                blocking(move || Ok(rows.documents(layout)?)).await?
             }
         };
         let upload = Upload {
@@ -136,8 +131,8 @@ impl Push {
             progress: self.progress,
         };
         let (checking, name) = (source.clone(), upload.name.clone());
-        let checked = blocking(move || checking.check(&name)).await?;
-        send_documents(&self.transport, source, checked, upload).await
+        let checked = blocking(move || Ok(checking.check(&name)?)).await?;
+        send_documents(&self.transport, source, checked.summary, upload).await
     }
 }
 
@@ -149,14 +144,14 @@ async fn layout(transport: &Transport, model: Option<&str>) -> Result<Layout> {
         task: Task,
     }
     let Some(name) = model else {
-        return Layout::of_task(&Task::TextToImage);
+        return Ok(Layout::of_task(&Task::TextToImage)?);
     };
     if let Some(task) = listed_task(name) {
-        return Layout::of_task(&task);
+        return Ok(Layout::of_task(&task)?);
     }
     let call = Call::api(Method::GET, "models", &[]).query("name", name);
     match transport.json(call).await {
-        Ok(Model { task }) => Layout::of_task(&task),
+        Ok(Model { task }) => Ok(Layout::of_task(&task)?),
         Err(error) if error.is_not_found() => Err(Error::setup(format!(
             "this backend does not say what the model `{}` embeds, and so what the columns of the \
              CSV file are: name a model of the list that it is like",
@@ -186,10 +181,9 @@ pub(crate) struct Upload {
 pub(crate) async fn send_documents(
     transport: &Transport,
     source: DocumentSource,
-    checked: Checked,
+    summary: Summary,
     stored: Upload,
 ) -> Result<Summary> {
-    let summary = checked.counter.finish();
     let mut meta_data = summary.to_meta_data();
     meta_data["version"] = serde_json::json!({"finetuner-rs": env!("CARGO_PKG_VERSION")});
     let fields = vec![

@@ -5,12 +5,8 @@ use std::{
     sync::Arc,
 };
 
+use finetuner_data::{Csv, Dataset, DocumentSource};
 use finetuner_protocol::DocumentArray;
-
-use super::{
-    documents::DocumentSource,
-    tables::{Csv, Dataset},
-};
 
 /// Data for a run, or to push. What is not a name is pushed first.
 ///

@@ -3,17 +3,16 @@
 mod kind;
 mod made;
 mod predicates;
-mod problems;
 mod words;
 
 use std::{fmt, io, time::Duration};
 
+use finetuner_data::Problems;
 use finetuner_protocol::{DocumentError, InvalidField};
 use reqwest::StatusCode;
 use url::Url;
 
 pub use kind::ErrorKind;
-pub use problems::{MAX_PROBLEMS, Problem, Problems};
 pub(crate) use words::{NotMade, is_passing, is_web_page, start_of};
 use words::{innermost, io_kind, not_made, not_understood, words};
 
@@ -233,38 +232,9 @@ impl Error {
         Self::new(Reason::Setup(reason.to_string()))
     }
 
-    /// A row or document that can't be used.
-    pub(crate) fn row(number: u64, reason: impl fmt::Display) -> Self {
-        let mut problems = Problems::new("the data");
-        problems.add(number, reason.to_string());
-        problems.into()
-    }
-
-    /// A row of a file that can't be used.
-    pub(crate) fn rows(file: &str, number: u64, reason: impl fmt::Display) -> Self {
-        let mut problems = Problems::new(file);
-        problems.add(number, reason.to_string());
-        problems.into()
-    }
-
     /// A setting that can't be used.
     pub(crate) fn invalid(field: &str, value: impl fmt::Display, limit: &str) -> Self {
         InvalidField::new(field, value, limit).into()
-    }
-
-    /// Data that can't be used as a whole.
-    pub(crate) fn data(data: &str, reason: impl fmt::Display) -> Self {
-        let mut problems = Problems::new(data);
-        problems.add(0, reason.to_string());
-        problems.into()
-    }
-
-    /// Returns what is wrong with the data, where that is the error.
-    pub(crate) fn into_problems(self) -> Result<Problems> {
-        match self.0.reason {
-            Reason::Data(problems) => Ok(problems),
-            _ => Err(self),
-        }
     }
 
     pub(crate) fn at(mut self, url: &Url) -> Self {
@@ -380,6 +350,18 @@ impl From<InvalidField> for Error {
 impl From<DocumentError> for Error {
     fn from(error: DocumentError) -> Self {
         Self::new(Reason::Documents(error))
+    }
+}
+
+impl From<finetuner_data::Error> for Error {
+    fn from(error: finetuner_data::Error) -> Self {
+        use finetuner_data::Error as Data;
+        Self::new(match error {
+            Data::Invalid(field) => Reason::Invalid(field),
+            Data::Data(problems) => Reason::Data(problems),
+            Data::File { path, error } => Reason::File { path, error },
+            Data::Setup(reason) => Reason::Setup(reason),
+        })
     }
 }
 

@@ -4,7 +4,7 @@ use std::{io, time::Duration};
 
 use finetuner_protocol::{DocumentError, InvalidField};
 
-use super::{Error, Reason, kind::ErrorKind, problems::Problems, words::is_passing};
+use super::{Error, Problems, Reason, kind::ErrorKind, words::is_passing};
 
 impl Error {
     /// Returns the kind of failure. An error has one kind; the predicates below

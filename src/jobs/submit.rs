@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use finetuner_data::{Csv, CsvOptions, DocumentSource, Layout, Problems};
 use finetuner_protocol::{
     Config, Device, Generation, NewRun, RunTask, Task, listed_task, text::cut,
 };
@@ -11,7 +12,7 @@ use serde_json::Value;
 
 use crate::{
     client::Finetuner,
-    data::{self, Csv, CsvOptions, DataSource, DocumentSource, Layout, Upload, send_documents},
+    data::{self, DataSource, Upload, send_documents},
     error::{Error, Result},
     runs::Run,
     transport::{self, Call, ProgressSink},
@@ -124,16 +125,16 @@ impl Pushing {
         for (name, argument, data) in self.sources {
             let source = match data {
                 DataSource::Name(_) => continue,
-                DataSource::Documents(documents) => DocumentSource::of_array(documents),
+                DataSource::Documents(documents) => DocumentSource::from(documents),
                 DataSource::Stream(source) => source,
                 DataSource::Csv(csv) => {
                     // It matters only where there is a CSV file.
                     let layout = columns.layout()?;
-                    data::blocking(move || csv.documents(layout)).await?
+                    data::blocking(move || Ok(csv.documents(layout)?)).await?
                 }
                 DataSource::Dataset(rows) => {
                     let layout = columns.layout()?;
-                    data::blocking(move || rows.documents(layout)).await?
+                    data::blocking(move || Ok(rows.documents(layout)?)).await?
                 }
             };
             let checking = source.clone();
@@ -142,7 +143,7 @@ impl Pushing {
                 if argument == "train_data"
                     && let Err(reason) = checked.labels.check()
                 {
-                    return Err(Error::data(argument, reason));
+                    return Err(Problems::whole(argument, reason).into());
                 }
                 Ok(checked)
             })
@@ -161,7 +162,7 @@ impl Pushing {
                     break;
                 }
             }
-            reason.map_err(|reason| Error::data(argument, reason))?;
+            reason.map_err(|reason| Problems::whole(*argument, reason))?;
         }
         for (name, _, source, checked) in sources {
             let upload = Upload {
@@ -171,7 +172,7 @@ impl Pushing {
             };
             // Noted first: the answer of an upload may be lost.
             pushed.push(name);
-            send_documents(&finetuner.transport, source, checked, upload).await?;
+            send_documents(&finetuner.transport, source, checked.summary, upload).await?;
         }
         Ok(())
     }
@@ -191,10 +192,10 @@ pub(crate) enum Columns {
 impl Columns {
     fn layout(&self) -> Result<Layout> {
         match self {
-            Self::Known(layout) => Ok(layout.clone()),
-            Self::OfTask(task) => Layout::of_task(task),
+            Self::Known(layout) => Ok(*layout),
+            Self::OfTask(task) => Ok(Layout::of_task(task)?),
             Self::OfModel(name) => match name.as_deref().and_then(listed_task) {
-                Some(task) => Layout::of_task(&task),
+                Some(task) => Ok(Layout::of_task(&task)?),
                 None => Err(Error::setup(
                     "this backend does not say what the model embeds, and so what the columns of a \
                      CSV file are: give documents, or push the file before with the `model` of the \

@@ -5,6 +5,7 @@ use std::{
     pin::Pin,
 };
 
+use finetuner_data::{CsvOptions, Layout};
 use finetuner_protocol::{Device, Generation, RelationMining, RunTask, SynthesisConfig};
 
 use super::{
@@ -13,7 +14,7 @@ use super::{
 };
 use crate::{
     client::Finetuner,
-    data::{CsvOptions, DataSource, Layout},
+    data::DataSource,
     error::Result,
     runs::{DEFAULT_EXPERIMENT, Run},
     transport::{ProgressSink, progress_methods},
@@ -254,7 +255,7 @@ impl Synthesize {
         push_and_submit(
             &self.finetuner,
             pushing,
-            Columns::Known(Layout::Texts),
+            Columns::Known(Layout::TEXTS),
             self.public,
             self.progress,
             submission,

@@ -126,7 +126,7 @@ use crate::{
 /// # Errors
 /// [`Error::Data`] where the file can't be read, or holds no mesh.
 pub fn point_cloud(mesh: impl AsRef<Path>, points: u32) -> Result<Vec<[f32; 3]>> {
-    crate::data::points_of(mesh.as_ref(), points).map_err(Error::Data)
+    finetuner_data::points_of(mesh.as_ref(), points).map_err(Error::Data)
 }
 
 /// Opens a saved model: a folder that [`Run::save_model`](crate::Run::save_model)

@@ -146,7 +146,8 @@ impl Reading {
         if text == "-" {
             let rows =
                 tokio::task::spawn_blocking(|| Dataset::json_lines_reader(std::io::stdin().lock()));
-            return Ok(self.dataset(rows.await??).into());
+            let rows = rows.await?.map_err(finetuner::Error::from)?;
+            return Ok(self.dataset(rows).into());
         }
         let path = Path::new(text);
         let kind = extension(path);

@@ -1,10 +1,11 @@
 //! The data of a job and how it is read, under the names of the Python client's
 //! arguments where it has them.
 
+use finetuner_data::CsvOptions;
 use finetuner_protocol::{Modality, MultiDatasetBatchSampler, Prompts, RunConfig};
 
 use super::Fit;
-use crate::data::{CsvOptions, DataSource};
+use crate::data::DataSource;
 
 impl Fit {
     /// Replaces all settings and data by those of a run configuration; see

@@ -9,6 +9,7 @@ use std::{
     pin::Pin,
 };
 
+use finetuner_data::CsvOptions;
 use finetuner_protocol::{Device, Generation, HyperParameters, MoreData, RunConfig, RunTask};
 
 use super::{
@@ -19,7 +20,7 @@ use super::{
 };
 use crate::{
     client::Finetuner,
-    data::{CsvOptions, DataSource},
+    data::DataSource,
     error::Result,
     runs::{DEFAULT_EXPERIMENT, Run},
     transport::ProgressSink,

@@ -18,7 +18,7 @@ fn files_of_every_kind_are_pushed() {
     machine.file("listed/metadata.csv", "file_name,text\none.png,glasses\n");
     machine.file("classes/round/one.png", &picture);
     machine.file("classes/square/two.png", &picture);
-    let parquet = root().join("tests/fixtures/parquet/snappy.parquet");
+    let parquet = root().join("crates/data/tests/fixtures/parquet/snappy.parquet");
     let parquet = parquet.to_str().unwrap();
     let texts = ["--model", "minilm-small"];
     for (name, file, options, documents) in [

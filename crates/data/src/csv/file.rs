@@ -1,0 +1,102 @@
+//! CSV files and texts.
+
+use std::{io::Read, path::PathBuf};
+
+use super::{options::CsvOptions, read::Reading};
+use crate::{
+    documents, error::Result, input::Input, roles::Layout, source::DocumentSource, table::Table,
+};
+
+/// Name of input without a file, in errors.
+const UNNAMED: &str = "the CSV text";
+
+/// A CSV file, or text in its form.
+///
+/// A row that can't be used is an error with its line, and so is a quote that is
+/// not closed in its row. Doubtful contents are warnings through `tracing`: a first
+/// row that looks like a header, columns that could be separated otherwise, labels
+/// with spaces around them.
+///
+/// The pictures and meshes that it names are uploaded when it is pushed. Before
+/// pushing a file that somebody else has written, look at the paths in it.
+///
+/// ```no_run
+/// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+/// use finetuner::{Csv, CsvOptions, Loss};
+///
+/// let train_data = Csv::path("train.csv").options(CsvOptions::new().base_folder("pictures"));
+/// let run = finetuner.fit("clip-base-en", train_data).loss(Loss::Clip).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Csv {
+    input: Input,
+    options: CsvOptions,
+}
+
+impl Csv {
+    /// A file.
+    pub fn path(path: impl Into<PathBuf>) -> Self {
+        Self {
+            input: Input::Path(path.into()),
+            options: CsvOptions::default(),
+        }
+    }
+
+    /// Text from a reader, which is read to its end into memory.
+    ///
+    /// # Errors
+    /// Returns an error if reading fails.
+    pub fn reader(reader: impl Read) -> Result<Self> {
+        Ok(Self {
+            input: Input::read(reader, "the CSV reader")?,
+            options: CsvOptions::default(),
+        })
+    }
+
+    /// A text.
+    #[must_use]
+    pub fn text(text: impl AsRef<str>) -> Self {
+        Self {
+            input: Input::Bytes(text.as_ref().as_bytes().into()),
+            options: CsvOptions::default(),
+        }
+    }
+
+    /// Sets the options of the file.
+    #[must_use]
+    pub fn options(mut self, options: CsvOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    #[doc(hidden)]
+    #[must_use]
+    pub fn has_default_options(&self) -> bool {
+        self.options == CsvOptions::default()
+    }
+
+    #[doc(hidden)]
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        // Random rows differ each time.
+        let is_drawn = self.options.common.sampling_rate.is_some();
+        self.input.is_same(&other.input) && self.options == other.options && !is_drawn
+    }
+
+    /// Returns the documents of the file for a layout. Each iteration reads the file
+    /// again. Blocks.
+    ///
+    /// # Errors
+    /// Returns an error if the file can't be read or its columns can't be used.
+    pub fn documents(self, layout: Layout) -> Result<DocumentSource> {
+        documents::documents(self.table()?, &layout)
+    }
+
+    pub(crate) fn table(mut self) -> Result<Box<dyn Table>> {
+        self.input = self.input.repeatable()?;
+        let name = self.input.name(UNNAMED);
+        Ok(Box::new(Reading::new(self.input, self.options, name)?))
+    }
+}

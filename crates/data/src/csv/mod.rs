@@ -1,0 +1,16 @@
+//! CSV files: encodings, dialects, records.
+
+mod chars;
+mod dialect;
+mod encoding;
+mod file;
+mod options;
+#[cfg(test)]
+mod python;
+mod read;
+mod records;
+mod rules;
+
+pub use dialect::Dialect;
+pub use file::Csv;
+pub use options::{CsvOptions, FirstRow};

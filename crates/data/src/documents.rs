@@ -1,0 +1,344 @@
+//! Converts rows to documents, one row at a time.
+
+mod cells;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use finetuner_protocol::{
+    Document, LABEL_TAG, SCORE_TAG,
+    text::{is_blank, start_of},
+};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::{
+    error::Result,
+    roles::{Field, Layout, Meaning, Roles, columns, filled, warn_of_header},
+    source::{DocumentSource, Fault, Item, Numbered},
+    table::{Cell, Row, Rows, Table, row},
+};
+use cells::{NO_TEXT, both};
+
+/// Returns the documents of a file for a layout. Each iteration reads the file from
+/// its start, with a few rows in memory.
+pub(crate) fn documents(table: Box<dyn Table>, layout: &Layout) -> Result<DocumentSource> {
+    let (name, reads_files) = (table.name().to_owned(), table.options().convert_to_blob);
+    let roles = Roles::of_table(layout, &*table)?;
+    warn_of_header(&*table);
+    let shared = Arc::new(Shared {
+        table,
+        roles,
+        told: [const { AtomicBool::new(false) }; 3],
+    });
+    let source = DocumentSource::of_items(move || Documents::new(Arc::clone(&shared)));
+    Ok(source.reads_own_files(reads_files).named(name))
+}
+
+struct Shared {
+    table: Box<dyn Table>,
+    roles: Roles,
+    /// Warnings that were given already.
+    told: [AtomicBool; 3],
+}
+
+impl Shared {
+    /// Returns whether a warning is given for the first time.
+    fn is_new(&self, warning: usize) -> bool {
+        !self.told[warning].swap(true, Ordering::Relaxed)
+    }
+
+    fn file(&self) -> String {
+        start_of(self.table.name())
+    }
+}
+
+/// The documents of a file, as it is read.
+struct Documents {
+    shared: Arc<Shared>,
+    rows: Option<Rows>,
+    failed: Option<Fault>,
+    /// Documents of the last row that were not returned yet.
+    ready: VecDeque<Document>,
+    line: u64,
+    related: Related,
+}
+
+/// Labels of the cells of earlier rows, by the hash of each cell, so that memory
+/// does not grow with the length of texts.
+#[derive(Default)]
+struct Related {
+    labels: HashMap<[u8; 16], u64>,
+    next: u64,
+    left_out: u64,
+}
+
+impl Documents {
+    fn new(shared: Arc<Shared>) -> Self {
+        let (rows, failed) = match shared.table.rows() {
+            Ok(rows) => (Some(rows), None),
+            Err(error) => (None, Some(Fault::End(error))),
+        };
+        Self {
+            shared,
+            rows,
+            failed,
+            ready: VecDeque::new(),
+            line: 0,
+            related: Related::default(),
+        }
+    }
+
+    /// Makes the documents of a row. Empty and repeated rows have none.
+    fn take(&mut self, mut record: Row) -> Result<(), Fault> {
+        self.line = record.number;
+        let shared = Arc::clone(&self.shared);
+        let roles = &shared.roles;
+        if roles.meaning == Meaning::Texts {
+            return self.texts(&record);
+        }
+        if let Some(delimiter) = shared.table.delimiter() {
+            let filled = filled(&record);
+            // Spreadsheets fill up with rows of delimiters only.
+            if filled == 0 && record.cells.len() > 1 {
+                return Ok(());
+            }
+            let is_blank = |cell: &Cell| cell.text().is_some_and(is_blank);
+            if record.cells.iter().all(is_blank) {
+                return Err(row(
+                    record.number,
+                    "it holds only spaces or empty cells: delete it",
+                ));
+            }
+            record.cells.truncate(filled.max(roles.width));
+            if record.cells.len() != roles.width {
+                return Err(row(
+                    record.number,
+                    format!(
+                        "it has {}, {} are wanted; columns are separated by `{delimiter}`, which \
+                         `CsvOptions::dialect` can change",
+                        columns(record.cells.len()),
+                        roles.width
+                    ),
+                ));
+            }
+        }
+        match roles.meaning {
+            Meaning::Labelled => self.labelled(&record, roles),
+            Meaning::Scored => self.scored(&record, roles),
+            Meaning::Related => self.related(&record, roles),
+            Meaning::Members => self.members(&record, roles),
+            Meaning::Texts => Ok(()),
+        }
+    }
+
+    /// Takes every cell that is not empty as a text.
+    fn texts(&mut self, record: &Row) -> Result<(), Fault> {
+        for (column, cell) in record.cells.iter().enumerate() {
+            let texts = match cell {
+                Cell::List(texts) => texts.as_slice(),
+                Cell::Text(text) => std::slice::from_ref(text),
+                Cell::Missing => &[],
+                Cell::Bytes(_) | Cell::Other(_) => {
+                    let place = self.shared.table.column(column);
+                    return Err(row(record.number, format!("{place} holds no text")));
+                }
+            };
+            for text in texts.iter().filter(|text| !text.trim().is_empty()) {
+                if is_blank(text) {
+                    return Err(row(record.number, NO_TEXT));
+                }
+                self.ready.push_back(Document::text(text));
+            }
+        }
+        Ok(())
+    }
+
+    fn labelled(&mut self, record: &Row, roles: &Roles) -> Result<(), Fault> {
+        let label = match roles.label {
+            Some(column) => self.shared.label(record, column)?,
+            None => String::new(),
+        };
+        for field in &roles.items {
+            for document in self.shared.items(record, *field)? {
+                self.ready
+                    .push_back(document.with_tag(LABEL_TAG, label.as_str()));
+            }
+        }
+        Ok(())
+    }
+
+    fn scored(&mut self, record: &Row, roles: &Roles) -> Result<(), Fault> {
+        let [first, second] = roles.items[..] else {
+            return Ok(());
+        };
+        let mut scores = Vec::new();
+        for column in &roles.scores {
+            scores.extend(self.shared.scores(record, *column)?);
+        }
+        let [score] = &scores[..] else {
+            let reason = format!("it has {} scores, a pair has one", scores.len());
+            return Err(row(record.number, reason));
+        };
+        let (one, two) = both(
+            self.shared.item(record, first),
+            self.shared.item(record, second),
+        )?;
+        let pair = Document::new().with_chunk(one).with_chunk(two);
+        self.ready
+            .push_back(pair.with_tag(SCORE_TAG, score.as_str()));
+        Ok(())
+    }
+
+    /// Makes one document of all items: an anchor, its match and its negatives.
+    fn members(&mut self, record: &Row, roles: &Roles) -> Result<(), Fault> {
+        let mut document = Document::new();
+        let (mut problems, mut count) = (Vec::new(), 0);
+        let mixed = roles
+            .items
+            .iter()
+            .any(|item| item.kind != roles.items[0].kind);
+        for field in &roles.items {
+            match self.shared.items(record, *field) {
+                Ok(items) => {
+                    for item in items {
+                        count += 1;
+                        let item = match mixed {
+                            true => item.with_modality(field.kind.modality()),
+                            false => item,
+                        };
+                        document = document.with_chunk(item);
+                    }
+                }
+                Err(Fault::Row(problem)) => problems.push(problem.reason),
+                Err(end) => return Err(end),
+            }
+        }
+        if !problems.is_empty() {
+            return Err(row(record.number, problems.join("; ")));
+        }
+        let mut scores = Vec::new();
+        for column in &roles.scores {
+            scores.extend(self.shared.scores(record, *column)?);
+        }
+        let negatives = usize::saturating_sub(count, 2);
+        match scores.len() {
+            0 => {}
+            1 => document = document.with_tag(SCORE_TAG, scores.remove(0)),
+            n if n == negatives || n == negatives + 1 => {
+                let numbers = scores.iter().map(|score| score.trim().parse::<f64>());
+                let numbers: Vec<Value> = numbers.flatten().map(Value::from).collect();
+                document = document.with_tag(SCORE_TAG, numbers);
+            }
+            n => {
+                let reason = format!(
+                    "it has {n} scores and {negatives} negatives: give one for each negative, or \
+                     one for the match and each negative"
+                );
+                return Err(row(record.number, reason));
+            }
+        }
+        if let Some(column) = roles.label {
+            document = document.with_tag(LABEL_TAG, self.shared.label(record, column)?);
+        }
+        self.ready.push_back(document);
+        Ok(())
+    }
+
+    /// Makes documents of pairs: each query and all its documents share a label.
+    fn related(&mut self, record: &Row, roles: &Roles) -> Result<(), Fault> {
+        let [first, second] = roles.items[..] else {
+            return Ok(());
+        };
+        let key = |field: Field| {
+            let cell = match record.cells.get(field.column) {
+                Some(Cell::Text(text)) => text.as_bytes(),
+                Some(Cell::Bytes(bytes)) => bytes,
+                _ => &[],
+            };
+            let mut key = [0; 16];
+            key.copy_from_slice(&Sha256::digest(cell)[..16]);
+            key
+        };
+        let (a, b) = (key(first), key(second));
+        if self.related.labels.contains_key(&a) && self.related.labels.contains_key(&b) {
+            self.related.left_out += 1;
+            return Ok(());
+        }
+        let (one, two) = both(
+            self.shared.item(record, first),
+            self.shared.item(record, second),
+        )?;
+        let (mut one, mut two) = (
+            one.with_modality(first.kind.modality()),
+            two.with_modality(second.kind.modality()),
+        );
+        let known = self.related.labels.get(&a).copied();
+        let label = known.unwrap_or(self.related.next);
+        if known.is_none() {
+            self.related.next += 1;
+            self.related.labels.insert(a, label);
+            one = one.with_label(label);
+        }
+        self.related.labels.insert(b, label);
+        two = two.with_label(label);
+        if first.kind != second.kind {
+            let pair = Document::new().with_label(label);
+            self.ready.push_back(pair.with_chunk(one).with_chunk(two));
+            return Ok(());
+        }
+        if known.is_none() {
+            self.ready.push_back(one);
+        }
+        self.ready.push_back(two);
+        Ok(())
+    }
+
+    /// Warns of rows that repeated earlier ones.
+    fn end(&self) {
+        let left_out = self.related.left_out;
+        if left_out > 0 && self.shared.is_new(1) {
+            tracing::warn!(
+                file = %self.shared.file(),
+                "{left_out} rows are left out, since earlier rows hold both of their items"
+            );
+        }
+    }
+}
+
+impl Iterator for Documents {
+    type Item = Item;
+
+    fn next(&mut self) -> Option<Item> {
+        loop {
+            if let Some(document) = self.ready.pop_front() {
+                return Some(Ok(Numbered {
+                    number: self.line,
+                    document,
+                }));
+            }
+            if let Some(fault) = self.failed.take() {
+                return Some(Err(fault));
+            }
+            let taken = match self.rows.as_mut()?.next() {
+                None => {
+                    self.end();
+                    self.rows = None;
+                    return None;
+                }
+                Some(record) => record.and_then(|record| self.take(record)),
+            };
+            if let Err(fault) = taken {
+                return Some(Err(fault));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,226 @@
+//! Reads the cells of a row: items, labels and scores, or the reason why a cell
+//! can't be used.
+
+use std::{fs::File, io::Read, path::Path};
+
+use finetuner_protocol::{
+    Document,
+    text::{is_blank, is_missing, may_be_missing, start_of},
+};
+
+use super::Shared;
+use crate::{
+    check::local_path,
+    mesh,
+    roles::{Field, Kind},
+    source::Fault,
+    table::{Cell, Row, row},
+};
+
+/// The reason for a file that is no picture.
+const NO_PICTURE: &str = "it is not a picture that can be read (PNG, JPEG, GIF, WebP, BMP)";
+/// The reason for an item without letters.
+pub(super) const NO_TEXT: &str = "it holds no text that can be seen";
+
+impl Shared {
+    /// Returns the text of a cell.
+    pub(super) fn text<'a>(&self, record: &'a Row, column: usize) -> Result<&'a str, Fault> {
+        let what = match record.cells.get(column) {
+            None => return Ok(""),
+            Some(cell) => match cell {
+                Cell::Text(text) => return Ok(text),
+                Cell::Missing => return Ok(""),
+                Cell::List(_) => "a list",
+                Cell::Bytes(_) => "bytes",
+                Cell::Other(what) => what,
+            },
+        };
+        let place = self.table.column(column);
+        Err(row(
+            record.number,
+            format!("{place} holds {what}, a text is wanted"),
+        ))
+    }
+
+    /// Returns the label of a row.
+    pub(super) fn label(&self, record: &Row, column: usize) -> Result<String, Fault> {
+        let cell = self.text(record, column)?;
+        let label = cell.trim();
+        if is_blank(label) {
+            return Err(row(
+                record.number,
+                "its label is empty: give it one, or delete the row",
+            ));
+        }
+        if is_missing(label) {
+            return Err(row(
+                record.number,
+                format!("its label is `{label}`, a missing value: give it one, or delete the row"),
+            ));
+        }
+        if label.len() != cell.len() && self.is_new(0) {
+            tracing::warn!(
+                file = %self.file(),
+                "the label `{}` in row {} has spaces around it. They are left out, here and in \
+                 other rows",
+                start_of(cell),
+                record.number
+            );
+        }
+        if may_be_missing(label) && self.is_new(2) {
+            tracing::warn!(
+                file = %self.file(),
+                "the label in row {} is `{label}`, which may stand for a missing value. It is \
+                 taken for a class like others: leave such rows out where they have no label",
+                record.number
+            );
+        }
+        Ok(label.to_owned())
+    }
+
+    /// Returns the scores in a column as texts, as the Python client sends them.
+    pub(super) fn scores(&self, record: &Row, column: usize) -> Result<Vec<String>, Fault> {
+        let list = match record.cells.get(column) {
+            Some(Cell::List(list)) => list.clone(),
+            _ => match self.text(record, column)? {
+                // A list in a cell of a CSV file.
+                text if text.trim_start().starts_with('[') => {
+                    let inner = text.trim().trim_start_matches('[').trim_end_matches(']');
+                    inner
+                        .split(',')
+                        .map(|text| text.trim().to_owned())
+                        .collect()
+                }
+                text => vec![text.to_owned()],
+            },
+        };
+        let comma = self.table.delimiter() == Some(',');
+        let score = |cell: String| {
+            let mut score = cell.clone();
+            // A comma that does not separate columns may be decimal.
+            if !comma && cell.matches(',').count() == 1 {
+                score = cell.replace(',', ".");
+            }
+            if score.trim().parse::<f64>().is_ok_and(f64::is_finite) {
+                return Ok(score);
+            }
+            let reason = match cell.trim() {
+                "" => "its score is empty".to_owned(),
+                cell => format!("its score is `{}`, which is not a number", start_of(cell)),
+            };
+            Err(row(record.number, reason))
+        };
+        list.into_iter().map(score).collect()
+    }
+
+    /// Returns the items in a cell: one, or those of a list.
+    pub(super) fn items(&self, record: &Row, field: Field) -> Result<Vec<Document>, Fault> {
+        let Some(Cell::List(list)) = record.cells.get(field.column) else {
+            return self.item(record, field).map(|item| vec![item]);
+        };
+        if list.is_empty() {
+            let place = self.table.column(field.column);
+            return Err(row(record.number, format!("{place} holds an empty list")));
+        }
+        let item = |text: &String| self.item_of(record.number, field, text);
+        list.iter().map(item).collect()
+    }
+
+    /// Returns the item in a cell.
+    pub(super) fn item(&self, record: &Row, field: Field) -> Result<Document, Fault> {
+        match record.cells.get(field.column) {
+            Some(Cell::Bytes(bytes)) if field.kind == Kind::Image => {
+                if self.table.options().is_foreign && !is_picture(bytes) {
+                    let place = self.table.column(field.column);
+                    return Err(row(record.number, format!("{place}: {NO_PICTURE}")));
+                }
+                Ok(Document::blob(bytes.clone()))
+            }
+            _ => {
+                let text = self.text(record, field.column)?;
+                self.item_of(record.number, field, text)
+            }
+        }
+    }
+
+    fn item_of(&self, number: u64, field: Field, cell: &str) -> Result<Document, Fault> {
+        let place = self.table.column(field.column);
+        let bad = |reason: String| row(number, format!("{place}: {reason}"));
+        if field.kind == Kind::Text {
+            return match is_blank(cell) {
+                true => Err(bad(NO_TEXT.to_owned())),
+                false => Ok(Document::text(cell)),
+            };
+        }
+        if cell.is_empty() {
+            let reason = format!("{place} is empty, a file or an address is wanted");
+            return Err(row(number, reason));
+        }
+        let options = self.table.options();
+        let Some(path) = local_path(cell) else {
+            return Ok(with_type(Document::uri(cell), Path::new(cell)));
+        };
+        if options.leads_out(&path) {
+            let shown = start_of(cell);
+            return Err(bad(format!(
+                "`{shown}` leads out of the folder of pictures: copy the file into the folder"
+            )));
+        }
+        let path = options.path(&path);
+        if !path.is_file() {
+            return Err(bad(format!(
+                "there is no file `{}`, and it is no address",
+                start_of(&path.to_string_lossy())
+            )));
+        }
+        if field.kind == Kind::Image && options.is_foreign && !is_picture(&head_of(&path)) {
+            let shown = start_of(cell);
+            return Err(bad(format!("`{shown}`: {NO_PICTURE}")));
+        }
+        if field.kind == Kind::Mesh && options.create_point_clouds {
+            let cloud = mesh::point_cloud(&path, options.point_cloud_size);
+            return cloud.map_err(|reason| row(number, reason));
+        }
+        let uri = path.to_string_lossy().into_owned();
+        Ok(with_type(Document::uri(uri), &path))
+    }
+}
+
+/// Returns both items, or the problems of both in one error.
+pub(super) fn both(
+    one: Result<Document, Fault>,
+    two: Result<Document, Fault>,
+) -> Result<(Document, Document), Fault> {
+    match (one, two) {
+        (Ok(one), Ok(two)) => Ok((one, two)),
+        (Err(Fault::Row(one)), Err(Fault::Row(two))) => {
+            Err(row(one.number, format!("{}; {}", one.reason, two.reason)))
+        }
+        (Err(fault), _) | (_, Err(fault)) => Err(fault),
+    }
+}
+
+/// Returns the first bytes of a file; none if it can't be read.
+fn head_of(path: &Path) -> Vec<u8> {
+    let mut head = Vec::new();
+    if let Ok(file) = File::open(path) {
+        let _ = file.take(12).read_to_end(&mut head);
+    }
+    head
+}
+
+/// Returns whether bytes begin as a picture does.
+fn is_picture(bytes: &[u8]) -> bool {
+    const STARTS: [&[u8]; 4] = [b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM"];
+    let is_webp = bytes.starts_with(b"RIFF") && bytes.get(8..12) == Some(b"WEBP");
+    is_webp || STARTS.iter().any(|start| bytes.starts_with(start))
+}
+
+/// Sets the media type of a picture by the ending of its file's name.
+fn with_type(document: Document, path: &Path) -> Document {
+    let kind = mime_guess::from_path(path).first_raw();
+    match kind.filter(|kind| kind.starts_with("image/")) {
+        Some(kind) => document.with_mime_type(kind),
+        None => document,
+    }
+}

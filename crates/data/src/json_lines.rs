@@ -1,0 +1,320 @@
+//! JSON Lines: one object in each line. The members of the objects are the columns.
+
+use std::{
+    collections::HashSet,
+    io::{BufRead, BufReader, Read},
+};
+
+use finetuner_protocol::text::start_of;
+use serde_json::{Map, Value};
+
+use crate::{
+    error::{Error, Result},
+    input::Input,
+    options::Options,
+    source::Fault,
+    table::{Cell, Row, Rows, Table, Wanted, row},
+};
+
+/// Name of input without a file, in errors.
+const UNNAMED: &str = "the JSON lines";
+/// The most columns of a file that somebody else has written. Each row has a cell
+/// for each.
+const MAX_COLUMNS: usize = 1000;
+/// The most rows and bytes of the sample that decides the roles of the columns.
+const SAMPLE: (usize, usize) = (200, 256 << 10);
+
+/// A JSON Lines file and its sample.
+pub(crate) struct JsonLines {
+    input: Input,
+    options: Options,
+    name: String,
+    names: Vec<String>,
+    sample: Vec<Row>,
+    seed: u64,
+}
+
+impl JsonLines {
+    pub(crate) fn new(input: Input, options: Options) -> Result<Self> {
+        options.check()?;
+        let name = input.name(UNNAMED);
+        let (mut names, mut objects): (Vec<String>, Vec<(u64, Object)>) = Default::default();
+        let mut known = HashSet::new();
+        let mut lines = Lines::new(input.open()?, options.max_row());
+        let mut end = None;
+        while objects.len() < SAMPLE.0 && lines.bytes < SAMPLE.1 {
+            match lines.next() {
+                None => break,
+                Some(Err(fault)) => {
+                    end = Some(fault);
+                    break;
+                }
+                Some(Ok((number, object))) => {
+                    let new = object.keys().filter(|key| known.insert((*key).clone()));
+                    names.extend(new.cloned());
+                    objects.push((number, object));
+                }
+            }
+        }
+        if options.is_foreign && names.len() > MAX_COLUMNS {
+            let reason = format!(
+                "the rows have {} columns, {MAX_COLUMNS} are allowed: leave out those that are not \
+                 trained on",
+                names.len()
+            );
+            return Err(Error::rows(&name, 0, reason));
+        }
+        // The columns follow from the sample: it needs a row.
+        if objects.is_empty() {
+            return Err(match end {
+                Some(Fault::Row(problem)) => Error::rows(&name, problem.number, problem.reason),
+                Some(Fault::End(error)) => named(error, &name),
+                None => Error::rows(&name, 0, "the file is empty: there are no rows in it"),
+            });
+        }
+        let sample = objects
+            .into_iter()
+            .map(|(number, object)| cells(number, object, &names))
+            .collect();
+        Ok(Self {
+            input,
+            options,
+            name,
+            names,
+            sample,
+            seed: rand::random(),
+        })
+    }
+}
+
+/// Returns an error of reading with the file's name.
+fn named(error: Error, name: &str) -> Error {
+    match error.into_problems() {
+        Ok(problems) => {
+            let first = problems.problems.into_iter().next();
+            let (number, reason) = first.map_or((0, String::new()), |p| (p.number, p.reason));
+            Error::rows(name, number, reason)
+        }
+        Err(error) => error,
+    }
+}
+
+impl Table for JsonLines {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn options(&self) -> &Options {
+        &self.options
+    }
+
+    fn names(&self) -> Option<&[String]> {
+        Some(&self.names)
+    }
+
+    fn sample(&self) -> &[Row] {
+        &self.sample
+    }
+
+    fn rows(&self) -> Result<Rows> {
+        let names = self.names.clone();
+        let lines = Lines::new(self.input.open()?, self.options.max_row());
+        let rows = lines.map(move |line| {
+            let (number, object) = line?;
+            Ok(cells(number, object, &names))
+        });
+        Ok(Box::new(Wanted::new(rows, &self.options, self.seed)))
+    }
+}
+
+type Object = Map<String, Value>;
+
+/// Returns the members of an object as cells of the columns.
+fn cells(number: u64, mut object: Object, names: &[String]) -> Row {
+    let cell = |name: &String| object.remove(name).map_or(Cell::Missing, cell);
+    Row {
+        number,
+        cells: names.iter().map(cell).collect(),
+    }
+}
+
+/// Returns a JSON value as a cell.
+fn cell(value: Value) -> Cell {
+    match value {
+        Value::Null => Cell::Missing,
+        Value::String(text) => Cell::Text(text),
+        Value::Number(number) => Cell::Text(number.to_string()),
+        Value::Bool(value) => Cell::Text(value.to_string()),
+        Value::Array(values) => Cell::of_list(values.into_iter().map(cell)),
+        // A picture, as the library `datasets` writes it.
+        Value::Object(mut picture) => match (picture.remove("path"), picture.get("bytes")) {
+            (Some(Value::String(path)), None | Some(Value::Null)) => Cell::Text(path),
+            _ => Cell::Other("an object"),
+        },
+    }
+}
+
+/// Reads objects, a line at a time, and skips empty lines.
+struct Lines {
+    from: BufReader<Box<dyn Read + Send>>,
+    /// The most bytes of a line.
+    max_line: usize,
+    line: u64,
+    bytes: usize,
+    ended: bool,
+}
+
+impl Lines {
+    fn new(from: Box<dyn Read + Send>, max_line: usize) -> Self {
+        Self {
+            from: BufReader::with_capacity(64 << 10, from),
+            max_line,
+            line: 0,
+            bytes: 0,
+            ended: false,
+        }
+    }
+
+    fn end(&mut self, error: Error) -> Fault {
+        self.ended = true;
+        Fault::End(error)
+    }
+}
+
+impl Iterator for Lines {
+    type Item = Result<(u64, Object), Fault>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut line = Vec::new();
+        while !self.ended {
+            line.clear();
+            let mut limited = (&mut self.from).take(self.max_line as u64 + 1);
+            match limited.read_until(b'\n', &mut line) {
+                Err(error) => {
+                    let error = Error::file(std::path::Path::new(UNNAMED), error);
+                    return Some(Err(self.end(error)));
+                }
+                Ok(0) => return None,
+                Ok(read) => self.bytes += read,
+            }
+            self.line += 1;
+            if line.len() > self.max_line {
+                let reason = format!("the line has more than {} MiB", self.max_line >> 20);
+                return Some(Err(self.end(Error::row(self.line, reason))));
+            }
+            let mut text = line.as_slice();
+            if self.line == 1 {
+                text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+            }
+            let text = text.trim_ascii();
+            if !text.is_empty() {
+                return Some(match object(text) {
+                    Ok(object) => Ok((self.line, object)),
+                    Err(reason) => Err(row(self.line, reason)),
+                });
+            }
+        }
+        None
+    }
+}
+
+/// Returns the object in a line, or the reason why there is none.
+fn object(text: &[u8]) -> Result<Object, String> {
+    let shown = start_of(&String::from_utf8_lossy(&text[..text.len().min(400)]));
+    match serde_json::from_slice(text) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => Err(format!(
+            "it is not a JSON object such as {{\"anchor\": \"...\", \"positive\": \"...\"}}: `{shown}`"
+        )),
+        Err(_) if text == b"[" || text == b"{" => Err(
+            "the file is one JSON value over many lines: write one object in each line, as \
+             `jq -c '.[]'` does"
+                .to_owned(),
+        ),
+        Err(error) => {
+            let words = error.to_string();
+            let words = words
+                .rsplit_once(" at line")
+                .map_or(&*words, |(words, _)| words);
+            Err(format!(
+                "it is not valid JSON at byte {} ({words}): `{shown}`",
+                error.column()
+            ))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(text: &str) -> Vec<Result<Row, String>> {
+        let input = Input::read(text.as_bytes(), "test").unwrap();
+        let table = JsonLines::new(input, Options::default()).unwrap();
+        let rows = table.rows().unwrap();
+        rows.map(|row| {
+            row.map_err(|fault| match fault {
+                Fault::Row(problem) => format!("{}: {}", problem.number, problem.reason),
+                Fault::End(error) => error.to_string(),
+            })
+        })
+        .collect()
+    }
+
+    #[test]
+    fn values_become_cells_and_absent_members_are_missing() {
+        let text = "\u{feff}{\"a\": \"x\", \"b\": 1.5}\n\n{\"b\": [1, \"y\"], \"c\": null}\r\n\
+                    {\"a\": {\"path\": \"p.png\", \"bytes\": null}, \"b\": [[1]], \"c\": {}, \"d\": 1}";
+        let found: Vec<Row> = lines(text).into_iter().map(Result::unwrap).collect();
+        let text = |text: &str| Cell::Text(text.to_owned());
+        let list = Cell::List(vec!["1".to_owned(), "y".to_owned()]);
+        let cells = [
+            (
+                1,
+                vec![text("x"), text("1.5"), Cell::Missing, Cell::Missing],
+            ),
+            (3, vec![Cell::Missing, list, Cell::Missing, Cell::Missing]),
+        ];
+        for (row, (number, cells)) in found.iter().zip(cells) {
+            assert_eq!((row.number, &row.cells), (number, &cells));
+        }
+        assert_eq!(found[2].cells[0], text("p.png"));
+        assert!(matches!(found[2].cells[1], Cell::Other(_)));
+        assert!(matches!(found[2].cells[2], Cell::Other(_)));
+    }
+
+    #[test]
+    fn bad_lines_are_told_and_do_not_hide_the_next() {
+        let found = lines("{\"a\": 1}\n{\"a\": NaN}\n[1]\n{\"a\": 2}\n{\"a\": \"x");
+        assert!(found[0].is_ok() && found[3].is_ok());
+        let told = |i: usize| found[i].clone().unwrap_err();
+        assert!(
+            told(1).starts_with("2: it is not valid JSON at byte 7"),
+            "{}",
+            told(1)
+        );
+        assert!(
+            told(2).starts_with("3: it is not a JSON object"),
+            "{}",
+            told(2)
+        );
+        assert!(
+            told(4).starts_with("5: it is not valid JSON"),
+            "{}",
+            told(4)
+        );
+    }
+
+    #[test]
+    fn a_file_without_a_first_row_is_refused() {
+        let refused = |text: &str| {
+            let input = Input::read(text.as_bytes(), "test").unwrap();
+            let error = JsonLines::new(input, Options::default()).err().unwrap();
+            assert!(error.problems().is_some(), "{error}");
+            error.to_string()
+        };
+        assert!(refused("\n \n").contains("there are no rows"));
+        assert!(refused("[\n{\"a\": 1},\n").contains("one object in each line"));
+        assert!(refused("a,b\n").contains("1: it is not valid JSON"));
+    }
+}

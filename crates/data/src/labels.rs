@@ -1,0 +1,115 @@
+//! Whether the labels of data can teach or measure anything.
+
+use std::collections::BTreeSet;
+
+use finetuner_protocol::{Document, text::start_of};
+
+/// Labels that are compared between data sets.
+const MAX_KEPT: usize = 1000;
+
+/// The labels of documents without parts, which are trained on by their labels
+/// alone.
+#[derive(Debug, Default)]
+pub struct Labels {
+    documents: u64,
+    /// The first [`MAX_KEPT`] different ones.
+    kept: BTreeSet<String>,
+    /// Whether a document has parts or no label, or there are more labels.
+    is_partial: bool,
+}
+
+impl Labels {
+    pub(crate) fn add(&mut self, document: &Document) {
+        self.documents += 1;
+        if self.is_partial {
+            return;
+        }
+        match document.label().filter(|_| document.chunks.is_empty()) {
+            Some(label) if self.kept.contains(&label) => {}
+            Some(label) if self.kept.len() < MAX_KEPT => drop(self.kept.insert(label)),
+            _ => self.is_partial = true,
+        }
+    }
+
+    /// Checks that the labels tell documents apart.
+    ///
+    /// # Errors
+    /// Returns why nothing can be learned: all documents have one label.
+    pub fn check(&self) -> Result<(), String> {
+        match self.kept.first() {
+            Some(label) if !self.is_partial && self.kept.len() == 1 => Err(format!(
+                "all {} documents have the label `{}`: training needs at least two classes",
+                self.documents,
+                start_of(label)
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Compares the labels of evaluation data with those of training data.
+    ///
+    /// # Errors
+    /// Returns why nothing can be found by these labels in data with `other`
+    /// labels: none of them is the same, but some are the same numbers, written
+    /// differently.
+    pub fn compare(&self, other: &Self) -> Result<(), String> {
+        if self.is_partial || other.is_partial || !self.kept.is_disjoint(&other.kept) {
+            return Ok(());
+        }
+        let number = |label: &String| label.trim().parse::<f64>().ok();
+        for label in &self.kept {
+            let same =
+                |theirs: &&String| number(label).is_some() && number(theirs) == number(label);
+            if let Some(theirs) = other.kept.iter().find(same) {
+                return Err(format!(
+                    "none of its labels is one of `train_data`, but `{}` and `{}` are the same \
+                     number: write labels the same way in both",
+                    start_of(label),
+                    start_of(theirs)
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(labels: &[&str]) -> Labels {
+        let mut all = Labels::default();
+        for label in labels {
+            all.add(&Document::text("a").with_tag(finetuner_protocol::LABEL_TAG, *label));
+        }
+        all
+    }
+
+    #[test]
+    fn one_class_teaches_nothing() {
+        assert!(
+            labels(&["a", "a"])
+                .check()
+                .unwrap_err()
+                .contains("all 2 documents")
+        );
+        assert_eq!(labels(&["a", "b"]).check(), Ok(()));
+        let mut with_pair = labels(&["a"]);
+        with_pair.add(&Document::new().with_chunk(Document::text("b")));
+        assert_eq!(with_pair.check(), Ok(()));
+        assert_eq!(Labels::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn numbers_that_are_written_differently_are_told() {
+        let train = labels(&["1", "1", "2", "2"]);
+        let told = labels(&["1.0", "2.0"]).compare(&train).unwrap_err();
+        assert!(told.contains("`1.0` and `1`"), "{told}");
+        // Other classes are what evaluation is about.
+        assert_eq!(labels(&["3.0", "4.0"]).compare(&train), Ok(()));
+        assert_eq!(labels(&["1", "3.0"]).compare(&train), Ok(()));
+        let many: Vec<String> = (0..2000).map(|n| n.to_string()).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert_eq!(labels(&["1.0"]).compare(&labels(&many)), Ok(()));
+    }
+}

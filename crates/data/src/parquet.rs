@@ -1,0 +1,206 @@
+//! Parquet files, read one page of each column at a time.
+
+mod pages;
+
+use std::{
+    fs::File,
+    io::{Cursor, Read, Seek},
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+};
+
+use bytes::Bytes;
+use finetuner_protocol::text::start_of;
+use parquet::{
+    errors::ParquetError,
+    file::reader::{ChunkReader, FileReader, SerializedFileReader},
+    record::{Field, Row as Record, reader::RowIter},
+};
+
+use crate::{
+    error::{Error, Result},
+    input::Input,
+    options::Options,
+    source::Fault,
+    table::{Cell, Row, Rows, Table, Wanted},
+};
+
+/// Rows of the sample that decides the roles of the columns.
+const SAMPLE: usize = 50;
+
+/// A Parquet file and its sample.
+pub(crate) struct Parquet {
+    input: Input,
+    options: Options,
+    name: String,
+    names: Vec<String>,
+    sample: Vec<Row>,
+    seed: u64,
+}
+
+impl Parquet {
+    pub(crate) fn new(path: PathBuf, options: Options) -> Result<Self> {
+        options.check()?;
+        let input = Input::Path(path).repeatable()?;
+        let name = input.name("the Parquet file");
+        if options.is_foreign {
+            check_claims(&input, &name)?;
+        }
+        let reader = open(&input, &name)?;
+        let schema = reader.metadata().file_metadata().schema();
+        let columns = schema.get_fields().iter();
+        let names = columns.map(|column| column.name().to_owned()).collect();
+        let mut found = Self {
+            input,
+            options,
+            name,
+            names,
+            sample: Vec::new(),
+            seed: rand::random(),
+        };
+        let rows = found.read()?.take(SAMPLE);
+        found.sample = rows.map_while(Result::ok).collect();
+        Ok(found)
+    }
+
+    fn read(&self) -> Result<impl Iterator<Item = Result<Row, Fault>> + Send + use<>> {
+        let (name, reader) = (self.name.clone(), open(&self.input, &self.name)?);
+        let mut records = Some(RowIter::from_file_into(reader));
+        Ok((1..).map_while(move |number| {
+            let from = records.as_mut()?;
+            let next = catching(|| from.next());
+            let end = match next {
+                Ok(None) => return None,
+                Ok(Some(Ok(record))) => {
+                    let cells = record.get_column_iter().map(|(_, field)| cell(field));
+                    return Some(Ok(Row {
+                        number,
+                        cells: cells.collect(),
+                    }));
+                }
+                Ok(Some(Err(error))) => broken(&name, number, &error.to_string()),
+                Err(Panicked) => broken(&name, number, BROKEN),
+            };
+            records = None;
+            Some(Err(Fault::End(end)))
+        }))
+    }
+}
+
+/// Checks what a file of somebody else announces, before it is read.
+fn check_claims(input: &Input, name: &str) -> Result<()> {
+    fn check(mut file: impl Read + Seek, input: &Input, name: &str) -> Result<()> {
+        let told = |reason: String| Error::rows(name, 0, reason);
+        pages::check_footer(&mut file).map_err(told)?;
+        let reader = open(input, name)?;
+        pages::check_pages(file, reader.metadata()).map_err(told)
+    }
+    match input {
+        Input::Path(path) => {
+            let file = File::open(path).map_err(|e| Error::file(path, e))?;
+            check(file, input, name)
+        }
+        Input::Bytes(bytes) => check(Cursor::new(bytes), input, name),
+    }
+}
+
+fn broken(name: &str, number: u64, reason: &str) -> Error {
+    let reason = start_of(reason);
+    Error::rows(
+        name,
+        number,
+        format!("the Parquet file can't be read: {reason}"),
+    )
+}
+
+/// The reason for a file at which the reader panicked.
+const BROKEN: &str = "the file is broken";
+
+/// The reader panicked.
+struct Panicked;
+
+/// Calls the reader, which panics at some broken files.
+fn catching<T>(read: impl FnOnce() -> T) -> Result<T, Panicked> {
+    catch_unwind(AssertUnwindSafe(read)).map_err(|_| Panicked)
+}
+
+fn open(input: &Input, name: &str) -> Result<Box<dyn FileReader>> {
+    fn reader(from: impl ChunkReader + 'static) -> Result<Box<dyn FileReader>, ParquetError> {
+        Ok(Box::new(SerializedFileReader::new(from)?))
+    }
+    let opened = match input {
+        Input::Path(path) => {
+            let file = File::open(path).map_err(|e| Error::file(path, e))?;
+            catching(|| reader(file))
+        }
+        Input::Bytes(bytes) => catching(|| reader(Bytes::from_owner(bytes.clone()))),
+    };
+    match opened {
+        Ok(opened) => opened.map_err(|e| broken(name, 0, &e.to_string())),
+        Err(Panicked) => Err(broken(name, 0, BROKEN)),
+    }
+}
+
+impl Table for Parquet {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn options(&self) -> &Options {
+        &self.options
+    }
+
+    fn names(&self) -> Option<&[String]> {
+        Some(&self.names)
+    }
+
+    fn sample(&self) -> &[Row] {
+        &self.sample
+    }
+
+    fn rows(&self) -> Result<Rows> {
+        Ok(Box::new(Wanted::new(
+            self.read()?,
+            &self.options,
+            self.seed,
+        )))
+    }
+}
+
+/// Returns a Parquet value as a cell.
+fn cell(field: &Field) -> Cell {
+    match field {
+        Field::Null => Cell::Missing,
+        Field::Str(text) => Cell::Text(text.clone()),
+        Field::Bytes(bytes) => Cell::Bytes(bytes.data().to_vec()),
+        Field::Group(picture) => of_picture(picture),
+        Field::ListInternal(list) => Cell::of_list(list.elements().iter().map(cell)),
+        Field::Bool(value) => Cell::Text(value.to_string()),
+        Field::Byte(n) => Cell::Text(n.to_string()),
+        Field::Short(n) => Cell::Text(n.to_string()),
+        Field::Int(n) => Cell::Text(n.to_string()),
+        Field::Long(n) => Cell::Text(n.to_string()),
+        Field::UByte(n) => Cell::Text(n.to_string()),
+        Field::UShort(n) => Cell::Text(n.to_string()),
+        Field::UInt(n) => Cell::Text(n.to_string()),
+        Field::ULong(n) => Cell::Text(n.to_string()),
+        Field::Float16(n) => Cell::Text(n.to_string()),
+        Field::Float(n) => Cell::Text(n.to_string()),
+        Field::Double(n) => Cell::Text(n.to_string()),
+        _ => Cell::Other("a date, a decimal or a map"),
+    }
+}
+
+/// Returns a picture that the library `datasets` has written: its bytes, or its path.
+fn of_picture(picture: &Record) -> Cell {
+    let member = |wanted: &str| {
+        let mut members = picture.get_column_iter();
+        let found = members.find(|(name, _)| name.as_str() == wanted);
+        found.map_or(Cell::Missing, |(_, field)| cell(field))
+    };
+    match (member("bytes"), member("path")) {
+        (Cell::Bytes(bytes), _) => Cell::Bytes(bytes),
+        (Cell::Missing, Cell::Text(path)) => Cell::Text(path),
+        _ => Cell::Other("an object"),
+    }
+}
