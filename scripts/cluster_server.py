@@ -171,7 +171,7 @@ first_call = 120
             [[number]] = database.execute("SELECT id FROM runs WHERE name = ?", [run]).fetchall()
         for line in read(self.folder / "log").splitlines():
             line = re.sub("\x1b\\[[0-9;]*m", "", line)
-            if f" run {number}: The worker was lost" in line:
+            if f" Run {number}: The worker was lost" in line:
                 moment = datetime.fromisoformat(line.split()[0]).timestamp()
                 if moment >= since:
                     return moment - since

@@ -24,7 +24,7 @@ use crate::{
     },
     error::{ApiError, Result},
     gate::Gates,
-    queue::{Health, Leases, Waits},
+    queue_state::{Health, Leases, Waits},
     run_folders::RunFolders,
     secret,
     serving::Serving,

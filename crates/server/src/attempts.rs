@@ -1,12 +1,12 @@
-//! Wrong passwords, counted so that guessing is slow and nobody is locked out
-//! by the guesses of others.
+//! Limits on wrong passwords. They slow down guessing without locking out users
+//! because of other people's guesses.
 //!
-//! An attempt counts as wrong from its start and is taken back once the password
-//! was right, so that guesses in parallel don't pass the check together. Attempts
-//! are counted for a user and a network, for a network, and for a user. The
-//! limits of a network and a user don't hold for devices that the user has
-//! signed in with before: they show a signed cookie and have a count of their
-//! own.
+//! An attempt counts as wrong from its start and is undone after a correct
+//! password, so that parallel guesses can't pass the check together. Attempts
+//! are counted for a user on a network, for a network, and for a user. The
+//! limits of a network and of a user do not apply to devices on which the user
+//! has signed in before. These devices present a signed cookie and have their
+//! own count.
 
 use std::{
     collections::HashMap,
@@ -17,15 +17,15 @@ use std::{
 
 use crate::error::{ApiError, Result};
 
-/// How long to wait after too many wrong passwords.
+/// Time to wait after too many wrong passwords.
 const PAUSE: Duration = Duration::from_secs(300);
-/// Counts that are remembered at most.
+/// Maximum number of stored counts.
 const MAX_COUNTS: usize = 65_536;
 
-/// Whose attempts are counted together.
+/// Attempts that are counted together.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Group {
-    /// A device that the user has signed in with before.
+    /// A device on which the user has signed in before.
     Device(String),
     /// One user from one network.
     UserFrom(String, Option<IpAddr>),
@@ -36,7 +36,7 @@ enum Group {
 }
 
 impl Group {
-    /// Wrong passwords after which there is a pause.
+    /// Number of wrong passwords that leads to a pause.
     fn allowed(&self) -> u32 {
         match self {
             Self::Device(_) | Self::UserFrom(..) => 8,
@@ -44,20 +44,21 @@ impl Group {
         }
     }
 
-    /// Whether a right password shows that the wrong ones before it were typing
-    /// errors. For a whole network it does not: a guesser may have an account.
+    /// Whether a correct password shows that the earlier wrong ones were typing
+    /// errors. That does not hold for a whole network, since a guesser may have an
+    /// account.
     fn is_forgiven(&self) -> bool {
         matches!(self, Self::Device(_) | Self::UserFrom(..))
     }
 }
 
-/// What is known about an attempt before its password is checked.
+/// Facts about an attempt before its password is checked.
 #[derive(Clone, Debug)]
 pub(crate) struct Candidate<'a> {
-    /// The name that was given; empty for a token.
+    /// The given user name; empty for a token.
     pub(crate) user: &'a str,
     pub(crate) address: Option<IpAddr>,
-    /// The id of a device that this user has signed in with before.
+    /// Id of a device on which this user has signed in before.
     pub(crate) device: Option<&'a str>,
 }
 
@@ -68,7 +69,7 @@ impl Candidate<'_> {
         }
         let place = self.address.map(network);
         let of_network = Group::Network(place);
-        // Tokens are too long to be guessed for a user.
+        // Tokens are too long to guess one of a certain user.
         if self.user.is_empty() {
             return vec![of_network];
         }
@@ -78,8 +79,8 @@ impl Candidate<'_> {
     }
 }
 
-/// The part of an address that one client can't choose: a client usually has 64
-/// bits of an IPv6 address to itself.
+/// Returns the part of an address that a client can't choose. A client usually
+/// has 64 bits of an IPv6 address to itself.
 pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (!0 << 64)).into(),
@@ -87,7 +88,7 @@ pub(crate) fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Wrong passwords of the last minutes.
+/// Counts of recent wrong passwords.
 #[derive(Default)]
 pub(crate) struct LoginAttempts(Mutex<HashMap<Group, Count>>);
 
@@ -96,7 +97,7 @@ struct Count {
     last: Instant,
 }
 
-/// An attempt in progress. It stays counted as wrong if it is dropped.
+/// An attempt in progress. If it is dropped, it stays counted as wrong.
 #[must_use]
 pub(crate) struct Attempt<'a> {
     attempts: &'a LoginAttempts,
@@ -129,7 +130,7 @@ impl LoginAttempts {
             counts.retain(|_, count| age(count) < PAUSE);
         }
         if counts.len() + groups.len() > MAX_COUNTS {
-            // The oldest go, whatever they counted: memory has a limit.
+            // Memory is limited, so the older half is dropped, whatever it counted.
             let mut times: Vec<Instant> = counts.values().map(|count| count.last).collect();
             let (_, middle, _) = times.select_nth_unstable(MAX_COUNTS / 2);
             let middle = *middle;
@@ -155,18 +156,18 @@ impl LoginAttempts {
 }
 
 impl Attempt<'_> {
-    /// The password was right.
+    /// Records a correct password.
     pub(crate) fn right(self) {
         self.take_back(Group::is_forgiven);
     }
 
-    /// The password could not be checked.
+    /// Records that the password could not be checked.
     pub(crate) fn undecided(self) {
         self.take_back(|_| false);
     }
 
-    /// Counts this attempt no longer, and in groups that are `forgiven` none
-    /// of the earlier ones.
+    /// Removes this attempt from the counts. In groups that are `forgiven`, removes
+    /// the earlier attempts as well.
     fn take_back(self, forgiven: impl Fn(&Group) -> bool) {
         let mut counts = self.attempts.counts();
         for group in &self.groups {
@@ -209,7 +210,7 @@ mod tests {
         }
     }
 
-    /// Wrong passwords until one is refused.
+    /// Makes wrong attempts until one is refused. Returns their number.
     fn guesses(attempts: &LoginAttempts, candidate: &Candidate<'_>, now: Instant) -> u32 {
         let mut count = 0;
         while attempts.begin_at(candidate, now).is_ok() {
@@ -229,7 +230,7 @@ mod tests {
         }
         assert!(attempts.0.lock().unwrap().is_empty(), "all were right");
         for _ in 0..8 {
-            // Dropped: the client has gone before the password was checked.
+            // Dropped: the client disconnected before its password was checked.
             drop(attempts.begin(&ada).unwrap());
         }
         assert!(attempts.begin(&ada).is_err());
@@ -279,7 +280,7 @@ mod tests {
             })
             .sum();
         assert_eq!(all, 100);
-        // Somebody who signs in between guesses does not reset the count.
+        // Signing in between guesses does not reset the count.
         let own = from("eve", "192.0.2.1");
         for n in 0..100 {
             let user = format!("user{n}");

@@ -1,11 +1,12 @@
-//! Answers that anybody may ask for, found at most once in a while.
+//! Cache for values that are requested often, each computed at most once per
+//! period.
 
 use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 
-/// A value that is found anew when it is older than `life`. Those who ask
-/// meanwhile wait for the one that finds it.
+/// A value that is computed again when it is older than `life`. Concurrent
+/// callers wait for one computation.
 pub(crate) struct Cached<T> {
     life: Duration,
     value: Mutex<Option<(Instant, T)>>,
@@ -19,7 +20,7 @@ impl<T: Clone> Cached<T> {
         }
     }
 
-    /// The value; an error is not kept.
+    /// Returns the value, computed by `find` if necessary. Errors are not cached.
     pub(crate) async fn get<E>(&self, find: impl AsyncFnOnce() -> Result<T, E>) -> Result<T, E> {
         let mut value = self.value.lock().await;
         if let Some((at, value)) = &*value

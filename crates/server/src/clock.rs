@@ -1,5 +1,5 @@
-//! The time of this process. Unlike the clock on the wall, nobody can set it,
-//! and it does not jump. Tests move it forward by hand.
+//! Monotonic time of this process. It is independent of the system time. Tests
+//! can advance it.
 
 use std::{
     sync::{
@@ -9,11 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A clock. Its clones show the same time.
+/// A clock. Clones show the same time.
 #[derive(Clone, Debug)]
 pub(crate) struct Clock {
     begun: Instant,
-    /// Milliseconds by which it was moved forward.
+    /// Milliseconds by which tests have advanced it.
     moved: Arc<AtomicU64>,
 }
 
@@ -27,12 +27,12 @@ impl Default for Clock {
 }
 
 impl Clock {
-    /// The time since the clock was made.
+    /// Returns the time since the clock was created.
     pub(crate) fn now(&self) -> Duration {
         self.begun.elapsed() + Duration::from_millis(self.moved.load(Ordering::SeqCst))
     }
 
-    /// Moves the clock forward.
+    /// Advances the clock.
     #[cfg(test)]
     pub(crate) fn advance(&self, by: Duration) {
         let by = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);

@@ -1,25 +1,28 @@
-//! The command line, `finetuner-server`.
+//! The command line of `finetuner-server`.
 
+mod data;
 mod options;
 
 use std::{
     io::{BufRead, IsTerminal, Write},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::ExitCode,
 };
 
 use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-use self::options::Options;
+use self::{
+    data::{Data, StoreAddress},
+    options::Options,
+};
 use crate::{
     Server, accounts, backup, check,
     database::{AccountChange, Actor, AuditFilter, Database, Manager, Scope, csv},
-    folder::attach_database,
     restore,
     server::FIRST_USER,
     settings_file::{LogFormat, SettingsFile},
-    worker::{self, ANY_FOLDER, Place, Signals, WORKER_FOLDER, WORKER_URL},
+    worker::{self, DEFAULT_FOLDER_PREFIX, Place, Signals, WORKER_FOLDER, WORKER_URL},
 };
 
 /// Fine-tunes embedding models for Finetuner clients.
@@ -28,53 +31,53 @@ use crate::{
 pub struct Command {
     #[command(subcommand)]
     action: Action,
-    /// How the log on standard error is written; as text by default.
+    /// Format of the log on standard error; text by default.
     #[arg(long, global = true, env = "FINETUNER_LOG_FORMAT")]
     log_format: Option<LogFormat>,
-    /// A settings file, in which every option has its key: `config` prints one.
-    /// Options and variables of the environment come before what it says.
+    /// A settings file with a key for every option; `config` prints one. Options
+    /// and environment variables take precedence over the file.
     #[arg(long, global = true, value_name = "FILE", env = "FINETUNER_SETTINGS")]
     settings: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Answer clients and train their models.
+    /// Serve clients and train their models.
     Serve(Box<Options>),
-    /// Print the settings file that says what this command line, the environment
-    /// and `--settings` say together, with a comment for each key.
+    /// Print the settings that result from this command line, the environment and
+    /// `--settings` as a settings file, with a comment for each key.
     Config(Box<Options>),
-    /// Make a token for a client, and print it.
+    /// Create a token for a client and print it.
     Token {
-        /// Whose token it is; a new name makes a new user.
+        /// Owner of the token; an unknown name creates a user.
         #[arg(default_value = FIRST_USER)]
         user: String,
-        /// What the token is for.
+        /// Label of the token.
         #[arg(long, default_value = "token")]
         name: String,
-        /// What it is good for.
+        /// Calls that the token permits.
         #[arg(long, default_value = "all")]
         scope: TokenScope,
         #[command(flatten)]
         data: Data,
     },
-    /// Look after those who may use the server.
+    /// Manage the users of the server.
     User {
         #[command(subcommand)]
         action: UserAction,
     },
     /// Print the audit log as CSV, the newest entries first.
     Audit {
-        /// What this user did.
+        /// Only actions of this user.
         #[arg(long)]
         person: Option<String>,
-        /// What was done in this project.
+        /// Only actions in this project.
         #[arg(long)]
         project: Option<String>,
-        /// Actions that begin with this, such as `run` or `signin.failed`.
+        /// Only actions whose names begin with this, such as `run` or `signin.failed`.
         #[arg(long)]
         action: Option<String>,
-        /// The most entries.
+        /// Maximum number of entries.
         #[arg(long, default_value_t = 1000)]
         limit: u64,
         #[command(flatten)]
@@ -87,18 +90,18 @@ enum Action {
         #[command(flatten)]
         store: StoreAddress,
     },
-    /// Copy all data into another folder; the server may run meanwhile.
+    /// Copy all data to another folder; the server may be running.
     Backup {
-        /// The folder to copy into. What it has from an earlier copy is kept.
+        /// Folder to copy to. Unchanged files of an earlier backup are kept.
         target: PathBuf,
         #[command(flatten)]
         data: Data,
         #[command(flatten)]
         store: StoreAddress,
     },
-    /// Copy a backup into a new data folder, which can be served then.
+    /// Copy a backup to a new data folder, which can then be served.
     Restore {
-        /// The folder that `backup` copied into.
+        /// Folder of the backup.
         source: PathBuf,
         #[command(flatten)]
         data: Data,
@@ -108,39 +111,24 @@ enum Action {
     /// Carry out one run; the server starts this itself.
     #[command(hide = true)]
     Worker {
-        /// The job's name, for people who list processes.
+        /// Name of the job, for people who list processes.
         name: Option<String>,
     },
 }
 
-#[derive(Debug, clap::Args)]
-struct Data {
-    /// The folder of the server's data; `finetuner-data` by default.
-    #[arg(long, env = "FINETUNER_DATA")]
-    data: Option<PathBuf>,
-}
-
-#[derive(Debug, clap::Args)]
-struct StoreAddress {
-    /// Where artifacts are kept, such as s3://bucket/folder; in the data folder
-    /// by default.
-    #[arg(long, env = "FINETUNER_STORE")]
-    store: Option<String>,
-}
-
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum TokenScope {
-    /// Everything.
+    /// All calls.
     All,
-    /// Looking at things.
+    /// Calls that only read.
     Read,
 }
 
 #[derive(Debug, Subcommand)]
 enum UserAction {
-    /// Make a user, and print a token of theirs.
+    /// Create a user and print a token for it.
     Add {
-        /// The name.
+        /// Name of the user.
         name: String,
         /// Make the user an admin of the server.
         #[arg(long)]
@@ -148,19 +136,18 @@ enum UserAction {
         #[command(flatten)]
         data: Data,
     },
-    /// Set the password that a user signs in to the console with; it is read
-    /// from standard input.
+    /// Set a user's password for the console. It is read from standard input.
     Password {
-        /// The name.
+        /// Name of the user.
         name: String,
         #[command(flatten)]
         data: Data,
     },
     /// Make a user an admin of the server, who manages users and projects.
     Admin {
-        /// The name.
+        /// Name of the user.
         name: String,
-        /// Revoke it.
+        /// Revoke the admin role.
         #[arg(long)]
         revoke: bool,
         #[command(flatten)]
@@ -168,14 +155,14 @@ enum UserAction {
     },
     /// Refuse all tokens and the password of a user.
     Disable {
-        /// The name.
+        /// Name of the user.
         name: String,
         #[command(flatten)]
         data: Data,
     },
     /// Accept a disabled user again.
     Enable {
-        /// The name.
+        /// Name of the user.
         name: String,
         #[command(flatten)]
         data: Data,
@@ -187,7 +174,7 @@ enum UserAction {
     },
     /// Delete a user with all runs, data and models.
     Delete {
-        /// The name.
+        /// Name of the user.
         name: String,
         #[command(flatten)]
         data: Data,
@@ -195,7 +182,7 @@ enum UserAction {
 }
 
 impl Command {
-    /// Does what the command line says, and prints what went wrong.
+    /// Executes the command and prints an error, if there is one.
     #[must_use]
     pub fn run(self) -> ExitCode {
         self.act().map_or_else(
@@ -226,7 +213,8 @@ fn begin_log(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        // Its own errors would go to the same closed pipe, by a panic.
+        // Without this, an error of the log itself would panic when standard error is
+        // closed.
         .log_internal_errors(false)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
@@ -238,12 +226,12 @@ fn begin_log(format: LogFormat) {
 
 fn work() -> Result<(), String> {
     let signals = Signals::of_this_process();
-    let signals = signals.map_err(|e| format!("signals can't be heard: {e}"))?;
+    let signals = signals.map_err(|e| format!("signals can't be received: {e}"))?;
     let variable = |name| std::env::var(name).map_err(|_| format!("{name} is not set"));
     worker::run(
         &variable(WORKER_URL)?,
         worker::start_token()?,
-        &variable(WORKER_FOLDER).unwrap_or_else(|_| ANY_FOLDER.to_owned()),
+        &variable(WORKER_FOLDER).unwrap_or_else(|_| DEFAULT_FOLDER_PREFIX.to_owned()),
         worker::authorities_of_this_process()?,
         signals,
         Place::Process,
@@ -296,7 +284,7 @@ async fn act(action: Action, file: SettingsFile) -> Result<(), String> {
         Action::Check { data, store } => {
             let report = check(data.folder(&file), store.address(&file)).await;
             let report = report.map_err(|e| e.to_string())?;
-            println!("{} contents are whole", report.good);
+            println!("{} contents are undamaged", report.good);
             if report.unused_bytes > 0 {
                 let bytes = report.unused_bytes;
                 println!("{bytes} bytes are not needed; the server removes them when it starts");
@@ -334,24 +322,6 @@ async fn act(action: Action, file: SettingsFile) -> Result<(), String> {
             Ok(())
         }
         Action::Worker { .. } => Ok(()),
-    }
-}
-
-impl Data {
-    fn folder<'a>(&'a self, file: &'a SettingsFile) -> &'a Path {
-        self.data.as_deref().unwrap_or(&file.server.data)
-    }
-
-    /// The database of the folder, which must be that of a server: a typing
-    /// error must not make a new one.
-    fn open(&self, file: &SettingsFile) -> Result<Database, String> {
-        attach_database(self.folder(file)).map_err(|e| e.to_string())
-    }
-}
-
-impl StoreAddress {
-    fn address<'a>(&'a self, file: &'a SettingsFile) -> Option<&'a str> {
-        self.store.as_deref().or(file.server.store.as_deref())
     }
 }
 
@@ -447,7 +417,7 @@ async fn serve(file: &SettingsFile) -> Result<(), String> {
     for folder in &runs.local_models {
         if !folder.is_dir() {
             return Err(format!(
-                "`--local-models {}`: this is no folder. Name the folders that hold models",
+                "`--local-models {}`: this is not a folder. Give folders that contain models",
                 folder.display()
             ));
         }
@@ -462,7 +432,7 @@ async fn serve(file: &SettingsFile) -> Result<(), String> {
         (Some(certificate), Some(key)) => server = server.tls(certificate, key),
         (None, None) => {}
         _ => {
-            let reason = "`server.tls_cert` and `server.tls_key`: give both, or none of them";
+            let reason = "`server.tls_cert` and `server.tls_key`: give both or neither";
             return Err(reason.to_owned());
         }
     }
@@ -480,11 +450,11 @@ async fn serve(file: &SettingsFile) -> Result<(), String> {
                 server.url()
             ));
             let link = server.console_link().await.map_err(|e| e.to_string())?;
-            say(&format!("Console, to sign in once within an hour: {link}"));
+            say(&format!("Console (signs in once, within an hour): {link}"));
         }
         None => {
             say(&format!("Console: {}/console/", server.url()));
-            say("`finetuner-server token` makes a token");
+            say("`finetuner-server token` creates a token");
         }
     }
     ended().await;
@@ -493,13 +463,13 @@ async fn serve(file: &SettingsFile) -> Result<(), String> {
     Ok(())
 }
 
-/// Writes a line to standard output. Nobody may read it any more, which is no
-/// reason to end without pausing the runs.
+/// Writes a line to standard output. Ignores a closed pipe, so that the server
+/// still stops in order.
 fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
-/// Waits for Ctrl-C or for the signal to end.
+/// Waits for Ctrl-C or SIGTERM.
 async fn ended() {
     #[cfg(unix)]
     if let Ok(mut terminate) =
@@ -511,7 +481,7 @@ async fn ended() {
         }
         return;
     }
-    // Without signals the server runs until it is killed.
+    // Without signal handling, the server runs until it is killed.
     if tokio::signal::ctrl_c().await.is_err() {
         std::future::pending::<()>().await;
     }

@@ -1,4 +1,4 @@
-//! What the server counts, in the text form that Prometheus reads.
+//! Prometheus metrics of the server, in the text format.
 
 use std::{
     sync::{Arc, atomic::AtomicU64},
@@ -13,10 +13,10 @@ use prometheus_client::{
 
 use crate::serving::ServingCounters;
 
-/// Bounds of the time that an answer takes, in seconds.
+/// Bucket bounds of the time until an answer starts, in seconds.
 const BOUNDS: [f64; 8] = [0.001, 0.005, 0.02, 0.05, 0.2, 1.0, 5.0, 30.0];
 
-/// What is counted.
+/// The server's metrics.
 pub(crate) struct Counters {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
@@ -30,7 +30,7 @@ pub(crate) struct Counters {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
     method: String,
-    /// The route, never the address: that names users' things.
+    /// The route and never the address, which contains users' names.
     route: Arc<str>,
     status: u16,
 }
@@ -53,16 +53,16 @@ impl Default for Counters {
             Family::new_with_constructor(|| Histogram::new(BOUNDS));
         let (events, workers_lost, runs) =
             (Counter::default(), Counter::default(), Family::default());
-        registry.register("requests", "Answers that were given", requests.clone());
+        registry.register("requests", "Requests answered", requests.clone());
         registry.register(
             "request_seconds",
-            "Time until an answer began",
+            "Time until an answer started, in seconds",
             seconds.clone(),
         );
-        registry.register("events", "Events that workers have sent", events.clone());
+        registry.register("events", "Events received from workers", events.clone());
         registry.register(
             "workers_lost",
-            "Workers that ended without saying how",
+            "Workers that were lost",
             workers_lost.clone(),
         );
         registry.register("runs", "Runs by their status", runs.clone());
@@ -103,14 +103,14 @@ impl Counters {
         self.workers_lost.inc();
     }
 
-    /// What finished models in use are counted with.
+    /// Returns the metrics of models in use.
     pub(crate) fn serving(&self) -> ServingCounters {
         self.serving.clone()
     }
 
-    /// All of it as a text. `runs` is how many runs have each status.
+    /// Formats all metrics. `runs` is the number of runs with each status.
     pub(crate) fn text(&self, runs: Vec<(String, u64)>) -> String {
-        // A status that no run has any more must not keep its last count.
+        // A status without runs must not keep its last count.
         self.runs.clear();
         for (status, count) in runs {
             self.runs.get_or_create(&StatusLabels { status }).set(count);

@@ -1,4 +1,4 @@
-//! A look into data sets that are stored: some documents of many.
+//! Reading a few documents of a stored data set.
 
 use std::io::{self, Read, Seek, SeekFrom};
 
@@ -11,12 +11,12 @@ use crate::{
     store::Store,
 };
 
-/// No further document of a page is read once these many bytes were unpacked.
+/// Size of unpacked documents after which a page ends, in bytes.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// Documents from number `first` on, counted from 0, at most `count` and fewer
-/// if they are large; and how many there are. What comes before is passed over
-/// without unpacking it.
+/// Reads up to `count` documents from index `first` on, fewer if they are
+/// large. Also returns the number of documents in the data set. Earlier
+/// documents are skipped without unpacking them.
 pub(crate) async fn read(
     app: &App,
     person: &str,
@@ -48,7 +48,8 @@ fn some(
     }
     Ok((documents, total))
 }
-/// Reads a content in a thread that may block.
+
+/// Blocking reader of a stored content.
 #[derive(Clone)]
 pub(crate) struct StoredBytes {
     store: Store,
@@ -71,7 +72,7 @@ impl StoredBytes {
         })
     }
 
-    /// How many bytes there are.
+    /// Returns the size of the content in bytes.
     pub(crate) fn size(&self) -> u64 {
         self.size
     }
@@ -104,7 +105,7 @@ impl Seek for StoredBytes {
         };
         let place = from.checked_add_signed(by);
         let place = place.ok_or(io::ErrorKind::InvalidInput)?;
-        // Within the piece nothing is read again.
+        // A position within the current piece needs no new read.
         match place.checked_sub(now).map(usize::try_from) {
             Some(Ok(ahead)) if ahead <= self.piece.len() => {
                 drop(self.piece.split_to(ahead));

@@ -1,4 +1,4 @@
-//! What the API answers when it can't do what was asked.
+//! Errors of the API, and errors at the start of a server.
 
 use std::{borrow::Cow, io::ErrorKind};
 
@@ -13,22 +13,21 @@ use serde_json::json;
 
 use crate::database::Refusal;
 
-/// The most characters of a message that is sent.
+/// Maximum length of a message in an answer, in characters.
 const MAX_MESSAGE: usize = 8000;
 
-/// The result of a call.
+/// Result of a call.
 pub(crate) type Result<T, E = ApiError> = std::result::Result<T, E>;
 
-/// An answer that is not a success. Its body is what both APIs promise: the
-/// Finetuner API's `detail`, and the envelope of Hubble.
+/// An error answer. Its body has the fields of both APIs: the Finetuner API's
+/// `detail`, and Hubble's envelope.
 #[derive(Clone, Debug)]
 pub(crate) struct ApiError {
     status: StatusCode,
     message: String,
-    /// The status in the body of a Hubble answer, where `status` alone does not
-    /// say it.
+    /// Status in the body of a Hubble answer, if it does not follow from `status`.
     hubble: Option<u16>,
-    /// Seconds.
+    /// Value of `Retry-After`, in seconds.
     retry_after: Option<u64>,
 }
 
@@ -46,25 +45,25 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, message)
     }
 
-    /// Without a valid token.
+    /// 401: the request has no valid token.
     pub(crate) fn unauthorized() -> Self {
         Self::new(
             StatusCode::UNAUTHORIZED,
-            "Token invalid or expired: log in with a token that this server gave",
+            "Token invalid or expired: log in with a token issued by this server",
         )
     }
 
-    /// About something that has ended for good.
+    /// 410: the resource has ended for good.
     pub(crate) fn gone(message: impl Into<String>) -> Self {
         Self::new(StatusCode::GONE, message)
     }
 
-    /// With something else than a token that is not good.
+    /// 401: other credentials than a token are wrong.
     pub(crate) fn unauthenticated(message: impl Into<String>) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, message)
     }
 
-    /// With a token that is not good for this.
+    /// 403: the token does not permit the call.
     pub(crate) fn forbidden(message: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, message)
     }
@@ -73,13 +72,14 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, message)
     }
 
-    /// A Hubble call that this server does not have.
+    /// 404: the server does not have this Hubble call.
     pub(crate) fn no_method(name: &str) -> Self {
         let name: String = name.chars().take(100).collect();
         Self {
             hubble: Some(40402),
             ..Self::not_found(format!(
-                "this server has no call `{name}`: it keeps accounts, tokens, data and models"
+                "this server has no call `{name}`: it only has calls for accounts, tokens, data and \
+                 models"
             ))
         }
     }
@@ -87,13 +87,13 @@ impl ApiError {
     pub(crate) fn method_not_allowed() -> Self {
         Self::new(
             StatusCode::METHOD_NOT_ALLOWED,
-            "this address has other methods",
+            "this address does not support the method",
         )
     }
 
-    /// What could not be read from a request at all.
+    /// Returns the error for a request that could not be parsed.
     pub(crate) fn rejected(status: StatusCode, message: String) -> Self {
-        // What JSON is not, is said by 422 in both APIs.
+        // Both APIs answer 422 to a body that is not valid JSON.
         let status = match status {
             StatusCode::BAD_REQUEST => StatusCode::UNPROCESSABLE_ENTITY,
             other => other,
@@ -109,7 +109,7 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, message)
     }
 
-    /// Too much at once: it may be tried again after so many seconds.
+    /// 429: too much at once. The client may retry after `seconds`.
     pub(crate) fn too_many(message: impl Into<String>, seconds: u64) -> Self {
         Self {
             retry_after: Some(seconds),
@@ -117,12 +117,12 @@ impl ApiError {
         }
     }
 
-    /// There is no room for it.
+    /// 507: there is no space for it.
     pub(crate) fn full(message: impl Into<String>) -> Self {
         Self::new(StatusCode::INSUFFICIENT_STORAGE, message)
     }
 
-    /// The server is busy: it may be tried again soon.
+    /// 503: the server is busy. The client may retry after a second.
     pub(crate) fn busy(message: impl Into<String>) -> Self {
         Self {
             retry_after: Some(1),
@@ -130,7 +130,7 @@ impl ApiError {
         }
     }
 
-    /// Not now.
+    /// 503: temporarily unavailable.
     pub(crate) fn unavailable(message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
     }
@@ -143,17 +143,17 @@ impl ApiError {
         &self.message
     }
 
-    /// After how many seconds it may be tried again.
+    /// Returns the number of seconds after which the client may retry.
     pub(crate) fn retry_after(&self) -> Option<u64> {
         self.retry_after
     }
 
-    /// Understood, but impossible.
+    /// 422: the request is understood but can't be processed.
     pub(crate) fn unprocessable(message: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, message)
     }
 
-    /// What a transaction of the database refused.
+    /// Returns the error for a refusal by a transaction of the database.
     fn refused(error: &rusqlite::Error) -> Self {
         match Refusal::of(error) {
             Some(refusal) => Self::new(
@@ -171,16 +171,17 @@ impl ApiError {
         }
     }
 
-    /// The server's own fault: the cause goes to its log, not to the client.
+    /// 500: an error of the server. The cause goes to the log and not to the
+    /// client.
     pub(crate) fn internal(cause: &dyn std::fmt::Display) -> Self {
         tracing::error!("{cause}");
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
-            "the server could not do this; its log says why",
+            "the server failed to process the request; its log has the reason",
         )
     }
 
-    /// Something could not be stored or read.
+    /// Returns the error for data that could not be stored or read.
     fn stored(error: &(dyn std::error::Error + 'static)) -> Self {
         match is_full(error) {
             true => Self::no_room(error),
@@ -188,13 +189,15 @@ impl ApiError {
         }
     }
 
-    /// The disk is full.
+    /// 507: the disk is full.
     fn no_room(error: &dyn std::fmt::Display) -> Self {
         tracing::error!("The disk is full: {error}");
-        Self::full("the server's disk is full: delete data or runs, or ask the operator for room")
+        Self::full(
+            "the server's disk is full: delete data or runs, or ask the operator for more space",
+        )
     }
 
-    /// What is wrong with a run configuration or its data.
+    /// Returns the error for a run configuration or data that the engine refused.
     pub(crate) fn engine(error: &EngineError) -> Self {
         match error {
             EngineError::Config { .. } | EngineError::Model { .. } | EngineError::Data(_) => {
@@ -204,7 +207,7 @@ impl ApiError {
         }
     }
 
-    /// The message, cut where somebody's value makes it very long.
+    /// Returns the message, cut to [`MAX_MESSAGE`] characters.
     pub(crate) fn shown(&self) -> Cow<'_, str> {
         match self.message.char_indices().nth(MAX_MESSAGE) {
             Some((end, _)) => format!("{}…", &self.message[..end]).into(),
@@ -212,8 +215,8 @@ impl ApiError {
         }
     }
 
-    /// The status in the body of a Hubble answer: the SDK knows these and fails
-    /// on others.
+    /// Returns the status in the body of a Hubble answer. The SDK knows these
+    /// values and fails on others.
     fn hubble_status(&self) -> u16 {
         if let Some(status) = self.hubble {
             return status;
@@ -234,12 +237,12 @@ impl ApiError {
     }
 }
 
-/// Whether the cause of an error is a disk without room.
+/// Whether a full disk caused an error.
 fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut causes = std::iter::successors(Some(error), |error| error.source());
     causes.any(|cause| {
         let io = cause.downcast_ref::<std::io::Error>();
-        // An I/O error hides the error that it was made from.
+        // An I/O error does not report its inner error as the source.
         io.is_some_and(|io| {
             matches!(io.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
                 || io.get_ref().is_some_and(|inner| is_full(inner))
@@ -276,7 +279,7 @@ impl IntoResponse for ApiError {
 impl From<rusqlite::Error> for ApiError {
     fn from(error: rusqlite::Error) -> Self {
         match error {
-            rusqlite::Error::QueryReturnedNoRows => Self::not_found("it is not there"),
+            rusqlite::Error::QueryReturnedNoRows => Self::not_found("it does not exist"),
             error if Refusal::of(&error).is_some() => Self::refused(&error),
             error => match error.sqlite_error_code() {
                 Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
@@ -284,7 +287,7 @@ impl From<rusqlite::Error> for ApiError {
                     Self::busy("the server's database is busy: try again")
                 }
                 Some(ErrorCode::OperationAborted) => {
-                    Self::busy("the server is about to stop: try again")
+                    Self::busy("the server is shutting down: try again")
                 }
                 Some(ErrorCode::DiskFull) => Self::no_room(&error),
                 _ => Self::internal(&error),
@@ -298,7 +301,7 @@ impl From<object_store::Error> for ApiError {
         match error {
             object_store::Error::NotFound { path, .. } => {
                 tracing::warn!("There is no content {path}");
-                Self::not_found("the content is not there any more")
+                Self::not_found("the content does not exist any more")
             }
             error => Self::stored(&error),
         }
@@ -311,38 +314,38 @@ impl From<std::io::Error> for ApiError {
     }
 }
 
-/// Why a server can't start.
+/// Reason why a server can't start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// The address is taken or not one of this machine.
+    /// The address is in use or does not belong to this machine.
     #[error("can't listen on {address}: {source}. Choose another address with `--address`")]
     Listen {
         /// The address.
         address: String,
-        /// What the system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// A setting that can't be used.
+    /// A setting can't be used.
     #[error("`{setting}`: {reason}")]
     Setting {
-        /// Which one.
+        /// Key of the setting.
         setting: &'static str,
-        /// What is wrong with it, and what to do.
+        /// The problem and its remedy.
         reason: String,
     },
     /// The data folder can't be used.
     #[error("the data folder {folder} can't be used: {reason}")]
     Folder {
-        /// The folder.
+        /// Path of the folder.
         folder: String,
-        /// What is wrong with it.
+        /// The problem.
         reason: String,
     },
 }
 
 impl StartError {
-    /// A setting, by its key, that can't be used for a reason.
+    /// Returns the error for an unusable setting.
     pub(crate) fn setting(setting: &'static str, reason: impl Into<String>) -> Self {
         Self::Setting {
             setting,

@@ -1,6 +1,6 @@
-//! Work that takes much memory or time, a few pieces at a time. Each user has
-//! a part of the turns and of the places to wait, so that one can't keep all
-//! others waiting.
+//! Gates limit how much expensive work runs or waits at the same time. Each
+//! user has a share of the turns and of the waiting places, so that one user
+//! can't block the others.
 
 use std::{
     collections::HashMap,
@@ -11,25 +11,25 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{ApiError, Result};
 
-/// What may go on at once, and what may wait.
+/// Limits of a gate.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// What is done, for the refusal.
+    /// Name of the work, for error messages.
     pub(crate) what: &'static str,
-    /// Pieces that are worked on at a time, and those of one user.
+    /// Number of pieces that run at the same time, of all users and of one user.
     pub(crate) at_once: (usize, usize),
-    /// Pieces that are worked on or wait, and those of one user.
+    /// Number of pieces that run or wait, of all users and of one user.
     pub(crate) places: (usize, usize),
 }
 
-/// Lets pieces of work through, a few at a time.
+/// A gate for one kind of work.
 pub(crate) struct Gate {
     limits: Limits,
     turns: Arc<Semaphore>,
     users: Mutex<HashMap<String, Waiting>>,
 }
 
-/// What one user has at a gate.
+/// The work of one user at a gate.
 struct Waiting {
     places: usize,
     turns: Arc<Semaphore>,
@@ -48,13 +48,14 @@ impl Gate {
         self.users.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a turn of this user's.
+    /// Waits for a turn of this user.
     ///
     /// # Errors
-    /// 429 if too many wait already.
+    /// 429 if too many are waiting already.
     pub(crate) async fn enter(self: &Arc<Self>, user: &str) -> Result<Turn> {
         let (place, own) = self.place(user)?;
-        // The user's turns first, so that who waits for one holds no other's.
+        // The user's own turn is acquired first, so that a waiting user holds no turn
+        // of the others.
         let own = own.acquire_owned().await;
         let turn = Arc::clone(&self.turns).acquire_owned().await;
         // Semaphores of a gate are never closed.
@@ -91,10 +92,10 @@ impl Gate {
         Ok((place, Arc::clone(&waiting.turns)))
     }
 
-    /// Runs `work` in a thread that may block, when it is its turn.
+    /// Waits for a turn and runs `work` on a blocking thread.
     ///
     /// # Errors
-    /// 429 if too many wait already.
+    /// 429 if too many are waiting already.
     pub(crate) async fn run<T: Send + 'static>(
         self: &Arc<Self>,
         user: &str,
@@ -103,7 +104,8 @@ impl Gate {
         let turn = self.enter(user).await?;
         let done = tokio::task::spawn_blocking(move || {
             let result = work();
-            // Held here: a client that has gone does not stop the thread.
+            // Held until the work ends, because the thread continues when the client
+            // disconnects.
             drop(turn);
             result
         });
@@ -111,7 +113,7 @@ impl Gate {
     }
 }
 
-/// A turn, which ends when it is dropped.
+/// A turn. It ends when it is dropped.
 #[must_use]
 pub(crate) struct Turn {
     _permits: [OwnedSemaphorePermit; 2],
@@ -137,18 +139,18 @@ impl Drop for Place {
 
 /// All gates of a server.
 pub(crate) struct Gates {
-    /// Hashing takes a core and 19 MiB for some hundredths of a second. Nobody
-    /// is known yet: all are one user.
+    /// Checks of passwords. Hashing takes one core and 19 MiB for some hundredths
+    /// of a second. The user is not known yet, so all requests share one user.
     pub(crate) passwords: Arc<Gate>,
-    /// Looking into stored data reads and unpacks it.
+    /// Previews of stored data, which read and unpack it.
     pub(crate) previews: Arc<Gate>,
-    /// Checking the data of a new run reads all of it.
+    /// Checks of new runs, which read all of their data.
     pub(crate) submissions: Arc<Gate>,
-    /// A part of an upload is in memory until it is whole.
+    /// Parts of uploads, which are in memory until they are complete.
     pub(crate) parts: Arc<Gate>,
-    /// A request for embeddings is in memory with its pictures.
+    /// Requests for embeddings, which are in memory with their pictures.
     pub(crate) embeddings: Arc<Gate>,
-    /// Embedding a data set takes a while.
+    /// Embedding of data sets, which takes a while.
     pub(crate) indexes: Arc<Gate>,
 }
 
@@ -238,7 +240,7 @@ mod tests {
         drop(gate.enter("bob").await.unwrap());
         drop(first);
         second.await.unwrap().unwrap();
-        // One who gives up waiting leaves the place.
+        // A user who gives up waiting frees the place.
         let held = gate.enter("ada").await.unwrap();
         let gone = tokio::time::timeout(std::time::Duration::ZERO, gate.enter("ada"));
         assert!(gone.await.is_err());

@@ -1,4 +1,4 @@
-//! Connections: taken in, encrypted where that is wanted, and ended in order.
+//! Connections: accepted, encrypted if configured, and shut down gracefully.
 
 use std::{convert::Infallible, io, path::Path, sync::Arc, time::Duration};
 
@@ -31,20 +31,20 @@ use crate::{
     peer::Peer,
 };
 
-/// Connections at a time. More wait.
+/// Maximum number of connections. Further clients wait.
 const MAX_CONNECTIONS: usize = 8192;
-/// How long the head of a request may take, and a connection stand idle.
+/// Time limit for the head of a request, and for an idle connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long it may take to agree on a key.
+/// Time limit for the TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// The most bytes of a request's head.
+/// Maximum size of a request's head, in bytes.
 const MAX_HEAD: usize = 64 << 10;
-/// Requests on one connection at a time.
+/// Maximum number of concurrent requests on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 256;
-/// How long requests may take to end once the server stops.
+/// Time limit for requests in progress when the server stops.
 const LAST_REQUESTS: Duration = Duration::from_secs(3);
 
-/// A certificate and its key, read from PEM files.
+/// Loads a certificate and its key from PEM files.
 pub(crate) fn tls(certificate: &Path, key: &Path) -> Result<TlsAcceptor, StartError> {
     let bad = |setting, path: &Path, reason: &dyn std::fmt::Display| StartError::Setting {
         setting,
@@ -54,7 +54,11 @@ pub(crate) fn tls(certificate: &Path, key: &Path) -> Result<TlsAcceptor, StartEr
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|e| bad("tls-cert", certificate, &e))?;
     if chain.is_empty() {
-        return Err(bad("tls-cert", certificate, &"it holds no certificate"));
+        return Err(bad(
+            "tls-cert",
+            certificate,
+            &"it contains no certificate in PEM form",
+        ));
     }
     let private = PrivateKeyDer::from_pem_file(key).map_err(|e| bad("tls-key", key, &e))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -68,7 +72,8 @@ pub(crate) fn tls(certificate: &Path, key: &Path) -> Result<TlsAcceptor, StartEr
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// Serves connections until `stop` changes, then lets requests in progress end.
+/// Serves connections until `stop` changes, then waits for requests in
+/// progress.
 pub(crate) async fn serve(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
@@ -78,7 +83,7 @@ pub(crate) async fn serve(
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        // Never closed.
+        // The semaphore is never closed.
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
             break;
         };
@@ -89,8 +94,8 @@ pub(crate) async fn serve(
         let (stream, address) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                // Too many open files, for example: those in use end at some time.
-                tracing::warn!("a connection could not be taken: {error}");
+                // For example too many open files. Connections in use end eventually.
+                tracing::warn!("A connection can't be accepted: {error}");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
@@ -118,13 +123,13 @@ pub(crate) async fn serve(
                 }
             };
             if let Err(error) = served {
-                tracing::debug!("a connection has ended: {error}");
+                tracing::debug!("A connection ended: {error}");
             }
             drop(place);
         });
     }
     drop(listener);
-    // Those who follow a log would go on for ever.
+    // Followers of a log would never end.
     let _ = tokio::time::timeout(LAST_REQUESTS, graceful.shutdown()).await;
 }
 
@@ -168,7 +173,7 @@ async fn converse(
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::select! {
         served = watcher.watch(connection.into_owned()) => served,
-        () = answers.stalled() => Err("the client does not take an answer".into()),
+        () = answers.stalled() => Err("the client does not read an answer".into()),
     }
 }
 
@@ -181,9 +186,9 @@ mod tests {
 
     const SIZE: usize = 1 << 20;
 
-    /// Sends a request over HTTP/2 to a server that has so much patience.
-    /// Returns the bytes of the answer that were read, and how the server ended
-    /// the connection.
+    /// Sends a request over HTTP/2 to a server with this patience. Returns the
+    /// number of bytes read and the error with which the server ended the
+    /// connection.
     async fn ask(patience: Duration, window: u32) -> (usize, String) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -201,7 +206,7 @@ mod tests {
             let served = converse(stream, router, peer, secure, watcher, answers).await;
             served.map_or_else(|e| e.to_string(), |()| String::new())
         });
-        // Its client wants one, though it does not speak TLS here.
+        // The client needs a TLS provider, although it does not use TLS here.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder()
             .http2_prior_knowledge()
@@ -218,7 +223,7 @@ mod tests {
             drop((answer, client));
             return (read, serving.await.unwrap());
         }
-        // The answer, if its head came in time, is kept and never read.
+        // The answer is kept but never read.
         let ended = serving.await.unwrap();
         drop((answer, client));
         (read, ended)
@@ -228,8 +233,8 @@ mod tests {
     async fn an_http_2_client_without_a_window_is_cut_off() {
         let (read, ended) = ask(Duration::from_millis(20), 0).await;
         assert_eq!(read, 0);
-        assert!(ended.contains("does not take"), "{ended}");
-        // A client that reads gets everything.
+        assert!(ended.contains("does not read"), "{ended}");
+        // A client that reads receives everything.
         let (read, ended) = ask(pace::PATIENCE, 70_000).await;
         assert_eq!((read, ended.as_str()), (SIZE, ""));
     }

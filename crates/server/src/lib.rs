@@ -1,25 +1,25 @@
-//! The backend of Finetuner clients: the same HTTP API, self-hosted.
+//! Self-hosted backend of Finetuner clients, with the same HTTP API.
 //!
-//! As a library it is embedded in a program with [`Server::embedded`]; as a
-//! program it is started with `finetuner-server serve`. The way through the
-//! crate:
+//! A program embeds the library with [`Server::embedded`]. The program
+//! `finetuner-server serve` runs it standalone. The modules:
 //!
-//! | module | what it is for |
+//! | module | subject |
 //! | --- | --- |
-//! | `server`, `http`, `reach`, `requests`, `settings`, `settings_file` | starting and stopping, connections |
-//! | `peer`, `pace`, `gate` | where a request comes from, clients that are too slow, work that waits for its turn |
-//! | `api` | the routes, one file a group |
-//! | `console` | the pages for people |
-//! | `submission` | whether a new run's data is there and fits |
-//! | `queue`, `launcher`, `worker` | how a run is carried out |
-//! | `serving`, `trial` | finished models in use, and what they find in data |
-//! | `pictures` | pictures that data names by their address |
-//! | `database`, `store` | what is kept: rows in SQLite, bytes in a folder or in S3 |
-//! | `space` | the room on the disk |
-//! | `documents` | a look into what is stored |
-//! | `accounts`, `attempts`, `secret`, `ticket` | passwords, wrong passwords, tokens, keys of downloads |
-//! | `upkeep` | checks, copies, cleaning |
-//! | `app`, `clock`, `counters`, `cached` | what all of them share |
+//! | `server`, `command`, `settings`, `settings_file`, `reach` | start and stop, configuration |
+//! | `http`, `peer`, `pace`, `gate` | connections, client addresses, slow clients, limits on concurrent work |
+//! | `requests`, `outside` | requests to the operator's addresses, and to those that users name |
+//! | `api` | the routes, one file per group |
+//! | `console` | the web pages |
+//! | `submission` | checks of a new run's configuration and data |
+//! | `queue`, `queue_state`, `launcher`, `worker`, `run_folders` | execution of runs |
+//! | `serving`, `trial` | finished models in use, and search with them |
+//! | `pictures` | fetching of pictures that data refers to |
+//! | `database`, `store`, `folder` | persistence: rows in SQLite, contents in a folder or in S3 |
+//! | `space` | free space on the disk |
+//! | `documents` | previews of stored data |
+//! | `accounts`, `attempts`, `secret`, `ticket`, `redaction` | passwords and their limits, tokens, signed keys, hiding of secrets |
+//! | `upkeep`, `private` | check, backup, restore and clean-up; file permissions |
+//! | `app`, `error`, `clock`, `counters`, `cached` | shared state and helpers |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -45,6 +45,7 @@ mod peer;
 mod pictures;
 mod private;
 mod queue;
+mod queue_state;
 #[cfg(test)]
 mod races;
 mod reach;

@@ -1,6 +1,8 @@
-//! Requests to addresses that the data and runs of users name: http and https
-//! only. Addresses of this machine and of private networks are refused unless the
-//! operator allows them, so that a run cannot explore the server's network.
+//! Requests to addresses that users' data and runs refer to: http and https
+//! only.
+//!
+//! Addresses of this machine and of private networks are refused unless the
+//! operator allows them, so that a run can't explore the server's network.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -23,7 +25,7 @@ pub(crate) fn client(private: bool, timeout: Duration, redirects: usize) -> Resu
     let tls = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|e| e.to_string())?;
-    // Plain http works on a machine without trusted certificates too.
+    // Plain http also works on a machine without trusted certificates.
     let tls = match rustls_platform_verifier::Verifier::new(provider) {
         Ok(verifier) => tls
             .dangerous()
@@ -49,14 +51,14 @@ pub(crate) fn client(private: bool, timeout: Duration, redirects: usize) -> Resu
             }
         }));
     if !private {
-        // A proxy resolves names by itself, unchecked.
+        // A proxy would resolve names itself, without the check.
         builder = builder.no_proxy().dns_resolver(Arc::new(PublicAddresses));
     }
     builder.build().map_err(|e| e.to_string())
 }
 
-/// Returns an address without user name, password, query and fragment, which may
-/// hold keys.
+/// Returns an address without user name, password, query and fragment, which
+/// may contain secrets.
 pub(crate) fn without_secrets(url: &Url) -> Url {
     let mut shown = url.clone();
     // Both fail only for addresses without a host, which have no user name.
@@ -66,8 +68,8 @@ pub(crate) fn without_secrets(url: &Url) -> Url {
     shown
 }
 
-/// Checks the scheme, and the IP address if the host is one. [`PublicAddresses`]
-/// checks names when they are resolved.
+/// Checks the scheme, and the IP address if the host is one. Names are checked
+/// by [`PublicAddresses`] when they are resolved.
 pub(crate) fn check(url: &Url, private: bool) -> Result<(), String> {
     if !matches!(url.scheme(), "http" | "https") {
         return Err(format!("`{}` is not http or https", url.scheme()));
@@ -90,8 +92,8 @@ fn not_public(ip: IpAddr) -> String {
     )
 }
 
-/// Resolves names to public addresses only. The connection uses the addresses that
-/// were checked, so a second answer of the name server changes nothing.
+/// Resolves names to public addresses only. The connection uses the checked
+/// addresses, so a different second answer of the name server has no effect.
 struct PublicAddresses;
 
 impl Resolve for PublicAddresses {
@@ -125,7 +127,7 @@ fn is_public_v4(ip: Ipv4Addr) -> bool {
         || ip.is_link_local()
         || ip.is_multicast()
         || ip.is_documentation()
-        // RFC 6598, 6890, 7526 and 2544, and the reserved rest.
+        // RFC 6598, 6890, 7526 and 2544, and the reserved addresses.
         || (a == 100 && b & 0xC0 == 64)
         || (a, b, c) == (192, 0, 0)
         || (a, b, c) == (192, 88, 99)
@@ -151,8 +153,8 @@ fn is_public_v6(ip: Ipv6Addr) -> bool {
     if a == 0x2002 {
         return inner(segments[1], segments[2]);
     }
-    // 2000::/3 is the public network, except protocol assignments (2001::/23, Teredo
-    // among them) and documentation (2001:db8::/32 and 3fff::/20).
+    // 2000::/3 is public, except protocol assignments (2001::/23, including Teredo)
+    // and documentation (2001:db8::/32 and 3fff::/20).
     a & 0xE000 == 0x2000
         && !(a == 0x2001 && (b < 0x200 || b == 0xDB8))
         && !(a == 0x3FFF && b < 0x1000)

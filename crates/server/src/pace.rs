@@ -1,12 +1,14 @@
-//! Clients that are too slow: bodies that hardly come, and answers that nobody
-//! reads. Both would hold memory and a connection for ever.
+//! Protection against slow clients, which would hold memory and a connection
+//! forever: request bodies that arrive too slowly, and answers that are not
+//! read.
 //!
-//! A client may keep us waiting for a minute. Each KiB that moves gives back a
-//! second, so that a slow line does no harm, and one byte a minute does.
+//! A client may keep the server waiting for a minute in total. Each KiB that
+//! moves gives one second back. A slow line can therefore continue, and a
+//! client that sends one byte a minute can't.
 //!
-//! Over HTTP/1.1 a client that does not read blocks the connection. Over HTTP/2
-//! it can leave one stream without a window while the connection looks alive;
-//! [`answers`] watches for that.
+//! Over HTTP/1.1, a client that does not read blocks its connection. Over
+//! HTTP/2, a client can block one stream while the connection stays active;
+//! [`answers`] detects that.
 
 pub(crate) mod answers;
 
@@ -27,12 +29,12 @@ use tokio::{
     time::Sleep,
 };
 
-/// How long a client may keep us waiting at a time.
+/// Time for which a client may keep the server waiting.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
-/// The bytes a second of a client that never has to hurry.
+/// Rate in bytes a second at which a client never uses up its time.
 const LEAST_RATE: f64 = 1024.0;
 
-/// How much longer a client may keep us waiting.
+/// Remaining time for which a client may keep the server waiting.
 #[derive(Clone, Copy, Debug)]
 struct Patience {
     most: Duration,
@@ -44,18 +46,18 @@ impl Patience {
         Self { most, left: most }
     }
 
-    /// After `waited`, so many bytes moved.
+    /// Accounts for `bytes` that moved after a wait.
     fn moved(&mut self, waited: Duration, bytes: usize) {
         let earned = Duration::from_secs_f64(bytes as f64 / LEAST_RATE);
         self.left = (self.left.saturating_sub(waited) + earned).min(self.most);
     }
 }
 
-/// Ends the body of a request that comes too slowly. Only the time in which we
-/// wait for the client counts.
+/// Aborts the body of a request that arrives too slowly. Only time spent
+/// waiting for the client counts.
 pub(crate) async fn paced(request: Request<Body>) -> Request<Body> {
-    // A client that waits for leave to send has nothing under way, until we begin
-    // to read: that gives it leave.
+    // With `Expect: 100-continue`, the client sends nothing until the server starts
+    // to read.
     let is_sent = !request.headers().contains_key(header::EXPECT);
     request.map(|body| paced_body(body, PATIENCE, is_sent))
 }
@@ -75,7 +77,7 @@ fn paced_body(body: Body, most: Duration, is_sent: bool) -> Body {
             match tokio::time::timeout(patience.left, rest.next()).await {
                 Err(_) => {
                     rest.give_up();
-                    let reason = "the body came too slowly: send it again";
+                    let reason = "the request body arrived too slowly: send it again";
                     Err(axum::Error::new(slow(reason)))
                 }
                 Ok(None) => Ok(None),
@@ -89,16 +91,18 @@ fn paced_body(body: Body, most: Duration, is_sent: bool) -> Body {
     ))
 }
 
-/// The most bytes, and the longest time, that are spent on a refused body.
+/// Limits on draining a refused body: bytes and time.
 const DRAINED: (usize, Duration) = (16 << 20, Duration::from_secs(10));
 
-/// What has not come yet of a body. If it is dropped before the end, the request
-/// was refused: what the client is still sending is read and thrown away, since
-/// a connection that is closed on it would lose the answer that says why.
+/// The unread rest of a body.
+///
+/// If it is dropped before the end, the request was refused. The rest is then
+/// read and discarded, because closing the connection while the client sends
+/// would lose the answer with the reason.
 struct Rest {
-    /// None at the end.
+    /// `None` at the end.
     body: Option<BodyDataStream>,
-    /// Whether the client sends it, or may have begun to.
+    /// Whether the client is sending it or may have started to.
     is_sent: bool,
 }
 
@@ -112,7 +116,7 @@ impl Rest {
         next
     }
 
-    /// Nothing more is read.
+    /// Stops reading.
     fn give_up(&mut self) {
         self.body = None;
     }
@@ -147,7 +151,7 @@ fn slow(what: &'static str) -> io::Error {
 pub(crate) struct Paced<T> {
     inner: T,
     patience: Patience,
-    /// Since when a write waits, and when it has waited for too long.
+    /// Start of the wait of a blocked write, and its deadline.
     blocked: Option<(Instant, Pin<Box<Sleep>>)>,
 }
 
@@ -164,7 +168,8 @@ impl<T> Paced<T> {
         }
     }
 
-    /// A write that moved so many bytes, or one that has to wait.
+    /// Accounts for a write that moved bytes, or checks the deadline of one that
+    /// waits.
     fn watch(
         &mut self,
         written: Poll<io::Result<usize>>,
@@ -281,7 +286,7 @@ mod tests {
         assert_eq!(axum::body::to_bytes(whole, 100).await.unwrap(), "whole");
     }
 
-    /// A body that is counted as it is read.
+    /// A body that counts the pieces read.
     fn counted(pieces: usize) -> (Body, Arc<AtomicUsize>) {
         let read = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&read);
@@ -294,12 +299,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_refused_body_is_drained_if_its_client_has_begun_to_send() {
-        // Refused before leave was given: reading would give it.
+        // Refused before the client may send: reading would allow it to.
         let (body, read) = counted(5);
         drop(paced_body(body, PATIENCE, false));
         tokio::task::yield_now().await;
         assert_eq!(read.load(Ordering::SeqCst), 0);
-        // Refused after a part of it was read, or sent without asking.
+        // Refused after a part was read, or sent without `Expect`.
         for (is_sent, pieces_read) in [(false, 1), (true, 0)] {
             let (body, read) = counted(5);
             let mut body = paced_body(body, PATIENCE, is_sent).into_data_stream();
@@ -320,7 +325,7 @@ mod tests {
         ours.write_all(&[7; 16]).await.unwrap();
         let error = ours.write_all(&[7; 16]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        // A client that reads gets everything.
+        // A client that reads receives everything.
         let (ours, mut theirs) = tokio::io::duplex(16);
         let writing = tokio::spawn(async move { Paced::new(ours).write_all(&[7; 4096]).await });
         let mut read = Vec::new();

@@ -1,5 +1,5 @@
-//! Where a request comes from: the connection's address, or what a trusted
-//! proxy says in `Forwarded` (RFC 7239) or `X-Forwarded-For`.
+//! Address of a request's client: that of the connection, or the one that a
+//! trusted proxy reports in `Forwarded` (RFC 7239) or `X-Forwarded-For`.
 
 use std::{
     convert::Infallible,
@@ -12,7 +12,7 @@ use axum::{
 };
 use ipnet::IpNet;
 
-/// The address of a request's client; none if it is not known.
+/// Address of a request's client; `None` if it is unknown.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Peer(pub(crate) Option<IpAddr>);
 
@@ -25,11 +25,12 @@ impl<S: Sync> FromRequestParts<S> for Peer {
 }
 
 impl Peer {
-    /// The client of a request that came over a connection from this peer. Each
-    /// proxy adds the address that it was called from at the end, so the list is
-    /// read from there, up to the first address that is not a trusted proxy's.
-    /// If both headers are there and disagree, a client sent one of them, and
-    /// neither is believed.
+    /// Returns the client of a request over a connection from this peer.
+    ///
+    /// Each proxy appends the address that it was called from. The list is
+    /// therefore read from its end, up to the first address that is not a trusted
+    /// proxy. If both headers exist and disagree, the client sent one of them, and
+    /// neither is used.
     pub(crate) fn behind(self, headers: &HeaderMap, trusted: &[IpNet]) -> Self {
         let Some(connection) = self.0.map(|address| address.to_canonical()) else {
             return self;
@@ -41,7 +42,7 @@ impl Peer {
         let client = |name: &str, hop: fn(&str) -> Option<IpAddr>| {
             let hops = hops(headers, name, hop)?;
             let mut client = connection;
-            // An unknown or hidden address hides all addresses before it.
+            // An unknown or hidden address makes all addresses before it unusable.
             for hop in hops.into_iter().rev().map_while(|hop| hop) {
                 client = hop;
                 if !is_trusted(hop) {
@@ -60,7 +61,8 @@ impl Peer {
     }
 }
 
-/// All elements of a list header; none if the header is missing.
+/// Parses all elements of a list header. Returns `None` if the header is
+/// missing.
 fn hops(
     headers: &HeaderMap,
     name: &str,
@@ -76,14 +78,15 @@ fn hops(
     (!hops.is_empty()).then_some(hops)
 }
 
-/// The `for` of an element of `Forwarded`: `for="[2001:db8::1]:4711";proto=https`.
+/// Parses `for` in an element of `Forwarded`, such as
+/// `for="[2001:db8::1]:4711";proto=https`.
 fn standard_hop(element: &str) -> Option<IpAddr> {
     let mut pairs = element.split(';').filter_map(|pair| pair.split_once('='));
     let (_, node) = pairs.find(|(name, _)| name.trim().eq_ignore_ascii_case("for"))?;
     address(node.trim().trim_matches('"'))
 }
 
-/// An address with or without a port or brackets.
+/// Parses an address with or without a port or brackets.
 fn address(text: &str) -> Option<IpAddr> {
     let plain = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
     let plain = plain.unwrap_or(text).parse().ok();
@@ -117,7 +120,7 @@ mod tests {
             client("::ffff:10.0.0.1", &[(x, "198.51.100.7")]),
             "198.51.100.7"
         );
-        // The start of the list is what the client itself sent.
+        // The client itself sent the start of the list.
         let spoofed = "203.0.113.9, 198.51.100.7, 10.2.3.4";
         assert_eq!(client("10.0.0.1", &[(x, spoofed)]), "198.51.100.7");
         let two = [(x, "203.0.113.9"), (x, "198.51.100.7")];

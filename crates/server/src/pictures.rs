@@ -1,5 +1,5 @@
-//! Pictures that data names by their address. The worker fetches them, from
-//! addresses that [`outside`] allows.
+//! Fetching of pictures that documents refer to by address. Workers fetch them
+//! from addresses that [`outside`] allows.
 
 use std::time::Duration;
 
@@ -8,25 +8,25 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use reqwest::Client;
 use url::Url;
 
-use crate::outside;
+use crate::{outside, requests::root_cause};
 
-/// The most bytes of a picture.
+/// Maximum size of a picture, in bytes.
 const MAX_BYTES: usize = 32 << 20;
-/// How long a picture may take.
+/// Time limit for a picture.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Pictures that are fetched at once.
+/// Number of pictures that are fetched at the same time.
 const AT_ONCE: usize = 8;
-/// Redirects that are followed.
+/// Maximum number of redirects.
 const MAX_REDIRECTS: usize = 5;
 
-/// Fetches pictures.
+/// A fetcher of pictures.
 #[derive(Clone)]
 pub(crate) struct Pictures {
     client: Client,
     private: bool,
 }
 
-/// The address of a document's picture, where it is named and not there.
+/// Returns the address of a document's picture, if the document has no content.
 pub(crate) fn address_of(document: &Document) -> Option<Url> {
     if document.content.is_some() {
         return None;
@@ -36,13 +36,14 @@ pub(crate) fn address_of(document: &Document) -> Option<Url> {
 }
 
 impl Pictures {
-    /// `private` allows addresses of this machine and of private networks.
+    /// Creates a fetcher. `private` allows addresses of this machine and of private
+    /// networks.
     pub(crate) fn new(private: bool) -> Result<Self, String> {
         let client = outside::client(private, TIMEOUT, MAX_REDIRECTS)?;
         Ok(Self { client, private })
     }
 
-    /// Fetches all pictures that documents and their parts name.
+    /// Fetches all pictures that documents and their chunks refer to.
     pub(crate) async fn fetch_all(&self, documents: &mut [Document]) -> Result<(), String> {
         let mut wanted = Vec::new();
         for document in documents.iter_mut() {
@@ -67,23 +68,19 @@ impl Pictures {
     async fn fetch(&self, url: &Url) -> Result<Vec<u8>, String> {
         let hint = "load the picture into a blob before pushing";
         outside::check(url, self.private).map_err(|e| format!("{e}: {hint}"))?;
-        let text = |error: reqwest::Error| {
-            let error = error.without_url();
-            let mut cause: &dyn std::error::Error = &error;
-            while let Some(deeper) = cause.source() {
-                cause = deeper;
-            }
-            cause.to_string()
-        };
-        let answer = self.client.get(url.clone()).send().await.map_err(text)?;
+        let answer = self.client.get(url.clone()).send().await;
+        let answer = answer.map_err(root_cause)?;
         if !answer.status().is_success() {
             return Err(format!("the answer is {}", answer.status()));
         }
         let mut bytes = Vec::new();
         let mut body = answer.bytes_stream();
-        while let Some(piece) = body.try_next().await.map_err(text)? {
+        while let Some(piece) = body.try_next().await.map_err(root_cause)? {
             if bytes.len() + piece.len() > MAX_BYTES {
-                return Err(format!("it has more than {} MiB", MAX_BYTES >> 20));
+                return Err(format!(
+                    "the picture is larger than {} MiB",
+                    MAX_BYTES >> 20
+                ));
             }
             bytes.extend_from_slice(&piece);
         }
@@ -109,7 +106,7 @@ mod tests {
         Document::new().with_chunk(Document::uri(uri).with_modality("image"))
     }
 
-    /// Answers every request with `answer`.
+    /// Starts a server that sends `answer` to every request.
     fn serve(answer: &'static [u8]) -> String {
         use std::io::{Read, Write};
 
@@ -139,7 +136,7 @@ mod tests {
         let url = serve(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\nconnection: close\r\n\r\nabc");
         let documents = fetch(&url, true).await.unwrap();
         assert_eq!(documents[0].chunks[0].as_blob(), Some(&b"abc"[..]));
-        // What is there, and what is no address, is left alone.
+        // Existing content, and a URI that is not an address, are left unchanged.
         let documents = fetch("shoe.png", false).await.unwrap();
         assert_eq!(documents[0].chunks[0].content, None);
         let by_name = url.replace("127.0.0.1", "localhost");

@@ -2,12 +2,12 @@
 
 use std::{io, path::Path};
 
-/// Makes a folder one that only its owner can use.
+/// Restricts access to a folder to its owner.
 pub(crate) fn private_folder(folder: &Path) -> io::Result<()> {
     restrict(folder, 0o700)
 }
 
-/// Makes a file one that only its owner can use.
+/// Restricts access to a file to its owner.
 pub(crate) fn private_file(file: &Path) -> io::Result<()> {
     restrict(file, 0o600)
 }
@@ -28,8 +28,9 @@ fn restrict(_: &Path, _: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// File systems without permissions (vfat, exFAT, some network shares) refuse to
-/// change them. That is no reason to go without a copy.
+/// Turns the refusal of a file system without permissions (vfat, exFAT, some
+/// network shares) into a warning. A backup on such a file system is better
+/// than none.
 #[cfg(unix)]
 fn or_warn(restricted: io::Result<()>, path: &Path) -> io::Result<()> {
     use io::ErrorKind::{PermissionDenied, Unsupported};
@@ -38,7 +39,7 @@ fn or_warn(restricted: io::Result<()>, path: &Path) -> io::Result<()> {
         Err(error) if matches!(error.kind(), PermissionDenied | Unsupported) => {
             tracing::warn!(
                 "Other users of this machine may be able to read {}: its permissions can't be \
-                 changed ({error}). Use a file system that has permissions, or mount it with \
+                 changed ({error}). Use a file system with permissions, or mount it with \
                  `umask=077`",
                 path.display()
             );

@@ -1,5 +1,5 @@
-//! Interleavings of submission, upload and deletion. Each is forced by a store
-//! that waits at the right moment.
+//! Tests of races between submission, upload and deletion. A store that stalls
+//! at the right moment forces each interleaving.
 
 use std::{future::IntoFuture, sync::Arc};
 
@@ -23,7 +23,7 @@ use crate::{
     store::faults::{Call, Fault, Faulty},
 };
 
-/// A server without connections, over a store with faults.
+/// A server without connections, with a store that injects faults.
 struct Backend {
     app: Arc<App>,
     faulty: Faulty,
@@ -65,7 +65,7 @@ impl Backend {
             .unwrap()
     }
 
-    /// Sends a request, and goes on without its answer.
+    /// Sends a request without waiting for its answer.
     fn begin(&self, method: &str, path: &str, body: Value) -> JoinHandle<(StatusCode, Value)> {
         let request = self.request(method, path, body);
         let router = self.router.clone();
@@ -82,7 +82,7 @@ impl Backend {
         self.begin(method, path, body).into_future().await.unwrap()
     }
 
-    /// Stores a content and gives it a name. Returns the content.
+    /// Stores a content and names it. Returns the content.
     async fn put(&self, name: &str, bytes: Vec<u8>) -> String {
         let mut upload = self.app.store.upload();
         upload.write(bytes.into()).await.unwrap();
@@ -178,7 +178,8 @@ fn submission(name: &str) -> Value {
 
 const RUNS: &str = "/api/v1/experiments/e/runs";
 
-/// A backend with data, an experiment, and a submission that is being checked.
+/// Returns a backend with data, an experiment, and a submission whose check is
+/// stalled.
 async fn submitting() -> (
     Backend,
     String,
@@ -192,7 +193,7 @@ async fn submitting() -> (
         .await;
     assert_eq!(made.0, StatusCode::CREATED, "{}", made.1);
     let gate = Arc::new(Semaphore::new(0));
-    // The first look at the store is at the size, the second at the documents.
+    // The check reads the size first and then the documents.
     backend
         .faulty
         .next(Call::Get, Fault::Stall(Arc::clone(&gate)));
@@ -241,7 +242,7 @@ async fn data_of_a_submission_that_comes_to_nothing_is_removed() {
         .app
         .delete_artifact(backend.user.clone(), Which::Name("train".into()));
     assert!(gone.await.unwrap());
-    // The client has gone.
+    // The client disconnects.
     answer.abort();
     gate.add_permits(1);
     backend.removed(&content).await;
@@ -290,7 +291,7 @@ async fn a_run_goes_on_from_a_checkpoint_that_is_replaced_meanwhile() {
     backend.removed(&first).await;
 }
 
-/// While nothing happens in a run, its followers still hear from the server.
+/// Followers of an idle run still receive signs of life.
 #[tokio::test]
 async fn a_log_without_lines_sends_signs_of_life() {
     let backend = Backend::new(Settings::default()).await;
@@ -303,7 +304,7 @@ async fn a_log_without_lines_sends_signs_of_life() {
     let request = backend.request("GET", &format!("{RUNS}/r/logstream"), Value::Null);
     let answer = backend.router.clone().oneshot(request).await.unwrap();
     let mut lines = answer.into_body().into_data_stream();
-    // The first look asks for the run, then for its lines, and finds none.
+    // The first poll loads the run and then its lines, and finds none.
     for _ in 0..3 {
         assert!(lines.next().now_or_never().is_none());
         backend.app.database.has_no_users().await.unwrap();
@@ -323,7 +324,7 @@ async fn an_upload_that_ends_while_the_same_content_is_deleted_keeps_it() {
     let backend = Backend::new(Settings::default()).await;
     let content = backend.put("one", b"same".to_vec()).await;
     let gate = Arc::new(Semaphore::new(0));
-    // It waits when the content is about to get its place.
+    // Stalls when the content is about to be moved to its place.
     backend
         .faulty
         .next(Call::Copy, Fault::Stall(Arc::clone(&gate)));
@@ -363,7 +364,7 @@ async fn a_user_has_no_more_than_the_limit_however_many_uploads_end_at_once() {
     };
     let part = async |id: &str, bytes: &str| {
         let path = format!("/v2/rpc/artifact.uploadPart?uploadId={id}&offset=0");
-        // The body is sent as JSON: two quotes more.
+        // The body is sent as JSON, which adds two quotation marks.
         backend.send("PUT", &path, json!(bytes)).await
     };
     let finish = async |id: &str, bytes: &str| {
@@ -381,10 +382,10 @@ async fn a_user_has_no_more_than_the_limit_however_many_uploads_end_at_once() {
     assert_eq!(status, StatusCode::FORBIDDEN, "{body}");
     let message = body["detail"].as_str().unwrap();
     assert!(message.contains("`--max-stored`"), "{message}");
-    // What is too much from the beginning is not taken in.
+    // An upload that exceeds the limit from its start is refused at once.
     let (status, _) = part(&begin("three").await.1, "12345").await;
     assert_eq!(status, StatusCode::FORBIDDEN);
-    // What replaces data of the same name only counts once.
+    // Data that replaces data of the same name counts only once.
     let again = begin("one").await.1;
     assert_eq!(part(&again, "abcdefgh").await.0, StatusCode::OK);
     assert_eq!(finish(&again, "abcdefgh").await.0, StatusCode::OK);
@@ -425,13 +426,13 @@ async fn a_finish_that_is_repeated_after_a_fault_of_the_database_keeps_the_uploa
     assert_eq!(finish(&id, 5).await, (status, first), "the first answer");
     assert!(backend.has(&hash).await);
 
-    // A refusal is repeated too, and nothing of the upload is left.
+    // A refusal is repeated as well, and the upload leaves nothing.
     let id = begin().await;
     let refused = finish(&id, 4).await;
     assert_eq!(refused.0, StatusCode::UNPROCESSABLE_ENTITY, "{}", refused.1);
     assert_eq!(finish(&id, 4).await, refused);
 
-    // An upload that is given up between two attempts leaves nothing.
+    // An upload that is aborted between two attempts leaves nothing.
     let (user, name) = (backend.user.clone(), Which::Name("data".into()));
     assert!(backend.app.delete_artifact(user, name).await.unwrap());
     backend.removed(&hash).await;

@@ -1,5 +1,5 @@
-//! Where workers find the server: at an address of this machine, or at the one
-//! that the settings name.
+//! The server's address for workers on other machines, and the certificate
+//! authority that they trust.
 
 use std::net::IpAddr;
 
@@ -7,13 +7,13 @@ use url::{Host, Url};
 
 use crate::{error::StartError, requests::Authorities, settings::Workers};
 
-/// The address for workers on other machines.
+/// Checks and returns the configured address for workers on other machines.
 pub(crate) fn for_other_machines(workers: &Workers, engine: &str) -> Result<String, StartError> {
     let bad = |reason: String| StartError::Setting {
         setting: "workers.url",
         reason,
     };
-    let remedy = "give the address under which they reach this server, such as \
+    let remedy = "give the address at which they reach this server, such as \
                   https://finetuner.example.org:8642";
     let Some(address) = &workers.url else {
         return Err(bad(format!(
@@ -22,15 +22,15 @@ pub(crate) fn for_other_machines(workers: &Workers, engine: &str) -> Result<Stri
     };
     let url = Url::parse(address).map_err(|e| bad(format!("`{address}`: {e}: {remedy}")))?;
     let Some(host) = url.host() else {
-        return Err(bad(format!("`{address}` names no host: {remedy}")));
+        return Err(bad(format!("`{address}` has no host: {remedy}")));
     };
     if !matches!(url.scheme(), "http" | "https") {
         return Err(bad(format!("`{address}` is not http or https: {remedy}")));
     }
-    // Whoever sees the engine's pages sees it.
+    // Everyone who can see the engine's pages can see the address.
     if !url.username().is_empty() || url.password().is_some() {
         return Err(bad(
-            "it holds a name or a password: leave them out".to_owned()
+            "it contains a user name or a password: remove them".to_owned()
         ));
     }
     if url.query().is_some() || url.fragment().is_some() {
@@ -40,7 +40,7 @@ pub(crate) fn for_other_machines(workers: &Workers, engine: &str) -> Result<Stri
     }
     if is_of_this_machine(&host) {
         return Err(bad(format!(
-            "`{address}` means each machine itself, and workers on {engine} run on other \
+            "`{address}` refers to the machine that uses it, and workers on {engine} run on other \
              machines: {remedy}"
         )));
     }
@@ -62,7 +62,7 @@ fn is_of_this_machine(host: &Host<&str>) -> bool {
     }
 }
 
-/// The certificate authority that workers trust, in PEM form.
+/// Reads the certificate authority that workers trust, in PEM form.
 pub(crate) fn authority(workers: &Workers) -> Result<Option<String>, StartError> {
     let Some(path) = &workers.ca else {
         return Ok(None);
@@ -73,10 +73,10 @@ pub(crate) fn authority(workers: &Workers) -> Result<Option<String>, StartError>
     };
     let text = std::fs::read_to_string(path).map_err(|e| bad(&e))?;
     Authorities::in_pem(text.as_bytes()).map_err(|e| bad(&e))?;
-    // It travels to every worker.
+    // The file is sent to every worker.
     match text.contains("PRIVATE KEY") {
         true => Err(bad(
-            &"it holds a private key: name a file with certificates alone",
+            &"it contains a private key: name a file that contains only certificates",
         )),
         false => Ok(Some(text)),
     }

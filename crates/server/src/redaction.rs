@@ -1,12 +1,12 @@
-//! Run configurations as the API and the console show them: without the keys and
-//! passwords of trackers. The stored configuration, which workers get, keeps them.
+//! Run configurations as the API and the console show them: without keys and
+//! passwords of trackers. The stored configuration keeps them for the workers.
 
 use serde_json::Value;
 use url::Url;
 
 use crate::outside::without_secrets;
 
-/// Shown in place of a secret.
+/// Replacement for a secret.
 const REDACTED: &str = "[redacted]";
 
 /// Returns a stored configuration without secrets, or `null` if it is not JSON.
@@ -43,8 +43,8 @@ fn is_secret(name: &str) -> bool {
         .any(|word| name.contains(word))
 }
 
-/// Removes user name, password and query of an address. Other texts stay as they
-/// are.
+/// Removes user name, password and query from an address. Leaves other texts
+/// unchanged.
 fn redact_address(text: &mut String) {
     let Ok(url) = Url::parse(text.trim()) else {
         return;

@@ -1,23 +1,25 @@
-//! The temporary folders of workers on this machine. A worker removes its own;
-//! one that was killed can't. Each is named by server, run and launch, so that a
-//! server finds those of its ended workers and touches no others.
+//! Temporary folders of workers on this machine.
+//!
+//! A worker removes its folder, but a killed worker can't. A folder's name
+//! contains the server, the run and the launch, so that a server finds those of
+//! its ended workers and leaves all others alone.
 
 use std::{
     io,
     path::{Path, PathBuf},
 };
 
-/// The folders of one server's workers.
+/// The temporary folders of one server's workers.
 #[derive(Clone, Debug)]
 pub(crate) struct RunFolders {
-    /// How their names begin.
+    /// Prefix of their names.
     prefix: String,
-    /// Where they are.
+    /// Folder that contains them.
     parent: PathBuf,
 }
 
 impl RunFolders {
-    /// The folders of the server with this id.
+    /// Creates the description of the folders of the server with this id.
     pub(crate) fn of(server: &str) -> Self {
         Self {
             prefix: format!("finetuner-run-{server}-"),
@@ -25,7 +27,7 @@ impl RunFolders {
         }
     }
 
-    /// How the name of a launch's folder begins. A random end follows.
+    /// Returns the prefix of a launch's folder name. A random suffix follows.
     pub(crate) fn prefix_of(&self, (run, launch): (i64, u64)) -> String {
         format!("{}{run}-{launch}-", self.prefix)
     }
@@ -43,12 +45,12 @@ impl RunFolders {
                 continue;
             }
             match std::fs::remove_dir_all(entry.path()) {
-                // Its worker may be about to end.
+                // Its worker may be removing it at the same time.
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     self.warn(&entry.path(), &error);
                 }
                 _ => tracing::info!(
-                    "Removed {}, which a worker that was killed had left",
+                    "Removed {}, the temporary folder of an ended worker",
                     entry.path().display()
                 ),
             }

@@ -1,28 +1,28 @@
-//! Random ids and tokens. A token is stored as its SHA-256 only: whoever reads
-//! the database can't use it.
+//! Random ids and tokens. Only the SHA-256 of a token is stored, so that a
+//! reader of the database can't use it.
 
 use sha2::{Digest, Sha256};
 
-/// Every token begins with this, so that one is recognised where it leaks.
+/// Prefix of every token, so that leaked tokens can be recognised.
 const PREFIX: &str = "ft_";
 
-/// A new token of 256 random bits.
+/// Generates a token of 256 random bits.
 pub(crate) fn new_token() -> String {
     format!("{PREFIX}{}", hex(&rand::random::<[u8; 32]>()))
 }
 
-/// What is stored of a token. Tokens are long and random, so a plain hash is
-/// enough.
+/// Returns the stored form of a token. A plain hash is sufficient, since tokens
+/// are long and random.
 pub(crate) fn hash(token: &str) -> Vec<u8> {
     Sha256::digest(token.as_bytes()).to_vec()
 }
 
-/// A new id of 24 hex digits, the form that clients expect.
+/// Generates an id of 24 hex digits, the form that clients expect.
 pub(crate) fn new_id() -> String {
     hex(&rand::random::<[u8; 12]>())
 }
 
-/// Bytes as hex digits.
+/// Encodes bytes as hex digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
 
@@ -33,7 +33,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// The bytes that hex digits stand for.
+/// Decodes hex digits.
 pub(crate) fn from_hex(text: &str) -> Option<Vec<u8>> {
     let digits: Option<Vec<u32>> = text.chars().map(|digit| digit.to_digit(16)).collect();
     let (pairs, []) = digits.as_deref()?.as_chunks::<2>() else {

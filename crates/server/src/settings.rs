@@ -1,11 +1,11 @@
-//! What an operator decides.
+//! Settings of a server, as an embedding program gives them.
 
 use std::{path::PathBuf, time::Duration};
 
 use finetuner_protocol::worker::LocalModels;
 use ipnet::IpNet;
 
-/// How a server carries out runs, and what it allows them.
+/// Settings for the execution of runs and for the limits of users.
 ///
 /// ```
 /// use std::{path::PathBuf, time::Duration};
@@ -19,83 +19,82 @@ use ipnet::IpNet;
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
-    /// How many runs may go on at once; 1 by default. The threads of a run use
-    /// all cores, so more is of use only with more than one machine's worth.
+    /// Maximum number of concurrent runs; 1 by default. A run's threads use all
+    /// cores, so a higher number helps only with several machines.
     pub runs_at_once: usize,
-    /// From which folders of this machine runs may load models; from none by
-    /// default.
+    /// Folders of this machine from which runs may load models; none by default.
     pub local_models: LocalModels,
-    /// The most bytes of a model that a run fetches from the model hub; 16 GiB by
-    /// default.
+    /// Maximum size of a model that a run downloads from the model hub, in bytes;
+    /// 16 GiB by default.
     pub max_hub_download: Option<u64>,
-    /// Whether runs may fetch pictures from addresses of this machine and of private
-    /// networks, and report to trackers there; no by default, since users could
-    /// explore the server's network by their runs.
+    /// Whether runs may fetch pictures from this machine and private networks, and
+    /// report to trackers there. Off by default, because users could explore the
+    /// server's network with their runs.
     pub private_addresses: bool,
-    /// How long a worker may be silent before it counts as lost; 30 seconds by
-    /// default.
+    /// Time for which a worker may be silent before it counts as lost; 30 seconds
+    /// by default.
     pub lease: Duration,
-    /// How many workers a run may lose by faults of its own before it counts as
-    /// failed; 3 by default. A checkpoint that gets further sets the count back.
-    /// What ends because the server stops, or because no worker can be started,
-    /// does not count.
+    /// Number of workers lost through a run's own faults after which the run fails; 3
+    /// by default. A checkpoint that advances the run resets the count. Workers that
+    /// end because the server stops, and workers that can't be started, do not count.
     pub attempts: u32,
-    /// How often a worker makes a checkpoint; every minute by default.
+    /// Interval between two checkpoints; one minute by default.
     pub checkpoint_every: Duration,
-    /// How long workers may work on a run; without limit by default. Time in
-    /// which it waits or pauses does not count.
+    /// Maximum working time of a run; unlimited by default. Time in which the run
+    /// waits or pauses does not count.
     pub max_run_time: Option<Duration>,
-    /// The memory that a worker may use, in bytes; without limit by default.
-    /// A run in a thread of the server counts the whole process. On Linux the
-    /// system gives a worker's process a quarter more, and at least 512 MiB
-    /// more, and nothing above that.
+    /// Maximum memory of a worker in bytes; unlimited by default. A run in a thread
+    /// of the server counts the memory of the whole process. On Linux, the
+    /// operating system enforces a limit that is a quarter higher, and at least 512
+    /// MiB higher, on a worker's process.
     pub max_run_memory: Option<u64>,
-    /// The bytes that a worker's temporary files may take; without limit by
-    /// default. On Linux the system refuses a single file above it.
+    /// Maximum size of a worker's temporary files in bytes; unlimited by default.
+    /// On Linux, the operating system refuses a single file above this size.
     pub max_run_disk: Option<u64>,
-    /// Runs of one user that may wait or train at a time; without limit by
+    /// Maximum number of one user's waiting and training runs; unlimited by
     /// default.
     pub max_open_runs: Option<u64>,
-    /// Uploads of one user that may be in progress at a time; 16 by default.
+    /// Maximum number of one user's uploads in progress; 16 by default.
     pub max_uploads: usize,
-    /// Shared projects that one user may own; 16 by default.
+    /// Maximum number of shared projects that one user may own; 16 by default.
     pub max_projects: Option<u64>,
     /// Days that entries of the audit log are kept; 365 by default.
     pub audit_days: u32,
-    /// The bytes that the data, models and checkpoints of one project may take, as
-    /// of the personal project of a user; without limit by default.
+    /// Maximum size of one project's data, models and checkpoints in bytes;
+    /// unlimited by default. A user's personal project is one of them.
     pub max_stored: Option<u64>,
-    /// The bytes of memory that finished models may take which are used over
+    /// Maximum memory in bytes for finished models that are used over
     /// `/v1/embeddings` and tried in the console; 2 GiB by default. The least
-    /// recently used go first, and one that needs more is refused.
+    /// recently used models are unloaded first. A model that needs more than the
+    /// maximum is refused.
     pub max_loaded: u64,
-    /// The bytes of the data folder's disk that are kept for runs in progress:
-    /// new uploads and runs are refused when there is less room. By default 512
-    /// MiB, or a twentieth of a smaller disk.
+    /// Bytes of the data folder's disk that are reserved for runs in progress. New
+    /// uploads and runs are refused if less is free. By default 512 MiB, or a
+    /// twentieth of a smaller disk.
     pub disk_reserve: Option<u64>,
-    /// The networks of the proxies in front of the server. Only their
-    /// `Forwarded` and `X-Forwarded-For` headers are believed; none by default.
+    /// Networks of the proxies in front of the server; none by default. Only their
+    /// `Forwarded` and `X-Forwarded-For` headers are trusted.
     pub trusted_proxies: Vec<IpNet>,
-    /// Whether workers fetch data, models and checkpoints from the store itself, by
-    /// addresses that the server signs; no by default. They must be able to reach
-    /// the store at the server's own address of it. Without effect on a store in a
-    /// folder.
+    /// Whether workers fetch data, models and checkpoints directly from the store,
+    /// at addresses that the server signs; off by default. The workers must be able
+    /// to reach the store at the address that the server uses. No effect on a store
+    /// in a folder.
     pub presigned: bool,
-    /// How long stopping may wait for workers to pause; 30 seconds by default.
-    pub grace: Duration,
-    /// How long the engine of a launcher may know nothing of a job before the job
-    /// counts as gone, where its worker gives no sign of life either; 30 seconds by
+    /// Time for which stopping the server waits for workers to pause; 30 seconds by
     /// default.
+    pub grace: Duration,
+    /// Time after which a job that the launcher's engine does not list counts as
+    /// gone, if its worker is silent as well; 30 seconds by default.
     pub job_grace: Duration,
-    /// How long a job may run before its worker calls the server; 15 minutes by
-    /// default. Time in the engine's queue does not count.
+    /// Time for which a job may run before its worker first calls the server; 15
+    /// minutes by default. Time in the engine's queue does not count.
     pub first_call: Duration,
-    /// What workers on other machines are told, and what they ask for.
+    /// Settings for workers on other machines.
     pub workers: Workers,
 }
 
-/// Where workers on other machines find the server, and what they ask the engine
-/// for.
+/// Settings for workers on other machines: the server's address, and the
+/// resources that jobs request.
 ///
 /// ```
 /// let workers = finetuner_server::Workers {
@@ -106,30 +105,30 @@ pub struct Settings {
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Workers {
-    /// The address under which workers on other machines reach this server.
+    /// Address at which workers on other machines reach this server.
     pub url: Option<String>,
-    /// A file with a certificate authority in PEM form that workers on other machines
-    /// trust beside the system's.
+    /// PEM file with a certificate authority that workers on other machines trust
+    /// in addition to the system's.
     pub ca: Option<PathBuf>,
-    /// Cores of a run whose client names no number.
+    /// Cores of a run whose client gives no number.
     pub cpus: Option<u32>,
-    /// Graphics processors of a run on one whose client names no number.
+    /// GPUs of a GPU run whose client gives no number.
     pub gpus: Option<u32>,
-    /// The most cores that a run gets. Clients ask for as many as `num_workers` says,
-    /// which is 8 by default.
+    /// Maximum number of cores of a run. Clients request the number in
+    /// `num_workers`, which is 8 by default.
     pub max_cpus: Option<u32>,
-    /// The most graphics processors that a run gets. 0 says that the machines have
-    /// none: runs on one train on the main processor, as they do on such a machine.
+    /// Maximum number of GPUs of a run. 0 means that the machines have none: GPU
+    /// runs then train on the CPU.
     pub max_gpus: Option<u32>,
 }
 
 impl Workers {
-    /// The cores of a run that has asked for so many.
+    /// Returns the cores for a run that requested `asked`.
     pub(crate) fn cpus(&self, asked: Option<u32>) -> Option<u32> {
         at_most(asked.or(self.cpus), self.max_cpus)
     }
 
-    /// The graphics processors of a run on one that has asked for so many.
+    /// Returns the GPUs for a GPU run that requested `asked`.
     pub(crate) fn gpus(&self, asked: Option<u32>) -> Option<u32> {
         match self.max_gpus {
             Some(0) => None,
@@ -138,7 +137,7 @@ impl Workers {
     }
 }
 
-/// At least one, where there is a number.
+/// Limits a number to `most`, and to at least 1.
 fn at_most(wanted: Option<u32>, most: Option<u32>) -> Option<u32> {
     wanted.map(|wanted| wanted.min(most.unwrap_or(u32::MAX)).max(1))
 }

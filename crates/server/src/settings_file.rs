@@ -1,8 +1,8 @@
 //! The settings file of `finetuner-server serve`.
 //!
-//! Every option of `serve` has its key here. Options take precedence over variables
-//! of the environment, variables over the file, the file over the defaults. An
-//! unknown key is refused, with its line.
+//! Every option of `serve` has a key in this file. Options take precedence over
+//! environment variables, variables over the file, and the file over the
+//! defaults. An unknown key is an error that names its line.
 
 use std::{
     fmt::Write,
@@ -38,34 +38,35 @@ pub(crate) struct SettingsFile {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct ServerGroup {
-    /// Where to listen. (`--address`, FINETUNER_ADDRESS)
+    /// The address to listen on. (`--address`, FINETUNER_ADDRESS)
     pub(crate) address: String,
     /// The folder of the server's data. (`--data`, FINETUNER_DATA)
     pub(crate) data: PathBuf,
-    /// Where artifacts are kept, such as s3://bucket/folder; in the data folder by
-    /// default. Keys come from the environment. (`--store`, FINETUNER_STORE)
+    /// The store of artifacts, such as s3://bucket/folder. By default the data
+    /// folder. Keys come from the environment. (`--store`, FINETUNER_STORE)
     pub(crate) store: Option<String>,
-    /// Whether workers fetch data, models and checkpoints from S3 itself, by addresses
-    /// that are good for some minutes. They must reach it where the server does.
-    /// (`--presigned`, FINETUNER_PRESIGNED)
+    /// Whether workers fetch data, models and checkpoints directly from S3, at
+    /// signed addresses that are valid for some minutes. They must be able to reach
+    /// S3 at the server's address of it. (`--presigned`, FINETUNER_PRESIGNED)
     pub(crate) presigned: bool,
-    /// A certificate in PEM form, to speak https. (`--tls-cert`, FINETUNER_TLS_CERT)
+    /// A certificate in PEM form, for https. (`--tls-cert`, FINETUNER_TLS_CERT)
     pub(crate) tls_cert: Option<PathBuf>,
     /// The certificate's key in PEM form. (`--tls-key`, FINETUNER_TLS_KEY)
     pub(crate) tls_key: Option<PathBuf>,
     /// Addresses or networks of proxies whose `Forwarded` and `X-Forwarded-For`
-    /// headers are believed, such as "10.0.0.0/8". (`--trusted-proxies`,
+    /// headers are trusted, such as "10.0.0.0/8". (`--trusted-proxies`,
     /// FINETUNER_TRUSTED_PROXIES)
     pub(crate) trusted_proxies: Vec<Network>,
-    /// The most MiB of memory of the finished models that are used over
-    /// `/v1/embeddings` and tried in the console. (`--max-loaded`, FINETUNER_MAX_LOADED)
+    /// The maximum memory in MiB for finished models that are used over
+    /// `/v1/embeddings` and tried in the console. (`--max-loaded`,
+    /// FINETUNER_MAX_LOADED)
     pub(crate) max_loaded: u64,
-    /// MiB of the disk that are kept for runs in progress; by default 512, or a
+    /// MiB of the disk that are reserved for runs in progress. By default 512, or a
     /// twentieth of a smaller disk. (`--disk-reserve`, FINETUNER_DISK_RESERVE)
     pub(crate) disk_reserve: Option<u64>,
-    /// Seconds that runs have to pause when the server is told to stop. (`--grace`)
+    /// Seconds that runs have to pause when the server stops. (`--grace`)
     pub(crate) grace: Seconds,
-    /// How the log on standard error is written, `text` or `json`. (`--log-format`,
+    /// The format of the log on standard error, `text` or `json`. (`--log-format`,
     /// FINETUNER_LOG_FORMAT)
     pub(crate) log_format: LogFormat,
 }
@@ -88,34 +89,34 @@ impl Default for ServerGroup {
     }
 }
 
-/// Runs, and what they may use.
+/// Runs and their limits.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct RunsGroup {
-    /// How many runs may have a job at once, those that wait in an engine's queue
-    /// among them. (`--runs-at-once`)
+    /// The maximum number of runs that have a job, including jobs that wait in an
+    /// engine's queue. (`--runs-at-once`)
     pub(crate) at_once: NonZeroU16,
-    /// Folders whose models runs may start from; "/" stands for every folder of the
+    /// Folders whose models runs may start from. "/" means every folder of the
     /// worker's machine. (`--local-models`, FINETUNER_LOCAL_MODELS)
     pub(crate) local_models: Vec<PathBuf>,
-    /// The most MiB of a model that a run fetches from the model hub.
+    /// The maximum size in MiB of a model that a run downloads from the model hub.
     /// (`--max-hub-download`)
     pub(crate) max_hub_download: u64,
-    /// Whether runs may fetch pictures from private networks, and report to trackers
+    /// Whether runs may fetch pictures from private networks and report to trackers
     /// there. (`--private-addresses`)
     pub(crate) private_addresses: bool,
     /// Seconds of silence after which a worker counts as lost. (`--lease`)
     pub(crate) lease: Seconds,
-    /// How many workers a run may lose before it counts as failed. (`--attempts`)
+    /// The number of lost workers after which a run fails. (`--attempts`)
     pub(crate) attempts: NonZeroU16,
     /// Seconds between two checkpoints of a run. (`--checkpoint-every`)
     pub(crate) checkpoint_every: Seconds,
-    /// The most seconds that a run may take. (`--max-run-time`)
+    /// The maximum working time of a run in seconds. (`--max-run-time`)
     pub(crate) max_time: Option<Seconds>,
-    /// The most MiB of memory that a run may use, which its job asks the engine for.
-    /// (`--max-run-memory`)
+    /// The maximum memory of a run in MiB, which its job also requests from the
+    /// engine. (`--max-run-memory`)
     pub(crate) max_memory: Option<u64>,
-    /// The most MiB that a run's files may take. (`--max-run-disk`)
+    /// The maximum size of a run's files in MiB. (`--max-run-disk`)
     pub(crate) max_disk: Option<u64>,
 }
 
@@ -140,24 +141,25 @@ impl Default for RunsGroup {
     }
 }
 
-/// What one user may have.
+/// Limits of one user.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct UsersGroup {
-    /// The most runs of one user that wait or train at a time. (`--max-open-runs`,
-    /// FINETUNER_MAX_OPEN_RUNS)
+    /// The maximum number of one user's waiting and training runs.
+    /// (`--max-open-runs`, FINETUNER_MAX_OPEN_RUNS)
     pub(crate) max_open_runs: Option<std::num::NonZeroU64>,
-    /// The most uploads of one user that are in progress at a time. (`--max-uploads`,
+    /// The maximum number of one user's uploads in progress. (`--max-uploads`,
     /// FINETUNER_MAX_UPLOADS)
     pub(crate) max_uploads: NonZeroU16,
-    /// The most shared projects that one user may own. (`--max-projects`,
-    /// FINETUNER_MAX_PROJECTS)
+    /// The maximum number of shared projects that one user may own.
+    /// (`--max-projects`, FINETUNER_MAX_PROJECTS)
     pub(crate) max_projects: NonZeroU16,
     /// Days that entries of the audit log are kept. (`--audit-days`,
     /// FINETUNER_AUDIT_DAYS)
     pub(crate) audit_days: NonZeroU16,
-    /// The most MiB of data, models and checkpoints that one project may store, as
-    /// the personal project of a user. (`--max-stored`, FINETUNER_MAX_STORED)
+    /// The maximum size in MiB of one project's data, models and checkpoints. A
+    /// user's personal project is one of them. (`--max-stored`,
+    /// FINETUNER_MAX_STORED)
     pub(crate) max_stored: Option<u64>,
 }
 
@@ -176,29 +178,29 @@ impl Default for UsersGroup {
     }
 }
 
-/// Workers, wherever they run.
+/// Workers, on all kinds of machines.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct WorkersGroup {
-    /// The address under which workers on other machines reach this server, such as
+    /// The address at which workers on other machines reach this server, such as
     /// "https://finetuner.example.org:8642". Launchers of other machines need it.
     pub(crate) url: Option<String>,
-    /// A file with a certificate authority in PEM form that workers on other machines
-    /// trust beside the system's.
+    /// A PEM file with a certificate authority that workers on other machines trust
+    /// in addition to the system's.
     pub(crate) ca: Option<PathBuf>,
-    /// Cores of a run whose client names no number.
+    /// Cores of a run whose client gives no number.
     pub(crate) cpus: Option<u32>,
-    /// Graphics processors of a run on one whose client names no number.
+    /// GPUs of a GPU run whose client gives no number.
     pub(crate) gpus: Option<u32>,
-    /// The most cores that a run gets. Clients ask for as many as `num_workers` says,
-    /// which is 8 by default.
+    /// The maximum number of cores of a run. Clients request the number in
+    /// `num_workers`, which is 8 by default.
     pub(crate) max_cpus: Option<u32>,
-    /// The most graphics processors that a run gets; 0 where the machines have none.
+    /// The maximum number of GPUs of a run. 0 if the machines have none.
     pub(crate) max_gpus: Option<u32>,
-    /// Seconds for which the engine may know nothing of a job before the job counts as
-    /// gone, where its worker gives no sign of life either.
+    /// Seconds after which a job that the engine does not list counts as gone, if
+    /// its worker is silent as well.
     pub(crate) job_grace: Seconds,
-    /// Seconds for which a job may run before its worker calls the server.
+    /// Seconds for which a job may run before its worker first calls the server.
     pub(crate) first_call: Seconds,
 }
 
@@ -218,18 +220,18 @@ impl Default for WorkersGroup {
     }
 }
 
-/// How the log is written.
+/// Format of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum LogFormat {
-    /// For people.
+    /// Text for people.
     #[default]
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// A number of seconds that can be waited for.
+/// A duration in seconds, up to about 30 years.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "f64", into = "f64")]
 pub(crate) struct Seconds(Duration);
@@ -240,7 +242,7 @@ impl TryFrom<f64> for Seconds {
     fn try_from(number: f64) -> Result<Self, Self::Error> {
         match (0.0..=1e9).contains(&number) {
             true => Ok(Self(Duration::from_secs_f64(number))),
-            false => Err("0 to 1000000000 seconds are possible"),
+            false => Err("give a number of seconds from 0 to 1000000000"),
         }
     }
 }
@@ -249,7 +251,7 @@ impl std::str::FromStr for Seconds {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let number: f64 = text.parse().map_err(|_| "a number is wanted")?;
+        let number: f64 = text.parse().map_err(|_| "give a number of seconds")?;
         Self::try_from(number)
     }
 }
@@ -266,7 +268,7 @@ impl From<Duration> for Seconds {
     }
 }
 
-/// An address, or a network such as `10.0.0.0/8`.
+/// An IP address, or a network such as `10.0.0.0/8`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub(crate) struct Network(IpNet);
@@ -308,7 +310,7 @@ impl SettingsFile {
         toml::from_str(&text).map_err(|e| bad(&e))
     }
 
-    /// How runs are carried out, and what they may use.
+    /// Converts the file to the settings of a server.
     pub(crate) fn settings(&self) -> Settings {
         let Self {
             server,
@@ -358,7 +360,8 @@ impl SettingsFile {
         }
     }
 
-    /// The whole file, with a comment for each key. No key holds a secret.
+    /// Returns the whole file with a comment for each key. No key contains a
+    /// secret.
     pub(crate) fn text(&self) -> Result<String, String> {
         let mut text = String::new();
         group(&mut text, "server", &self.server)?;
@@ -370,7 +373,8 @@ impl SettingsFile {
     }
 }
 
-/// The table of the launcher, and one of each launcher that has settings.
+/// Writes the table of the launcher and one table for each launcher with
+/// settings.
 fn launchers(text: &mut String, launcher: &LauncherSettings) -> Result<(), String> {
     group(text, "launcher", launcher)?;
     group(text, "launcher.processes", &launcher.processes)?;
@@ -379,8 +383,8 @@ fn launchers(text: &mut String, launcher: &LauncherSettings) -> Result<(), Strin
     group(text, "launcher.kubernetes", &launcher.kubernetes)
 }
 
-/// Writes a table: the keys in their order, and those without a value as comments.
-/// Tables inside it are left out.
+/// Writes a table: the keys in order, those without a value as comments.
+/// Subtables are skipped.
 fn group<T>(text: &mut String, name: &str, group: &T) -> Result<(), String>
 where
     T: Serialize + DeserializeOwned + DocumentedFields,
@@ -449,7 +453,7 @@ mod tests {
         for (text, told) in [
             ("[runs]\n\nattemps = 3", ["line 3", "attemps"]),
             ("[server]\n[launcher.slrum]", ["line 2", "slrum"]),
-            ("[runs]\nlease = -1", ["line 2", "0 to 1000000000"]),
+            ("[runs]\nlease = -1", ["line 2", "from 0 to 1000000000"]),
             ("[runs]\nat_once = 0", ["line 2", "nonzero"]),
             ("[users]\nmax_uploads = 'x'", ["line 2", "max_uploads"]),
             (

@@ -1,6 +1,6 @@
-//! The room on the disk. The last of it is kept for finishing what runs: new
-//! uploads and runs are refused while checkpoints, models and the database's own
-//! rows still fit.
+//! Free space on the disk. A reserve is kept for runs in progress: new uploads
+//! and runs are refused early, so that checkpoints, models and database rows
+//! still fit.
 
 use std::{
     fmt,
@@ -10,51 +10,52 @@ use std::{
 
 use crate::error::{ApiError, Result};
 
-/// The most bytes that are kept by default.
+/// Maximum default reserve, in bytes.
 const MOST_BY_DEFAULT: u64 = 512 << 20;
-/// The part of the disk that is kept by default: one of so many.
+/// Divisor of the disk size for the default reserve.
 const PART_BY_DEFAULT: u64 = 20;
 
-/// The bytes of a disk.
+/// Free and total size of a disk, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Disk {
     pub(crate) free: u64,
     pub(crate) total: u64,
 }
 
-/// Looks at the disk of a folder. None if the system does not tell.
-type Look = Arc<dyn Fn(&Path) -> Option<Disk> + Send + Sync>;
+/// Function that measures the disk of a folder. `None` if the system does not
+/// report it.
+type Measure = Arc<dyn Fn(&Path) -> Option<Disk> + Send + Sync>;
 
-/// The room on the disk of the data folder.
+/// Free space on the disk of the data folder.
 #[derive(Clone)]
 pub(crate) struct Space {
     folder: PathBuf,
-    /// Bytes to keep; a part of the disk if there is no setting.
+    /// Reserve in bytes. `None` for the default, a part of the disk.
     reserve: Option<u64>,
-    look: Look,
+    measure: Measure,
 }
 
 impl Space {
     pub(crate) fn new(folder: PathBuf, reserve: Option<u64>) -> Self {
-        Self::with(folder, reserve, Arc::new(look))
+        Self::with(folder, reserve, Arc::new(measure))
     }
 
-    fn with(folder: PathBuf, reserve: Option<u64>, look: Look) -> Self {
+    fn with(folder: PathBuf, reserve: Option<u64>, measure: Measure) -> Self {
         Self {
             folder,
             reserve,
-            look,
+            measure,
         }
     }
 
-    /// The disk of the data folder, if the system tells.
+    /// Measures the disk of the data folder, if the system reports it.
     pub(crate) fn disk(&self) -> Option<Disk> {
-        (self.look)(&self.folder)
+        (self.measure)(&self.folder)
     }
 
-    /// Refuses something new of so many bytes if it would use the reserve.
+    /// Refuses something new of `bytes` bytes if it would use the reserve.
     pub(crate) fn check(&self, what: &str, bytes: u64) -> Result<()> {
-        let Some(disk) = (self.look)(&self.folder) else {
+        let Some(disk) = (self.measure)(&self.folder) else {
             return Ok(());
         };
         let by_default = (disk.total / PART_BY_DEFAULT).min(MOST_BY_DEFAULT);
@@ -63,8 +64,8 @@ impl Space {
             return Ok(());
         }
         Err(ApiError::full(format!(
-            "{what}: the server's disk has {} MiB free, and {} MiB are kept for the runs in \
-             progress: delete data or runs, or ask the operator for more room",
+            "{what}: the server's disk has {} MiB free, and {} MiB are reserved for runs in \
+             progress: delete data or runs, or ask the operator for more space",
             disk.free >> 20,
             reserve >> 20
         )))
@@ -81,7 +82,7 @@ impl fmt::Debug for Space {
 }
 
 #[cfg(unix)]
-fn look(folder: &Path) -> Option<Disk> {
+fn measure(folder: &Path) -> Option<Disk> {
     let found = rustix::fs::statvfs(folder).ok()?;
     Some(Disk {
         free: found.f_bavail.saturating_mul(found.f_frsize),
@@ -90,7 +91,7 @@ fn look(folder: &Path) -> Option<Disk> {
 }
 
 #[cfg(not(unix))]
-fn look(_: &Path) -> Option<Disk> {
+fn measure(_: &Path) -> Option<Disk> {
     None
 }
 
@@ -107,12 +108,14 @@ mod tests {
             };
             Space::with(PathBuf::new(), reserve, Arc::new(move |_| Some(disk)))
         };
-        // A twentieth of this disk: 50 MiB.
+        // The default reserve of this disk is a twentieth, 50 MiB.
         free(60 << 20, None).check("upload", 10 << 20).unwrap();
         let error = free(60 << 20, None).check("upload", 11 << 20).unwrap_err();
         assert_eq!(error.status(), 507);
         assert!(
-            error.message().contains("60 MiB free, and 50 MiB are kept"),
+            error
+                .message()
+                .contains("60 MiB free, and 50 MiB are reserved"),
             "{}",
             error.message()
         );
@@ -125,7 +128,7 @@ mod tests {
     #[cfg(unix)]
     #[test]
     fn the_disk_is_looked_at() {
-        let disk = look(&std::env::temp_dir()).unwrap();
+        let disk = measure(&std::env::temp_dir()).unwrap();
         assert!(disk.total > 0 && disk.free <= disk.total);
     }
 }

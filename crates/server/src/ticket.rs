@@ -1,31 +1,31 @@
-//! Keys that need no header beside them: good for one thing for a while. A key
-//! says what it is good for and is signed, so that the server need not remember
-//! it, and it holds through a restart.
+//! Signed keys that authorise by themselves, such as the address of a download.
+//! A key contains what it permits and until when. The server does not store it,
+//! so it remains valid after a restart.
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
 use crate::{
     database::{ArtifactRow, Identity, now_ms},
-    secret::hex,
+    secret::{from_hex, hex},
 };
 
-/// How long the address of a download can be used, in milliseconds.
+/// Validity of a download address, in milliseconds.
 const LIFE: i64 = 3600 * 1000;
 
-/// Signs keys.
+/// Key for signatures.
 #[derive(Clone)]
 pub(crate) struct Signer([u8; 32]);
 
-/// What the key of a download is good for.
+/// What a download key permits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Download {
     pub(crate) content: String,
     pub(crate) size: u64,
-    /// What the file is called.
+    /// Name of the file.
     pub(crate) name: String,
-    /// The ids of the project and of the member for whom alone it is good, while
-    /// the user is a member; anybody who has the key if there are none.
+    /// Ids of the project and the user that the key is restricted to. It is valid while
+    /// the user is a member. `None` permits everybody who has the key.
     pub(crate) member: Option<(String, String)>,
 }
 
@@ -44,7 +44,7 @@ impl Download {
         }
     }
 
-    /// The same for a member of a project, unless the artifact is public.
+    /// Restricts the key to a member of the project, unless the artifact is public.
     pub(crate) fn for_member(self, artifact: &ArtifactRow, user: &Identity) -> Self {
         let member = (user.namespace.clone(), user.person.clone());
         Self {
@@ -59,31 +59,31 @@ impl Signer {
         Self(key)
     }
 
-    /// A signature of `text` for one purpose, as hex digits.
+    /// Signs `text` for one purpose. Returns the signature as hex digits.
     pub(crate) fn sign(&self, purpose: &str, text: &str) -> String {
         hex(&self.mac(purpose, text).finalize().into_bytes())
     }
 
-    /// Whether `signature` is that of `text` for this purpose.
+    /// Whether `signature` is the signature of `text` for this purpose.
     pub(crate) fn verify(&self, purpose: &str, text: &str, signature: &str) -> bool {
-        // Compared in constant time.
+        // `verify_slice` compares in constant time.
         from_hex(signature)
             .is_some_and(|bytes| self.mac(purpose, text).verify_slice(&bytes).is_ok())
     }
 
     fn mac(&self, purpose: &str, text: &str) -> Hmac<Sha256> {
-        // Padded with zeros to a block, as HMAC itself does.
+        // Padded with zeros to the block size, as HMAC does itself.
         let mut key = [0; 64];
         key[..32].copy_from_slice(&self.0);
         let mut mac = Hmac::<Sha256>::new(&key.into());
-        // A name of a purpose has no line's end.
+        // A line feed separates the parts, because a purpose never contains one.
         for part in [purpose, "\n", text] {
             mac.update(part.as_bytes());
         }
         mac
     }
 
-    /// A key for a download.
+    /// Returns a key for a download.
     pub(crate) fn download(&self, download: Download) -> String {
         let Download {
             content,
@@ -100,8 +100,8 @@ impl Signer {
         format!("{text}-{signature}")
     }
 
-    /// What the key of a download is good for; nothing where it has ended or is
-    /// not ours.
+    /// Returns what a download key permits. `None` if it has expired or its
+    /// signature is wrong.
     pub(crate) fn redeem(&self, key: &str) -> Option<Download> {
         let (text, signature) = key.rsplit_once('-')?;
         if !self.verify("download", text, signature) {
@@ -120,12 +120,6 @@ impl Signer {
             member,
         })
     }
-}
-
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    (0..text.len() / 2)
-        .map(|i| u8::from_str_radix(text.get(2 * i..2 * i + 2)?, 16).ok())
-        .collect()
 }
 
 #[cfg(test)]
@@ -164,7 +158,7 @@ mod tests {
         let ended = format!("abcdef-7-{}-61", now_ms() - 1);
         let signature = signer.sign("download", &ended);
         assert_eq!(signer.redeem(&format!("{ended}-{signature}")), None);
-        // A signature for one thing is none for another.
+        // A signature is valid for one purpose only.
         let session = signer.sign("session", "x");
         assert!(signer.verify("session", "x", &session));
         assert!(!signer.verify("download", "x", &session));

@@ -1,5 +1,5 @@
-//! Trying a finished run: what its model finds in a data set, and what the model
-//! finds that it was trained from.
+//! Trying out a finished run: search in a data set with its model, and with the
+//! model before fine-tuning.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,20 +21,20 @@ use crate::{
     store::Hold,
 };
 
-/// Things that are found.
+/// Number of search results.
 const FOUND: usize = 10;
-/// How long a page waits for models and data sets that are used for the first time.
+/// Time that a page waits for models and data sets that are not loaded yet.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Chunks of a data set that are read ahead.
+/// Number of chunks of a data set that are read ahead.
 const AHEAD: usize = 2;
 
-/// The model of a run that has finished, in the store.
+/// The stored model of a finished run.
 pub(crate) struct Finished {
     pub(crate) artifact: ArtifactRow,
     hold: Hold,
 }
 
-/// A model in use, and the name of it among all that are.
+/// A loaded model and its key among all loaded models.
 pub(crate) struct Used {
     key: String,
     model: Held<Model>,
@@ -46,31 +46,32 @@ pub(crate) struct Data {
     hold: Hold,
 }
 
-/// What a query has come to.
+/// Result of a query.
 pub(crate) enum Answer {
     Found {
         found: Vec<Found>,
-        /// How much was searched, out of how many documents.
+        /// Number of items that were searched.
         searched: usize,
         documents: u64,
     },
-    /// The data set is still being embedded: so many texts or pictures are.
+    /// The data set is still being embedded. The number is that of the embedded
+    /// items.
     Embedding(usize),
 }
 
-/// The model of a run.
+/// Finds the model of a run.
 ///
 /// # Errors
 /// The run has not finished, or its model was deleted.
 pub(crate) async fn finished(app: &App, run: &RunRow) -> Result<Finished> {
     if run.status() != Status::Finished {
         return Err(ApiError::conflict(format!(
-            "run `{}` is {}: its model can be tried when it is FINISHED",
+            "run `{}` is {}: its model can be tried once the run is FINISHED",
             run.name,
             run.status()
         )));
     }
-    let gone = || ApiError::not_found(format!("run `{}` has no model any more", run.name));
+    let gone = || ApiError::not_found(format!("the model of run `{}` was deleted", run.name));
     let (artifact, hold) = own_artifact(app, &run.project_id, &run.artifact_id)
         .await?
         .filter(|(artifact, _)| artifact.kind == "model")
@@ -84,7 +85,7 @@ async fn own_artifact(app: &App, project: &str, id: &str) -> Result<Option<(Arti
 }
 
 impl Finished {
-    /// What the model embeds, as its files say.
+    /// Returns the kind of inputs that the model embeds, from its files.
     pub(crate) async fn kind(&self, app: &App, user: &Identity) -> Result<ModelKind> {
         let bytes = StoredBytes::new(&app.store, &self.artifact.content).await;
         let bytes = bytes.map_err(|e| ApiError::internal(&e))?;
@@ -101,16 +102,16 @@ impl Finished {
     }
 }
 
-/// The model that a run was trained from, as it was before.
+/// Loads the model that a run was trained from, as it was before the training.
 ///
 /// # Errors
-/// It can't be had here; the message says why.
+/// The model is not available here. The message says why.
 pub(crate) async fn backbone(app: &App, user: &Identity, run: &RunRow) -> Result<Used> {
     let unreadable = |e: serde_json::Error| ApiError::internal(&e);
     let config: serde_json::Value = serde_json::from_str(&run.config).map_err(unreadable)?;
     let config = Config::deserialize(&config).map_err(unreadable)?;
     let config = config.training().cloned();
-    let config = config.ok_or_else(|| ApiError::conflict("the run trains no model"))?;
+    let config = config.ok_or_else(|| ApiError::conflict("the run does not train a model"))?;
     if let Some(earlier) = &config.model.artifact {
         return going_on_from(app, user, earlier).await;
     }
@@ -129,7 +130,8 @@ pub(crate) async fn backbone(app: &App, user: &Identity, run: &RunRow) -> Result
     })
 }
 
-/// Reads a configuration. Folders are looked at, and the model hub may be asked.
+/// Returns a closure that reads a configuration. It may access folders and the
+/// model hub.
 fn plan_of(
     app: &App,
     config: RunConfig,
@@ -143,7 +145,7 @@ fn plan_of(
     move || Plan::new(&config, allowed)
 }
 
-/// The model of an artifact that a run went on from.
+/// Loads the model of the artifact that a run started from.
 async fn going_on_from(app: &App, user: &Identity, earlier: &str) -> Result<Used> {
     let by_name = || {
         let data = &app.database;
@@ -153,12 +155,12 @@ async fn going_on_from(app: &App, user: &Identity, earlier: &str) -> Result<Used
         None => app.held(by_name, |artifact| &artifact.content).await?,
         found => found,
     };
-    let gone = || ApiError::not_found(format!("the artifact `{earlier}` is not there any more"));
+    let gone = || ApiError::not_found(format!("the artifact `{earlier}` does not exist any more"));
     let (artifact, hold) = found.ok_or_else(gone)?;
     Finished { artifact, hold }.open(app).await
 }
 
-/// A data set of the user's, or a public one, by its id.
+/// Finds a data set of the user, or a public one, by its id.
 pub(crate) async fn data(app: &App, user: &Identity, id: &str) -> Result<Data> {
     let found = own_artifact(app, &user.namespace, id).await?;
     let found = found.filter(|(artifact, _)| artifact.kind == "documentArray");
@@ -167,8 +169,9 @@ pub(crate) async fn data(app: &App, user: &Identity, id: &str) -> Result<Data> {
     Ok(Data { artifact, hold })
 }
 
-/// What a query finds in a data set by a model, which `open` loads. Loading and
-/// embedding go on if they take too long to wait for.
+/// Searches a data set with a query and the model that `open` loads. Loading
+/// and embedding continue in the background if they take longer than the page
+/// waits.
 pub(crate) async fn search(
     app: &Arc<App>,
     user: &Identity,
@@ -210,20 +213,23 @@ fn check_query(kind: ModelKind, query: &Item) -> Result<()> {
     };
     match (good, query) {
         (true, _) => Ok(()),
-        (false, Item::Text(_)) => Err(ApiError::bad_request("the model embeds no texts")),
-        (false, Item::Picture(_)) => Err(ApiError::bad_request("the model embeds no pictures")),
+        (false, Item::Text(_)) => Err(ApiError::bad_request("the model does not embed texts")),
+        (false, Item::Picture(_)) => {
+            Err(ApiError::bad_request("the model does not embed pictures"))
+        }
     }
 }
 
-/// The model with one of the prompts that models of sentence-transformers have, if
-/// it has this one.
+/// Selects a prompt of a sentence-transformers model, if the model has it, and
+/// the default otherwise.
 fn prompted(model: &Held<Model>, name: &str) -> Result<Prompted> {
     let has = model.encoder.prompts().names().any(|known| known == name);
     let prompted = Prompted::new(model, has.then_some(name));
     prompted.map_err(|e| ApiError::engine(&e))
 }
 
-/// The data set as the model has embedded it, now or before.
+/// Returns the model's embeddings of the data set. Computes them if they are
+/// not cached.
 async fn index(
     app: &Arc<App>,
     user: &Identity,
@@ -243,7 +249,7 @@ async fn index(
     app.serving.indexes.get(&key, build).await
 }
 
-/// What embedding a data set needs.
+/// The inputs for embedding a data set.
 struct Building {
     app: Arc<App>,
     person: String,
@@ -292,8 +298,8 @@ impl Building {
         index.documents = documents.map_err(|e| ApiError::unprocessable(e.to_string()))?;
         if index.len() == 0 {
             return Err(ApiError::unprocessable(
-                "the data set holds nothing that this model embeds; pictures must be in the data, \
-                 not named by their address",
+                "the data set has nothing that this model embeds; pictures must be in the data, \
+                 not referred to by their address",
             ));
         }
         room.take(index.bytes())?;
@@ -301,7 +307,7 @@ impl Building {
     }
 }
 
-/// What a run's model was before, for people.
+/// Returns a readable name of the model that a run was trained from.
 pub(crate) fn backbone_name(run: &RunRow) -> String {
     let config: serde_json::Value = serde_json::from_str(&run.config).unwrap_or_default();
     let model = &config["model"];

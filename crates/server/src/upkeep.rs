@@ -1,5 +1,5 @@
-//! What an operator does with a server's data: look whether it is whole, keep
-//! a copy, take away what nothing needs.
+//! Maintenance of a server's data: check, backup, restore, and removal of
+//! unused contents.
 
 use std::{collections::HashMap, path::Path, sync::Arc};
 
@@ -14,26 +14,24 @@ use crate::{
     store::Store,
 };
 
-/// What a check has found.
+/// Result of [`check`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {
-    /// Contents that are referred to and are whole.
+    /// Number of contents that are referenced and undamaged.
     pub good: usize,
-    /// What is wrong: each a line that says what is damaged or missing, and
-    /// what needs it.
+    /// Problems: one line for each damaged or missing content, with what needs it.
     pub faults: Vec<String>,
-    /// Bytes of contents that nothing refers to. The server removes them when
+    /// Size of contents without a reference, in bytes. The server removes them when
     /// it starts.
     pub unused_bytes: u64,
 }
 
-/// Verifies all data of the server in `folder`: the database's own check, and
-/// the SHA-256 of every content that anything refers to. A server may run
-/// beside it.
+/// Verifies all data of the server in `folder`: the database, and the SHA-256
+/// of every referenced content. A server may be running.
 ///
 /// # Errors
-/// [`StartError`] where the data can't be read at all.
+/// [`StartError`] if the data can't be read at all.
 pub async fn check(folder: &Path, store: Option<&str>) -> Result<Report, StartError> {
     let database = attach_database(folder)?;
     let store = open_store(folder, store)?;
@@ -62,7 +60,7 @@ pub async fn check(folder: &Path, store: Option<&str>) -> Result<Report, StartEr
             Err(object_store::Error::NotFound { .. }) => "is missing".to_owned(),
             Err(error) => format!("can't be read: {error}"),
         };
-        // Deleted since, by a server that runs.
+        // A running server may have deleted it in the meantime.
         if !database
             .is_wanted(content.clone())
             .await
@@ -79,16 +77,17 @@ pub async fn check(folder: &Path, store: Option<&str>) -> Result<Report, StartEr
     Ok(report)
 }
 
-/// Copies all data of the server in `folder` into the folder `target`, which
-/// can then be served itself, or restored from. A server may run beside it: the
-/// copy is of one moment. Contents that are in `target` already are read and
-/// compared with their SHA-256; only those that differ are copied again. Returns
-/// how many contents there are.
+/// Copies all data of the server in `folder` to the folder `target`.
+///
+/// The copy can be served or restored. A server may be running; the copy
+/// reflects one moment. Contents in `target` are verified against their
+/// SHA-256, and only those that differ are copied again. Returns the number of
+/// contents.
 ///
 /// # Errors
 /// [`StartError`] if something can't be read or written, if a server or another
-/// copy uses `target`, or if it holds something else. The copy is not whole
-/// then.
+/// backup uses `target`, or if it contains something else. The copy is then
+/// incomplete.
 pub async fn backup(
     folder: &Path,
     store: Option<&str>,
@@ -100,24 +99,25 @@ pub async fn backup(
     std::fs::create_dir_all(target).map_err(|e| bad(&e))?;
     let same = |path: &Path| path.canonicalize().ok();
     if same(folder) == same(target) {
-        return Err(bad(&"it is the data itself; choose another folder"));
+        return Err(bad(&"it is the data folder itself; choose another folder"));
     }
     if !database::file(target).exists() && !holds_only(target, &OWN).map_err(|e| bad(&e))? {
         return Err(bad(
-            &"it is not empty and holds no earlier copy; choose an empty folder",
+            &"it is not empty and contains no earlier backup; choose an empty folder",
         ));
     }
     copy(&database, &store, target, None).await
 }
 
-/// Copies a backup that lies in the folder `source` into the new data folder
-/// `folder`, and its contents to where `store` says. Every content is compared
-/// with its SHA-256, those that are there already too. Returns how many contents
-/// there are.
+/// Copies the backup in the folder `source` to the new data folder `folder`,
+/// and its contents to `store`.
+///
+/// Every content is verified against its SHA-256, including those that exist
+/// already. Returns the number of contents.
 ///
 /// # Errors
-/// [`StartError`] if something can't be read or written, or if `folder` holds
-/// data already. It can't be served then.
+/// [`StartError`] if something can't be read or written, or if `folder` already
+/// contains data. The folder can't be served then.
 pub async fn restore(
     source: &Path,
     folder: &Path,
@@ -129,18 +129,18 @@ pub async fn restore(
     std::fs::create_dir_all(folder).map_err(|e| bad(&e))?;
     if !holds_only(folder, &OWN).map_err(|e| bad(&e))? {
         return Err(bad(
-            &"it is not empty; choose a new folder, or move away what is there",
+            &"it is not empty; choose a new folder, or move its files away",
         ));
     }
     copy(&database, &from, folder, store).await
 }
 
-/// What a copy that was broken off may have left, and what a new disk has.
+/// Names that an unfinished copy may have left, and that a new disk has.
 const OWN: [&str; 4] = ["server.lock", "store", UNFINISHED, "lost+found"];
-/// The name of the database until all contents are there.
+/// Name of the database until all contents are copied.
 const UNFINISHED: &str = "finetuner.sqlite.new";
 
-/// Whether a folder has nothing but these, and what SQLite keeps beside them.
+/// Whether a folder contains only these names and SQLite's files for them.
 fn holds_only(folder: &Path, names: &[&str]) -> std::io::Result<bool> {
     for entry in std::fs::read_dir(folder)? {
         let name = entry?.file_name();
@@ -156,7 +156,7 @@ fn holds_only(folder: &Path, names: &[&str]) -> std::io::Result<bool> {
     Ok(true)
 }
 
-/// Copies a database and its contents into a folder, or to another store.
+/// Copies a database and its contents to a folder, or to another store.
 async fn copy(
     database: &Database,
     store: &Store,
@@ -165,7 +165,7 @@ async fn copy(
 ) -> Result<usize, StartError> {
     let failed = |e: &dyn std::fmt::Display| bad_folder(target, e);
     private_folder(target).map_err(|e| failed(&e))?;
-    // Neither a server nor another copy may write there.
+    // No server and no other copy may write to the folder.
     let lock = lock(target)?;
     let to = open_store(target, target_store)?;
     let unfinished = target.join(UNFINISHED);
@@ -183,29 +183,33 @@ async fn copy(
             }
             let wanted = database.is_wanted(content.clone()).await;
             if wanted.map_err(|e| failed(&e))? {
-                return Err(failed(&format!("{content} is missing: see `check`")));
+                return Err(failed(&format!(
+                    "{content} is missing; `finetuner-server check` lists missing contents"
+                )));
             }
             vanished = true;
         }
         if vanished {
-            // It was deleted while the copy was made: the copy needs it.
+            // Deleted after the database was copied, and the copy needs it.
             continue;
         }
-        // Last, so that what can be served is whole.
+        // The database is put in place last, so that a folder that can be served is
+        // complete.
         database::replace(&database::file(target), &unfinished).map_err(|e| failed(&e))?;
         drop(lock);
         return Ok(contents.len());
     }
     Err(failed(
-        &"data was deleted each time while it was copied; try again when less happens",
+        &"data was deleted during each of the attempts to copy it; try again when the \
+          server is less busy",
     ))
 }
 
-/// How often a copy is begun again because something in it was deleted.
+/// Number of attempts if data is deleted while it is copied.
 const COPIES: usize = 10;
 
-/// The contents that a copy of a database needs. The workers of the original
-/// are taken out of the copy.
+/// Removes the original server's workers from a copy of a database. Returns the
+/// contents that the copy needs.
 async fn contents_of_copy(file: &Path) -> Result<Vec<String>, String> {
     let copy = Database::attach(file)?;
     copy.forget_workers().await.map_err(|e| e.to_string())?;
@@ -216,14 +220,15 @@ async fn contents_of_copy(file: &Path) -> Result<Vec<String>, String> {
     Ok(contents)
 }
 
-/// Removes contents that nothing refers to, which a server that was killed has
-/// left.
+/// Removes contents without a reference, which a killed server has left.
 pub(crate) async fn sweep(app: Arc<App>) {
     let swept = sweep_store(&app, &app.store).await;
     match swept {
         Ok(0) => {}
-        Ok(count) => tracing::info!("{count} contents were looked at that nothing refers to"),
-        Err(error) => tracing::warn!("the store could not be swept: {error}"),
+        Ok(count) => tracing::info!(
+            "{count} contents that nothing refers to were removed, unless they are in use again"
+        ),
+        Err(error) => tracing::warn!("The store can't be checked for unused contents: {error}"),
     }
 }
 
@@ -231,7 +236,7 @@ async fn sweep_store(app: &App, store: &Store) -> Result<usize, String> {
     let mut orphans = Vec::new();
     let mut found = store.list();
     while let Some(object) = found.try_next().await.map_err(|e| e.to_string())? {
-        // Asked again before it is removed.
+        // Checked again before the removal.
         let wanted = app.database.seems_wanted(object.content.clone()).await;
         if !wanted.map_err(|e| e.to_string())? {
             orphans.push(object.content);

@@ -1,10 +1,11 @@
-//! The worker: carries out one run, and speaks to the server over HTTP with a
-//! token that is good for this run alone. It makes that token itself: the one that
-//! it was started with is good for its first call only.
+//! The worker: carries out one run and talks to the server over HTTP.
 //!
-//! Where it is a process of its own, it takes SIGINT and SIGTERM as the order to
-//! make a checkpoint and pause from its beginning on, and closes itself off from
-//! the machine's other files once it has its job.
+//! Its token is valid for this run only. The worker generates it, because the
+//! start token that it was launched with is valid for the first call only.
+//!
+//! A worker in its own process treats SIGINT and SIGTERM as a request to write
+//! a checkpoint and pause, from its start on. Once it has its job, it gives up
+//! access to the machine's other files.
 
 mod cache;
 mod calls;
@@ -12,6 +13,7 @@ mod contents;
 mod documents;
 mod events;
 mod examples;
+mod follower;
 mod isolation;
 mod limits;
 mod signals;
@@ -29,10 +31,9 @@ use std::{
 use finetuner_engine::{
     Error as EngineError,
     data::{DataName, Documents},
-    job::{self, Interruption, Observer, Setting},
+    job::{self, Observer, Setting},
     source::{HubRules, hub_cache, open_artifact},
     synthesis::{SynthesisPlan, synthesize},
-    train::Position,
 };
 use finetuner_protocol::{
     Config, Event, Level, RunConfig,
@@ -42,7 +43,7 @@ use serde::Deserialize;
 use tempfile::NamedTempFile;
 use tokio::{
     runtime::{Builder, Runtime},
-    sync::{mpsc, oneshot},
+    sync::mpsc,
 };
 
 use self::{
@@ -50,7 +51,8 @@ use self::{
     calls::{CallError, Server},
     contents::Contents,
     documents::FetchedDocuments,
-    isolation::Closed,
+    follower::Follower,
+    isolation::Isolation,
     limits::Limits,
     trackers::{End, Environment, Tracked, Trackers},
 };
@@ -61,21 +63,25 @@ pub(crate) use start::token as start_token;
 pub(crate) use tls::authorities_of_this_process;
 pub(crate) use variables::*;
 
-/// The start of that name where none is given.
-pub(crate) const ANY_FOLDER: &str = "finetuner-run-";
+/// Default prefix of the temporary folder's name.
+pub(crate) const DEFAULT_FOLDER_PREFIX: &str = "finetuner-run-";
 
 /// Where a worker runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// In a thread of another program, which it leaves as it is.
+    /// In a thread of another program. The worker does not change that program.
     Thread,
-    /// In a process of its own.
+    /// In its own process.
     Process,
 }
 
-/// Carries out the run that `start_token` is good for. The server is told how it
-/// ended; an error is what could not be told. The name of its temporary folder
-/// begins with `folder`. `authorities` are trusted beside those of the system.
+/// Carries out the run of `start_token` and reports its outcome to the server.
+///
+/// The name of its temporary folder begins with `folder`. `authorities` are
+/// trusted in addition to those of the system.
+///
+/// # Errors
+/// The reason why the outcome could not be reported.
 pub(crate) fn run(
     url: &str,
     start_token: String,
@@ -84,7 +90,7 @@ pub(crate) fn run(
     signals: Signals,
     place: Place,
 ) -> Result<(), String> {
-    // A thread of another program is not what that program's environment is for.
+    // The environment of another program is not meant for this worker.
     let cache = match place {
         Place::Process => Cache::of_this_process(),
         Place::Thread => Ok(None),
@@ -92,33 +98,35 @@ pub(crate) fn run(
     let signals = Arc::new(signals);
     let server = start::exchange(url, start_token, &authorities, &signals)?;
     let folder = tempfile::Builder::new().prefix(folder).tempdir();
-    let folder = folder.map_err(|e| format!("no temporary folder can be made: {e}"))?;
-    let Some(job) = ask_for_job(&server, &signals)? else {
+    let folder = folder.map_err(|e| format!("the temporary folder can't be created: {e}"))?;
+    let Some(job) = fetch_job(&server, &signals)? else {
         return Ok(());
     };
     let mut notes = Vec::new();
     let cache = cache.unwrap_or_else(|reason| {
-        let words = format!("This machine's cache can't be used, contents are fetched: {reason}");
+        let words =
+            format!("This machine's cache can't be used; data is fetched instead: {reason}");
         notes.push((Level::Warning, words));
         None
     });
     if place == Place::Process {
-        limits::tell_the_system(&job.rules)?;
+        limits::set_process_limits(&job.rules)?;
         let hub = hub_cache();
-        // It must be there before it can be allowed.
+        // The folder must exist before access to it can be allowed.
         let _ = std::fs::create_dir_all(&hub);
         let mut caches = vec![hub.as_path()];
         caches.extend(cache.as_ref().map(Cache::folder));
-        if let Closed::Not(reason) =
-            isolation::close_in(&job.rules.local_models, folder.path(), &caches)
+        if let Isolation::Unavailable(reason) =
+            isolation::restrict_files(&job.rules.local_models, folder.path(), &caches)
         {
             let words = format!(
-                "The worker can read all files of its user, the server's data among them: {reason}"
+                "The worker can read all files of its user, including the server's data if they \
+                 have the same owner: {reason}"
             );
             notes.push((Level::Debug, words));
         }
     }
-    // Its threads are closed in as well.
+    // Created after the restriction, so that it applies to the runtime's threads.
     let runtime = runtime()?;
     #[cfg(not(unix))]
     if place == Place::Process {
@@ -129,14 +137,14 @@ pub(crate) fn run(
         authorities,
         cache,
     };
-    carry_out_and_tell(&job, files, &server, signals, &runtime, place, notes)
+    run_and_report(&job, files, &server, signals, &runtime, place, notes)
 }
 
-/// Where a worker's files are, and come from.
+/// The files of a worker and their sources.
 struct Files<'a> {
-    /// Temporary ones.
+    /// Temporary folder of the run.
     folder: &'a Path,
-    /// Trusted where contents come from.
+    /// Authorities that are trusted for fetching contents.
     authorities: Authorities,
     cache: Option<Cache>,
 }
@@ -149,34 +157,38 @@ fn runtime() -> Result<Runtime, String> {
     built.map_err(|e| e.to_string())
 }
 
-/// Asks for the job, before this process has any thread: what closes it in
-/// holds for threads that are started later. There is none where the worker is told
-/// to stop first.
-fn ask_for_job(server: &Server, signals: &Signals) -> Result<Option<Job>, String> {
+/// Asks the server for the job. Returns `None` if the worker is told to stop
+/// first.
+///
+/// Runs before this process has other threads, because file restrictions apply
+/// only to threads that start later.
+fn fetch_job(server: &Server, signals: &Signals) -> Result<Option<Job>, String> {
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| e.to_string())?;
     runtime.block_on(async {
         match signals.unless_interrupted(server.json("job")).await {
             Ok(Err(refused @ CallError::Refused(..))) => {
-                let reason = format!("the worker could not get its job: {refused}");
-                tell(server, &Outcome::Failed { reason }).await?;
+                let reason = format!("the worker could not fetch its job: {refused}");
+                report_outcome(server, &Outcome::Failed { reason }).await?;
                 Err(refused.to_string())
             }
             Ok(job) => job.map(Some).map_err(|e: CallError| e.to_string()),
             Err(_) if signals.is_stopping() => Ok(None),
-            Err(_) => tell(server, &Outcome::Paused).await.map(|()| None),
+            Err(_) => report_outcome(server, &Outcome::Paused)
+                .await
+                .map(|()| None),
         }
     })
 }
 
-/// Tells how the run ended. Where the server does not take that, it is told
-/// that, so that the run's log says it.
-async fn tell(server: &Server, outcome: &Outcome) -> Result<(), String> {
+/// Reports the run's outcome. If the server refuses it, reports that as the
+/// failure, so that the run's log shows the reason.
+async fn report_outcome(server: &Server, outcome: &Outcome) -> Result<(), String> {
     let send = async |outcome: &Outcome| server.send(|| server.post("outcome").json(outcome)).await;
     match send(outcome).await {
         Ok(_) => Ok(()),
         Err(refused @ CallError::Refused(..)) => {
-            let reason = format!("the end of the run was not taken: {refused}");
+            let reason = format!("the server did not accept the run's outcome: {refused}");
             let told = send(&Outcome::Failed { reason }).await;
             told.map(drop).map_err(|e| e.to_string())
         }
@@ -184,7 +196,7 @@ async fn tell(server: &Server, outcome: &Outcome) -> Result<(), String> {
     }
 }
 
-fn carry_out_and_tell(
+fn run_and_report(
     job: &Job,
     files: Files<'_>,
     server: &Server,
@@ -237,16 +249,17 @@ fn carry_out_and_tell(
         let _ = log.send(events::Item::Event(Event::Log { level, message }));
     };
     let contents = Contents::new(server.clone(), files.authorities, files.cache, warn);
-    let carried_out = carry_out(job, folder, &contents, &mut follower);
-    // The reports end when nobody can send any more.
+    let carried_out = run_job(job, folder, &contents, &mut follower);
+    // The reporting task ends when all senders are dropped.
     drop(contents);
     let outcome = match carried_out {
         Ok(()) => Outcome::Finished,
         Err(EngineError::Interrupted) => match signals.failure() {
             Some(reason) => Outcome::Failed { reason },
-            // From the last checkpoint that was kept, or from the beginning.
+            // The run resumes from the last stored checkpoint, or from the beginning.
             None if signals.is_pausing() && !signals.is_stopping() => Outcome::Paused,
-            // Whoever has stopped us knows why.
+            // The server or the embedding program that stopped this worker knows the
+            // reason.
             None => {
                 if signals.is_over() {
                     let trackers = std::mem::take(&mut follower.trackers);
@@ -259,7 +272,8 @@ fn carry_out_and_tell(
             reason: error.to_string(),
         },
     };
-    // Ends the reports, all of which must be there before the outcome is.
+    // Dropping the follower ends the reports. All of them must arrive before the
+    // outcome.
     let trackers = std::mem::take(&mut follower.trackers);
     drop(follower);
     runtime.block_on(async {
@@ -271,11 +285,11 @@ fn carry_out_and_tell(
             })
             .await;
         reports.await.map_err(|e| e.to_string())??;
-        tell(server, &outcome).await
+        report_outcome(server, &outcome).await
     })
 }
 
-/// Takes Ctrl-C as the order to pause.
+/// Treats Ctrl-C as a request to pause.
 #[cfg(not(unix))]
 async fn pause_when_told(signals: Arc<Signals>) {
     if tokio::signal::ctrl_c().await.is_ok() {
@@ -283,7 +297,7 @@ async fn pause_when_told(signals: Arc<Signals>) {
     }
 }
 
-fn carry_out(
+fn run_job(
     job: &Job,
     folder: &Path,
     contents: &Contents,
@@ -294,7 +308,7 @@ fn carry_out(
         true => {
             let path = folder.join("begin.zip");
             let fetched = follower.transfer(contents.fetch(LAST_CHECKPOINT, &path))?;
-            fetched.map_err(|e| not_fetched("the checkpoint", &e))?;
+            fetched.map_err(|e| fetch_error("the checkpoint", &e))?;
             Some(path)
         }
         false => None,
@@ -309,9 +323,9 @@ fn carry_out(
         Some(_) => {
             let (zip, opened) = (folder.join("earlier.zip"), folder.join("earlier"));
             let fetched = follower.transfer(contents.fetch(MODEL_ARTIFACT, &zip))?;
-            fetched.map_err(|e| not_fetched("the model to start from", &e))?;
+            fetched.map_err(|e| fetch_error("the model to start from", &e))?;
             open_artifact(&zip, &opened)?;
-            // Only its weights are needed any more.
+            // Only the unpacked weights are needed from now on.
             let _ = std::fs::remove_file(&zip);
             Some(opened)
         }
@@ -326,7 +340,7 @@ fn carry_out(
         })?;
         let fetched = signals.unless_interrupted(contents.fetch(name, file.path()));
         let fetched = runtime.block_on(fetched)?;
-        fetched.map_err(|e| not_fetched(&format!("the data set {shown}"), &e))?;
+        fetched.map_err(|e| fetch_error(&format!("the data set {shown}"), &e))?;
         let documents = FetchedDocuments::new(
             file,
             shown,
@@ -355,8 +369,8 @@ fn carry_out(
     });
     let pushed = runtime.block_on(server.upload("artifact", &[], &made));
     pushed.map_err(|reason| {
-        let reason = format!("the artifact can't be pushed: {reason}");
-        // A worker that was replaced has nothing to say any more.
+        let reason = format!("the artifact can't be uploaded: {reason}");
+        // A worker that was replaced reports nothing more.
         match follower.signals.is_stopping() {
             true => EngineError::Interrupted,
             false => EngineError::Transfer(reason),
@@ -387,12 +401,12 @@ impl Work {
             let plan = SynthesisPlan::new(config, &job.rules.local_models, &hub_rules(job))?;
             return Ok(Self::Synthesis(Box::new(plan)));
         }
-        // Read again, so that an error says which field is at fault.
+        // Parsed again as the concrete type, so that an error names the field.
         let config = RunConfig::deserialize(&job.config).map_err(bad)?;
         Ok(Self::Training(Box::new(config)))
     }
 
-    /// A data set, as messages name it.
+    /// Returns the name of a data set for messages.
     fn data_name<'a>(&self, name: &'a str) -> DataName<'a> {
         match self {
             Self::Training(config) => DataName::of_run(config, name),
@@ -401,69 +415,8 @@ impl Work {
     }
 }
 
-fn not_fetched(what: &str, error: &CallError) -> EngineError {
+fn fetch_error(what: &str, error: &CallError) -> EngineError {
     EngineError::Transfer(format!("{what} can't be fetched: {error}"))
-}
-
-/// Follows the run: takes its events and keeps its checkpoints.
-struct Follower<'a> {
-    trackers: Trackers,
-    events: mpsc::UnboundedSender<events::Item>,
-    signals: Arc<Signals>,
-    runtime: &'a Runtime,
-    server: &'a Server,
-    /// Between two checkpoints.
-    every: Duration,
-    /// When the last one was done.
-    last: Instant,
-    /// The most bytes of memory that the worker may hold.
-    memory_limit: Option<u64>,
-}
-
-impl Follower<'_> {
-    /// Waits for a transfer, unless the run is interrupted first.
-    fn transfer<T>(&self, work: impl Future<Output = T>) -> Result<T, EngineError> {
-        self.runtime.block_on(self.signals.unless_interrupted(work))
-    }
-}
-
-impl Observer for Follower<'_> {
-    fn event(&mut self, event: Event) {
-        self.trackers.event(&event);
-        // The receiver is gone only where the server is, which also stops us.
-        let _ = self.events.send(events::Item::Event(event));
-    }
-
-    fn memory_limit(&self) -> Option<u64> {
-        self.memory_limit
-    }
-
-    fn interrupted(&self) -> Option<Interruption> {
-        self.signals.interruption()
-    }
-
-    fn wants_checkpoint(&self) -> bool {
-        self.last.elapsed() >= self.every
-    }
-
-    fn checkpoint(&mut self, file: &Path, at: Position) -> Result<(), String> {
-        let position = [("epoch", at.epoch), ("step", at.step)];
-        let begun = Instant::now();
-        let (told, delivered) = oneshot::channel();
-        let sent = self.runtime.block_on(async {
-            // A run that goes on from here does not report these steps again.
-            let asked = self.events.send(events::Item::Delivered(told)).is_ok();
-            if !asked || delivered.await.is_err() {
-                return Err("what came before it can't be reported".to_owned());
-            }
-            let sent = self.server.upload("checkpoint", &position, file).await;
-            sent.map_err(|e| e.to_string())
-        });
-        // A large model must not spend its time on checkpoints.
-        self.every = self.every.max(begun.elapsed() * 10);
-        self.last = Instant::now();
-        sent
-    }
 }
 
 #[cfg(test)]
@@ -474,7 +427,7 @@ mod tests {
     fn a_full_disk_is_not_taken_for_bad_data() {
         let full = CallError::File("/tmp/x: No space left on device".to_owned());
         assert_eq!(
-            not_fetched("the data set `shoes`", &full).to_string(),
+            fetch_error("the data set `shoes`", &full).to_string(),
             "the data set `shoes` can't be fetched: /tmp/x: No space left on device"
         );
     }

@@ -85,7 +85,7 @@ impl TestService {
             }
             false => Refusal::new(
                 StatusCode::UNAUTHORIZED,
-                "Token invalid or expired: log in with a token that this server gave",
+                "Token invalid or expired: log in with a token issued by this server",
             )
             .into_response(),
         };

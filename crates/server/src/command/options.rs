@@ -1,6 +1,5 @@
-//! The options of `serve`. An option takes precedence over its variable of the
-//! environment, and the variable over the settings file. What neither gives is
-//! taken from the file.
+//! The options of `serve`. An option takes precedence over its environment
+//! variable, and the variable over the settings file.
 
 use std::{
     num::{NonZeroU16, NonZeroU64},
@@ -9,20 +8,21 @@ use std::{
 
 use clap::builder::BoolishValueParser;
 
-use super::{Data, StoreAddress};
+use super::data::{Data, StoreAddress};
 use crate::settings_file::{Network, Seconds, SettingsFile};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
-    /// Where to listen; 127.0.0.1:8642 by default.
+    /// Address to listen on; 127.0.0.1:8642 by default.
     #[arg(long, env = "FINETUNER_ADDRESS")]
     address: Option<String>,
     #[command(flatten)]
     data: Data,
     #[command(flatten)]
     store: StoreAddress,
-    /// Let workers fetch data, models and checkpoints from S3 itself, by addresses
-    /// that are good for some minutes. They must reach it where the server does.
+    /// Let workers fetch data, models and checkpoints directly from S3, at signed
+    /// addresses that are valid for some minutes. They must be able to reach S3 at
+    /// the server's address of it.
     #[arg(
         long,
         env = "FINETUNER_PRESIGNED",
@@ -32,17 +32,17 @@ pub(super) struct Options {
         value_parser = BoolishValueParser::new()
     )]
     presigned: Option<bool>,
-    /// A certificate in PEM form, to speak https.
+    /// A certificate in PEM form, for https.
     #[arg(long, env = "FINETUNER_TLS_CERT")]
     tls_cert: Option<PathBuf>,
     /// The certificate's key in PEM form.
     #[arg(long, env = "FINETUNER_TLS_KEY")]
     tls_key: Option<PathBuf>,
-    /// How many runs may go on at once; 1 by default.
+    /// Maximum number of concurrent runs; 1 by default.
     #[arg(long)]
     runs_at_once: Option<NonZeroU16>,
-    /// A folder whose models runs may start from; may be given several times.
-    /// `/` stands for every folder of this machine.
+    /// A folder whose models runs may start from; may be given several times. `/`
+    /// means every folder of this machine.
     #[arg(
         long,
         value_name = "FOLDER",
@@ -50,20 +50,21 @@ pub(super) struct Options {
         value_delimiter = ':'
     )]
     local_models: Vec<PathBuf>,
-    /// The most MiB of a model that a run fetches from the model hub; 16384 by
-    /// default.
+    /// Maximum size in MiB of a model that a run downloads from the model hub;
+    /// 16384 by default.
     #[arg(long)]
     max_hub_download: Option<u64>,
-    /// A variable of the server's environment that workers of this machine get too;
-    /// may be given several times. They get no keys and tokens otherwise.
+    /// A variable of the server's environment that workers of this machine also
+    /// get; may be given several times. Workers get no keys and tokens that are not
+    /// named here.
     #[arg(long, value_name = "NAME")]
     worker_env: Vec<String>,
-    /// The user of this machine, by name or number, whose processes workers are.
-    /// The server must run as root for that.
+    /// User of this machine, by name or number, that workers run as. The server
+    /// must then run as root.
     #[arg(long, value_name = "USER")]
     worker_user: Option<String>,
-    /// Let runs fetch pictures from this machine and private networks, and report to
-    /// trackers there.
+    /// Let runs fetch pictures from this machine and private networks, and report
+    /// to trackers there.
     #[arg(
         long,
         num_args = 0..=1,
@@ -75,71 +76,70 @@ pub(super) struct Options {
     /// Seconds of silence after which a worker counts as lost; 30 by default.
     #[arg(long)]
     lease: Option<Seconds>,
-    /// How many workers a run may lose before it counts as failed; 3 by default.
+    /// Number of lost workers after which a run fails; 3 by default.
     #[arg(long)]
     attempts: Option<NonZeroU16>,
     /// Seconds between two checkpoints of a run; 60 by default.
     #[arg(long)]
     checkpoint_every: Option<Seconds>,
-    /// The most seconds that a run may take.
+    /// Maximum working time of a run in seconds.
     #[arg(long)]
     max_run_time: Option<Seconds>,
-    /// The most MiB of memory that a run may use.
+    /// Maximum memory of a run in MiB.
     #[arg(long)]
     max_run_memory: Option<u64>,
-    /// The most MiB that a run's files may take.
+    /// Maximum size of a run's files in MiB.
     #[arg(long)]
     max_run_disk: Option<u64>,
-    /// The most runs of one user that wait or train at a time.
+    /// Maximum number of one user's waiting and training runs.
     #[arg(long, env = "FINETUNER_MAX_OPEN_RUNS")]
     max_open_runs: Option<NonZeroU64>,
-    /// The most uploads of one user that are in progress at a time; 16 by default.
+    /// Maximum number of one user's uploads in progress; 16 by default.
     #[arg(long, env = "FINETUNER_MAX_UPLOADS")]
     max_uploads: Option<NonZeroU16>,
-    /// The most shared projects that one user may own; 16 by default.
+    /// Maximum number of shared projects that one user may own; 16 by default.
     #[arg(long, env = "FINETUNER_MAX_PROJECTS")]
     max_projects: Option<NonZeroU16>,
     /// Days that entries of the audit log are kept; 365 by default.
     #[arg(long, env = "FINETUNER_AUDIT_DAYS")]
     audit_days: Option<NonZeroU16>,
-    /// The most MiB of data, models and checkpoints that one project may store, as
-    /// the personal project of a user.
+    /// Maximum size in MiB of one project's data, models and checkpoints. A user's
+    /// personal project is one of them.
     #[arg(long, env = "FINETUNER_MAX_STORED")]
     max_stored: Option<u64>,
-    /// The most MiB of memory of the finished models that are used over
+    /// Maximum memory in MiB for finished models that are used over
     /// `/v1/embeddings` and tried in the console; 2048 by default.
     #[arg(long, env = "FINETUNER_MAX_LOADED")]
     max_loaded: Option<u64>,
-    /// MiB of the disk that are kept for runs in progress: new uploads and runs
-    /// are refused when there is less room. By default 512, or a twentieth of a
-    /// smaller disk.
+    /// MiB of the disk that are reserved for runs in progress. New uploads and runs
+    /// are refused if less is free. By default 512, or a twentieth of a smaller
+    /// disk.
     #[arg(long, env = "FINETUNER_DISK_RESERVE")]
     disk_reserve: Option<u64>,
     /// Addresses or networks of proxies whose `Forwarded` and `X-Forwarded-For`
-    /// headers are believed, such as 127.0.0.1,10.0.0.0/8.
+    /// headers are trusted, such as 127.0.0.1,10.0.0.0/8.
     #[arg(long, env = "FINETUNER_TRUSTED_PROXIES", value_delimiter = ',')]
     trusted_proxies: Vec<Network>,
-    /// Seconds that runs have to pause when the server is told to stop; 30 by
-    /// default.
+    /// Seconds that runs have to pause when the server stops; 30 by default.
     #[arg(long)]
     grace: Option<Seconds>,
 }
 
-/// Puts what was given in the place of what the file says.
+/// Replaces a setting if a value was given.
 fn put<T>(place: &mut T, given: Option<T>) {
     if let Some(given) = given {
         *place = given;
     }
 }
 
-/// As [`put`], where the file may say nothing.
+/// Like [`put`], for a setting that may be absent.
 fn put_some<T>(place: &mut Option<T>, given: Option<T>) {
     if given.is_some() {
         *place = given;
     }
 }
 
-/// As [`put`], for what may be given several times.
+/// Like [`put`], for a setting with several values.
 fn put_all<T>(place: &mut Vec<T>, given: Vec<T>) {
     if !given.is_empty() {
         *place = given;
@@ -147,7 +147,7 @@ fn put_all<T>(place: &mut Vec<T>, given: Vec<T>) {
 }
 
 impl Options {
-    /// Returns the file's settings, with the given options in their places.
+    /// Returns the file's settings, overridden by the given options.
     pub(super) fn over(self, file: SettingsFile) -> SettingsFile {
         let mut all = file;
         let server = &mut all.server;
@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn every_option_and_every_variable_has_its_key() {
         let text = SettingsFile::default().text().unwrap();
-        // A name may be broken off at the end of a line.
+        // A name may be broken at the end of a line.
         let text = text.replace("\n# ", " ");
         let command = Command::command();
         let serve = command.find_subcommand("serve").unwrap();

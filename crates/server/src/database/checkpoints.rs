@@ -1,4 +1,4 @@
-//! Checkpoints: states of runs that can be gone on from.
+//! Checkpoints: states from which a run can resume.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -7,11 +7,11 @@ use super::{Database, NOW, artifacts::has_content};
 /// A checkpoint.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CheckpointRow {
-    /// Counted from 1 in its run.
+    /// Number in the run, from 1.
     pub(crate) number: u64,
-    /// Whole epochs behind it.
+    /// Number of finished epochs.
     pub(crate) epoch: u64,
-    /// Steps of the next epoch that are done.
+    /// Number of finished steps of the next epoch.
     pub(crate) step: u64,
     pub(crate) content: String,
     pub(crate) size: u64,
@@ -32,7 +32,7 @@ fn checkpoint(row: &Row<'_>) -> rusqlite::Result<CheckpointRow> {
     })
 }
 
-/// Adds a checkpoint, whose number is returned.
+/// Adds a checkpoint. Returns its number.
 pub(super) fn insert(db: &Connection, run_id: i64, new: &CheckpointRow) -> rusqlite::Result<u64> {
     db.query_row(
         &format!(
@@ -46,8 +46,8 @@ pub(super) fn insert(db: &Connection, run_id: i64, new: &CheckpointRow) -> rusql
     )
 }
 
-/// Removes the checkpoints that are wanted no more: all but those of the last
-/// epochs that the run keeps, and the last one where that is said. Returns the
+/// Removes checkpoints that are no longer needed. Keeps those of the last
+/// epochs that the run asks for, and with `keep_last` the last one. Returns the
 /// contents that nothing refers to any more.
 pub(super) fn thin(db: &Connection, run_id: i64, keep_last: bool) -> rusqlite::Result<Vec<String>> {
     let contents: Vec<String> = db
@@ -65,7 +65,7 @@ pub(super) fn thin(db: &Connection, run_id: i64, keep_last: bool) -> rusqlite::R
     orphans(db, contents)
 }
 
-/// Those of the contents that nothing refers to.
+/// Returns those of the contents that nothing refers to.
 pub(super) fn orphans(db: &Connection, contents: Vec<String>) -> rusqlite::Result<Vec<String>> {
     let mut orphans = Vec::new();
     for content in contents {
@@ -77,7 +77,7 @@ pub(super) fn orphans(db: &Connection, contents: Vec<String>) -> rusqlite::Resul
 }
 
 impl Database {
-    /// The checkpoints of a run, oldest first.
+    /// Returns the checkpoints of a run, oldest first.
     pub(crate) async fn checkpoints(&self, run_id: i64) -> rusqlite::Result<Vec<CheckpointRow>> {
         self.read(move |db| {
             db.prepare_cached(&format!("{SELECT} ORDER BY number"))?
@@ -87,7 +87,7 @@ impl Database {
         .await
     }
 
-    /// The checkpoint of that number.
+    /// Returns the checkpoint with this number.
     pub(crate) async fn checkpoint(
         &self,
         run_id: i64,
@@ -105,8 +105,8 @@ impl Database {
         .await
     }
 
-    /// The content that a run's worker begins with: its last checkpoint, else
-    /// the one that the run was made from.
+    /// Returns the content that a run's worker starts with: its last checkpoint, or
+    /// otherwise the checkpoint that the run was created from.
     pub(crate) async fn last_checkpoint(&self, run_id: i64) -> rusqlite::Result<Option<String>> {
         self.read(move |db| {
             db.query_row(

@@ -1,6 +1,8 @@
-//! The connections: one that writes, in a thread of its own, and a few that
-//! read. Neither readers nor async threads ever wait for a writer, and whoever
-//! waits too long is told that the database is busy.
+//! Connections to the database: one writer in its own thread, and several
+//! readers.
+//!
+//! Readers and async threads never wait for the writer. A call that waits too
+//! long fails with a busy error.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -16,29 +18,31 @@ use std::{
 use rusqlite::{Connection, Error, ffi};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::Database;
+/// The database. Clones share its connections.
+#[derive(Clone)]
+pub(crate) struct Database(Arc<Connections>);
 
-/// Connections that only read. Reading waits for no writer.
+/// Number of connections that only read.
 pub(super) const READERS: usize = 4;
-/// How long a statement waits for another process that writes.
+/// Time that a statement waits for a writer in another process.
 pub(super) const BUSY: Duration = Duration::from_secs(5);
-/// How long a call waits for its turn, whatever goes on before it.
+/// Time that a call waits for its turn.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Work for the connection that writes.
+/// Work for the writing connection.
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
 pub(super) struct Connections {
-    /// None once it is dropped.
+    /// `None` while it is dropped.
     jobs: Option<mpsc::Sender<Job>>,
     writer: Option<JoinHandle<()>>,
-    /// None for a database in memory, which the writer reads as well.
+    /// `None` for a database in memory, which is read through the writer.
     readers: Option<Arc<Readers>>,
 }
 
 struct Readers {
     turns: Arc<Semaphore>,
-    /// Those that nobody uses: at least as many as there are turns.
+    /// Connections that are not in use; at least as many as there are free turns.
     idle: Mutex<Vec<Connection>>,
 }
 
@@ -47,8 +51,7 @@ impl Connections {
         let (jobs, queue) = mpsc::channel::<Job>();
         let write = move || {
             for job in queue {
-                // A transaction that panicked was rolled back: the connection
-                // is fine.
+                // A panic rolls the transaction back, so the connection stays usable.
                 let _ = catch_unwind(AssertUnwindSafe(|| job(&mut writer)));
             }
         };
@@ -68,7 +71,8 @@ impl Connections {
 
 impl Drop for Connections {
     fn drop(&mut self) {
-        // Ends the thread when it has done its work, and closes the file.
+        // Closing the channel ends the thread after its pending jobs, which closes the
+        // file.
         self.jobs = None;
         if let Some(writer) = self.writer.take() {
             let _ = writer.join();
@@ -83,8 +87,8 @@ impl From<Connections> for Database {
 }
 
 impl Database {
-    /// Runs `f` with the connection that writes, in that connection's thread.
-    /// It is run to its end even if nobody waits for it any more.
+    /// Runs `f` with the writing connection in its thread. It runs to its end even
+    /// if the caller is cancelled.
     pub(super) async fn write<T, F>(&self, f: F) -> rusqlite::Result<T>
     where
         T: Send + 'static,
@@ -114,20 +118,20 @@ impl Database {
         let mut told = std::pin::pin!(told);
         let done = match tokio::time::timeout(patience, told.as_mut()).await {
             Ok(done) => done,
-            // Its turn never came, however long the job before it takes.
+            // The job's turn never came, so it will not run.
             Err(_) if turn.give_up() => return Err(busy()),
-            // It has begun, so its result is waited for.
+            // The job has started, so its result is awaited.
             Err(_) => told.await,
         };
         done.unwrap_or_else(|_| match turn.give_up() {
-            // Its turn came too late.
+            // The turn came too late.
             true => Err(busy()),
-            // The panic was told on standard error.
+            // The panic was printed to standard error.
             false => Err(panicked()),
         })
     }
 
-    /// Runs `f` with a connection that reads, off the async threads.
+    /// Runs `f` with a reading connection on a blocking thread.
     pub(super) async fn read<T, F>(&self, f: F) -> rusqlite::Result<T>
     where
         T: Send + 'static,
@@ -138,7 +142,7 @@ impl Database {
         };
         let turn = Arc::clone(&readers.turns).acquire_owned();
         let turn = tokio::time::timeout(PATIENCE, turn).await;
-        // Turns are never closed.
+        // The semaphore is never closed.
         let turn = turn.map_err(|_| busy())?.map_err(|_| closed())?;
         let done = tokio::task::spawn_blocking(move || {
             let mut reader = Reader::take(readers, turn)?;
@@ -153,27 +157,27 @@ impl Database {
     }
 }
 
-/// Whether a job has begun, or is no longer waited for. It never is both.
+/// Whether a job has started or was given up. Only one of the two can happen.
 #[derive(Default)]
 struct Turn(AtomicBool);
 
 impl Turn {
-    /// Takes the turn for the job. Returns false if it was given up.
+    /// Starts the job. Returns false if it was given up.
     fn begin(&self) -> bool {
         !self.0.swap(true, Ordering::SeqCst)
     }
 
-    /// Gives the turn up. Returns false if the job has begun.
+    /// Gives up the job. Returns false if it has started.
     fn give_up(&self) -> bool {
         self.begin()
     }
 }
 
-/// A connection that reads, given back when it is dropped.
+/// A reading connection. It is returned to the pool when dropped.
 struct Reader {
     readers: Arc<Readers>,
     connection: Option<Connection>,
-    /// Given back after the connection.
+    /// Released after the connection is returned.
     _turn: OwnedSemaphorePermit,
 }
 
@@ -201,18 +205,18 @@ impl Drop for Reader {
 }
 
 fn busy() -> Error {
-    let reason = "too much is waiting to be written or read".to_owned();
+    let reason = "too many calls are waiting for the database".to_owned();
     Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_BUSY), Some(reason))
 }
 
-/// The runtime is shutting down.
+/// Returned while the runtime is shutting down.
 fn closed() -> Error {
-    let reason = "the server is about to end".to_owned();
+    let reason = "the server is shutting down".to_owned();
     Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_ABORT), Some(reason))
 }
 
 fn panicked() -> Error {
-    let reason = "the work panicked; this is a bug".to_owned();
+    let reason = "the database call panicked; this is a bug".to_owned();
     Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_INTERNAL), Some(reason))
 }
 
@@ -242,9 +246,10 @@ mod tests {
         });
         has_begun.await.unwrap();
         for _ in 0..2 * READERS {
-            assert!(database.has_no_users().await.unwrap(), "readers go on");
+            assert!(database.has_no_users().await.unwrap(), "readers continue");
         }
-        // It is told while the long job still goes on, and is never done.
+        // The caller gets the error while the long job runs, and its own job never
+        // runs.
         let (done, was_done) = mpsc::channel();
         let waits = database.write_within(Duration::from_millis(1), move |_| {
             done.send(()).unwrap();

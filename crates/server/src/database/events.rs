@@ -1,11 +1,11 @@
-//! What happened in runs: numbered, in order, never changed.
+//! Events of runs: numbered, ordered and immutable.
 
 use finetuner_protocol::{Event, FoundDocuments as Found, Stage};
 use rusqlite::{Connection, Row, params};
 
 use super::{Database, now_ms};
 
-/// An event with its place in the run.
+/// An event with its number in the run.
 #[derive(Clone, Debug)]
 pub(crate) struct StoredEvent {
     pub(crate) number: u64,
@@ -14,7 +14,7 @@ pub(crate) struct StoredEvent {
     pub(crate) event: Event,
 }
 
-/// Adds events at the end.
+/// Appends events to a run.
 pub(super) fn append(db: &Connection, run_id: i64, events: &[Event]) -> rusqlite::Result<()> {
     if events.is_empty() {
         return Ok(());
@@ -36,7 +36,7 @@ pub(super) fn append(db: &Connection, run_id: i64, events: &[Event]) -> rusqlite
 }
 
 impl Database {
-    /// The events from number `first` on, at most `limit`: of some kinds, or of
+    /// Returns up to `limit` events from number `first` on, of some kinds or of
     /// all.
     pub(crate) async fn events(
         &self,
@@ -45,12 +45,13 @@ impl Database {
         first: u64,
         limit: usize,
     ) -> rusqlite::Result<Vec<StoredEvent>> {
-        // SQLite counts with a sign.
+        // SQLite's integers are signed.
         let first = i64::try_from(first).unwrap_or(i64::MAX);
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         self.read(move |db| {
-            // The names are our own. Few lines among very many steps must not
-            // be looked for among these.
+            // The kinds are constants, so the SQL is safe. For one kind the index is
+            // forced: otherwise a few log lines would be searched among very many
+            // steps.
             let (index, wanted) = match kinds {
                 Some([kind]) => ("INDEXED BY events_by_kind", format!("AND kind = '{kind}'")),
                 Some(kinds) => ("", format!("AND kind IN ('{}')", kinds.join("', '"))),
@@ -67,7 +68,8 @@ impl Database {
         .await
     }
 
-    /// The steps of a run, so many that about `wanted` are spread over all.
+    /// Returns about `wanted` steps of a run, spread evenly, with the first and the
+    /// last.
     pub(crate) async fn sampled_steps(
         &self,
         run_id: i64,
@@ -89,18 +91,19 @@ impl Database {
         self.by_numbers(run_id, numbers).await
     }
 
-    /// The ends of a run's epochs.
+    /// Returns the ends of a run's epochs.
     pub(crate) async fn epochs(&self, run_id: i64) -> rusqlite::Result<Vec<StoredEvent>> {
         self.events(run_id, Some(&["epoch"]), 0, usize::MAX).await
     }
 
-    /// Lines of a run's log that warn, at most `limit`.
+    /// Returns up to `limit` warnings of a run's log.
     pub(crate) async fn warnings(&self, run_id: i64, limit: u64) -> rusqlite::Result<Vec<String>> {
         self.lines(run_id, "event ->> '$.level' = 'WARNING'", limit)
             .await
     }
 
-    /// Lines of a run's log that begin with `start`, which is one of ours.
+    /// Returns up to `limit` lines of a run's log that begin with `start`, a
+    /// constant.
     pub(crate) async fn lines_that_begin(
         &self,
         run_id: i64,
@@ -130,7 +133,8 @@ impl Database {
         .await
     }
 
-    /// Where the matches of example queries lie, before and after.
+    /// Returns the positions of the example queries' matches before and after
+    /// training.
     pub(crate) async fn found_documents(
         &self,
         run_id: i64,
@@ -143,7 +147,7 @@ impl Database {
                     Stage::Before => &mut before,
                     Stage::After => &mut after,
                 };
-                // Many examples come in several events.
+                // Many examples are split into several events.
                 match (all, found) {
                     (Some(all), Some(found)) if all.data == found.data => {
                         all.places.extend(found.places);

@@ -21,11 +21,10 @@ mod usage;
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use connections::{BUSY, Connections, READERS};
+pub(crate) use connections::Database;
 
 pub(crate) use access::{Identity, Refusal, Role, Wanted};
 pub(crate) use accounts::{NewToken, Scope, TokenRow};
@@ -59,10 +58,6 @@ const MIGRATIONS: [&str; 6] = [
 
 /// The time in UTC as SQL.
 const NOW: &str = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')";
-
-/// The database. Clones share its connections.
-#[derive(Clone)]
-pub(crate) struct Database(Arc<Connections>);
 
 /// Where the file lies in the folder of a server.
 pub(crate) fn file(folder: &Path) -> PathBuf {
@@ -99,5 +94,7 @@ pub(crate) fn in_memory() -> Database {
     let mut writer = rusqlite::Connection::open_in_memory().unwrap();
     open::prepare(&writer).unwrap();
     open::migrate(&mut writer, None).unwrap();
-    Connections::new(writer, Vec::new()).unwrap().into()
+    connections::Connections::new(writer, Vec::new())
+        .unwrap()
+        .into()
 }

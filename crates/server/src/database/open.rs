@@ -1,5 +1,5 @@
-//! Opening the file, and bringing its schema up to date. Only a server that has
-//! its folder alone does the latter, and it keeps a copy of the file as it was.
+//! Opening the database file and migrating its schema. Only a server that has
+//! locked its folder migrates. It keeps a copy of the original file.
 
 use std::path::{Path, PathBuf};
 
@@ -7,11 +7,14 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
 
 use crate::private::private_file;
 
-use super::{BUSY, Connections, Database, MIGRATIONS, READERS};
+use super::{
+    MIGRATIONS,
+    connections::{BUSY, Connections, Database, READERS},
+};
 
 impl Database {
-    /// Opens or creates the file, and brings its schema up to date. Nobody else
-    /// may have the folder.
+    /// Opens or creates the file and migrates its schema. The folder must be
+    /// locked.
     pub(crate) fn open(path: &Path) -> Result<Self, String> {
         let mut writer = Connection::open(path).map_err(|e| e.to_string())?;
         prepare(&writer).map_err(|e| e.to_string())?;
@@ -19,18 +22,14 @@ impl Database {
         Self::with(writer, path)
     }
 
-    /// Opens a file that is there, beside a server that may run. The schema stays
-    /// as it is. A file on media that can't be written can be read.
+    /// Opens an existing file while a server may be running. Does not change the
+    /// schema. A file on read-only media can be read.
     pub(crate) fn attach(path: &Path) -> Result<Self, String> {
         let Some(file) = read_only_address(path)? else {
             return Self::attach_at(path);
         };
-        Self::attach_at(&file).map_err(|error| {
-            format!(
-                "{error} ({} is on media that can't be written)",
-                path.display()
-            )
-        })
+        Self::attach_at(&file)
+            .map_err(|error| format!("{error} ({} is on read-only media)", path.display()))
     }
 
     fn attach_at(path: &Path) -> Result<Self, String> {
@@ -47,8 +46,8 @@ impl Database {
             version if version > MIGRATIONS.len() => Err(newer(version)),
             version => Err(format!(
                 "its database has version {version}, and this program needs version {}: use the \
-                 program of the server that runs, or start a server of this version first, which \
-                 brings the data up to date",
+                 program of the running server, or first start a server of this version, which \
+                 migrates the data",
                 MIGRATIONS.len()
             )),
         }
@@ -67,11 +66,11 @@ impl Database {
     }
 }
 
-/// Returns the address under which SQLite reads a file on media that can't be
-/// written, or nothing if the file's folder can be written.
+/// Returns the URI with which SQLite reads a file on read-only media, or `None`
+/// if the file's folder is writable.
 ///
-/// A database in WAL mode needs two files beside it, even to be read, unless
-/// SQLite is told that nobody changes it.
+/// A database in WAL mode needs two files next to it even for reading, unless
+/// SQLite is told that the file is immutable.
 fn read_only_address(path: &Path) -> Result<Option<PathBuf>, String> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -84,14 +83,14 @@ fn read_only_address(path: &Path) -> Result<Option<PathBuf>, String> {
     let changes = beside(path, "-wal");
     if std::fs::metadata(&changes).is_ok_and(|changes| changes.len() > 0) {
         return Err(format!(
-            "{} holds changes that are not in the database yet, and this media can't be written: \
-             copy the folder to a disk that can be, and use the copy",
+            "{} has changes that are not in the database yet, and this media is read-only: copy \
+             the folder to a writable disk and use the copy",
             changes.display()
         ));
     }
     let path = path.canonicalize().map_err(|e| e.to_string())?;
     let mut address = url::Url::from_file_path(&path)
-        .map_err(|()| format!("{} is no path of a file", path.display()))?;
+        .map_err(|()| format!("{} is not a file path", path.display()))?;
     address.set_query(Some("immutable=1"));
     Ok(Some(address.as_str().into()))
 }
@@ -100,11 +99,11 @@ fn is_read_only(connection: &Connection) -> rusqlite::Result<bool> {
     connection.is_readonly(rusqlite::MAIN_DB)
 }
 
-/// Settings of the connection that writes.
+/// Configures the writing connection.
 pub(super) fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
-    // What was answered with yes is on the disk, whatever happens next.
+    // A committed transaction is on the disk, even after a power failure.
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)
 }
@@ -115,12 +114,13 @@ fn version(connection: &Connection) -> rusqlite::Result<usize> {
 
 fn newer(version: usize) -> String {
     format!(
-        "its database has version {version}, this program knows {}: use a newer program",
+        "its database has version {version}, and this program supports versions up to {}: use a \
+         newer program",
         MIGRATIONS.len()
     )
 }
 
-/// Brings a schema up to date. The file is copied first, unless it is new.
+/// Migrates a schema. Copies the file first, unless it is new.
 pub(super) fn migrate(connection: &mut Connection, path: Option<&Path>) -> Result<(), String> {
     let before = version(connection).map_err(|e| e.to_string())?;
     if before > MIGRATIONS.len() {
@@ -133,13 +133,13 @@ pub(super) fn migrate(connection: &mut Connection, path: Option<&Path>) -> Resul
         let copy = copy_of(path, before);
         keep_copy(connection, &copy).map_err(|e| {
             format!(
-                "its database has version {before}, and can't be copied to {} before it is \
-                 brought up to date: {e}",
+                "its database has version {before} and can't be copied to {} before it is \
+                 migrated: {e}",
                 copy.display()
             )
         })?;
         tracing::info!(
-            "The database of version {before} is kept as {}",
+            "A copy of the database in version {before} was kept as {}",
             copy.display()
         );
     }
@@ -180,7 +180,7 @@ fn apply(connection: &mut Connection, before: usize) -> Result<(), String> {
     }
 }
 
-/// Where the copy of an earlier version is kept.
+/// Returns the path for the copy of an earlier version.
 fn copy_of(path: &Path, version: usize) -> PathBuf {
     path.with_extension(format!("version-{version}.sqlite"))
 }
@@ -191,25 +191,29 @@ fn keep_copy(connection: &Connection, copy: &Path) -> Result<(), String> {
     std::fs::rename(&unfinished, copy).map_err(|e| e.to_string())
 }
 
-/// Writes a copy of the database, as it is at one moment, into a new file that
-/// nobody else can read.
+/// Writes a consistent copy of the database to a new file that only its owner
+/// can read.
 pub(super) fn write_copy(connection: &Connection, path: &Path) -> rusqlite::Result<()> {
-    // What an earlier copy has left would be taken for a part of this one.
+    // SQLite would take the files of an earlier copy for parts of this one.
     remove_all(path);
     connection.execute("VACUUM INTO ?1", [path.to_string_lossy()])?;
     let written = private_file(path).and_then(|()| std::fs::File::open(path)?.sync_all());
     written.map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))
 }
 
-/// Puts a database, which nobody uses, in the place of another one, or of none.
+/// Moves an unused database to a path and replaces the database there, if there
+/// is one.
 pub(crate) fn replace(path: &Path, new: &Path) -> Result<(), String> {
     settle(new).map_err(|e| e.to_string())?;
-    // What was served and crashed has changes beside it, which must not be
-    // taken for changes of the new one.
+    // A crashed server may have left changes in files next to the old database.
+    // SQLite must not apply them to the new one.
     if path.exists()
         && let Err(error) = settle(path)
     {
-        tracing::warn!("{} is replaced, and is damaged: {error}", path.display());
+        tracing::warn!(
+            "{} is replaced although it is damaged: {error}",
+            path.display()
+        );
     }
     remove_beside(path);
     let replaced = std::fs::rename(new, path).and_then(|()| match path.parent() {
@@ -219,14 +223,14 @@ pub(crate) fn replace(path: &Path, new: &Path) -> Result<(), String> {
     replaced.map_err(|e| e.to_string())
 }
 
-/// Writes all changes into the file itself.
+/// Writes all pending changes to the file itself.
 fn settle(path: &Path) -> rusqlite::Result<()> {
     let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     connection.busy_timeout(BUSY)?;
     connection.pragma_update(None, "journal_mode", "DELETE")
 }
 
-/// Removes a database with the files that SQLite keeps beside it.
+/// Removes a database and SQLite's files next to it.
 fn remove_all(path: &Path) {
     let _ = std::fs::remove_file(path);
     remove_beside(path);
@@ -238,7 +242,7 @@ fn remove_beside(path: &Path) {
     }
 }
 
-/// A file that SQLite keeps beside a database.
+/// Returns the path of one of SQLite's files next to a database.
 fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut file = path.as_os_str().to_owned();
     file.push(ending);
@@ -249,7 +253,7 @@ fn beside(path: &Path, ending: &str) -> PathBuf {
 mod tests {
     use super::*;
 
-    /// Databases of all versions that were released, as text.
+    /// Databases of all released versions, as SQL.
     const RELEASED: [(usize, &str); 4] = [
         (1, include_str!("fixtures/schema-1.sql")),
         (2, include_str!("fixtures/schema-2.sql")),
@@ -298,7 +302,7 @@ mod tests {
                 .await
                 .unwrap();
             assert!(broken.is_empty(), "{released}: {broken:?}");
-            // What was there can be read by what reads it now.
+            // The current code can read the old data.
             let (runs, total) = db
                 .runs(1, crate::database::RunFilter::default())
                 .await
@@ -347,7 +351,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("finetuner.sqlite");
         make(&path, RELEASED[0].1);
-        // In the place of the copy is something that can't be replaced.
+        // A folder that can't be replaced is in place of the copy.
         std::fs::create_dir_all(copy_of(&path, 1).join("taken")).unwrap();
         let error = Database::open(&path).err().unwrap();
         assert!(error.contains("can't be copied to"), "{error}");

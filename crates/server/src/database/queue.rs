@@ -1,27 +1,30 @@
-//! Which run has which job, and which worker. A job's worker exchanges the job's
-//! start token for one of its own. What it writes is compared with that token in
-//! the same transaction, so that a worker that was replaced can write nothing
-//! more.
+//! Assignment of runs to jobs and workers.
+//!
+//! A job's worker exchanges the job's start token for a token of its own. Every
+//! write of a worker checks that token in the same transaction, so a replaced
+//! worker can't write anything.
+
+mod progress;
 
 use std::time::Duration;
 
-use finetuner_protocol::{Event, Level, Stage, Status};
+use finetuner_protocol::{Event, Level, Status};
 use rusqlite::{Connection, OptionalExtension, Row, params};
-use serde_json::Value;
 
 use super::{
     CheckpointRow, Database, Identity, NewArtifact, artifacts, checkpoints, events, is_duplicate,
     now_ms, runs::check_own_run,
 };
+use progress::{Progress, millis};
 
-/// A job for the next run that waits.
+/// Request for a job for the next waiting run.
 #[derive(Clone, Debug)]
 pub(crate) struct Claim {
-    /// How the names of this server's jobs begin; the run and the launch follow.
+    /// Prefix of this server's job names. The run and the launch follow it.
     pub(crate) prefix: String,
-    /// The hash of the job's start token.
+    /// Hash of the job's start token.
     pub(crate) start_token: Vec<u8>,
-    /// Runs that wait longer.
+    /// Runs whose pause is not over, which are skipped.
     pub(crate) delayed: Vec<i64>,
 }
 
@@ -29,41 +32,42 @@ pub(crate) struct Claim {
 #[derive(Clone, Debug)]
 pub(crate) struct Launched {
     pub(crate) id: i64,
-    /// The number of the launch; it is never given out twice.
+    /// Number of the launch. It is never reused.
     pub(crate) launches: u64,
-    /// Which attempt this is: faults of the run itself count, others don't.
+    /// Number of the current attempt. Only faults of the run itself count as
+    /// attempts.
     pub(crate) attempts: u32,
-    /// The job's name.
+    /// Name of the job.
     pub(crate) job: String,
-    /// Whether the job's worker has called.
+    /// Whether the job's worker has made its first call.
     pub(crate) has_worker: bool,
-    /// The time that was spent on the run.
+    /// Working time of the run so far.
     pub(crate) worked: Duration,
-    /// Whether the run has ever been in progress.
+    /// Whether the run was ever in progress.
     pub(crate) is_started: bool,
     /// Whether the server began to stop while this worker had the run.
     pub(crate) stopped: bool,
 }
 
 impl Launched {
-    /// The run and the number of its launch.
+    /// Returns the run and the number of its launch.
     pub(crate) fn held(&self) -> (i64, u64) {
         (self.id, self.launches)
     }
 }
 
-/// How a run is taken from its worker.
+/// Details of taking a run from its worker.
 #[derive(Clone, Debug)]
 pub(crate) struct Release {
     /// Whether the attempt counts towards the limit.
     pub(crate) counts: bool,
-    /// Work that was not counted yet.
+    /// Working time that was not recorded yet.
     pub(crate) worked: Duration,
-    /// What the log says.
+    /// Line for the run's log.
     pub(crate) line: Option<(Level, String)>,
 }
 
-/// The lines of a run's end, and what the status says then.
+/// Details of a run's end: the status, its text, and lines for the log.
 #[derive(Clone, Debug)]
 pub(crate) struct End {
     pub(crate) status: Status,
@@ -89,11 +93,7 @@ fn launched(row: &Row<'_>) -> rusqlite::Result<Launched> {
     })
 }
 
-fn millis(time: Duration) -> i64 {
-    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
-}
-
-/// Whether `token` is that of the run's worker, and the run still open.
+/// Whether `token` belongs to the run's current worker and the run is open.
 fn is_current(db: &Connection, run_id: i64, token: &[u8]) -> rusqlite::Result<bool> {
     db.query_row(
         &format!(
@@ -109,9 +109,11 @@ fn log(db: &Connection, run_id: i64, level: Level, message: String) -> rusqlite:
 }
 
 impl Database {
-    /// Gives the next run that waits a job: users take turns, and the oldest run
-    /// of a user comes first. The job's name is stored before anybody submits it,
-    /// so that it is found again whatever happens meanwhile.
+    /// Assigns a job to the next waiting run.
+    ///
+    /// Users take turns, and each user's oldest run goes first. The job's name is
+    /// stored before the job is submitted, so that the job can be found after a
+    /// crash.
     pub(crate) async fn claim(&self, claim: Claim) -> rusqlite::Result<Option<Launched>> {
         self.write(move |db| {
             let transaction = db.transaction()?;
@@ -149,9 +151,11 @@ impl Database {
         .await
     }
 
-    /// A worker's first call: exchanges the start token of its job for the token
-    /// of this hash. Repeated with the same hash, it is done again; with another
-    /// one, the start token is void. Returns the run and its launch.
+    /// Exchanges the start token of a job for the worker's token, given by its
+    /// hash.
+    ///
+    /// Succeeds again if it is repeated with the same hash, and fails with another
+    /// one. Returns the run and its launch.
     pub(crate) async fn exchange(
         &self,
         start_token: Vec<u8>,
@@ -178,7 +182,7 @@ impl Database {
         .await
     }
 
-    /// Whether this is the start token of a job whose run is open.
+    /// Whether this is the start token of an open run's job.
     pub(crate) async fn is_start_token(&self, start_token: Vec<u8>) -> rusqlite::Result<bool> {
         self.read(move |db| {
             db.prepare_cached(&format!(
@@ -189,8 +193,8 @@ impl Database {
         .await
     }
 
-    /// The name of the user who started the run, or of the project if that user
-    /// was deleted.
+    /// Returns the name of the user who started the run, or of the project if that
+    /// user was deleted.
     pub(crate) async fn owner_of(&self, run_id: i64) -> rusqlite::Result<String> {
         self.read(move |db| {
             db.query_row(
@@ -205,7 +209,7 @@ impl Database {
         .await
     }
 
-    /// The runs that have a job.
+    /// Returns the runs that have a job.
     pub(crate) async fn launched(&self) -> rusqlite::Result<Vec<Launched>> {
         self.read(|db| {
             db.prepare_cached(&format!(
@@ -218,7 +222,7 @@ impl Database {
         .await
     }
 
-    /// Notes that the server begins to stop: workers that end from now on cost no
+    /// Records that the server begins to stop. Workers that end from now on cost no
     /// attempt, even if only the next server notices.
     pub(crate) async fn note_stop(&self) -> rusqlite::Result<()> {
         self.write(|db| {
@@ -229,9 +233,9 @@ impl Database {
         .await
     }
 
-    /// Takes a run from the job of this launch, so that it waits for another
-    /// one. Does nothing unless `still` holds in the transaction. Returns whether
-    /// the run was taken.
+    /// Takes a run from the job of this launch, so that it waits for another job.
+    /// Does nothing unless `still` returns true within the transaction. Returns
+    /// whether the run was taken.
     pub(crate) async fn release(
         &self,
         held: (i64, u64),
@@ -265,8 +269,8 @@ impl Database {
         .await
     }
 
-    /// A worker asks for its job: the run is in progress. Says whether the worker
-    /// has it.
+    /// Marks a run as started when its worker fetches the job. Returns whether the
+    /// worker has the run.
     pub(crate) async fn begin(&self, run_id: i64, token: Vec<u8>) -> rusqlite::Result<bool> {
         self.write(move |db| {
             let changed = db.execute(
@@ -282,10 +286,11 @@ impl Database {
         .await
     }
 
-    /// Stores a worker's events, of which the first is number `first` of its
-    /// launch, and adds `worked` to the time spent on the run. Skips events that
-    /// have come before, and steps and epochs that an earlier worker has
-    /// reported. Returns whether the worker still has the run.
+    /// Stores a worker's events and adds `worked` to the run's working time.
+    ///
+    /// The first event has number `first` in its launch. Skips events that were
+    /// received before, and steps and epochs that an earlier worker reported.
+    /// Returns whether the worker still has the run.
     pub(crate) async fn add_worker_events(
         &self,
         run_id: i64,
@@ -299,8 +304,8 @@ impl Database {
             if !is_current(&transaction, run_id, &token)? {
                 return Ok(false);
             }
-            let mut state = State::read(&transaction, run_id)?;
-            // A gap would mean that a batch was lost; its sender sends it first.
+            let mut state = Progress::read(&transaction, run_id)?;
+            // There are no gaps, because a worker repeats a batch until it is accepted.
             let skip = usize::try_from(state.received.saturating_sub(first)).unwrap_or(usize::MAX);
             let received = first.saturating_add(batch.len() as u64).max(state.received);
             let new: Vec<Event> = batch.into_iter().skip(skip).collect();
@@ -314,8 +319,8 @@ impl Database {
         .await
     }
 
-    /// Stores a checkpoint of a worker. Returns the contents that nothing
-    /// refers to any more, or none where the worker no longer has the run.
+    /// Stores a worker's checkpoint. Returns the contents that nothing refers to
+    /// any more, or `None` if the worker no longer has the run.
     pub(crate) async fn add_checkpoint(
         &self,
         run_id: i64,
@@ -327,7 +332,7 @@ impl Database {
             if !is_current(&transaction, run_id, &token)? {
                 return Ok(None);
             }
-            // A run that gets further has earned new attempts.
+            // A run that advances gets its attempts back.
             transaction.execute(
                 "UPDATE runs SET attempts = 1 WHERE id = ?1 AND (?2, ?3) > (
                      SELECT coalesce(max(epoch), -1), coalesce(max(step), -1) FROM (
@@ -349,8 +354,9 @@ impl Database {
         .await
     }
 
-    /// Stores the model that a worker has made. Returns the content that
-    /// nothing refers to any more; none where the worker no longer has the run.
+    /// Stores a worker's model. Returns the content that nothing refers to any
+    /// more, if there is one. The outer `None` means that the worker no longer has
+    /// the run.
     pub(crate) async fn put_model(
         &self,
         run_id: i64,
@@ -369,9 +375,9 @@ impl Database {
         .await
     }
 
-    /// Ends a run, unless it has ended: for the worker with `token`, or for
-    /// anybody where there is none. Returns the contents that nothing refers to
-    /// any more, or none where the run was not ended.
+    /// Ends an open run, for the worker with `token` or, without one, for the
+    /// server. Returns the contents that nothing refers to any more, or `None` if
+    /// the run was not ended.
     pub(crate) async fn end_run(
         &self,
         run_id: i64,
@@ -411,7 +417,7 @@ impl Database {
     }
 }
 
-/// As [`Database::end_run`], in a transaction of the caller's.
+/// Like [`Database::end_run`], within the caller's transaction.
 fn end_in(
     db: &Connection,
     run_id: i64,
@@ -428,11 +434,11 @@ fn end_in(
     if changed == 0 {
         return Ok(None);
     }
-    // Who sees the final status sees all lines.
+    // In the same transaction, so that a reader of the final status sees all lines.
     for (level, message) in end.lines {
         log(db, run_id, level, message)?;
     }
-    // What has failed may still be gone on from.
+    // A failed run can be resumed.
     let keep_last = end.status != Status::Finished;
     let mut gone = checkpoints::thin(db, run_id, keep_last)?;
     let mut used = data_of(db, run_id)?;
@@ -447,7 +453,7 @@ fn end_in(
     Ok(Some(gone))
 }
 
-/// The checkpoint that a run began with.
+/// Returns the checkpoint that a run started from.
 pub(super) fn begun_with(db: &Connection, run_id: i64) -> rusqlite::Result<Option<String>> {
     db.query_row(
         "SELECT first_checkpoint FROM runs WHERE id = ?1",
@@ -456,109 +462,11 @@ pub(super) fn begun_with(db: &Connection, run_id: i64) -> rusqlite::Result<Optio
     )
 }
 
-/// The contents of a run's data.
+/// Returns the contents of a run's data.
 pub(super) fn data_of(db: &Connection, run_id: i64) -> rusqlite::Result<Vec<String>> {
     db.prepare_cached("SELECT used.value FROM runs, json_each(data) AS used WHERE runs.id = ?1")?
         .query_map([run_id], |row| row.get(0))?
         .collect()
-}
-
-/// How far a run is, as its worker's events tell.
-struct State {
-    received: u64,
-    epoch: u64,
-    epochs: u64,
-    step: u64,
-    steps: u64,
-    epochs_done: u64,
-    pace: Option<(i64, i64)>,
-    metrics: Value,
-}
-
-impl State {
-    fn read(db: &Connection, run_id: i64) -> rusqlite::Result<Self> {
-        db.query_row(
-            "SELECT received, epoch, epochs, step, steps, epochs_done, pace_step, pace_at, metrics
-             FROM runs WHERE id = ?1",
-            [run_id],
-            |row| {
-                let metrics: String = row.get(8)?;
-                Ok(Self {
-                    received: row.get(0)?,
-                    epoch: row.get(1)?,
-                    epochs: row.get(2)?,
-                    step: row.get(3)?,
-                    steps: row.get(4)?,
-                    epochs_done: row.get(5)?,
-                    pace: row.get::<_, Option<i64>>(6)?.zip(row.get(7)?),
-                    metrics: serde_json::from_str(&metrics).unwrap_or_default(),
-                })
-            },
-        )
-    }
-
-    /// Notes what an event says. A step or an epoch that was reported before is
-    /// not wanted again: a run that goes on from a checkpoint repeats them with
-    /// the same numbers.
-    fn take(&mut self, event: &Event) -> bool {
-        match event {
-            Event::Step {
-                epoch,
-                epochs,
-                step,
-                steps,
-                ..
-            } => {
-                let done = (epoch.saturating_sub(1) * steps + step) as i64;
-                self.pace.get_or_insert((done, now_ms()));
-                if (*epoch, *step) <= (self.epoch, self.step) {
-                    return false;
-                }
-                (self.epoch, self.epochs) = (*epoch, *epochs);
-                (self.step, self.steps) = (*step, *steps);
-                true
-            }
-            Event::Epoch { epoch, .. } => {
-                let new = *epoch > self.epochs_done;
-                self.epochs_done = self.epochs_done.max(*epoch);
-                new
-            }
-            Event::Evaluation { stage, metrics } => {
-                let stage = match stage {
-                    Stage::Before => "before",
-                    Stage::After => "after",
-                };
-                for (name, value) in metrics {
-                    self.metrics[stage][name] = (*value).into();
-                }
-                true
-            }
-            _ => true,
-        }
-    }
-
-    fn write(&self, db: &Connection, run_id: i64, worked: Duration) -> rusqlite::Result<()> {
-        let (pace_step, pace_at) = self.pace.unzip();
-        db.execute(
-            "UPDATE runs SET received = ?2, epoch = ?3, epochs = ?4, step = ?5, steps = ?6,
-                 epochs_done = ?7, pace_step = ?8, pace_at = ?9, metrics = ?10, worked = worked + ?11
-             WHERE id = ?1",
-            params![
-                run_id,
-                self.received,
-                self.epoch,
-                self.epochs,
-                self.step,
-                self.steps,
-                self.epochs_done,
-                pace_step,
-                pace_at,
-                self.metrics.to_string(),
-                millis(worked)
-            ],
-        )
-        .map(drop)
-    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Finished models, as programs that use them see them.
+//! Finished models, as the inference API lists and finds them.
 
 use finetuner_protocol::RunTask;
 use rusqlite::params;
@@ -13,12 +13,13 @@ use super::{
 pub(crate) struct ModelRow {
     pub(crate) experiment: String,
     pub(crate) run: String,
-    /// When it was made, in seconds since 1970.
+    /// Creation time in seconds since 1970.
     pub(crate) created: i64,
 }
 
 impl Database {
-    /// The project's runs of a name: in one experiment, or in any. At most `most`.
+    /// Returns up to `most` runs of the project with this name, in one experiment or
+    /// in all.
     pub(crate) async fn runs_named(
         &self,
         project: String,
@@ -38,7 +39,7 @@ impl Database {
         .await
     }
 
-    /// The project's finished models, the newest first. At most `most`.
+    /// Returns up to `most` finished models of the project, newest first.
     pub(crate) async fn models(
         &self,
         project: String,
@@ -65,7 +66,7 @@ impl Database {
         .await
     }
 
-    /// When an artifact was made, in seconds since 1970.
+    /// Returns the creation time of an artifact in seconds since 1970.
     pub(crate) async fn created(&self, artifact: String) -> rusqlite::Result<i64> {
         self.read(move |db| {
             db.query_row(

@@ -1,5 +1,5 @@
-//! What keeps a server's data in order: the key that it signs with, what is
-//! referred to, copies.
+//! Maintenance of the database: keys and ids of the server, references to
+//! contents, copies and checks.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,8 @@ use super::{Database, artifacts::has_content, open::write_copy};
 use crate::secret::hex;
 
 impl Database {
-    /// The port at which workers of this machine found the last server.
+    /// Returns the loopback port at which workers of this machine reached the last
+    /// server.
     pub(crate) async fn worker_port(&self) -> rusqlite::Result<Option<u16>> {
         self.read(|db| {
             db.query_row(
@@ -22,7 +23,7 @@ impl Database {
         .await
     }
 
-    /// Remembers the port for the next server.
+    /// Stores the port for the next server.
     pub(crate) async fn set_worker_port(&self, port: u16) -> rusqlite::Result<()> {
         self.write(move |db| {
             db.execute(
@@ -35,7 +36,7 @@ impl Database {
         .await
     }
 
-    /// Takes the workers out of a copy: those of the original are not its own.
+    /// Removes the workers from a copy, since they belong to the original server.
     pub(crate) async fn forget_workers(&self) -> rusqlite::Result<()> {
         self.write(|db| {
             let transaction = db.transaction()?;
@@ -54,19 +55,19 @@ impl Database {
         .await
     }
 
-    /// The key that this server signs with; made when it is first asked for.
+    /// Returns the server's signing key. Generates it at the first call.
     pub(crate) async fn signing_key(&self) -> rusqlite::Result<[u8; 32]> {
         self.drawn("signing key", rand::random).await
     }
 
-    /// What tells this server from others on the machine. A copy of the data gets
-    /// an id of its own.
+    /// Returns the id that distinguishes this server from others on the machine. A
+    /// copy of the data gets a new id.
     pub(crate) async fn server_id(&self) -> rusqlite::Result<String> {
         let id: [u8; 8] = self.drawn("server id", rand::random).await?;
         Ok(hex(&id))
     }
 
-    /// A setting that was drawn by chance when it was first asked for.
+    /// Returns a setting. Generates it at random at the first call.
     async fn drawn<const N: usize>(
         &self,
         name: &'static str,
@@ -95,8 +96,8 @@ impl Database {
         .await
     }
 
-    /// All contents that something refers to, with their sizes where they are
-    /// known, and what refers to them.
+    /// Returns all contents that something refers to, with their sizes where known,
+    /// and what refers to them.
     pub(crate) async fn contents(&self) -> rusqlite::Result<Vec<(String, Option<u64>, String)>> {
         self.read(|db| {
             db.prepare(
@@ -119,21 +120,22 @@ impl Database {
         .await
     }
 
-    /// Whether anything refers to a content, as whoever writes sees it.
+    /// Whether anything refers to a content, including changes that were just
+    /// committed. Waits for the writer.
     pub(crate) async fn is_wanted(&self, content: String) -> rusqlite::Result<bool> {
         self.write(move |db| has_content(db, &content)).await
     }
 
-    /// Whether anything refers to a content, as of a moment ago. No writer is
-    /// waited for.
+    /// Whether anything refers to a content, without waiting for the writer.
+    /// Changes in progress may be missed.
     pub(crate) async fn seems_wanted(&self, content: String) -> rusqlite::Result<bool> {
         self.read(move |db| has_content(db, &content)).await
     }
 
-    /// Writes a copy of the database, as it is at one moment, into a new file.
+    /// Writes a consistent copy of the database to a new file.
     pub(crate) async fn copy_to(&self, path: PathBuf) -> rusqlite::Result<()> {
         self.read(move |db| {
-            // A copy is no change of what is read.
+            // `VACUUM INTO` counts as a write, although it does not change this file.
             db.pragma_update(None, "query_only", false)?;
             let copied = write_copy(db, &path);
             db.pragma_update(None, "query_only", true)?;
@@ -142,7 +144,7 @@ impl Database {
         .await
     }
 
-    /// What SQLite finds wrong with the file; nothing where it is whole.
+    /// Returns the problems that SQLite finds in the file.
     pub(crate) async fn faults(&self) -> rusqlite::Result<Vec<String>> {
         self.read(|db| {
             let found: Vec<String> = db
@@ -154,7 +156,7 @@ impl Database {
         .await
     }
 
-    /// Whether the database answers.
+    /// Fails if the database does not answer.
     pub(crate) async fn is_ready(&self) -> rusqlite::Result<()> {
         self.write(|db| db.query_row("SELECT 1", [], |_| Ok(())))
             .await

@@ -1,22 +1,23 @@
-//! What a user and a project have taken of the server, and their limits.
+//! Usage of the server by users and projects, and their limits.
 
 use rusqlite::{Connection, OptionalExtension};
 
 use super::{Database, Identity};
 
-/// What a user and a project have taken of the server.
+/// Usage of the server by a user and a project, and their limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Usage {
     /// The user's runs that wait or train, in all projects.
     pub(crate) open_runs: u64,
-    /// Bytes of the project's data, models and checkpoints.
+    /// Size of the project's data, models and checkpoints, in bytes.
     pub(crate) stored: u64,
-    /// The most of each; without limit if there is none.
+    /// Limit on the user's open runs; `None` if unlimited.
     pub(crate) max_open_runs: Option<u64>,
+    /// Limit on the project's size, in bytes; `None` if unlimited.
     pub(crate) max_stored: Option<u64>,
 }
 
-/// A user's runs that wait or train.
+/// Counts a user's runs that wait or train.
 pub(super) fn open_runs(db: &Connection, person: &str) -> rusqlite::Result<u64> {
     db.prepare_cached(
         "SELECT count(*) FROM runs WHERE status IN ('CREATED', 'STARTED') AND created_by = ?1",
@@ -24,7 +25,7 @@ pub(super) fn open_runs(db: &Connection, person: &str) -> rusqlite::Result<u64> 
     .query_row([person], |row| row.get(0))
 }
 
-/// The most open runs of a user: the user's own limit, or else `most`.
+/// Returns the limit on a user's open runs: the user's own limit, or else `most`.
 pub(super) fn max_open_runs(
     db: &Connection,
     person: &str,
@@ -37,7 +38,7 @@ pub(super) fn max_open_runs(
     Ok(own.flatten().or(most))
 }
 
-/// The most bytes of a project: its own limit, or else `most`.
+/// Returns the limit on a project's size: its own limit, or else `most`.
 pub(super) fn max_stored(
     db: &Connection,
     project: &str,
@@ -50,23 +51,23 @@ pub(super) fn max_stored(
     Ok(own.flatten().or(most))
 }
 
-/// The bytes of project `?1`, as SQL.
+/// SQL expression for the size of project `?1`, in bytes.
 pub(super) const STORED: &str =
     "(SELECT coalesce(sum(size), 0) FROM artifacts WHERE project_id = ?1)
      + (SELECT coalesce(sum(checkpoints.size), 0) FROM checkpoints
          JOIN runs ON runs.id = run_id
          JOIN experiments ON experiments.id = experiment_id WHERE project_id = ?1)";
 
-/// The bytes of a project's artifacts and checkpoints. A content that is stored
-/// under two names counts twice.
+/// Sums the sizes of a project's artifacts and checkpoints, in bytes. A content
+/// with two names counts twice.
 pub(super) fn stored(db: &Connection, project: &str) -> rusqlite::Result<u64> {
     db.prepare_cached(&format!("SELECT {STORED}"))?
         .query_row([project], |row| row.get(0))
 }
 
 impl Database {
-    /// What a user and the project have taken of the server. `most` has the
-    /// server's own limits: open runs, and stored bytes.
+    /// Returns the usage of a user and the project. `most` is the server's limits on
+    /// open runs and on stored bytes.
     pub(crate) async fn usage(
         &self,
         of: &Identity,

@@ -1,12 +1,11 @@
-//! What workers get of the server's environment, and as whom they run.
+//! Environment variables and the user account of workers.
 //!
-//! A worker reads models and data of users, so it gets no secret of the
-//! server's: no keys of the store, no token of a model hub.
+//! A worker reads models and data of users, so it gets none of the server's
+//! secrets: no keys of the store and no token of a model hub.
 
 use std::{ffi::OsString, path::PathBuf};
 
-/// Variables that say where things are, how much is computed with, and how the
-/// log is written.
+/// Variables for paths, the network, trackers, logs and the number of threads.
 const PASSED_ON: [&str; 52] = [
     "PATH",
     "HOME",
@@ -62,12 +61,12 @@ const PASSED_ON: [&str; 52] = [
     "NVIDIA_VISIBLE_DEVICES",
 ];
 
-/// Variables that begin with one of these are passed on, too.
+/// Prefixes of further variables that are passed on.
 const PASSED_ON_FROM: [&str; 2] = ["LC_", "MIMALLOC_"];
 
-/// The variables of the server that a worker gets: the usual ones, and those
-/// that the operator names.
-pub(super) fn of_workers(more: &[String]) -> impl Iterator<Item = (OsString, OsString)> {
+/// Returns the server's variables that a worker gets: the lists above and those
+/// that the operator names in `more`.
+pub(super) fn worker_variables(more: &[String]) -> impl Iterator<Item = (OsString, OsString)> {
     std::env::vars_os().filter(move |(name, _)| {
         let Some(name) = name.to_str() else {
             return false;
@@ -87,10 +86,10 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    /// Finds a user by name or number in the machine's list of users.
+    /// Finds a user by name or number in `/etc/passwd`.
     pub(crate) fn find(name: &str) -> Result<Self, String> {
         let list = std::fs::read_to_string("/etc/passwd")
-            .map_err(|e| format!("the users of this machine can't be read: {e}"))?;
+            .map_err(|e| format!("/etc/passwd can't be read: {e}"))?;
         Self::find_in(&list, name).ok_or_else(|| format!("this machine has no user `{name}`"))
     }
 

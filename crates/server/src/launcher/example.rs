@@ -1,4 +1,4 @@
-//! An order and a server's home, for the tests of launchers.
+//! An order and a server's [`Home`] for the tests of launchers.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -15,7 +15,7 @@ pub(super) fn home() -> Home<'static> {
     }
 }
 
-/// An order with everything that an order may have.
+/// Returns an order in which every field is set.
 pub(super) fn order(start_token: &str, label: &str) -> WorkOrder {
     WorkOrder {
         name: JOB.to_owned(),

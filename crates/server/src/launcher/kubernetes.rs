@@ -1,9 +1,9 @@
-//! Workers as Jobs of Kubernetes (`batch/v1`).
+//! The launcher that runs workers as Jobs of Kubernetes (`batch/v1`).
 //!
-//! A job is a Job of one pod that is never started again: tries are the server's
-//! business. The start token lies in a Secret that the Job owns, so that it goes
-//! with the Job. Everything is found again by labels, and this server keeps
-//! nothing of it.
+//! A Job has one pod and never restarts it, because the server's queue decides
+//! about retries. The start token is in a Secret that the Job owns, so deleting
+//! the Job deletes the Secret. The launcher finds its objects by their labels
+//! and stores nothing.
 
 #[cfg(feature = "kubernetes")]
 mod client;
@@ -25,7 +25,7 @@ pub(super) use settings::KubernetesSettings;
 use super::{Home, Launcher};
 use crate::error::StartError;
 
-/// Makes the launcher.
+/// Creates the launcher.
 #[cfg(feature = "kubernetes")]
 pub(super) fn make(
     settings: &KubernetesSettings,

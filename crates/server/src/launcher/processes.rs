@@ -1,9 +1,10 @@
-//! Workers in child processes, `finetuner-server worker`.
+//! The launcher that runs workers as child processes, `finetuner-server
+//! worker`.
 //!
-//! Each has a process group of its own, so Ctrl-C in the server's terminal does
-//! not reach it: the server asks it to pause. It goes on when the server is
-//! killed. A file named like the job says which process it is, so that the next
-//! server finds it.
+//! Each worker has its own process group, so Ctrl-C in the server's terminal
+//! does not reach it; the server asks it to pause instead. It continues when
+//! the server is killed. For each job, a file with the job's name holds the
+//! process id and start time, so that the next server finds the process.
 
 mod foreign;
 
@@ -22,6 +23,7 @@ use tokio::process::{Child, Command};
 
 use super::{
     Home, JobState, LaunchError, Launcher, WorkOrder,
+    contract::NO_OUTCOME,
     environment::{self, Account},
 };
 use crate::{
@@ -30,36 +32,36 @@ use crate::{
 };
 use foreign::{Foreign, Signal};
 
-/// How long a worker that is stopped may take for a checkpoint before it is
-/// killed.
+/// Time for a stopped worker to write its checkpoint before it is killed.
 const KILLED_AFTER: Duration = Duration::from_secs(5);
 
-/// Child processes of the server.
+/// Settings for child processes of the server.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct ProcessesSettings {
-    /// Variables of the server's environment that workers get beside the usual
-    /// ones. They get no keys and tokens otherwise. (`--worker-env`)
+    /// Variables of the server's environment that workers get in addition to
+    /// the usual ones. Workers get no keys and tokens that are not named here.
+    /// (`--worker-env`)
     pub(crate) environment: Vec<String>,
-    /// The user of this machine, by name or number, as whom workers run. The server
-    /// must run as root for that. (`--worker-user`)
+    /// User of this machine, by name or number, that workers run as. The server
+    /// must then run as root. (`--worker-user`)
     pub(crate) user: Option<String>,
 }
 
 /// Starts workers in child processes.
 pub(crate) struct Processes {
     jobs: Arc<Jobs>,
-    /// Variables that workers get beside the usual ones.
+    /// Variables that workers get in addition to the usual ones.
     more_environment: Vec<String>,
-    /// Whose processes they are, if not the server's own user's.
+    /// Account that workers run as, if it is not the server's own.
     account: Option<Account>,
-    /// The file with the certificate authority that they trust.
+    /// File with the certificate authority that workers trust.
     ca: Option<PathBuf>,
 }
 
-/// The processes by the names of their jobs.
+/// The processes by their job names.
 struct Jobs {
-    /// Where their files are.
+    /// Folder of the files with process ids.
     folder: PathBuf,
     all: Mutex<HashMap<String, Job>>,
 }
@@ -67,24 +69,24 @@ struct Jobs {
 struct Job {
     process: Process,
     is_stopping: bool,
-    /// Whether a list has said that it has ended.
+    /// Whether a list has reported the end.
     is_told: bool,
 }
 
 enum Process {
     Running(Child),
-    /// Of an earlier server.
+    /// A process that an earlier server started.
     Foreign(Foreign),
     Ended(String),
 }
 
 impl Process {
-    /// Looks whether it has ended.
+    /// Checks whether the process has ended.
     fn look(&mut self) {
         let end = match self {
             Self::Ended(_) => return,
             Self::Foreign(process) if process.is_running() => return,
-            Self::Foreign(_) => "it ended while or after the server was away".to_owned(),
+            Self::Foreign(_) => "it ended during or after a restart of the server".to_owned(),
             Self::Running(child) => match child.try_wait() {
                 Ok(None) => return,
                 Ok(Some(status)) => in_words(status),
@@ -100,7 +102,8 @@ impl Process {
             Self::Ended(_) => Ok(()),
             Self::Foreign(process) => process.send(signal),
             Self::Running(child) => match child.id() {
-                // Not waited for yet, so the id means no other process.
+                // The child was not waited for yet, so its id can't belong to
+                // another process.
                 Some(pid) => foreign::send_to_child(pid, signal).or_else(|error| match signal {
                     Signal::Terminate => Err(error),
                     Signal::Kill => child.start_kill().map_err(|e| e.to_string()),
@@ -113,16 +116,16 @@ impl Process {
 
 fn in_words(status: ExitStatus) -> String {
     if status.success() {
-        return "it ended without saying how".to_owned();
+        return NO_OUTCOME.to_owned();
     }
     match signal(&status) {
-        Some(9) => "it was killed (signal 9); where nobody did that, the machine was short of \
-                    memory: a smaller `batch_size` needs less"
+        Some(9) => "it was killed (signal 9); if nobody killed it, the machine ran out of memory: \
+                    a smaller `batch_size` needs less"
             .to_owned(),
-        Some(6) => "it aborted (signal 6), as it does where it gets no more memory: a smaller \
+        Some(6) => "it aborted (signal 6), usually because it ran out of memory: a smaller \
                     `batch_size` needs less"
             .to_owned(),
-        _ => format!("it was lost ({status})"),
+        _ => format!("it ended unexpectedly ({status})"),
     }
 }
 
@@ -141,7 +144,7 @@ impl Jobs {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The jobs of an earlier server, by the files that it has left.
+    /// Finds the jobs of an earlier server by the files that it left.
     fn of_earlier_server(folder: &Path, prefix: &str) -> std::io::Result<HashMap<String, Job>> {
         let mut jobs = HashMap::new();
         for entry in std::fs::read_dir(folder)? {
@@ -151,11 +154,12 @@ impl Jobs {
                 continue;
             };
             let noted = std::fs::read_to_string(entry.path()).unwrap_or_default();
-            // Without a start time, the process with this id may be another one.
+            // Without a start time, the process with this id may be another
+            // one.
             if let Some(process) = Foreign::parse(&noted) {
                 let process = match process.is_worker(name) {
                     true => Process::Foreign(process),
-                    false => Process::Ended("it ended while the server was away".to_owned()),
+                    false => Process::Ended("it ended while the server was not running".to_owned()),
                 };
                 jobs.insert(name.to_owned(), Job::new(process));
             }
@@ -164,12 +168,13 @@ impl Jobs {
         Ok(jobs)
     }
 
-    /// Notes which process a job is.
+    /// Writes the process id and start time of a job to its file.
     fn note(&self, name: &str, pid: u32) {
         let noted = Foreign::started(pid).map_or(String::new(), |process| process.to_string());
         if let Err(error) = std::fs::write(self.folder.join(name), noted) {
             tracing::warn!(
-                "{name} will not be found by the next server, which goes by its lease: {}: {error}",
+                "The file {}/{name} can't be written: {error}. The next server will not find \
+                 this worker's process; the run then depends on the worker's lease alone.",
                 self.folder.display()
             );
         }
@@ -183,7 +188,7 @@ impl Jobs {
     }
 }
 
-/// Removes the file of a job that runs no more.
+/// Removes the file of a job that is not running.
 fn remove(path: &Path, jobs: &HashMap<String, Job>, name: &str) {
     let runs = jobs
         .get(name)
@@ -204,7 +209,8 @@ impl Job {
 }
 
 impl Processes {
-    /// Finds the processes that an earlier server has started.
+    /// Creates the launcher and finds the processes that an earlier server
+    /// started.
     pub(super) fn new(settings: &ProcessesSettings, home: &Home<'_>) -> Result<Self, StartError> {
         let account = settings.user.as_deref().map(Account::find).transpose();
         let account = account.map_err(|e| StartError::setting("launcher.processes.user", e))?;
@@ -229,11 +235,12 @@ impl Processes {
     fn command(&self, order: &WorkOrder) -> Result<Command, String> {
         let mut command = Command::new(program()?);
         command
-            // The name is for people who list processes, and for the next server.
+            // The name is for people who list processes, and for the next
+            // server.
             .args(["worker", &order.name])
             .env_clear()
-            .envs(environment::of_workers(&self.more_environment))
-            // Not as arguments, which others on the machine can see.
+            .envs(environment::worker_variables(&self.more_environment))
+            // Other users of the machine can see arguments.
             .env(WORKER_URL, &order.url)
             .env(WORKER_TOKEN, &order.start_token)
             .env(WORKER_FOLDER, &order.folder)
@@ -248,7 +255,8 @@ impl Processes {
         {
             command.process_group(0);
             if let Some(account) = &self.account {
-                // Leaves all other groups of the server's user, too.
+                // This also drops the supplementary groups of the server's
+                // user.
                 command.uid(account.user).gid(account.group);
                 command.env("HOME", &account.home);
             }
@@ -274,9 +282,10 @@ impl Processes {
     }
 }
 
-/// This program, also where its file was replaced by an upgrade since.
+/// Returns the path of this program, even if an upgrade has replaced its file.
 fn program() -> Result<PathBuf, String> {
-    let program = std::env::current_exe().map_err(|e| format!("no program: {e}"))?;
+    let program =
+        std::env::current_exe().map_err(|e| format!("the path of this program is unknown: {e}"))?;
     let same = PathBuf::from("/proc/self/exe");
     match !program.is_file() && cfg!(target_os = "linux") {
         true => Ok(same),
@@ -295,7 +304,7 @@ impl Launcher for Processes {
                 Some(job) if !job.is_stopping => job.is_stopping = true,
                 _ => return Ok(()),
             }
-            // A process that has no such signal is killed at once.
+            // Where SIGTERM can't be sent, the process is killed at once.
             let told = self.jobs.send(name, Signal::Terminate);
             let after = if told.is_ok() {
                 KILLED_AFTER
@@ -306,7 +315,7 @@ impl Launcher for Processes {
             tokio::spawn(async move {
                 tokio::time::sleep(after).await;
                 if let Err(error) = jobs.send(&name, Signal::Kill) {
-                    tracing::error!("{name} can't be killed: {error}");
+                    tracing::error!("The worker {name} can't be killed: {error}");
                 }
             });
             Ok(())

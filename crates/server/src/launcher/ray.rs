@@ -1,13 +1,13 @@
-//! Workers as jobs of a Ray cluster, by the REST interface of its dashboard (Ray
-//! Jobs).
+//! The launcher that runs workers as jobs of a Ray cluster, with the REST API
+//! of the dashboard (Ray Jobs).
 //!
-//! Everyone who reaches the dashboard sees a job's command, labels and variables.
-//! So the start token travels in the job's working folder, a zip that Ray keeps
-//! for the job and unpacks on its machine; the worker removes the file when it
-//! has read it.
+//! Everyone who reaches the dashboard sees a job's command, labels and
+//! variables. The start token therefore travels in the job's working folder.
+//! That is a zip which Ray stores for the job and unpacks on the job's machine.
+//! The worker deletes the token's file after reading it.
 //!
-//! Ray stops a job with SIGTERM, and with SIGKILL after the seconds that the
-//! job's own variable `RAY_JOB_STOP_WAIT_TIME_S` allows.
+//! Ray stops a job with SIGTERM. It sends SIGKILL after the number of seconds
+//! in the job's variable `RAY_JOB_STOP_WAIT_TIME_S`.
 
 mod package;
 mod settings;
@@ -25,6 +25,7 @@ use serde_json::{Value, json};
 
 use super::{
     Home, JobState, LaunchError, Launcher, WorkOrder,
+    contract::NO_OUTCOME,
     remote::{self, Variables},
 };
 use crate::{
@@ -34,10 +35,10 @@ use crate::{
 };
 pub(super) use settings::RaySettings;
 
-/// How long the dashboard may take to answer.
+/// Time limits for an answer of the dashboard and for the connection.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
 const CONNECTS_WITHIN: Duration = Duration::from_secs(5);
-/// Ended jobs that one listing deletes at most, and the time that it spends on them.
+/// Limits of one listing's clean-up: the number of deleted jobs, and the time.
 const DELETED_AT_ONCE: usize = 20;
 const DELETES_WITHIN: Duration = Duration::from_secs(5);
 
@@ -46,17 +47,17 @@ pub(super) struct Ray {
     client: Client,
     settings: RaySettings,
     variables: Variables,
-    /// How the names of this server's jobs begin.
+    /// Prefix of this server's job names.
     prefix: String,
-    /// Jobs that were stopped. Ray stops a job that waits only when it begins, so
-    /// until then it is told here that it is over.
+    /// Jobs that were stopped. Ray stops a pending job only when it starts, so
+    /// until then this launcher reports the job as ended.
     stopped: Mutex<HashSet<String>>,
 }
 
-/// What Ray says of a job. There are more fields.
+/// Ray's description of a job. Ray sends more fields.
 #[derive(Deserialize)]
 struct Details {
-    /// Jobs that other programs start by `ray.init` have none.
+    /// `None` for jobs that other programs start with `ray.init`.
     submission_id: Option<String>,
     status: Option<String>,
     message: Option<String>,
@@ -82,7 +83,7 @@ impl Ray {
         self.stopped.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends a request. An error is in words, without the address's secrets.
+    /// Sends a request. Errors show the dashboard's address, but no token.
     async fn call(
         &self,
         method: Method,
@@ -103,16 +104,16 @@ impl Ray {
 
     /// Whether Ray knows a job.
     async fn knows(&self, name: &str) -> Result<bool, String> {
-        let answer = self.call(Method::GET, &job(name), None).await?;
+        let answer = self.call(Method::GET, &job_path(name), None).await?;
         match answer.status() {
             StatusCode::OK => Ok(true),
             StatusCode::NOT_FOUND => Ok(false),
-            _ => Err(said(answer).await),
+            _ => Err(error_of(answer).await),
         }
     }
 
     fn submission(&self, order: &WorkOrder) -> Value {
-        // Without any resource, Ray starts it on the head node.
+        // Ray runs a job without any resources on the head node.
         let cores = order.resources.cpus.unwrap_or(1);
         let mut variables: serde_json::Map<String, Value> = self
             .variables
@@ -122,7 +123,7 @@ impl Ray {
             .collect();
         let seconds = self.settings.stop_seconds.to_string();
         variables.insert("RAY_JOB_STOP_WAIT_TIME_S".to_owned(), seconds.into());
-        // Paths in the working folder, where Ray starts the command.
+        // Relative to the working folder, where Ray starts the command.
         variables.insert(WORKER_START.to_owned(), package::START.into());
         if order.ca.is_some() {
             variables.insert(WORKER_CA.to_owned(), package::CA.into());
@@ -130,10 +131,10 @@ impl Ray {
         let resources = order.resources;
         let mut submission = json!({
             "submission_id": order.name,
-            // In the place of the shell, so that nothing is between Ray and it.
+            // `exec` replaces the shell, so that Ray signals the worker itself.
             "entrypoint": format!(
                 "exec {} worker {}",
-                remote::quoted(&self.settings.program),
+                remote::quote(&self.settings.program),
                 order.name
             ),
             "entrypoint_num_cpus": cores,
@@ -163,7 +164,7 @@ impl Ray {
         let body = Some(("application/zip", package));
         let sent = self.call(Method::PUT, &path, body).await.map_err(retry)?;
         if !sent.status().is_success() {
-            return Err(retry(said(sent).await));
+            return Err(retry(error_of(sent).await));
         }
         let body = self.submission(order).to_string().into_bytes();
         let body = Some(("application/json", body));
@@ -173,8 +174,8 @@ impl Ray {
         if status.is_success() {
             return Ok(());
         }
-        let reason = said(answer).await;
-        // One that exists is refused with the status of any failure.
+        let reason = error_of(answer).await;
+        // Ray answers a repeated submission with the same status as any failure.
         if matches!(self.knows(&order.name).await, Ok(true)) {
             return Ok(());
         }
@@ -187,19 +188,19 @@ impl Ray {
     async fn jobs(&self) -> Result<HashMap<String, JobState>, String> {
         let answer = self.call(Method::GET, "/api/jobs/", None).await?;
         if !answer.status().is_success() {
-            return Err(said(answer).await);
+            return Err(error_of(answer).await);
         }
         let all: Vec<Details> = answer
             .json()
             .await
-            .map_err(|e| format!("Ray's list of jobs is not understood: {}", in_words(e)))?;
+            .map_err(|e| format!("Ray's list of jobs can't be parsed: {}", in_words(e)))?;
         let ours = all.into_iter().filter_map(|details| {
             let name = details.submission_id.clone()?;
             name.starts_with(&self.prefix).then_some((name, details))
         });
         let ours: HashMap<String, Details> = ours.collect();
         self.stopped().retain(|name| ours.contains_key(name));
-        // A dashboard that deletes slowly must not make the list fail.
+        // A dashboard that deletes slowly must not make the listing fail.
         let _ = tokio::time::timeout(DELETES_WITHIN, self.delete_old(&ours)).await;
         let state = |(name, details): (String, Details)| {
             let state = self.state(&name, &details);
@@ -214,11 +215,15 @@ impl Ray {
             Some("PENDING") if self.stopped().contains(name) => {
                 JobState::Ended("it was stopped before it began".to_owned())
             }
-            Some("PENDING") => JobState::Pending(format!("job {name}: {}", waits(message))),
+            Some("PENDING") => {
+                JobState::Pending(format!("job {name}: {}", pending_reason(message)))
+            }
             Some("STOPPED") => JobState::Ended("Ray stopped its job".to_owned()),
-            Some("SUCCEEDED") => JobState::Ended("it ended without saying how".to_owned()),
-            Some("FAILED") => JobState::Ended(format!("its Ray job failed: {}", failure(message))),
-            // A state of a later version: only the worker's silence counts.
+            Some("SUCCEEDED") => JobState::Ended(NO_OUTCOME.to_owned()),
+            Some("FAILED") => {
+                JobState::Ended(format!("its Ray job failed: {}", failure_reason(message)))
+            }
+            // An unknown state of a later version counts as running. The lease decides.
             _ => JobState::Running,
         }
     }
@@ -236,9 +241,9 @@ impl Ray {
         };
         let old = jobs.iter().filter(|(_, details)| is_old(details));
         for (name, _) in old.take(DELETED_AT_ONCE) {
-            let deleted = self.call(Method::DELETE, &job(name), None).await;
+            let deleted = self.call(Method::DELETE, &job_path(name), None).await;
             if let Err(error) = deleted {
-                tracing::debug!("{name} can't be deleted: {error}");
+                tracing::debug!("The Ray job {name} can't be deleted: {error}");
                 return;
             }
         }
@@ -252,7 +257,7 @@ impl Launcher for Ray {
 
     fn stop<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), String>> {
         Box::pin(async move {
-            let path = format!("{}/stop", job(name));
+            let path = format!("{}/stop", job_path(name));
             let answer = self.call(Method::POST, &path, None).await?;
             match answer.status() {
                 status if status.is_success() => {
@@ -260,7 +265,7 @@ impl Launcher for Ray {
                     Ok(())
                 }
                 StatusCode::NOT_FOUND => Ok(()),
-                _ => Err(said(answer).await),
+                _ => Err(error_of(answer).await),
             }
         })
     }
@@ -278,31 +283,33 @@ impl Launcher for Ray {
     }
 }
 
-fn job(name: &str) -> String {
+fn job_path(name: &str) -> String {
     format!("/api/jobs/{name}")
 }
 
-/// Why a job waits, without the other reasons that Ray thinks possible.
-fn waits(message: &str) -> String {
+/// Returns why a job waits: the first of the reasons that Ray considers
+/// possible.
+fn pending_reason(message: &str) -> String {
     let reason = message.trim_start_matches("Job has not started yet. ");
     let reason = reason.split(". ").next().unwrap_or_default();
-    remote::shortened(reason.trim_start_matches("It may be "))
+    remote::shorten(reason.trim_start_matches("It may be "))
 }
 
-/// How a job failed, without the log that Ray appends but for its last line.
-fn failure(message: &str) -> String {
+/// Returns how a job failed, with only the last line of the log that Ray
+/// appends.
+fn failure_reason(message: &str) -> String {
     let (how, log) = message
         .split_once(", last available logs")
         .unwrap_or((message, ""));
     let how = how.trim_start_matches("Job entrypoint command failed with ");
     match log.lines().rfind(|line| !line.trim().is_empty()) {
-        Some(last) => remote::shortened(&format!("{how}\n{last}")),
-        None => remote::shortened(how),
+        Some(last) => remote::shorten(&format!("{how}\n{last}")),
+        None => remote::shorten(how),
     }
 }
 
-/// What Ray answered, in one line: its errors are Python tracebacks.
-async fn said(answer: Response) -> String {
+/// Returns Ray's error in one line. Ray sends Python tracebacks.
+async fn error_of(answer: Response) -> String {
     let status = answer.status();
     let text = answer.text().await.unwrap_or_default();
     let last = text.lines().rfind(|line| line.trim().len() > 1);
@@ -313,13 +320,13 @@ async fn said(answer: Response) -> String {
         _ => "",
     };
     match last {
-        Some(last) => format!("Ray answers {status}: {}{remedy}", remote::shortened(last)),
-        None => format!("Ray answers {status}{remedy}"),
+        Some(last) => format!("Ray answered {status}: {}{remedy}", remote::shorten(last)),
+        None => format!("Ray answered {status}{remedy}"),
     }
 }
 
-/// A client without the proxies of the environment: the dashboard is in the
-/// operator's own network.
+/// Creates a client that ignores the proxy variables of the environment,
+/// because the dashboard is in the operator's own network.
 fn client(address: &str) -> Result<Client, String> {
     Client::builder()
         .tls_backend_preconfigured(requests::tls(address, &Authorities::default())?)

@@ -1,5 +1,5 @@
-//! What launchers of other machines have in common: the variables of a worker
-//! there, and how the engine's words are shortened.
+//! Code shared by the launchers of other machines: the variables of a worker,
+//! checks of settings, shell quoting, and shortening the engine's messages.
 
 use finetuner_protocol::text::cut;
 
@@ -9,24 +9,25 @@ use crate::{
     worker::{KEEP_MEMORY, WORKER_CACHE, WORKER_CACHE_MB, WORKER_FOLDER, WORKER_URL},
 };
 
-/// The program that runs workers, found in the `PATH` of the other machine.
+/// Default name of the program that runs workers, found in the `PATH` of the
+/// other machine.
 pub(super) const PROGRAM: &str = "finetuner-server";
 
-/// How many threads a worker computes with.
+/// Variable for the number of threads that a worker computes with.
 pub(super) const THREADS: &str = "RAYON_NUM_THREADS";
 
-/// The longest part of an engine's message that a run's log shows, in bytes.
+/// Longest engine message in a run's log, in bytes.
 const MAX_MESSAGE: usize = 400;
 
-/// The variables that the operator names for workers, `NAME=value` each.
+/// Variables that the operator sets for workers, each given as `NAME=value`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Variables(Vec<(String, String)>);
 
 impl Variables {
-    /// Reads the list of the setting `key`.
+    /// Parses the list in the setting `key`.
     pub(super) fn of(key: &'static str, list: &[String]) -> Result<Self, StartError> {
         let pair = |text: &String| {
-            // Not the value, which may be a key.
+            // The value may be a secret, so errors show the name only.
             let shown = text.split('=').next().unwrap_or_default();
             let bad = |reason: &str| StartError::setting(key, format!("`{shown}`: {reason}"));
             let (name, value) = text.split_once('=').ok_or_else(|| bad("give NAME=value"))?;
@@ -37,22 +38,24 @@ impl Variables {
             };
             if !is_name(name) {
                 return Err(bad(
-                    "a name has letters, digits and `_`, and no digit first",
+                    "a name consists of letters, digits and `_`, and does not begin with a digit",
                 ));
             }
             if name.starts_with("FINETUNER_WORKER_") && name != WORKER_CACHE_MB {
-                return Err(bad("the server sets the variables FINETUNER_WORKER_..."));
+                return Err(bad(
+                    "the server sets the variables that begin with FINETUNER_WORKER_",
+                ));
             }
             if value.contains(char::is_control) {
-                return Err(bad("a value has no control characters"));
+                return Err(bad("a value must not contain control characters"));
             }
             Ok((name.to_owned(), value.to_owned()))
         };
         list.iter().map(pair).collect::<Result<_, _>>().map(Self)
     }
 
-    /// The variables of a worker that has so many cores, without the paths of its
-    /// files.
+    /// Returns the variables of a worker with `cores` cores. The variables that
+    /// name its files are not among them.
     pub(super) fn of_worker(
         &self,
         order: &WorkOrder,
@@ -60,8 +63,9 @@ impl Variables {
         cache: Option<&str>,
     ) -> Vec<(String, String)> {
         let mut all = vec![(KEEP_MEMORY.0.to_owned(), KEEP_MEMORY.1.to_owned())];
-        // The last of two values with the same name counts, so the operator's replace
-        // these. Threads beyond the cores of the job would slow down its neighbours.
+        // If a name occurs twice, the last value is used, so the operator's
+        // values replace these. More threads than the job has cores would slow
+        // down other jobs of the machine.
         if let Some(cores) = cores {
             all.push((THREADS.to_owned(), cores.to_string()));
         }
@@ -81,38 +85,41 @@ impl Variables {
     }
 }
 
-/// Refuses a program or an address that the shell or the engine would not take as
-/// one word.
-pub(super) fn one_word(key: &'static str, text: &str) -> Result<(), StartError> {
+/// Refuses a text that the shell or the engine would not take as one argument:
+/// empty, starting with `-`, or with control characters.
+pub(super) fn check_word(key: &'static str, text: &str) -> Result<(), StartError> {
     match text.is_empty() || text.starts_with('-') || text.contains(char::is_control) {
         true => Err(StartError::setting(
             key,
-            format!("`{text}`: give a name or a path without control characters"),
+            format!(
+                "`{text}`: give a name or a path that is not empty, does not begin with `-` and has \
+                 no control characters"
+            ),
         )),
         false => Ok(()),
     }
 }
 
-/// Refuses a folder that would be another one for each job.
-pub(super) fn whole_path(key: &'static str, path: &str) -> Result<(), StartError> {
-    one_word(key, path)?;
+/// Refuses a relative path, which would mean a different folder for each job.
+pub(super) fn check_absolute_path(key: &'static str, path: &str) -> Result<(), StartError> {
+    check_word(key, path)?;
     match path.starts_with('/') {
         true => Ok(()),
         false => Err(StartError::setting(
             key,
-            format!("`{path}`: give a path that begins with `/`"),
+            format!("`{path}`: give an absolute path, which begins with `/`"),
         )),
     }
 }
 
-/// A text as one word of a POSIX shell.
-pub(super) fn quoted(text: &str) -> String {
+/// Quotes a text as one word for a POSIX shell.
+pub(super) fn quote(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// The first and the last line of a message: what happened, and the last thing
-/// that a program or a traceback says.
-pub(super) fn shortened(message: &str) -> String {
+/// Shortens a message to its first and last lines: what happened, and the end
+/// of the program's output or traceback.
+pub(super) fn shorten(message: &str) -> String {
     let mut lines = message
         .lines()
         .map(str::trim)
@@ -142,11 +149,11 @@ mod tests {
         );
         for (text, told) in [
             ("HF_HOME", "NAME=value"),
-            ("=x", "a name has letters"),
-            ("1A=x", "a name has letters"),
-            ("A B=x", "a name has letters"),
+            ("=x", "a name consists of letters"),
+            ("1A=x", "a name consists of letters"),
+            ("A B=x", "a name consists of letters"),
             ("FINETUNER_WORKER_URL=x", "the server sets"),
-            ("A=x\ny", "no control characters"),
+            ("A=x\ny", "must not contain control characters"),
         ] {
             let error = list(text).unwrap_err().to_string();
             assert!(error.starts_with("`launcher.x.environment`: "), "{error}");
@@ -157,7 +164,7 @@ mod tests {
     #[test]
     fn a_quoted_text_is_one_word_of_a_shell() {
         for text in ["", "a b", "it's", "$(id)`id`\\", "-----BEGIN\nEND"] {
-            let script = format!("printf %s {}", quoted(text));
+            let script = format!("printf %s {}", quote(text));
             let said = std::process::Command::new("sh")
                 .args(["-c", &script])
                 .output();
@@ -168,12 +175,12 @@ mod tests {
     #[test]
     fn a_traceback_is_shortened_to_its_first_and_last_line() {
         assert_eq!(
-            shortened("Failed.\n  at x\n\nOSError: none\n"),
+            shorten("Failed.\n  at x\n\nOSError: none\n"),
             "Failed: OSError: none"
         );
-        assert_eq!(shortened("Failed."), "Failed.");
-        assert_eq!(shortened(""), "");
-        assert!(shortened(&"ä\n".repeat(9)).len() < 10);
-        assert!(shortened(&"ä".repeat(900)).len() <= MAX_MESSAGE);
+        assert_eq!(shorten("Failed."), "Failed.");
+        assert_eq!(shorten(""), "");
+        assert!(shorten(&"ä\n".repeat(9)).len() < 10);
+        assert!(shorten(&"ä".repeat(900)).len() <= MAX_MESSAGE);
     }
 }

@@ -1,12 +1,13 @@
-//! Workers as batch jobs of Slurm, by `sbatch`, `squeue` and `scancel`.
+//! The launcher that runs workers as batch jobs of Slurm, with `sbatch`,
+//! `squeue` and `scancel`.
 //!
-//! A job's script comes to `sbatch` by standard input and holds the start token.
-//! Slurm shows scripts to the job's owner and to administrators only, unlike
-//! arguments, comments and names.
+//! `sbatch` reads a job's script, which holds the start token, from its
+//! standard input. Slurm shows scripts only to the job's owner and to
+//! administrators, but arguments, comments and names to everyone.
 //!
-//! `squeue` is asked for its text format, which is the same in every version; its
-//! JSON changes from one version to the next. Slurm forgets ended jobs by itself
-//! (`MinJobAge`).
+//! The launcher parses `squeue`'s text format, which is the same in every
+//! version; its JSON format differs between versions. Slurm forgets ended jobs
+//! by itself (`MinJobAge`).
 
 mod command;
 mod script;
@@ -22,10 +23,10 @@ use crate::error::StartError;
 use command::run;
 pub(super) use settings::SlurmSettings;
 
-/// The longest comment of a job, in bytes.
+/// Longest comment of a job, in bytes.
 const MAX_COMMENT: usize = 250;
 
-/// What `sbatch` says where no machine can ever run the job.
+/// Messages of `sbatch` for jobs that no machine can ever run.
 const NEVER: [&str; 6] = [
     "Requested node configuration is not available",
     "Memory specification can not be satisfied",
@@ -39,7 +40,7 @@ const NEVER: [&str; 6] = [
 pub(super) struct Slurm {
     settings: SlurmSettings,
     variables: Variables,
-    /// How the names of this server's jobs begin.
+    /// Prefix of this server's job names.
     prefix: String,
 }
 
@@ -65,11 +66,11 @@ impl Slurm {
             format!("--job-name={}", order.name),
             format!("--comment={}", comment(order)),
             format!("--output={output}"),
-            // The server starts a run again by itself, from its checkpoint.
+            // The server restarts a run itself, from its checkpoint.
             "--no-requeue".to_owned(),
-            // A job with a time limit pauses before Slurm ends it.
+            // A job with a time limit pauses a minute before Slurm ends it.
             "--signal=B:TERM@60".to_owned(),
-            // Nothing of the server's environment.
+            // Passes nothing of the server's environment.
             "--export=NONE".to_owned(),
             "--chdir=/".to_owned(),
             "--nodes=1".to_owned(),
@@ -94,7 +95,8 @@ impl Slurm {
                 all.push(format!("--{option}={value}"));
             }
         }
-        // The last one counts, so these may change what is above.
+        // The last value of an option is used, so these can override the ones
+        // above.
         all.extend(settings.arguments.iter().cloned());
         all
     }
@@ -120,11 +122,11 @@ impl Slurm {
         let listed = run(&self.settings.squeue, &arguments, "").await?;
         let mut jobs: HashMap<String, JobState> = HashMap::new();
         for line in listed.lines() {
-            let Some((name, state)) = job(line, &self.prefix) else {
+            let Some((name, state)) = parse_job(line, &self.prefix) else {
                 continue;
             };
-            // A name is there twice after a submission whose answer was lost and which
-            // Slurm finished later.
+            // A name occurs twice if Slurm completed a submission after its
+            // answer was lost.
             let is_better = jobs.get(&name).is_none_or(|old| rank(old) < rank(&state));
             if is_better {
                 jobs.insert(name, state);
@@ -141,7 +143,8 @@ impl Launcher for Slurm {
 
     fn stop<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), String>> {
         Box::pin(async move {
-            // SIGTERM to all processes of the job, and SIGKILL after Slurm's `KillWait`.
+            // Slurm sends SIGTERM to all processes of the job, and SIGKILL
+            // after its `KillWait`.
             let arguments = [format!("--name={name}")];
             run(&self.settings.scancel, &arguments, "").await.map(drop)
         })
@@ -168,8 +171,9 @@ fn rank(state: &JobState) -> u8 {
     }
 }
 
-/// The name and the state of a job of ours, from a line of `squeue`.
-fn job(line: &str, prefix: &str) -> Option<(String, JobState)> {
+/// Parses the name and the state of one of this server's jobs from a line of
+/// `squeue`.
+fn parse_job(line: &str, prefix: &str) -> Option<(String, JobState)> {
     let mut fields = line.splitn(4, '|').map(str::trim);
     let (id, name, state, reason) = (
         fields.next()?,
@@ -187,13 +191,14 @@ fn job(line: &str, prefix: &str) -> Option<(String, JobState)> {
     let state = match state {
         "PENDING" | "REQUEUED" | "REQUEUE_FED" | "REQUEUE_HOLD" | "SPECIAL_EXIT"
         | "RESV_DEL_HOLD" => JobState::Pending(format!("job {id}{because}")),
-        // Its machine starts up.
-        "CONFIGURING" => JobState::Pending(format!("job {id} (its machine is prepared)")),
+        // The node boots.
+        "CONFIGURING" => JobState::Pending(format!("job {id} (its node is being prepared)")),
         "BOOT_FAIL" | "CANCELLED" | "COMPLETED" | "DEADLINE" | "FAILED" | "LAUNCH_FAILED"
         | "NODE_FAIL" | "OUT_OF_MEMORY" | "PREEMPTED" | "REVOKED" | "TIMEOUT" => {
             JobState::Ended(format!("Slurm's job {id} is {state}{because}"))
         }
-        // Its processes may still be there, also while it is COMPLETING.
+        // Any other state counts as running. While a job is `COMPLETING`, its
+        // processes may still exist.
         _ => JobState::Running,
     };
     Some((name.to_owned(), state))

@@ -1,4 +1,4 @@
-//! Workers in threads of this process.
+//! The launcher that runs workers in threads of the server's process.
 
 use std::{
     collections::HashMap,
@@ -10,7 +10,7 @@ use std::{
 
 use futures_util::future::{BoxFuture, ready};
 
-use super::{JobState, LaunchError, Launcher, WorkOrder};
+use super::{JobState, LaunchError, Launcher, WorkOrder, contract::NO_OUTCOME};
 use crate::{
     requests::Authorities,
     worker::{self, Place, Signals},
@@ -24,14 +24,14 @@ pub(crate) struct Threads {
 
 struct Job {
     thread: Arc<Thread>,
-    /// Whether a list has said that it has ended.
+    /// Whether a list has reported the end.
     is_told: bool,
 }
 
 #[derive(Default)]
 struct Thread {
     stop: Arc<AtomicBool>,
-    /// How it has ended.
+    /// How the thread ended; `None` while it runs.
     ended: Mutex<Option<String>>,
 }
 
@@ -73,13 +73,15 @@ impl Threads {
                 };
                 let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
                 let end = match result {
-                    Ok(Ok(())) => "it ended without saying how".to_owned(),
+                    Ok(Ok(())) => NO_OUTCOME.to_owned(),
                     Ok(Err(reason)) => reason,
-                    Err(_) => "it has panicked; this is a bug".to_owned(),
+                    Err(_) => "it panicked; this is a bug".to_owned(),
                 };
                 *work.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
             });
-        spawned.map_err(|e| LaunchError::Retry(format!("no thread for the worker: {e}")))?;
+        spawned.map_err(|e| {
+            LaunchError::Retry(format!("the worker's thread can't be started: {e}"))
+        })?;
         jobs.retain(|_, job| !job.is_told);
         let is_told = false;
         jobs.insert(name, Job { thread, is_told });
@@ -92,7 +94,8 @@ impl Launcher for Threads {
         Box::pin(ready(self.spawn(order)))
     }
 
-    /// A thread can't be ended from outside: it stops at its next step.
+    /// A thread can't be ended from outside. It stops before its next training
+    /// step.
     fn stop<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), String>> {
         if let Some(job) = self.jobs().get(name) {
             job.thread.stop.store(true, Ordering::Relaxed);

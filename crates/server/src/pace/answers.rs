@@ -1,6 +1,8 @@
-//! Answers over HTTP/2 that their client does not take. Each stream has a window
-//! of its own: a client that leaves it empty holds the answer's memory, while it
-//! answers the connection's pings. Such a connection is closed.
+//! Detection of answers over HTTP/2 that a client does not read.
+//!
+//! Each stream has its own flow-control window. A client that does not enlarge
+//! it makes the server hold the answer in memory, although it answers the
+//! connection's pings. Such a connection is closed.
 
 use std::{
     pin::Pin,
@@ -15,22 +17,22 @@ use tokio::sync::Notify;
 
 use super::Patience;
 
-/// The most bytes that are handed over at once. What was handed over can't be
-/// watched any more.
+/// Bytes handed to hyper at once. What hyper has can't be observed any more.
 const PIECE: usize = 16 << 10;
-/// How often answers are looked at, in parts of a client's patience.
+/// Number of checks within a client's time.
 const LOOKS: u32 = 8;
 
-/// The answers of one connection that are under way.
+/// The unfinished answers of one connection.
 pub(crate) struct Answers {
     most: Duration,
     all: Mutex<Vec<Weak<Mutex<Pace>>>>,
-    /// There is one to watch.
+    /// Notified when an answer starts.
     begun: Notify,
 }
 
 impl Answers {
-    /// `most` is how long a client may keep us waiting.
+    /// Creates the list. `most` is the time for which a client may keep the server
+    /// waiting.
     pub(crate) fn new(most: Duration) -> Arc<Self> {
         Arc::new(Self {
             most,
@@ -39,7 +41,7 @@ impl Answers {
         })
     }
 
-    /// Watches how an answer is taken.
+    /// Wraps the body of an answer to observe how fast it is read.
     pub(crate) fn watch(&self, body: Body) -> Body {
         let pace = Arc::new(Mutex::new(Pace {
             patience: Patience::new(self.most),
@@ -56,7 +58,7 @@ impl Answers {
         })
     }
 
-    /// Returns once a client keeps us waiting for too long.
+    /// Returns when a client has kept the server waiting for too long.
     pub(crate) async fn stalled(&self) {
         loop {
             let count = {
@@ -68,7 +70,7 @@ impl Answers {
                 paces().count()
             };
             match count {
-                // A notification that came in between is kept for this call.
+                // `notify_one` stores a notification that arrives in between.
                 0 => self.begun.notified().await,
                 _ => tokio::time::sleep(self.most / LOOKS).await,
             }
@@ -84,11 +86,11 @@ fn locked(pace: &Mutex<Pace>) -> MutexGuard<'_, Pace> {
     pace.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How an answer is taken.
+/// Pace at which an answer is read.
 struct Pace {
     patience: Patience,
-    /// Since when the client has to make room, and how many bytes it was given
-    /// then. None while we are not ready ourselves.
+    /// Since when the client must make room, and the bytes handed over before.
+    /// `None` while the server itself is not ready.
     waits: Option<(Instant, usize)>,
 }
 
@@ -99,10 +101,10 @@ impl Pace {
     }
 }
 
-/// The body of an answer. It is polled when its client has room.
+/// The body of an answer. hyper polls it when its stream has room.
 struct Watched {
     body: Body,
-    /// What is left of a frame.
+    /// Remainder of the current frame.
     rest: Bytes,
     pace: Arc<Mutex<Pace>>,
 }

@@ -1,4 +1,4 @@
-//! The jobs of an earlier server, and the files of workers that have ended.
+//! Adoption of an earlier server's jobs, and removal of ended workers' files.
 
 use std::collections::{HashMap, HashSet};
 
@@ -14,7 +14,7 @@ use crate::{
 
 impl Queue {
     /// Gives the workers of an earlier server a full lease. If this server
-    /// `has_moved` to another port, they can't find it and are stopped.
+    /// `has_moved` to another port, its workers can't reach it and are stopped.
     pub(super) async fn adopt(&mut self, has_moved: bool) -> Result<()> {
         for run in self.app.database.launched().await? {
             if run.has_worker {
@@ -22,8 +22,8 @@ impl Queue {
             }
             if has_moved {
                 self.engine.stop(&run.job).await;
-                let message = "The server has another port now, where the worker can't find it. \
-                               The run goes on from its last checkpoint";
+                let message = "The server has a new port, where the worker can't reach it. The \
+                               run continues from its last checkpoint";
                 let line = (Level::Warning, message.to_owned());
                 self.release_for_free(&run, Some(line)).await?;
             }
@@ -31,11 +31,11 @@ impl Queue {
         if self.engine.launcher.is_remote() {
             return Ok(());
         }
-        // Workers may have been killed while no server was there. The end of those
-        // whose run is still theirs is noticed by the next list.
+        // Workers may have been killed while no server was running. The next list
+        // reports the end of those that still have a run.
         let launched = self.app.database.launched().await?;
         let jobs = launched.iter().map(|run| (run.job.clone(), run.held()));
-        self.working.extend(jobs);
+        self.running.extend(jobs);
         let mut wanted: HashSet<_> = launched.iter().map(Launched::held).collect();
         let listed = self
             .engine
@@ -44,19 +44,19 @@ impl Queue {
             .map_err(|e| ApiError::internal(&e))?;
         let going_on = listed.iter().filter(|(_, state)| !is_over(state));
         wanted.extend(going_on.filter_map(|(job, _)| self.engine.held(job)));
-        // None may be started meanwhile.
+        // Awaited, so that no worker starts during the removal.
         let swept = self.sweep(move |launch| wanted.contains(&launch));
         let _ = swept.await;
         Ok(())
     }
 
-    /// Removes the files of workers of this machine that have ended.
+    /// Removes the files of ended workers on this machine.
     pub(super) fn sweep_after(&mut self, jobs: &HashMap<String, JobState>) {
         if self.engine.launcher.is_remote() {
             return;
         }
         let mut ended = HashSet::new();
-        self.working.retain(|job, launch| {
+        self.running.retain(|job, launch| {
             let goes_on = jobs.get(job).is_some_and(|state| !is_over(state));
             if !goes_on {
                 ended.insert(*launch);
@@ -69,7 +69,7 @@ impl Queue {
             .map(|job| job.0)
         {
             if let Some(held) = self.engine.held(job) {
-                self.working.insert(job.clone(), held);
+                self.running.insert(job.clone(), held);
             }
         }
         if !ended.is_empty() {

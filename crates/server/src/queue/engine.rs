@@ -1,27 +1,27 @@
-//! The engine that runs jobs, as the queue uses it: each call has a limit, and
-//! only this server's jobs are seen.
+//! The queue's access to the engine: each call has a time limit, and only this
+//! server's jobs are listed.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use crate::launcher::{JobState, LaunchError, Launcher, WorkOrder};
 
-/// How long the engine may take to answer.
+/// Time limit for an answer of the engine.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
 
-/// Where the jobs of a server run, and what they are told of it.
+/// The launcher of a server, and what its workers are told about the server.
 #[derive(Clone)]
 pub(crate) struct Engine {
     pub(crate) launcher: Arc<dyn Launcher>,
-    /// How the names of this server's jobs begin.
+    /// Prefix of this server's job names.
     pub(crate) prefix: String,
-    /// Where workers find the server.
+    /// Address at which workers reach the server.
     pub(crate) url: String,
-    /// A certificate authority in PEM form that workers trust.
+    /// Certificate authority in PEM form that workers trust.
     pub(crate) ca: Option<String>,
 }
 
 impl Engine {
-    /// This server's jobs. Others may share the engine.
+    /// Lists this server's jobs. Other servers may share the engine.
     pub(super) async fn list(&self) -> std::result::Result<HashMap<String, JobState>, String> {
         let listed = tokio::time::timeout(ANSWERS_WITHIN, self.launcher.list()).await;
         let mut jobs = listed.map_err(|_| no_answer())??;
@@ -37,11 +37,11 @@ impl Engine {
     pub(super) async fn stop(&self, job: &str) {
         let stopped = tokio::time::timeout(ANSWERS_WITHIN, self.launcher.stop(job)).await;
         if let Err(error) = stopped.unwrap_or_else(|_| Err(no_answer())) {
-            tracing::error!("{job} can't be stopped: {error}");
+            tracing::error!("The job {job} can't be stopped: {error}");
         }
     }
 
-    /// The run and the launch of a job.
+    /// Parses the run and the launch from a job's name.
     pub(super) fn held(&self, job: &str) -> Option<(i64, u64)> {
         let (run, launch) = job.strip_prefix(&self.prefix)?.split_once('-')?;
         Some((run.parse().ok()?, launch.parse().ok()?))

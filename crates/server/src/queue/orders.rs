@@ -1,4 +1,4 @@
-//! Submitting jobs for the runs that wait.
+//! Submission of jobs for waiting runs.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use crate::{
     secret,
 };
 
-/// How long one look starts jobs. Those that are left have another look right
-/// after: meanwhile nobody looks whether workers live.
+/// Time limit for the starts of one round. The next round follows at once,
+/// because nobody checks the workers in the meantime.
 const STARTS_FOR: Duration = Duration::from_secs(5);
 
 impl Queue {
-    /// Submits as many jobs as are free, as far as the time of a look allows.
+    /// Submits up to `free` jobs, as far as the round's time allows.
     pub(super) async fn start(&mut self, mut free: usize) -> Result<()> {
         let begun = self.app.clock.now();
         while free > 0
@@ -27,14 +27,14 @@ impl Queue {
         {
             free -= 1;
             if self.app.clock.now().saturating_sub(begun) > STARTS_FOR {
-                self.is_short_of_time = free > 0;
+                self.ran_out_of_time = free > 0;
                 break;
             }
         }
         Ok(())
     }
 
-    /// Submits a job for the next run that waits. Returns whether there was one.
+    /// Submits a job for the next waiting run. Returns whether there was one.
     async fn launch(&mut self) -> Result<bool> {
         let token = secret::new_token();
         let claim = Claim {
@@ -55,19 +55,19 @@ impl Queue {
         self.sightings.seen(&run.job);
         let started = self.engine.start(&order).await;
         // A slow answer does not mean that the server stood still.
-        self.looked_at = self.app.clock.now();
+        self.awake_at = self.app.clock.now();
         match started {
             Ok(()) => {
                 if !self.engine.launcher.is_remote() {
-                    self.working.insert(run.job.clone(), run.held());
+                    self.running.insert(run.job.clone(), run.held());
                 }
             }
-            // It may have been submitted all the same: it is stopped where it is
+            // The job may have been submitted nevertheless. It is stopped when it is
             // listed.
             Err(LaunchError::Retry(reason)) => self.not_started(&run, reason).await?,
             Err(LaunchError::Refused(reason)) => {
                 let engine = self.engine.launcher.engine();
-                let reason = format!("{engine} refuses the job: {reason}");
+                let reason = format!("{engine} refused the job: {reason}");
                 self.app.fail(run.id, None, reason).await?;
             }
         }

@@ -1,14 +1,14 @@
-//! Pauses before workers are started again. They double from one failure to
-//! the next, and a worker that gets to work ends them.
+//! Pauses after failed starts. They double with each failure until a worker
+//! starts its run.
 
 use std::{collections::HashMap, time::Duration};
 
 const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(60);
-/// How long after its pause a run is remembered.
+/// Time after its pause for which a run is remembered.
 const FORGOTTEN: Duration = Duration::from_secs(3600);
 
-/// Failures in a row, and until when nothing is started.
+/// Consecutive failures, and the time until which nothing is started.
 #[derive(Clone, Copy, Debug, Default)]
 struct Pause {
     failures: u32,
@@ -16,7 +16,7 @@ struct Pause {
 }
 
 impl Pause {
-    /// Waits for a part of the usual pause.
+    /// Records a failure. The pause is the usual one divided by `part`.
     fn failed(&mut self, now: Duration, part: u32) -> Duration {
         let pause = FIRST
             .saturating_mul(1 << self.failures.min(16))
@@ -28,28 +28,28 @@ impl Pause {
     }
 }
 
-/// Pauses of the launcher, and of runs whose workers never got to work.
+/// Pauses of the launcher, and of runs whose workers never started.
 #[derive(Debug, Default)]
 pub(super) struct Pauses {
     launcher: Pause,
     runs: HashMap<i64, Pause>,
 }
 
-/// A start that failed.
+/// Result of a failed start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Failed {
-    /// How long the next start waits.
+    /// Pause before the next start.
     pub(super) pause: Duration,
-    /// Whether the log should say it: not each of many failures alike.
+    /// Whether the run's log should report it. Not every repetition is reported.
     pub(super) is_news: bool,
 }
 
 impl Pauses {
-    /// The worker of a run did not get to work.
+    /// Records that the worker of a run did not start.
     pub(super) fn failed(&mut self, run_id: i64, now: Duration) -> Failed {
-        // Shorter than the run's pause, so that another run comes first.
+        // Shorter than the run's pause, so that another run goes first.
         self.launcher.failed(now, 2);
-        // Runs that were deleted are not heard of again.
+        // Deleted runs never report success, so old entries are dropped.
         self.runs.retain(|_, pause| now < pause.until + FORGOTTEN);
         let run = self.runs.entry(run_id).or_default();
         let pause = run.failed(now, 1);
@@ -59,19 +59,19 @@ impl Pauses {
         }
     }
 
-    /// The worker of a run has got to work.
+    /// Records that the worker of a run has started.
     pub(super) fn worked(&mut self, run_id: i64) {
         if self.runs.remove(&run_id).is_some() || self.launcher.failures > 0 {
             self.launcher = Pause::default();
         }
     }
 
-    /// Whether workers may be started at all.
+    /// Whether the launcher's pause is over.
     pub(super) fn may_start(&self, now: Duration) -> bool {
         now >= self.launcher.until
     }
 
-    /// The runs that have to wait.
+    /// Returns the runs whose pause is not over.
     pub(super) fn waiting(&self, now: Duration) -> Vec<i64> {
         let runs = self.runs.iter().filter(|(_, pause)| now < pause.until);
         runs.map(|(id, _)| *id).collect()

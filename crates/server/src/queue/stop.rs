@@ -1,4 +1,4 @@
-//! The end of jobs when the server stops.
+//! Stopping the jobs when the server stops.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -8,15 +8,16 @@ use futures_util::{StreamExt, stream};
 use super::engine::{Engine, is_over};
 use crate::{app::App, database::Release};
 
-/// How long stopping waits for processes that were told to stop.
+/// Time limit for stopped processes to end.
 const ENDS_WITHIN: Duration = Duration::from_secs(15);
-/// How long it may take to tell all jobs to stop.
+/// Time limit for telling all jobs to stop.
 const TOLD_WITHIN: Duration = Duration::from_secs(45);
-/// How many jobs are told at a time.
+/// Number of jobs that are told at the same time.
 const TOLD_AT_ONCE: usize = 16;
 
-/// Stops all workers and takes their runs from them, at no cost: the server
-/// stops. Jobs whose workers have not called stay, unless `everything` ends: the
+/// Stops all workers and releases their runs without counting an attempt.
+///
+/// Jobs whose workers have not called yet stay, unless `everything` is set. The
 /// next server finds them by their names.
 pub(crate) async fn end_all(app: &App, engine: &Engine, everything: bool) {
     let launched = app.database.launched().await.unwrap_or_else(|error| {
@@ -37,10 +38,11 @@ pub(crate) async fn end_all(app: &App, engine: &Engine, everything: bool) {
     for run in &staying {
         jobs.remove(&run.job);
     }
-    // Before the jobs are told, which may take longer than the server has.
+    // The runs are released first, because telling the jobs may take longer than
+    // the server has.
     for run in ending {
-        let message = "The server stopped before the run had paused. The run goes on from its \
-                       last checkpoint when the server is started again";
+        let message = "The server stopped before the run had paused. The run continues from its \
+                       last checkpoint when the server starts again";
         let release = Release {
             counts: false,
             worked: app.leases.take_worked(run.held()),
@@ -48,7 +50,7 @@ pub(crate) async fn end_all(app: &App, engine: &Engine, everything: bool) {
         };
         let released = app.database.release(run.held(), release, || true).await;
         if let Err(error) = released {
-            tracing::error!("run {}: it can't be paused: {error}", run.id);
+            tracing::error!("Run {} can't be released: {error}", run.id);
         }
         app.changes.notify(run.id);
     }
@@ -56,7 +58,7 @@ pub(crate) async fn end_all(app: &App, engine: &Engine, everything: bool) {
     if tokio::time::timeout(TOLD_WITHIN, told).await.is_err() {
         tracing::error!("Some jobs were not told to stop; the next server stops them");
     }
-    // Nobody else ends processes of this machine once the server has gone.
+    // Nothing else ends processes of this machine when the server is gone.
     if engine.launcher.outlives_the_server() && !engine.launcher.is_remote() {
         let ended = async {
             while let Ok(listed) = engine.list().await
@@ -68,7 +70,7 @@ pub(crate) async fn end_all(app: &App, engine: &Engine, everything: bool) {
             }
         };
         if tokio::time::timeout(ENDS_WITHIN, ended).await.is_err() {
-            tracing::error!("Some workers go on: they don't end though they were stopped");
+            tracing::error!("Some workers are still running although they were told to stop");
         }
     }
 }

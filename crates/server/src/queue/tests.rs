@@ -1,4 +1,4 @@
-//! The queue, look by look, on a clock that the tests move.
+//! Tests of the queue, round by round, with a clock that the tests advance.
 
 mod engines;
 
@@ -20,25 +20,25 @@ use crate::{
     store::Store,
 };
 
-/// An engine that does what a test says.
+/// A launcher that a test controls.
 #[derive(Default)]
 struct Script(Mutex<Engineered>);
 
 #[derive(Default)]
 struct Engineered {
     jobs: HashMap<String, JobState>,
-    /// Why it can't be asked, if so.
+    /// Reason why the engine can't be asked, if it can't.
     away: Option<String>,
-    /// What the next starts come to; they work where there is nothing.
+    /// Results of the next starts. Without an entry, a start succeeds.
     refusals: VecDeque<LaunchError>,
-    /// The state of a new job, if it is not running.
+    /// State of new jobs, if it is not running.
     begins: Option<JobState>,
     orders: Vec<WorkOrder>,
     starts: usize,
     stopped: Vec<String>,
     is_remote: bool,
     panics: bool,
-    /// A clock, and how long each start takes.
+    /// A clock that each start advances by this time.
     slow: Option<(Clock, Duration)>,
 }
 
@@ -47,7 +47,7 @@ impl Script {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The names of jobs that have not ended.
+    /// Names of jobs that have not ended.
     fn jobs(&self) -> Vec<String> {
         let state = self.state();
         let jobs = state.jobs.iter().filter(|(_, state)| !is_over(state));
@@ -180,7 +180,7 @@ fn engine(script: &Arc<Script>) -> Engine {
     }
 }
 
-/// A stage whose engine is on other machines.
+/// Creates a stage whose engine is on other machines.
 async fn remote(settings: Settings) -> Stage {
     let stage = stage(settings).await;
     stage.script.state().is_remote = true;
@@ -203,15 +203,15 @@ fn pending(reason: &str) -> JobState {
 }
 
 impl Stage {
-    async fn look(&mut self) {
-        self.queue.look().await.unwrap();
+    async fn round(&mut self) {
+        self.queue.round().await.unwrap();
     }
 
     async fn launched(&self) -> Vec<Launched> {
         self.app.database.launched().await.unwrap()
     }
 
-    /// The worker of the last job makes its first call.
+    /// Makes the first call of the last job's worker.
     async fn call(&self) -> Launched {
         let order = self.script.state().orders.last().unwrap().clone();
         let start_token = secret::hash(&order.start_token);
@@ -223,7 +223,7 @@ impl Stage {
         launched.into_iter().find(|run| run.held() == held).unwrap()
     }
 
-    /// The worker of the last job calls and asks for its work.
+    /// Makes the first call of the last job's worker, and fetches its job.
     async fn begin(&self) -> Launched {
         let run = self.call().await;
         let token = secret::hash(&format!("the worker of {}", run.job));
@@ -232,7 +232,7 @@ impl Stage {
         run
     }
 
-    /// The server is started again: what it had in memory is gone.
+    /// Restarts the server, which loses everything in its memory.
     async fn restart(&mut self) {
         self.app.leases.retain(&HashSet::new());
         self.queue = Queue::new(Arc::clone(&self.app), engine(&self.script));
@@ -255,15 +255,15 @@ impl Stage {
         crate::api::log_text(&self.app, 1).await.unwrap()
     }
 
-    /// Moves the clock, with looks on the way: the server was awake.
+    /// Advances the clock with a round every second, as if the server was awake.
     async fn awake_for(&mut self, seconds: u64) {
         for _ in 0..seconds {
             self.app.clock.advance(Duration::from_secs(1));
-            self.look().await;
+            self.round().await;
         }
     }
 
-    /// As [`Stage::awake_for`], while workers show that they live.
+    /// Like [`Stage::awake_for`], with signs of life from every worker.
     async fn alive_for(&mut self, seconds: u64) {
         for _ in 0..seconds {
             for run in self.launched().await.iter().filter(|run| run.has_worker) {
@@ -277,13 +277,13 @@ impl Stage {
 #[tokio::test]
 async fn a_silent_worker_is_lost_after_its_lease_and_costs_an_attempt() {
     let mut stage = stage(Settings::default()).await;
-    stage.look().await;
+    stage.round().await;
     stage.begin().await;
     stage.awake_for(29).await;
     assert_eq!(stage.launched().await[0].launches, 1);
     stage.awake_for(3).await;
     assert!(stage.launched().await.is_empty());
-    // Its place is free once it was killed.
+    // The slot is free once the job was killed.
     stage.awake_for(12).await;
     let [run] = stage.launched().await.try_into().unwrap();
     assert_eq!((run.launches, run.attempts), (2, 2));
@@ -295,11 +295,11 @@ async fn a_silent_worker_is_lost_after_its_lease_and_costs_an_attempt() {
 #[tokio::test]
 async fn a_clock_that_jumps_evicts_nobody() {
     let mut stage = stage(Settings::default()).await;
-    stage.look().await;
+    stage.round().await;
     stage.begin().await;
-    // The server itself stood still: nobody's signs of life could be heard.
+    // The server stood still and could not receive signs of life.
     stage.app.clock.advance(Duration::from_secs(3600));
-    stage.look().await;
+    stage.round().await;
     stage.awake_for(29).await;
     let [run] = stage.launched().await.try_into().unwrap();
     assert_eq!(run.launches, 1, "one full lease: {}", stage.log().await);
@@ -311,10 +311,10 @@ async fn a_clock_that_jumps_evicts_nobody() {
 async fn a_launcher_outage_is_waited_for_and_costs_no_attempt() {
     let mut stage = stage(one_attempt()).await;
     stage.script.fail_starts(5);
-    stage.look().await;
+    stage.round().await;
     assert_eq!(stage.script.state().starts, 1);
-    // Not again before the pause is over: 1, 2, 4, 8 and 16 seconds.
-    stage.look().await;
+    // No start before the pause is over: 1, 2, 4, 8 and 16 seconds.
+    stage.round().await;
     assert_eq!(stage.script.state().starts, 1);
     stage.awake_for(32).await;
     assert_eq!(stage.script.state().starts, 6);
@@ -343,7 +343,7 @@ async fn workers_that_end_before_they_have_their_job_cost_no_attempt() {
     let run = stage.begin().await;
     assert_eq!(run.attempts, 1);
     assert!(run.launches > 3, "{run:?}");
-    // A run whose workers never get to work does not stop the others.
+    // A run whose workers never start does not block the other runs.
     add_run(&stage.app.database, "other").await;
     stage.script.state().jobs.clear();
     stage.app.leases.grant(run.held(), false);
@@ -355,21 +355,21 @@ async fn workers_that_end_before_they_have_their_job_cost_no_attempt() {
 #[tokio::test]
 async fn what_ends_while_the_server_stops_costs_no_attempt() {
     let mut stage = stage(one_attempt()).await;
-    stage.look().await;
+    stage.round().await;
     stage.begin().await;
     stage.app.begin_to_stop().await;
     stage.script.state().jobs.clear();
-    assert!(!stage.queue.look().await.unwrap(), "nothing is left");
+    assert!(!stage.queue.round().await.unwrap(), "nothing is left");
     let run = stage.app.database.run_by_id(1).await.unwrap().unwrap();
     assert_eq!((run.attempts, run.status.as_str()), (0, "STARTED"));
     let log = stage.log().await;
-    assert!(log.contains("ended as the server stopped"), "{log}");
+    assert!(log.contains("ended when the server stopped"), "{log}");
 }
 
 #[tokio::test]
 async fn workers_that_hang_when_the_server_stops_are_killed_at_no_cost() {
     let mut stage = stage(Settings::default()).await;
-    stage.look().await;
+    stage.round().await;
     stage.begin().await;
     stage.app.begin_to_stop().await;
     end_all(&stage.app, &engine(&stage.script), false).await;
@@ -387,14 +387,14 @@ async fn time_that_a_run_waits_does_not_count_towards_its_limit() {
         ..Settings::default()
     };
     let mut stage = stage(settings).await;
-    stage.look().await;
+    stage.round().await;
     stage.begin().await;
     stage.awake_for(50).await;
     let [run] = stage.launched().await.try_into().unwrap();
     stage.queue.release_for_free(&run, None).await.unwrap();
     stage.script.state().jobs.clear();
     stage.app.clock.advance(Duration::from_secs(5000));
-    stage.look().await;
+    stage.round().await;
     stage.begin().await;
     stage.awake_for(8).await;
     assert_eq!(stage.launched().await.len(), 1, "58 seconds of work");
@@ -410,13 +410,13 @@ async fn time_that_a_run_waits_does_not_count_towards_its_limit() {
 #[tokio::test]
 async fn a_server_with_another_port_ends_the_workers_that_cannot_find_it() {
     let mut stage = stage(Settings::default()).await;
-    stage.look().await;
+    stage.round().await;
     let run = stage.begin().await;
     stage.queue.adopt(false).await.unwrap();
     assert_eq!(stage.launched().await.len(), 1);
     stage.queue.adopt(true).await.unwrap();
     assert!(stage.launched().await.is_empty() && stage.script.jobs().is_empty());
-    stage.look().await;
+    stage.round().await;
     let [again] = stage.launched().await.try_into().unwrap();
     assert_eq!((again.attempts, again.launches), (run.attempts, 2));
 }

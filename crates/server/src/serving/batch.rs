@@ -1,5 +1,5 @@
-//! Embedding what many clients send, in batches: what arrives while a batch is
-//! computed goes into the next one. Nothing waits for a batch to fill up.
+//! Batches of inputs from many clients. Inputs that arrive while a batch is
+//! computed go into the next one. No input waits for a batch to fill up.
 
 use std::{
     collections::VecDeque,
@@ -18,15 +18,15 @@ use tokio::sync::{Semaphore, oneshot};
 use super::{cache::Held, counters::ServingCounters};
 use crate::error::ApiError;
 
-/// The most inputs of a batch.
+/// Maximum number of inputs in a batch.
 const BATCH: usize = 64;
-/// Inputs of one request that stay together.
+/// Maximum number of inputs in a piece of a request. A piece is not divided.
 const PIECE: usize = 16;
-/// Pieces of one request that wait at a time: a large request fills a batch
-/// where it is alone, and holds up others by one batch.
+/// Number of pieces of one request that wait at the same time. A large request
+/// fills a batch if it is alone, and delays other requests by one batch.
 const AHEAD: usize = BATCH / PIECE;
 
-/// Something to embed.
+/// An input to embed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Item {
     Text(String),
@@ -35,7 +35,7 @@ pub(crate) enum Item {
 }
 
 impl Item {
-    /// Bytes of the text or the picture.
+    /// Returns the size of the text or the picture in bytes.
     pub(crate) fn size(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),
@@ -44,10 +44,10 @@ impl Item {
     }
 }
 
-/// Why something could not be embedded.
+/// Reason why inputs could not be embedded.
 #[derive(Debug)]
 pub(crate) struct Refused {
-    /// The place of the input at fault, counted from 0, where it is one's.
+    /// Index of the invalid input, from 0, if one input is at fault.
     pub(crate) place: Option<usize>,
     pub(crate) error: ApiError,
 }
@@ -58,7 +58,7 @@ impl From<ApiError> for Refused {
     }
 }
 
-/// A loaded model, and what waits for it.
+/// A loaded model and the queue of its pieces.
 pub(crate) struct Model {
     pub(crate) encoder: Encoder,
     waiting: Mutex<Waiting>,
@@ -67,23 +67,23 @@ pub(crate) struct Model {
 #[derive(Default)]
 struct Waiting {
     pieces: VecDeque<Piece>,
-    /// Whether somebody takes batches out of them.
+    /// Whether a task is computing batches.
     is_served: bool,
 }
 
 /// A model's encoder with one of its prompts.
 #[derive(Clone)]
 pub(crate) struct Prompted {
-    /// The prompt's name; the model's default where there is none.
+    /// Name of the prompt; `None` for the model's default.
     name: Option<String>,
     encoder: Encoder,
 }
 
 impl Prompted {
-    /// The model with a prompt of this name; with its default where none is given.
+    /// Selects a prompt of the model, or its default.
     ///
     /// # Errors
-    /// The model has no prompt of that name.
+    /// The model has no prompt with this name.
     pub(crate) fn new(model: &Model, name: Option<&str>) -> Result<Self, EngineError> {
         Ok(Self {
             name: name.map(str::to_owned),
@@ -99,7 +99,7 @@ impl Prompted {
     }
 }
 
-/// Inputs that go into one batch.
+/// Inputs of one request that go into one batch.
 struct Piece {
     prompt: Prompted,
     pictures: bool,
@@ -125,11 +125,11 @@ impl Model {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next batch: pieces that fit each other, the oldest first. If there is
-    /// none, nobody serves the model any more.
+    /// Takes the next batch: the oldest piece and others that fit it. If there is
+    /// no piece, marks the model as not being served.
     fn next(&self) -> Option<Vec<Piece>> {
         let mut waiting = self.waiting();
-        // Clients that have gone get no answer.
+        // Pieces of disconnected clients are dropped.
         waiting.pieces.retain(|piece| !piece.answer.is_closed());
         let Some(first) = waiting.pieces.pop_front() else {
             waiting.is_served = false;
@@ -151,7 +151,7 @@ impl Model {
     }
 }
 
-/// Computes batches, a few at a time over all models.
+/// Computes batches, a limited number at a time over all models.
 #[derive(Clone)]
 pub(crate) struct Batches {
     turns: Arc<Semaphore>,
@@ -166,7 +166,7 @@ impl Batches {
         }
     }
 
-    /// Embeds inputs, in their order.
+    /// Embeds inputs. Keeps their order.
     pub(crate) async fn embed(
         &self,
         model: &Held<Model>,
@@ -180,7 +180,7 @@ impl Batches {
             match answer.await {
                 Ok(Ok(found)) => Ok((places, found)),
                 Ok(Err(error)) => Err(refused(&error, &places)),
-                Err(_) => Err(ApiError::internal(&"a batch of inputs was dropped").into()),
+                Err(_) => Err(ApiError::internal(&"the computation of a batch failed").into()),
             }
         });
         let mut answers = answers.buffered(AHEAD);
@@ -192,7 +192,7 @@ impl Batches {
         Ok(Embeddings { dim, values })
     }
 
-    /// Lets a piece wait for the model. Somebody serves the model from now on.
+    /// Queues a piece, and starts a task for the model if there is none.
     fn submit(
         &self,
         model: &Held<Model>,
@@ -214,10 +214,10 @@ impl Batches {
         answered
     }
 
-    /// Computes batch after batch until nothing waits for the model.
+    /// Computes batches until the queue is empty.
     async fn serve(self, model: Held<Model>) {
         loop {
-            // Pieces that arrive before the turn are in the batch.
+            // Pieces that arrive before the turn join the batch.
             let turn = Arc::clone(&self.turns).acquire_owned().await;
             let Some(batch) = model.next() else {
                 return;
@@ -227,18 +227,19 @@ impl Batches {
                 compute(batch, &counters);
                 drop(turn);
             });
-            // A panic has dropped the answers, which tells those who wait.
+            // A panic drops the senders, which informs the waiting requests.
             if let Err(error) = work.await {
-                tracing::error!("A batch of embeddings has failed: {error}");
+                tracing::error!("The computation of a batch of embeddings failed: {error}");
             }
         }
     }
 }
 
-/// Parts of a request, each of one kind, with the places of their inputs.
+/// Divides the inputs of a request into pieces of one kind, each with the
+/// indices of its inputs.
 fn pieces(items: Vec<Item>) -> Vec<(Vec<usize>, Vec<Item>)> {
     let mut all: Vec<(Vec<usize>, Vec<Item>)> = Vec::new();
-    // The piece of each kind that is not full.
+    // The unfinished piece of each kind.
     let mut open = [None; 2];
     for (place, item) in items.into_iter().enumerate() {
         let open = &mut open[usize::from(matches!(item, Item::Picture(_)))];
@@ -266,7 +267,7 @@ fn refused(error: &EngineError, places: &[usize]) -> Refused {
     }
 }
 
-/// Embeds a batch, and answers those who wait for it.
+/// Embeds a batch and sends the results.
 fn compute(batch: Vec<Piece>, counters: &ServingCounters) {
     let begun = Instant::now();
     let size: usize = batch.iter().map(|piece| piece.items.len()).sum();
@@ -280,14 +281,15 @@ fn compute(batch: Vec<Piece>, counters: &ServingCounters) {
             for piece in batch {
                 let (own, others) = left.split_at(piece.items.len() * found.dim);
                 left = others;
-                // Nobody may wait any more.
+                // The client may have disconnected.
                 let _ = piece.answer.send(Ok(Embeddings {
                     dim: found.dim,
                     values: own.to_vec(),
                 }));
             }
         }
-        // One's bad input is no other's fault.
+        // The batch is repeated piece by piece, so that a bad input fails only its own
+        // request.
         Some(Err(_)) if batch.len() > 1 => {
             for piece in batch {
                 let found = encode(&piece, piece.items.iter());
@@ -323,7 +325,8 @@ fn encode<'a>(
     match found.values.iter().all(|value| value.is_finite()) {
         true => Ok(found),
         false => Err(EngineError::Data(
-            "the model's embeddings hold values that are not finite numbers: its run has diverged"
+            "the model's embeddings contain values that are not finite numbers: its training \
+             diverged"
                 .to_owned(),
         )),
     }

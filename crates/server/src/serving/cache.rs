@@ -1,6 +1,7 @@
-//! Values that cost time and memory, such as loaded models. Each is made once:
-//! whoever asks for it meanwhile waits for the same. Those that were not used for
-//! longest make room for others; one in use stays.
+//! Cache of values that cost time and memory, such as loaded models.
+//!
+//! Each value is created once; concurrent requests for it share the creation.
+//! The least recently used values are evicted. A value in use is never evicted.
 
 use std::{
     collections::HashMap,
@@ -16,13 +17,13 @@ use futures_util::{
 use super::counters::CacheCounters;
 use crate::error::{ApiError, Result};
 
-/// Values by their keys, within a number of bytes.
+/// Values by their keys, within a limit of bytes.
 pub(crate) struct Cache<T> {
-    /// What the values are, for errors.
+    /// Name of the values, for errors.
     what: &'static str,
-    /// What helps if one is larger than all may be.
+    /// Remedy if one value exceeds the limit.
     remedy: &'static str,
-    /// The most bytes of all values.
+    /// Limit on the size of all values, in bytes.
     limit: u64,
     counters: CacheCounters,
     state: Mutex<State<T>>,
@@ -30,23 +31,23 @@ pub(crate) struct Cache<T> {
 
 struct State<T> {
     entries: HashMap<String, Entry<T>>,
-    /// Counts the uses.
+    /// Counter of uses, for the order of eviction.
     clock: u64,
 }
 
 struct Entry<T> {
     value: Making<T>,
-    /// Every user has a clone.
+    /// Reference count of the users. Every user has a clone.
     users: Arc<()>,
-    /// 0 until the maker has asked for room.
+    /// Size of the value; 0 until its creator has reserved room.
     bytes: u64,
-    /// The clock at the last use.
+    /// Value of the clock at the last use.
     used: u64,
 }
 
 type Making<T> = Shared<BoxFuture<'static, Result<Arc<T>>>>;
 
-/// A value in use, which the cache keeps.
+/// A value in use, which is not evicted.
 pub(crate) struct Held<T> {
     value: Arc<T>,
     user: Arc<()>,
@@ -91,9 +92,10 @@ impl<T: Send + Sync + 'static> Cache<T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The value of a key. `make` is called if there is none, and goes on to its
-    /// end even if nobody waits any more. An error is shared by those who wait,
-    /// and not kept.
+    /// Returns the value of a key.
+    ///
+    /// Calls `make` if there is none. The creation runs to its end even if all
+    /// callers have gone. An error goes to all waiting callers and is not cached.
     pub(crate) async fn get<F>(
         self: &Arc<Self>,
         key: &str,
@@ -129,7 +131,7 @@ impl<T: Send + Sync + 'static> Cache<T> {
         })
     }
 
-    /// Says how much there is.
+    /// Updates the metrics.
     fn count(&self, state: &State<T>) {
         let ready = state.entries.values().filter(|entry| entry.bytes > 0);
         let bytes = ready.clone().map(|entry| entry.bytes).sum();
@@ -155,7 +157,7 @@ where
     made.boxed().shared()
 }
 
-/// Where a value gets its room in the cache.
+/// Reservation of room in the cache, for the creator of a value.
 pub(crate) struct Room<T>(Arc<Place<T>>);
 
 struct Place<T> {
@@ -165,14 +167,14 @@ struct Place<T> {
 }
 
 impl<T: Send + Sync + 'static> Room<T> {
-    /// Takes so many bytes for the value that is being made. Others make room,
-    /// unless they are in use.
+    /// Reserves `bytes` for the value being created, and evicts others that are not
+    /// in use.
     pub(crate) fn take(&self, bytes: u64) -> Result<()> {
         let Place { cache, key, .. } = &*self.0;
         let (what, limit) = (cache.what, cache.limit);
         if bytes > limit {
             return Err(ApiError::unprocessable(format!(
-                "{what}: this one takes {} MiB of memory, and the server keeps {} MiB for all: \
+                "{what}: this one takes {} MiB of memory, and the server allows {} MiB for all: \
                  {}",
                 bytes.div_ceil(1 << 20),
                 limit >> 20,
@@ -187,8 +189,8 @@ impl<T: Send + Sync + 'static> Room<T> {
             let in_use: u64 = in_use.filter(|e| !e.is_idle()).map(|e| e.bytes).sum();
             if in_use + bytes > limit {
                 return Err(ApiError::busy(format!(
-                    "{what}: those in use take {} of {} MiB, and this one needs {}: try again in \
-                     a second",
+                    "{what}: those in use take {} of {} MiB, and this one needs {} MiB: try again \
+                     in a second",
                     in_use.div_ceil(1 << 20),
                     limit >> 20,
                     bytes.div_ceil(1 << 20)
@@ -212,21 +214,21 @@ impl<T: Send + Sync + 'static> Room<T> {
             }
             cache.count(&state);
         }
-        // Without the lock: gigabytes are given back.
+        // Dropped after the lock is released, because freeing gigabytes takes time.
         drop(gone);
         Ok(())
     }
 }
 
 impl<T> Entry<T> {
-    /// Whether it is there and nobody uses it. Users come under the cache's lock
-    /// alone.
+    /// Whether the value exists and has no user. New users appear only under the
+    /// cache's lock.
     fn is_idle(&self) -> bool {
         self.bytes > 0 && Arc::strong_count(&self.users) == 1
     }
 }
 
-/// Removes a value that could not be made, also where its maker has panicked.
+/// Removes the entry of a value whose creation failed or panicked.
 struct Unfinished<T: Send + Sync + 'static>(Option<Arc<Place<T>>>);
 
 impl<T: Send + Sync + 'static> Unfinished<T> {
@@ -279,7 +281,7 @@ mod tests {
             let _ = wait.await;
             room.take(10).map(|()| 7)
         });
-        // The first one leaves while it waits.
+        // The first caller leaves while it waits.
         assert!(first.now_or_never().is_none());
         let again = Arc::clone(&count);
         let second = cache.get("a", move |_| async move {

@@ -1,4 +1,4 @@
-//! What Prometheus is told of finished models in use.
+//! Prometheus metrics of finished models in use.
 
 use std::sync::atomic::AtomicU64;
 
@@ -8,12 +8,12 @@ use prometheus_client::{
     registry::Registry,
 };
 
-/// Bounds of the number of inputs in a batch.
+/// Bucket bounds of a batch's number of inputs.
 const SIZES: [f64; 7] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
-/// Bounds of the time that a batch takes, in seconds.
+/// Bucket bounds of a batch's duration, in seconds.
 const SECONDS: [f64; 8] = [0.001, 0.005, 0.02, 0.05, 0.2, 1.0, 5.0, 30.0];
 
-/// Clones count into the same.
+/// Metrics of models in use. Clones share them.
 #[derive(Clone)]
 pub(crate) struct ServingCounters {
     embedded: Family<KindLabels, Counter>,
@@ -24,7 +24,7 @@ pub(crate) struct ServingCounters {
     pub(crate) indexes: CacheCounters,
 }
 
-/// The contents of a cache.
+/// Metrics of a cache.
 #[derive(Clone, Default)]
 pub(crate) struct CacheCounters {
     pub(crate) count: Gauge<u64, AtomicU64>,
@@ -50,24 +50,20 @@ impl ServingCounters {
         };
         registry.register(
             "embedded",
-            "Texts and pictures that finished models have embedded",
+            "Texts and pictures embedded by finished models",
             new.embedded.clone(),
         );
         registry.register(
             "embedding_batch_size",
-            "Texts or pictures that were embedded together",
+            "Number of texts or pictures in a batch",
             new.batch_size.clone(),
         );
         registry.register(
             "embedding_batch_seconds",
-            "Time that embedding a batch took",
+            "Duration of embedding a batch, in seconds",
             new.batch_seconds.clone(),
         );
-        registry.register(
-            "model_loads",
-            "Models that were loaded to be used",
-            new.loads.clone(),
-        );
+        registry.register("model_loads", "Models loaded for use", new.loads.clone());
         for (name, of, counters) in [
             ("loaded_models", "models in memory", &new.models),
             (
@@ -79,12 +75,12 @@ impl ServingCounters {
             registry.register(name, format!("Number of {of}"), counters.count.clone());
             registry.register(
                 format!("{name}_bytes"),
-                format!("Memory of {of}"),
+                format!("Memory of {of}, in bytes"),
                 counters.bytes.clone(),
             );
             registry.register(
                 format!("{name}_dropped"),
-                format!("How many {of} made room for others"),
+                format!("Number of {of} that were evicted"),
                 counters.dropped.clone(),
             );
         }

@@ -1,4 +1,4 @@
-//! A data set that a model has embedded, and what a query finds in it.
+//! Search in a data set that a model has embedded.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,21 +14,22 @@ use sha2::{Digest, Sha256};
 
 use super::batch::Item;
 
-/// The most texts or pictures of a data set that are searched.
+/// Maximum number of texts or pictures of a data set that are searched.
 pub(crate) const MOST: usize = 5000;
-/// Texts or pictures that are handed on together.
+/// Number of texts or pictures in a chunk.
 const CHUNK: usize = 64;
-/// Bytes of texts and pictures that are handed on together, if not one alone has
-/// more.
+/// Size limit of a chunk in bytes, unless a single item is larger.
 const CHUNK_BYTES: usize = 16 << 20;
-/// The most bytes of a text or a picture that is searched. Larger ones are left out.
+/// Maximum size of a searched text or picture, in bytes. Larger ones are
+/// skipped.
 const MAX_ITEM: usize = 8 << 20;
-/// Characters of a text that are kept to be shown.
+/// Number of a text's characters that are kept for display.
 const TEXT: usize = 400;
-/// How deep parts of documents are looked at.
+/// Depth to which chunks of documents are searched.
 const DEPTH: usize = 3;
 
-/// How far the embedding of data sets is, by the keys of their indexes.
+/// Number of embedded items of data sets in progress, by the keys of their
+/// indexes.
 #[derive(Default)]
 pub(crate) struct Progress(Mutex<HashMap<String, usize>>);
 
@@ -37,7 +38,7 @@ impl Progress {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many texts or pictures are embedded, of a data set that is in progress.
+    /// Returns how many texts or pictures of a data set in progress are embedded.
     pub(crate) fn of(&self, key: &str) -> usize {
         self.all().get(key).copied().unwrap_or_default()
     }
@@ -51,31 +52,31 @@ impl Progress {
     }
 }
 
-/// What can be shown of something that was found.
+/// Display data of a search result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Shown {
-    /// The number of its document, counted from 0.
+    /// Index of its document, from 0.
     pub(crate) document: u64,
-    /// The numbers of its part, with dots between them.
+    /// Indices of its chunk and subchunks, joined by dots.
     pub(crate) part: String,
-    /// The text, or that beside a picture.
+    /// The text, or the text that accompanies a picture.
     pub(crate) text: String,
     pub(crate) is_picture: bool,
 }
 
-/// A data set that a model has embedded.
+/// The embeddings of a data set.
 pub(crate) struct Index {
     embeddings: Embeddings,
     shown: Vec<Shown>,
-    /// The documents of the whole data set.
+    /// Number of documents in the whole data set.
     pub(crate) documents: u64,
 }
 
-/// Something that a query has found.
+/// A search result.
 #[derive(Clone, Debug)]
 pub(crate) struct Found {
     pub(crate) shown: Shown,
-    /// The cosine of query and item.
+    /// Cosine similarity of query and item.
     pub(crate) score: f32,
 }
 
@@ -96,22 +97,22 @@ impl Index {
         self.shown.extend(shown);
     }
 
-    /// How much can be found.
+    /// Returns the number of searchable items.
     pub(crate) fn len(&self) -> usize {
         self.shown.len()
     }
 
-    /// The memory that it takes.
+    /// Returns the memory usage in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         let texts: usize = self.shown.iter().map(|shown| shown.text.len()).sum();
         let values = self.embeddings.values.len() * size_of::<f32>();
         (values + texts + self.shown.len() * size_of::<Shown>()) as u64
     }
 
-    /// What is most similar to a query, the best first.
+    /// Returns the items that are most similar to a query, the best first.
     ///
     /// # Errors
-    /// The query has another number of dimensions.
+    /// The query has a different number of dimensions.
     pub(crate) fn search(
         &self,
         query: &Embeddings,
@@ -128,13 +129,14 @@ impl Index {
     }
 }
 
-/// Reads what a model of a kind can find in a data set, up to [`MOST`], and hands
-/// it on, some at a time, for as long as `take` says so. Returns how many documents
-/// the data set has.
+/// Reads the searchable items of a data set in chunks, up to [`MOST`] items.
 ///
-/// Pictures are what a model finds that embeds them, if the first document has one;
-/// else it is texts, each once. Of documents with several texts, the first one is
-/// the query and not found.
+/// Passes each chunk to `take` and stops when that returns false. Returns the
+/// number of documents in the data set.
+///
+/// The items are pictures if the model embeds pictures and the first document
+/// has one. Otherwise they are texts, without duplicates. In a document with
+/// several texts, the first one is the query and is skipped.
 pub(crate) fn gather(
     bytes: impl Read,
     kind: ModelKind,
@@ -191,7 +193,7 @@ fn has_picture(document: &Document, depth: usize) -> bool {
                 .any(|part| has_picture(part, depth + 1))
 }
 
-/// What can be found of a document.
+/// Returns the searchable items of a document.
 fn items_of(document: &Document, number: u64, pictures: bool) -> Vec<(Shown, Item)> {
     let mut leaves = Vec::new();
     gather_leaves(document, &mut Vec::new(), &mut leaves);
@@ -226,7 +228,7 @@ fn items_of(document: &Document, number: u64, pictures: bool) -> Vec<(Shown, Ite
     items.collect()
 }
 
-/// The parts of a document that hold something, with their places.
+/// Collects the parts of a document that have content, with their positions.
 fn gather_leaves<'a>(
     document: &'a Document,
     place: &mut Vec<usize>,

@@ -1,5 +1,5 @@
-//! Opening a model to use it: the artifact of a run, out of the store, or a
-//! backbone as it was before fine-tuning.
+//! Loading of a model for use: the artifact of a run, or a backbone without
+//! fine-tuning.
 
 use std::path::Path;
 
@@ -20,14 +20,15 @@ use crate::{
 
 /// Bytes that are fetched at once.
 const PIECE: u64 = 8 << 20;
-/// A model's memory beside its weights: tokenizer, tables, buffers.
+/// Memory of a model in addition to its weights, in bytes: tokenizer, tables,
+/// buffers.
 const BESIDE_WEIGHTS: u64 = 16 << 20;
 
-/// Opens the model in an artifact.
+/// Loads the model in an artifact.
 pub(super) async fn artifact(
     store: &Store,
     content: &str,
-    // It stays until the model is loaded.
+    // Held until the model is loaded.
     hold: Hold,
     room: Room<Model>,
 ) -> Result<Model> {
@@ -39,26 +40,28 @@ pub(super) async fn artifact(
     let load = move || {
         let _hold = hold;
         let opened = folder.path().join("model");
-        // Nothing is unpacked that would not be kept.
+        // Checked before unpacking, so that nothing is unpacked in vain.
         room.take(2 * unpacked_bytes(&zip)? + BESIDE_WEIGHTS)?;
         let open = || {
             open_artifact(&zip, &opened)?;
-            // Only the unpacked files are needed.
+            // Only the unpacked files are needed from now on.
             let _ = std::fs::remove_file(&zip);
             ModelSource::Folder(opened.clone()).read_with(&HubRules::default())
         };
-        let files = open().map_err(|error| said(&error, folder.path()))?;
-        put_together(files, &room, folder.path())
+        let files = open().map_err(|error| load_error(&error, folder.path()))?;
+        load_encoder(files, &room, folder.path())
     };
     tokio::task::spawn_blocking(load)
         .await
         .map_err(|e| ApiError::internal(&e))?
 }
 
-/// The bytes of all files in a zip, by its directory.
+/// Returns the size of all files in a zip, from its directory.
 fn unpacked_bytes(zip: &Path) -> Result<u64> {
     let bad = |error: zip::result::ZipError| {
-        ApiError::unprocessable(format!("the model can't be opened: it is no zip: {error}"))
+        ApiError::unprocessable(format!(
+            "the model can't be opened: it is not a zip file: {error}"
+        ))
     };
     let mut archive = zip::ZipArchive::new(std::fs::File::open(zip)?).map_err(bad)?;
     let mut all = 0_u64;
@@ -68,7 +71,7 @@ fn unpacked_bytes(zip: &Path) -> Result<u64> {
     Ok(all.min(u64::MAX / 4))
 }
 
-/// Opens a backbone.
+/// Loads a backbone.
 pub(super) async fn backbone(
     source: ModelSource,
     rules: HubRules,
@@ -76,22 +79,22 @@ pub(super) async fn backbone(
 ) -> Result<Model> {
     let load = move || {
         let files = source.read_with(&rules).map_err(|e| ApiError::engine(&e))?;
-        put_together(files, &room, Path::new(""))
+        load_encoder(files, &room, Path::new(""))
     };
     tokio::task::spawn_blocking(load)
         .await
         .map_err(|e| ApiError::internal(&e))?
 }
 
-fn put_together(files: ModelFiles, room: &Room<Model>, folder: &Path) -> Result<Model> {
-    // Inference keeps the weights of products once more, packed.
+fn load_encoder(files: ModelFiles, room: &Room<Model>, folder: &Path) -> Result<Model> {
+    // Inference keeps a second, packed copy of the weights of matrix products.
     room.take(2 * files.weight_bytes() + BESIDE_WEIGHTS)?;
-    let encoder = Encoder::load(files).map_err(|error| said(&error, folder))?;
+    let encoder = Encoder::load(files).map_err(|error| load_error(&error, folder))?;
     Ok(Model::new(encoder))
 }
 
-/// An error about a model, without the temporary folder that it was unpacked to.
-fn said(error: &EngineError, folder: &Path) -> ApiError {
+/// Converts an error, without the path of the temporary folder.
+fn load_error(error: &EngineError, folder: &Path) -> ApiError {
     match error {
         EngineError::Checkpoint(reason) | EngineError::Model { reason, .. } => {
             let folder = folder.display().to_string();
@@ -105,7 +108,7 @@ fn said(error: &EngineError, folder: &Path) -> ApiError {
     }
 }
 
-/// Copies a content into a new file, and compares it with its name.
+/// Copies a content to a new file and verifies its SHA-256.
 async fn fetch(store: &Store, content: &str, to: &Path) -> Result<()> {
     let size = store.size(content).await?;
     let mut file = tokio::fs::File::create(to).await?;
@@ -125,7 +128,7 @@ async fn fetch(store: &Store, content: &str, to: &Path) -> Result<()> {
     match hex(&sum.finalize()) == content {
         true => Ok(()),
         false => Err(ApiError::internal(&format!(
-            "content {content} is damaged: see `finetuner-server check`"
+            "content {content} is damaged; `finetuner-server check` lists damaged contents"
         ))),
     }
 }

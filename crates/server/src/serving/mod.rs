@@ -1,5 +1,5 @@
-//! Finished models in use: each is loaded once, kept in memory while there is
-//! room, and asked in batches. Who may use which is the caller's to check.
+//! Finished models in use: each is loaded once, cached within a memory limit,
+//! and called in batches. Callers check who may use which model.
 
 mod batch;
 mod cache;
@@ -27,21 +27,22 @@ use crate::{
 };
 use batch::Batches;
 
-/// Batches that are computed at once over all models: one is prepared while
-/// another is multiplied.
+/// Number of batches at the same time over all models. One is prepared while
+/// another is computed.
 const BATCHES: usize = 2;
-/// Models that are loaded at once; one may be fetched from the hub for minutes.
+/// Number of models that load at the same time. A download from the hub may
+/// take minutes.
 const LOADS: usize = 4;
-/// The most bytes of embedded data sets that are kept.
+/// Size limit of cached data set embeddings, in bytes.
 const INDEX_BYTES: u64 = 256 << 20;
 
-/// The models in use.
+/// The loaded models and embedded data sets.
 pub(crate) struct Serving {
     store: Store,
     models: Arc<Cache<Model>>,
-    /// Data sets that models have embedded.
+    /// Embeddings of data sets.
     pub(crate) indexes: Arc<Cache<Index>>,
-    /// How far those are that are being embedded.
+    /// Progress of data sets that are being embedded.
     pub(crate) progress: Progress,
     batches: Batches,
     loads: Arc<Semaphore>,
@@ -49,7 +50,7 @@ pub(crate) struct Serving {
 }
 
 impl Serving {
-    /// Keeps loaded models of so many bytes.
+    /// Creates the cache. Loaded models may take `max_loaded` bytes.
     pub(crate) fn new(store: Store, max_loaded: u64, counters: ServingCounters) -> Self {
         Self {
             store,
@@ -73,14 +74,14 @@ impl Serving {
         }
     }
 
-    /// The model in an artifact with this content.
+    /// Returns the model in the artifact with this content.
     pub(crate) async fn model(&self, content: &str, hold: Hold) -> Result<Held<Model>> {
         let (store, own) = (self.store.clone(), content.to_owned());
         let load = move |room| async move { load::artifact(&store, &own, hold, room).await };
         self.load(content, load).await
     }
 
-    /// A model as it was before fine-tuning. `name` says which one it is.
+    /// Returns a model without fine-tuning. `name` identifies it in the cache.
     pub(crate) async fn backbone(
         &self,
         name: &str,
@@ -88,7 +89,7 @@ impl Serving {
         rules: HubRules,
     ) -> Result<Held<Model>> {
         let load = move |room| load::backbone(source, rules, room);
-        // Contents are hex digits alone.
+        // Contents are hex digits, so the keys can't collide.
         self.load(&format!("backbone {name}"), load).await
     }
 
@@ -112,7 +113,7 @@ impl Serving {
         self.models.get(key, make).await
     }
 
-    /// Embeds inputs, in their order, together with those of others.
+    /// Embeds inputs in batches with the inputs of other requests. Keeps the order.
     pub(crate) async fn embed(
         &self,
         model: &Held<Model>,

@@ -1,5 +1,5 @@
-//! A store that does what a remote one may do on a bad day: it stalls, resets,
-//! runs full, forgets bytes. For tests.
+//! A store with injected faults, for tests. It imitates the failures of a
+//! remote store: stalls, connection resets, a full disk, damaged bytes.
 
 use std::{
     collections::VecDeque,
@@ -17,22 +17,23 @@ use tokio::sync::Semaphore;
 
 use super::Store;
 
-/// What happens to a call.
+/// The fault of a call.
 #[derive(Clone, Debug)]
 pub(crate) enum Fault {
-    /// The connection breaks before anything was done.
+    /// The connection breaks before the call has an effect.
     Reset,
-    /// The connection breaks when all was done: the caller does not know.
+    /// The connection breaks after the call has succeeded, so the caller does not
+    /// know.
     ResetAfter,
     /// The disk is full.
     Full,
-    /// The last byte is stored as another one.
+    /// The last byte is stored with another value.
     Damage,
-    /// The call waits for a permit, then goes on.
+    /// The call waits for a permit and then continues.
     Stall(Arc<Semaphore>),
 }
 
-/// The kinds of calls.
+/// Kinds of calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Call {
     Put,
@@ -43,19 +44,19 @@ pub(crate) enum Call {
     Copy,
 }
 
-/// A store around another one.
+/// A wrapper that injects faults into another store.
 #[derive(Clone)]
 pub(crate) struct Faulty {
     inner: Arc<dyn ObjectStore>,
     faults: Arc<Mutex<VecDeque<(Call, Fault)>>>,
-    /// Calls that have met their fault.
+    /// One permit for each fault that was injected.
     met: Arc<Semaphore>,
-    /// Multipart uploads that were aborted.
+    /// One permit for each aborted multipart upload.
     pub(crate) aborted: Arc<Semaphore>,
 }
 
 impl Faulty {
-    /// A store with faults in the memory, and its other side.
+    /// Creates a store in memory and the handle that injects faults into it.
     pub(crate) fn in_memory() -> (Store, Self) {
         let faulty = Self {
             inner: Arc::new(object_store::memory::InMemory::new()),
@@ -66,17 +67,17 @@ impl Faulty {
         (Store::new(Arc::new(faulty.clone())), faulty)
     }
 
-    /// The next call of this kind meets this fault.
+    /// Injects a fault into the next call of this kind.
     pub(crate) fn next(&self, call: Call, fault: Fault) {
         self.faults.lock().unwrap().push_back((call, fault));
     }
 
-    /// Waits until a fault was met.
+    /// Waits until a fault was injected.
     pub(crate) async fn met(&self) {
         self.met.acquire().await.unwrap().forget();
     }
 
-    /// All names that are there.
+    /// Returns the names of all objects.
     pub(crate) async fn names(&self) -> Vec<String> {
         let all = self
             .inner
@@ -94,7 +95,7 @@ impl Faulty {
         faults.remove(at).map(|(_, fault)| fault)
     }
 
-    /// Makes a call, with the fault that waits for it.
+    /// Makes a call with its pending fault, if there is one.
     async fn make<T>(&self, call: Call, done: impl Future<Output = Result<T>>) -> Result<T> {
         match self.take(call) {
             None | Some(Fault::Damage) => done.await,
@@ -111,7 +112,7 @@ impl Faulty {
         }
     }
 
-    /// The bytes that are really stored.
+    /// Returns the bytes that are really stored.
     fn kept(&self, payload: PutPayload, call: Call) -> PutPayload {
         let mut faults = self.faults.lock().unwrap();
         let damage = |(of, fault): &(Call, Fault)| *of == call && matches!(fault, Fault::Damage);

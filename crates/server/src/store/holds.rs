@@ -1,6 +1,8 @@
-//! Which contents must stay: a content that somebody reads, or is about to give
-//! a name, is held, and not removed until it is let go. Nobody waits for a store
-//! while holding a lock here.
+//! Holds protect contents from removal.
+//!
+//! A content that is being read, or that is about to get a name, is held. It is
+//! not removed until its last hold is dropped. No lock is held while waiting
+//! for the store.
 
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry},
@@ -9,34 +11,34 @@ use std::{
 
 use tokio::sync::Notify;
 
-/// The contents that are held, and those that are being removed. Clones share
-/// them.
+/// The held contents and those being removed. Clones share them.
 #[derive(Clone, Default)]
 pub(super) struct Holds(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
-    /// A removal has ended.
+    /// Notified when a removal has ended.
     removed: Notify,
-    /// There are suspects.
+    /// Notified when there are suspects.
     suspected: Notify,
 }
 
 #[derive(Default)]
 struct State {
     held: HashMap<String, Held>,
-    /// Contents that are being removed, and whether each is to be looked at again:
-    /// the last thing that refers to it may have gone meanwhile.
+    /// Contents being removed. The value says whether to check the content again
+    /// afterwards, because its last reference may have been deleted in the
+    /// meantime.
     removing: HashMap<String, bool>,
-    /// Contents that may have no name.
+    /// Contents that may have lost their last name.
     suspects: HashSet<String>,
 }
 
 #[derive(Default)]
 struct Held {
     count: usize,
-    /// Whether the content is to be looked at when it is let go.
+    /// Whether to check the content when its last hold is dropped.
     suspect: bool,
 }
 
@@ -47,12 +49,12 @@ impl Shared {
 }
 
 impl Holds {
-    /// Holds a content. Waits while it is being removed.
+    /// Holds a content. Waits for a removal in progress.
     pub(super) async fn hold(&self, content: &str) -> Hold {
         loop {
             let removed = self.0.removed.notified();
             tokio::pin!(removed);
-            // From here on no end of a removal is missed.
+            // Registered before the check, so that no end of a removal is missed.
             removed.as_mut().enable();
             if let Some(hold) = self.try_hold(content) {
                 return hold;
@@ -73,8 +75,9 @@ impl Holds {
         })))
     }
 
-    /// Begins to remove a content. Returns nothing if it is held or already being
-    /// removed; it becomes a suspect then, once that has ended.
+    /// Starts to remove a content. Returns `None` if it is held or already being
+    /// removed. In that case it becomes a suspect when the hold or the removal
+    /// ends.
     pub(super) fn begin_removal(&self, content: &str) -> Option<Removal> {
         let mut state = self.0.state();
         if let Some(held) = state.held.get_mut(content) {
@@ -96,14 +99,14 @@ impl Holds {
         }
     }
 
-    /// The contents that may have no name any more, once there are some.
+    /// Waits for contents that may have lost their last name, and returns them.
     pub(super) async fn suspects(&self) -> Vec<String> {
         loop {
             let found = self.take_suspects();
             if !found.is_empty() {
                 return found;
             }
-            // A notification that came in between is kept for this call.
+            // `notify_one` stores a notification that arrives in between.
             self.0.suspected.notified().await;
         }
     }
@@ -113,12 +116,13 @@ impl Holds {
     }
 }
 
-/// Keeps a content from being removed until the last clone is dropped.
+/// Protects a content from removal until the last clone is dropped.
 #[derive(Clone)]
 pub(crate) struct Hold(Arc<OneHold>);
 
 impl Hold {
-    /// The content may have no name: look at it once it is let go.
+    /// Marks the content for a check when its last hold is dropped, because it may
+    /// have no name.
     fn suspect(&self) {
         if let Some(held) = self.0.shared.state().held.get_mut(&self.0.content) {
             held.suspect = true;
@@ -126,8 +130,8 @@ impl Hold {
     }
 }
 
-/// A content that has no name yet. Unless it gets one, it is looked at once it
-/// is let go.
+/// A held content without a name. Unless it gets one, it is checked when its
+/// last hold is dropped.
 pub(crate) struct Unnamed(Option<Hold>);
 
 impl Unnamed {
@@ -135,7 +139,7 @@ impl Unnamed {
         Self(Some(hold))
     }
 
-    /// The content has a name now.
+    /// Records that the content has a name now.
     pub(crate) fn named(mut self) {
         self.0 = None;
     }
@@ -172,7 +176,7 @@ impl Drop for OneHold {
     }
 }
 
-/// A content that is being removed: nobody can hold it meanwhile.
+/// A removal in progress. The content can't be held until it ends.
 pub(super) struct Removal {
     shared: Arc<Shared>,
     content: String,
@@ -207,7 +211,7 @@ mod tests {
         drop(two);
         assert_eq!(holds.suspects().await, ["a"]);
         assert!(holds.begin_removal("a").is_some());
-        // Without a reason for it, nothing is looked at.
+        // Without a reason, nothing becomes a suspect.
         drop(holds.hold("a").await);
         assert!(holds.take_suspects().is_empty());
     }
@@ -223,7 +227,7 @@ mod tests {
         assert!(holds.hold("b").now_or_never().is_some());
         drop(removal);
         waits.await;
-        // The second removal had another reason, which the first did not see.
+        // The first removal may have missed the reason for the second one.
         assert_eq!(holds.suspects().await, ["a"]);
     }
 }

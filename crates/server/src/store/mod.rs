@@ -1,5 +1,7 @@
-//! The bytes of artifacts, under the SHA-256 of their content. What is written
-//! appears whole or not at all, and what is read stays until it was read.
+//! Storage of artifact contents under their SHA-256, in a folder or in S3.
+//!
+//! A written content appears complete or not at all. A content that is being
+//! read is not removed.
 
 #[cfg(test)]
 pub(crate) mod faults;
@@ -31,39 +33,40 @@ use crate::{
 };
 use holds::Holds;
 
-/// The most bytes of one artifact, as the Python client has it.
+/// Maximum size of an artifact in bytes, the limit of the Python client.
 pub(crate) const MAX_ARTIFACT_BYTES: u64 = 4 << 30;
 
 /// Bytes of a content that are read at once.
 const PIECE_BYTES: u64 = 1 << 20;
 
-/// How long an address that a worker is given is good for. A download that has
-/// begun may take longer.
+/// Validity of an address that a worker gets. A download that has started may
+/// take longer.
 const PRESIGNED_FOR: Duration = Duration::from_secs(600);
 
-/// A store of contents. Clones share what is held.
+/// Store of contents. Clones share the holds.
 #[derive(Clone)]
 pub(crate) struct Store {
     objects: Arc<dyn ObjectStore>,
-    /// Signs addresses of objects below a place, if the store is one that gives
-    /// them to whoever has such an address.
+    /// Signer of addresses for objects below a path, if the store supports
+    /// presigned addresses.
     signer: Option<(Arc<dyn Signer>, Path)>,
     holds: Holds,
-    /// Where the objects are, if they are files of this machine.
+    /// Folder of the objects, if they are files of this machine.
     folder: Option<Arc<PathBuf>>,
 }
 
-/// A content that was stored.
+/// A newly stored content.
 pub(crate) struct Stored {
     /// SHA-256 as hex digits.
     pub(crate) content: String,
     pub(crate) size: u64,
 }
 
-/// A content that is there.
+/// A content in the list of the store.
 #[derive(Debug)]
 pub(crate) struct Found {
-    /// SHA-256 as hex digits: the content's name, which is yet to be checked.
+    /// Name of the content, its SHA-256 as hex digits. The bytes are not verified
+    /// yet.
     pub(crate) content: String,
     pub(crate) size: u64,
 }
@@ -78,7 +81,7 @@ impl Store {
         }
     }
 
-    /// Opens a store in a folder, which must exist.
+    /// Opens a store in an existing folder.
     pub(crate) fn in_folder(folder: &FilePath) -> Result<Self, object_store::Error> {
         let objects = LocalFileSystem::new_with_prefix(folder)?.with_fsync(true);
         Ok(Self {
@@ -88,10 +91,10 @@ impl Store {
     }
 
     /// Opens the store at an address such as `s3://bucket/folder`. The other
-    /// settings come from the environment: `AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT`
-    /// and so on.
+    /// settings come from environment variables such as `AWS_ACCESS_KEY_ID` and
+    /// `AWS_ENDPOINT`.
     pub(crate) fn at(address: &url::Url) -> Result<Self, object_store::Error> {
-        // Its client takes the process's TLS, where it has one.
+        // The S3 client uses the process's default TLS provider.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let (store, path) = object_store::parse_url_opts(address, std::env::vars())?;
         Ok(Self {
@@ -100,8 +103,8 @@ impl Store {
         })
     }
 
-    /// An address at which the store gives a content to whoever has it, for some
-    /// minutes. There is none where the store is a folder.
+    /// Returns an address that gives access to a content for [`PRESIGNED_FOR`], or
+    /// `None` if the store has none (a folder).
     pub(crate) async fn presigned(
         &self,
         content: &str,
@@ -119,17 +122,17 @@ impl Store {
         Arc::clone(&self.objects)
     }
 
-    /// Keeps a content from being removed. Waits while it is being removed.
+    /// Protects a content from removal. Waits for a removal in progress.
     pub(crate) async fn hold(&self, content: &str) -> Hold {
         self.holds.hold(content).await
     }
 
-    /// Contents that may have no name any more, once there are some.
+    /// Waits for contents that may have lost their last name, and returns them.
     pub(crate) async fn suspects(&self) -> Vec<String> {
         self.holds.suspects().await
     }
 
-    /// All contents that are there.
+    /// Lists all contents.
     pub(crate) fn list(&self) -> impl Stream<Item = Result<Found, object_store::Error>> + use<> {
         let found = |meta: object_store::ObjectMeta| {
             let content = meta.location.filename().map(str::to_owned);
@@ -142,14 +145,14 @@ impl Store {
         objects.try_filter_map(move |meta| std::future::ready(Ok(found(meta))))
     }
 
-    /// Removes what broken uploads of an earlier server have left.
+    /// Removes the files of uploads that an earlier server did not finish.
     pub(crate) async fn drop_uploads(&self) -> Result<(), object_store::Error> {
         let left = self.objects.list(Some(&Path::from("uploads")));
         let left: Vec<_> = left.map_ok(|meta| meta.location).try_collect().await?;
         for path in left {
             self.objects.delete(&path).await?;
         }
-        // Half a file has a name that is not listed.
+        // The store does not list files that were written only in part.
         if let Some(folder) = &self.folder {
             for left in std::fs::read_dir(folder.join("uploads"))
                 .into_iter()
@@ -157,23 +160,23 @@ impl Store {
             {
                 let path = left.map(|left| left.path());
                 if let Err(error) = path.and_then(std::fs::remove_file) {
-                    tracing::warn!("What a broken upload has left could not be removed: {error}");
+                    tracing::warn!("The file of an unfinished upload can't be removed: {error}");
                 }
             }
         }
         Ok(())
     }
 
-    /// The SHA-256 of a content's bytes, as hex digits.
+    /// Computes the SHA-256 of a content's bytes, as hex digits.
     pub(crate) async fn hash(&self, content: &str) -> Result<String, object_store::Error> {
         Ok(self.digest(&place(content)).await?.1)
     }
 
-    /// The size and the SHA-256 of what the store holds at a place.
+    /// Computes size and SHA-256 of the object at a path.
     async fn digest(&self, path: &Path) -> Result<(u64, String), object_store::Error> {
         let mut bytes = match self.objects.get(path).await?.payload {
             GetResultPayload::File(file, _) => {
-                let digest = tokio::task::spawn_blocking(move || digest_of(file));
+                let digest = tokio::task::spawn_blocking(move || digest_file(file));
                 let failed = |source: Box<dyn std::error::Error + Send + Sync>| {
                     object_store::Error::Generic {
                         store: "file",
@@ -193,16 +196,15 @@ impl Store {
         Ok((size, hex(&hash.finalize())))
     }
 
-    /// Whether a content is there with this size and with the bytes that its name
-    /// says.
+    /// Whether a content exists with this size and with the bytes of its name.
     async fn holds_whole(&self, content: &str, size: u64) -> bool {
         let there = self.objects.head(&place(content)).await;
         there.is_ok_and(|there| there.size == size)
             && self.hash(content).await.is_ok_and(|hash| hash == content)
     }
 
-    /// Copies a content into another store, unless it is there whole. Returns
-    /// whether it was found.
+    /// Copies a content to another store, unless that has it undamaged. Returns
+    /// whether this store has it.
     pub(crate) async fn copy(&self, content: &str, to: &Self) -> Result<bool> {
         let place = place(content);
         let found = match self.objects.get(&place).await {
@@ -220,30 +222,33 @@ impl Store {
         }
         let sealed = upload.seal().await?;
         if sealed.content() != content {
-            return Err(ApiError::unprocessable("it is damaged: see `check`"));
+            return Err(ApiError::unprocessable(
+                "the content is damaged; `finetuner-server check` lists damaged contents",
+            ));
         }
         let hold = to.hold(content).await;
         sealed.place(hold).await?;
         Ok(true)
     }
 
-    /// Starts to take in a content.
+    /// Starts the upload of a content.
     pub(crate) fn upload(&self) -> Upload {
         Upload::new(self)
     }
 
-    /// The bytes of a content, as they come, and how many there are.
+    /// Streams the bytes of a content. Also returns its size.
     pub(crate) async fn body(&self, content: &str) -> Result<(u64, Body)> {
         self.body_from(content, 0).await
     }
 
-    /// The bytes of a content from a place on, and how many the whole has. The
-    /// content stays until they were read.
+    /// Streams the bytes of a content from an offset on. Also returns the whole
+    /// content's size. The content is not removed while it is read.
     pub(crate) async fn body_from(&self, content: &str, start: u64) -> Result<(u64, Body)> {
         let hold = self.hold(content).await;
         let (store, place) = (self.objects(), place(content));
         let size = store.head(&place).await?.size;
-        // Larger pieces than the store's own stream has: each costs a call.
+        // Larger pieces than those of the store's own stream, because each one costs a
+        // call.
         let pieces = stream::try_unfold((start, hold), move |(start, hold)| {
             let (store, place) = (Arc::clone(&store), place.clone());
             async move {
@@ -258,12 +263,12 @@ impl Store {
         Ok((size, Body::from_stream(pieces)))
     }
 
-    /// How many bytes a content has.
+    /// Returns the size of a content in bytes.
     pub(crate) async fn size(&self, content: &str) -> Result<u64, object_store::Error> {
         Ok(self.objects.head(&place(content)).await?.size)
     }
 
-    /// Some bytes of a content.
+    /// Reads a range of a content.
     pub(crate) async fn range(
         &self,
         content: &str,
@@ -272,8 +277,8 @@ impl Store {
         self.objects.get_range(&place(content), range).await
     }
 
-    /// Removes a content unless `is_wanted` says that something refers to it.
-    /// One that is held is looked at again when it is let go.
+    /// Removes a content unless `is_wanted` resolves to true. A held content is not
+    /// removed; it becomes a suspect when its last hold is dropped.
     pub(crate) async fn remove<E>(
         &self,
         content: &str,
@@ -285,7 +290,7 @@ impl Store {
         if !is_wanted.await? {
             match self.objects.delete(&place(content)).await {
                 Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-                Err(error) => tracing::warn!("{content} could not be removed: {error}"),
+                Err(error) => tracing::warn!("The content {content} can't be removed: {error}"),
             }
         }
         drop(removal);
@@ -293,8 +298,8 @@ impl Store {
     }
 }
 
-/// The size and the SHA-256 of a file, read in this thread.
-fn digest_of(mut file: std::fs::File) -> std::io::Result<(u64, String)> {
+/// Computes size and SHA-256 of a file. Blocks.
+fn digest_file(mut file: std::fs::File) -> std::io::Result<(u64, String)> {
     let (mut size, mut hash) = (0, Sha256::new());
     let mut piece = vec![0; PIECE_BYTES as usize];
     loop {
@@ -308,8 +313,8 @@ fn digest_of(mut file: std::fs::File) -> std::io::Result<(u64, String)> {
     }
 }
 
-/// What signs addresses in the store at an address. Settings are those that
-/// [`object_store::parse_url_opts`] takes.
+/// Returns a signer for addresses in the store, if it is S3. Settings are those
+/// of [`object_store::parse_url_opts`].
 #[cfg(feature = "s3")]
 fn signer(
     address: &url::Url,

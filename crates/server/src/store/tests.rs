@@ -1,4 +1,4 @@
-//! The store on good and on bad days.
+//! Tests of the store, with and without faults.
 
 use std::future::ready;
 
@@ -10,7 +10,7 @@ use super::{
     *,
 };
 
-/// Stores bytes, in pieces of so many.
+/// Stores bytes in pieces of the given size.
 async fn keep(store: &Store, bytes: &[u8], piece: usize) -> Result<Stored> {
     let mut upload = store.upload();
     for piece in bytes.chunks(piece) {
@@ -26,7 +26,7 @@ async fn remove(store: &Store, content: &str) {
     removed.await.unwrap();
 }
 
-/// More than a store takes in one piece.
+/// More bytes than one part of an upload has.
 fn much() -> Vec<u8> {
     (0..12 << 20).map(|n: u32| (n >> 3) as u8).collect()
 }
@@ -74,7 +74,7 @@ async fn halves_of_files_that_a_killed_server_has_left_are_removed() {
 
 #[test]
 fn an_upload_that_was_cut_off_while_it_was_written_takes_no_more() {
-    // The one thread for long work is busy, so that hashing has to wait.
+    // The only blocking thread is busy, so hashing has to wait.
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.max_blocking_threads(1).build().unwrap();
     let (free, busy) = std::sync::mpsc::channel::<()>();
@@ -103,7 +103,7 @@ async fn what_the_store_did_not_keep_is_not_accepted() {
         faulty.next(call, Fault::Damage);
         let error = keep(&store, &bytes, 1 << 20).await.err().unwrap();
         assert_eq!(error.status(), 503, "{}", error.message());
-        // It is as if nothing had been sent.
+        // As if nothing had been sent.
         while !faulty.names().await.is_empty() {
             tokio::task::yield_now().await;
         }
@@ -131,7 +131,7 @@ async fn resets_lose_nothing_and_leave_nothing() {
             let stored = keep(&store, bytes, 1 << 20).await.unwrap();
             assert_eq!(stored.size, bytes.len() as u64);
             assert_eq!(store.hash(&stored.content).await.unwrap(), stored.content);
-            // All but the content itself is removed in the background.
+            // Everything except the content itself is removed in the background.
             while faulty.names().await.len() > 1 {
                 tokio::task::yield_now().await;
             }
@@ -160,7 +160,7 @@ async fn a_part_that_never_ends_stops_nobody_else() {
     });
     faulty.met().await;
     let quick = keep(&store, b"quick", 1).await.unwrap();
-    // Neither does the removal of a content wait for another one.
+    // The removal of a content does not wait for another one either.
     faulty.next(Call::Delete, Fault::Stall(Arc::clone(&gate)));
     let removing = tokio::spawn({
         let (store, content) = (store.clone(), quick.content.clone());
@@ -251,7 +251,7 @@ async fn nothing_that_was_acknowledged_is_lost_or_changed_on_a_bad_day() {
     let (mut kept, mut failed) = (Vec::new(), 0);
     let large = much();
     for round in 0..24 {
-        // Every pair of call and fault comes up.
+        // Covers every pair of call and fault.
         let call = calls[round % 6];
         faulty.next(call, faults[round / 6].clone());
         let from = match call {
@@ -259,7 +259,7 @@ async fn nothing_that_was_acknowledged_is_lost_or_changed_on_a_bad_day() {
             _ => large.len() - 100 - round,
         };
         let bytes = &large[from..];
-        // As a client does that is told of a fault.
+        // A client retries after a fault.
         let stored = loop {
             match keep(&store, bytes, 3 << 20).await {
                 Ok(stored) => break stored,
@@ -267,7 +267,7 @@ async fn nothing_that_was_acknowledged_is_lost_or_changed_on_a_bad_day() {
             }
         };
         kept.push((stored.content, bytes));
-        // What nobody refers to is removed while others are stored.
+        // Contents without a reference are removed while others are stored.
         if round % 5 == 4 {
             let (content, _) = kept.swap_remove(0);
             remove(&store, &content).await;
@@ -276,7 +276,7 @@ async fn nothing_that_was_acknowledged_is_lost_or_changed_on_a_bad_day() {
     assert_eq!((failed > 12, kept.len()), (true, 20), "{failed} faults");
     for (content, bytes) in &kept {
         let stored = store.range(content, 0..bytes.len() as u64).await;
-        // A fault that nobody has met yet.
+        // The first read may meet a fault that is still pending.
         let stored = match stored {
             Ok(stored) => stored,
             Err(_) => store.range(content, 0..bytes.len() as u64).await.unwrap(),
@@ -297,7 +297,7 @@ async fn a_copy_replaces_a_content_that_is_damaged_and_has_the_same_size() {
         .unwrap();
     assert!(from.copy(&stored.content, &to).await.unwrap());
     assert_eq!(to.hash(&stored.content).await.unwrap(), stored.content);
-    // One that is whole is left as it is.
+    // An undamaged copy is not written again.
     faulty.next(Call::Put, Fault::Reset);
     assert!(from.copy(&stored.content, &to).await.unwrap());
 }

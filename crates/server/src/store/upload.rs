@@ -1,6 +1,8 @@
-//! Contents on their way in. An upload takes bytes, is sealed when all have
-//! come, and gets its place under the SHA-256 of what the store really holds.
-//! Wherever its owner is cancelled, nothing is left and nothing wrong is kept.
+//! Upload of a content to the store.
+//!
+//! An upload receives bytes and is sealed after the last one. It is then moved
+//! to its place under the SHA-256 of what the store really holds. If its owner
+//! is cancelled at any point, nothing incomplete and no temporary file is kept.
 
 use bytes::Bytes;
 use object_store::{ObjectStoreExt, buffered::BufWriter, path::Path};
@@ -13,22 +15,23 @@ use crate::{
     secret::{self, hex},
 };
 
-/// Bytes that are hashed on a thread of their own.
+/// Size from which bytes are hashed on a blocking thread.
 const LARGE: usize = 256 << 10;
 
-/// A check of an upload's size, made before more bytes are taken.
+/// Check of an upload's size before more bytes are accepted.
 type Check = Box<dyn Fn(u64) -> Result<()> + Send + Sync>;
 
-/// A content on its way in. Dropped before [`Upload::seal`], it leaves nothing.
+/// An upload in progress. If it is dropped before [`Upload::seal`], it leaves
+/// nothing in the store.
 pub(crate) struct Upload {
     store: Store,
-    /// None once it is sealed.
+    /// `None` after sealing.
     out: Option<BufWriter>,
     path: Path,
     hash: Sha256,
     size: u64,
-    /// Whether all bytes counted above are with the store. Not so while some
-    /// are being written, or when that was broken off.
+    /// Whether the store has all counted bytes. False during a write, and after a
+    /// write that failed or was cancelled.
     whole: bool,
     check: Option<Check>,
 }
@@ -47,18 +50,18 @@ impl Upload {
         }
     }
 
-    /// Makes `check` decide about every size before the upload gets it.
+    /// Adds a check of every new size.
     pub(crate) fn checked(mut self, check: Check) -> Self {
         self.check = Some(check);
         self
     }
 
-    /// Adds bytes. If this is cancelled or fails, the upload takes no more.
+    /// Adds bytes. After an error or a cancellation, the upload accepts no more.
     pub(crate) async fn write(&mut self, bytes: Bytes) -> Result<()> {
         let size = self.size + bytes.len() as u64;
         if size > MAX_ARTIFACT_BYTES {
             return Err(ApiError::too_large(format!(
-                "an artifact may have {} GiB at most: split it",
+                "an artifact must not be larger than {} GiB: split it",
                 MAX_ARTIFACT_BYTES >> 30
             )));
         }
@@ -78,12 +81,12 @@ impl Upload {
         Ok(())
     }
 
-    /// How many bytes have come.
+    /// Returns the number of bytes received.
     pub(crate) fn size(&self) -> u64 {
         self.size
     }
 
-    /// Ends the upload, and compares what the store holds with what has come.
+    /// Ends the upload and verifies what the store holds against what was received.
     pub(crate) async fn seal(mut self) -> Result<Sealed> {
         let out = self.out.take().filter(|_| self.whole);
         let mut out = out.ok_or_else(interrupted)?;
@@ -94,7 +97,7 @@ impl Upload {
             size: self.size,
             placed: false,
         };
-        // Goes on where this call is cancelled, so that it ends in order.
+        // Runs in its own task, so that it completes if this call is cancelled.
         let ended = tokio::spawn(async move {
             out.shutdown().await?;
             sealed.verify().await?;
@@ -105,10 +108,10 @@ impl Upload {
 }
 
 fn interrupted() -> ApiError {
-    ApiError::conflict("the upload was interrupted while it was stored: begin it again")
+    ApiError::conflict("the upload was interrupted while it was stored: start it again")
 }
 
-/// Hashes bytes, and many of them off the async threads.
+/// Hashes bytes; large pieces on a blocking thread.
 async fn hashed(mut hash: Sha256, bytes: Bytes) -> Result<Sha256> {
     if bytes.len() < LARGE {
         hash.update(&bytes);
@@ -126,20 +129,20 @@ impl Drop for Upload {
         let Some(mut out) = self.out.take() else {
             return;
         };
-        // A store keeps, and charges for, the parts of an upload that is not
-        // aborted.
+        // An S3 store keeps the parts of an unfinished upload, and charges for them,
+        // until it is aborted.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let path = self.path.clone();
             runtime.spawn(async move {
                 if let Err(error) = out.abort().await {
-                    tracing::warn!("The upload {path} could not be aborted: {error}");
+                    tracing::warn!("The upload {path} can't be aborted: {error}");
                 }
             });
         }
     }
 }
 
-/// A content that has come whole and has no place yet. Dropped, it is removed.
+/// A complete content without its final place. Removed when dropped.
 pub(crate) struct Sealed {
     store: Store,
     path: Path,
@@ -149,7 +152,7 @@ pub(crate) struct Sealed {
 }
 
 impl Sealed {
-    /// SHA-256 as hex digits.
+    /// Returns the SHA-256 as hex digits.
     pub(crate) fn content(&self) -> &str {
         &self.content
     }
@@ -166,14 +169,14 @@ impl Sealed {
             self.content
         );
         Err(ApiError::unavailable(
-            "the store did not keep what was sent: send it again",
+            "the store did not keep the bytes that were sent: send them again",
         ))
     }
 
-    /// Puts the content in its place. `hold` is its own.
+    /// Moves the content to its place. `hold` must be a hold of this content.
     pub(crate) async fn place(mut self, hold: Hold) -> Result<Stored> {
-        // Goes on where this call is cancelled: the content is held until it is
-        // known where it is.
+        // Runs in its own task, so that the content is held until the move has
+        // completed or failed, even if this call is cancelled.
         let placed = tokio::spawn(async move {
             let place = place(&self.content);
             self.store.objects().rename(&self.path, &place).await?;
@@ -198,7 +201,7 @@ impl Drop for Sealed {
             runtime.spawn(async move {
                 match store.delete(&path).await {
                     Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-                    Err(error) => tracing::warn!("{path} could not be removed: {error}"),
+                    Err(error) => tracing::warn!("The upload {path} can't be removed: {error}"),
                 }
             });
         }

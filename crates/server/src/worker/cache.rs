@@ -1,10 +1,10 @@
-//! Contents that workers of this machine have fetched before, as files named by
-//! their SHA-256.
+//! Cache of contents that workers of this machine have fetched, as files named
+//! by their SHA-256.
 //!
-//! Several workers may use the folder at once. A file appears whole, by a
-//! rename, and is compared with its name whenever it is used, so a damaged one
-//! is never taken. The files have a limit together: the one that was not used
-//! for longest goes first. A cache that does not work costs time only.
+//! Several workers may use the folder at the same time. A file appears
+//! complete, by a rename, and is verified against its name at every use, so a
+//! damaged file is never used. The cache has a size limit and evicts the least
+//! recently used files. A broken cache costs only time.
 
 use std::{
     ffi::OsStr,
@@ -19,27 +19,27 @@ use sha2::{Digest, Sha256};
 use super::variables::{WORKER_CACHE, WORKER_CACHE_MB};
 use crate::{private::private_folder, secret::hex};
 
-/// The most MiB of all files by default.
+/// Default size limit, in MiB.
 const LIMIT_MB: u64 = 20 << 10;
-/// The folder's own, below the one that is named: others may own that one.
+/// Subfolder for the files, because the named folder may belong to others.
 const CONTENTS: &str = "contents";
-/// How the names of unfinished files begin.
+/// Prefix of unfinished files' names.
 const UNFINISHED: &str = ".part-";
-/// Files of workers that were killed are removed after this long.
+/// Age after which unfinished files of killed workers are removed.
 const ABANDONED: Duration = Duration::from_secs(24 * 3600);
-/// Bytes that are copied at once.
+/// Buffer size for copying, in bytes.
 const PIECE: usize = 1 << 20;
 
 /// A cache of contents.
 #[derive(Clone, Debug)]
 pub(super) struct Cache {
     folder: PathBuf,
-    /// The most bytes of all files.
+    /// Size limit, in bytes.
     limit: u64,
 }
 
 impl Cache {
-    /// The cache that the environment names, if it names one.
+    /// Opens the cache that the environment names, if it names one.
     pub(super) fn of_this_process() -> Result<Option<Self>, String> {
         let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         let Some(folder) = set(WORKER_CACHE) else {
@@ -64,8 +64,8 @@ impl Cache {
         &self.folder
     }
 
-    /// Copies a content into a file. False if the cache does not have it, or has a
-    /// damaged one, which is removed. Blocks.
+    /// Copies a content to a file. Returns false if the cache does not have it.
+    /// Removes a damaged file and returns false. Blocks.
     pub(super) fn take(&self, sha256: &str, to: &Path) -> io::Result<bool> {
         let Some(path) = self.path_of(sha256) else {
             return Ok(false);
@@ -76,25 +76,26 @@ impl Cache {
             Err(error) => return Err(error),
         };
         if copy(&mut file, &mut File::create(to)?)? == sha256 {
-            // Noted as used. Where that can't be noted, it goes sooner.
+            // The modification time is the time of last use. If it can't be set, the
+            // file is evicted sooner.
             let _ = file.set_modified(SystemTime::now());
             return Ok(true);
         }
-        // Where it can't be removed, the next one takes its place.
+        // If it can't be removed, the next copy replaces it.
         let _ = fs::remove_file(&path);
         Ok(false)
     }
 
-    /// Keeps a copy of a file, whose SHA-256 was compared. One that is larger than
-    /// the limit is not kept. Blocks.
+    /// Stores a copy of a verified file, unless it is larger than the limit.
+    /// Blocks.
     pub(super) fn keep(&self, sha256: &str, from: &Path) -> io::Result<()> {
         let mut from = File::open(from)?;
         let size = from.metadata()?.len();
         let Some(path) = self.path_of(sha256).filter(|_| size <= self.limit) else {
             return Ok(());
         };
-        self.make_room(size);
-        // Its owner's alone.
+        self.evict(size);
+        // `tempfile` creates files that only their owner can read.
         let mut file = tempfile::Builder::new()
             .prefix(UNFINISHED)
             .tempfile_in(&self.folder)?;
@@ -103,15 +104,15 @@ impl Cache {
         Ok(())
     }
 
-    /// The file of a content. A name that is no SHA-256 has none.
+    /// Returns the path of a content, or `None` if the name is not a SHA-256.
     fn path_of(&self, sha256: &str) -> Option<PathBuf> {
         is_sum(sha256).then(|| self.folder.join(sha256))
     }
 
-    /// Removes what was not used for longest until so many bytes more are within
-    /// the limit, and what killed workers have left. Workers that do this at once
-    /// remove the same files.
-    fn make_room(&self, size: u64) {
+    /// Evicts the least recently used files until `size` more bytes fit, and
+    /// removes abandoned files of killed workers. Workers that do so at the same
+    /// time choose the same files.
+    fn evict(&self, size: u64) {
         let mut files = Vec::new();
         for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
             let Ok(found) = entry.metadata() else {
@@ -134,14 +135,14 @@ impl Cache {
             if sum.saturating_add(size) <= self.limit {
                 break;
             }
-            // Somebody else may be faster; one that is open stays readable.
+            // Another worker may have removed it. A file that is open stays readable.
             let _ = fs::remove_file(path);
             sum -= length;
         }
     }
 }
 
-/// The most bytes, from the variable's MiB.
+/// Parses the variable. Returns the limit in bytes.
 fn limit(megabytes: Option<&OsStr>) -> Result<u64, String> {
     let Some(text) = megabytes else {
         return Ok(LIMIT_MB << 20);
@@ -151,7 +152,7 @@ fn limit(megabytes: Option<&OsStr>) -> Result<u64, String> {
         .and_then(|text| text.trim().parse::<u64>().ok());
     let number = number.ok_or_else(|| {
         format!(
-            "{WORKER_CACHE_MB} is `{}`: a whole number of MiB is wanted, such as {LIMIT_MB}",
+            "{WORKER_CACHE_MB} is `{}`: give a whole number of MiB, such as {LIMIT_MB}",
             text.display()
         )
     })?;
@@ -220,13 +221,13 @@ mod tests {
         let sum = place.keep("abc");
         assert_eq!(place.take(&sum).unwrap(), "abc");
         assert_eq!(place.take(&hex(&Sha256::digest("other"))), None);
-        // Two that keep the same do no harm.
+        // Two workers that store the same content do no harm.
         assert_eq!(place.keep("abc"), sum);
         let file = place.cache.folder().join(&sum);
         fs::write(&file, "abd").unwrap();
         assert_eq!(place.take(&sum), None);
         assert!(!file.exists());
-        // A name that is no sum leads nowhere.
+        // A name that is not a SHA-256 has no file.
         assert_eq!(place.take("../fetched"), None);
     }
 
@@ -258,7 +259,7 @@ mod tests {
         let there = [&a, &b, &c].map(|sum| place.take(sum).is_some());
         assert_eq!(there, [true, false, true]);
         assert!(!abandoned.exists());
-        // One that has no room removes nothing.
+        // A file that does not fit evicts nothing.
         let large = place.keep(&"d".repeat(251));
         let there = [&a, &c, &large].map(|sum| place.take(sum).is_some());
         assert_eq!(there, [true, true, false]);

@@ -1,9 +1,9 @@
 //! The worker's calls to the server.
 //!
-//! Every call may be repeated without harm. A server that can't be reached is
-//! given up after a minute. One that answers that it can't do its work, for
-//! example because its disk is full, is asked again for an hour: nothing that
-//! was trained is thrown away because of it.
+//! Every call can be repeated safely. The worker gives up a server that can't
+//! be reached after one minute. If the server answers with its own failure,
+//! such as a full disk, the worker retries for one hour, so that no training
+//! result is lost because of it.
 
 use std::{fmt, path::Path, time::Duration};
 
@@ -18,57 +18,60 @@ use crate::{
     secret,
 };
 
-/// How long a server that can't be reached is looked for, so that one that is
-/// started again is found.
+/// Time for which an unreachable server is retried. A restarted server is found
+/// within it.
 const UNREACHABLE_FOR: Duration = Duration::from_secs(60);
-/// How long a server that answers with its own failure is asked again.
+/// Time for which a server that answers with its own failure is retried.
 const FAILS_FOR: Duration = Duration::from_secs(3600);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// How long an answer may take to begin.
+/// Time limit for the start of an answer.
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// Answers with a wrong SHA-256 before a content counts as damaged.
+/// Number of answers with a wrong SHA-256 after which a content counts as
+/// damaged.
 const DAMAGED: u32 = 3;
-/// How long the upload of a file may take.
+/// Time limit for the upload of a file.
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// Why a call was in vain.
+/// Reason why a call failed.
 #[derive(Debug)]
 pub(super) enum CallError {
-    /// The run belongs to another worker now, or was deleted.
-    Void,
+    /// The run was given to another worker, or was deleted.
+    Replaced,
     /// The run has ended, for example because its user cancelled it.
-    Over,
-    /// The server does not take what was sent.
+    Ended,
+    /// The server rejected the request.
     Refused(StatusCode, String),
-    /// The server is gone, or could not do its work for too long.
+    /// The server can't be reached, or failed for too long.
     Gone(String),
-    /// A file on the worker's side.
+    /// A file of the worker can't be read or written.
     File(String),
 }
 
 impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Void => f.write_str("the run has been given to another worker, or was deleted"),
-            Self::Over => f.write_str("the run is over"),
-            Self::Refused(status, reason) => write!(f, "the server refused it: {status}: {reason}"),
+            Self::Replaced => f.write_str("the run was given to another worker or was deleted"),
+            Self::Ended => f.write_str("the run has ended"),
+            Self::Refused(status, reason) => {
+                write!(f, "the server refused the request: {status}: {reason}")
+            }
             Self::Gone(reason) => write!(f, "the server can't be reached: {reason}"),
             Self::File(reason) => f.write_str(reason),
         }
     }
 }
 
-/// How long a call is repeated.
-struct Patience {
+/// Retry state of a call.
+struct Retries {
     since: Instant,
-    /// Since when nobody has answered at all.
+    /// Time since when the server has not answered at all.
     silent_since: Option<Instant>,
     longest_pause: Duration,
     pause: Duration,
 }
 
-impl Patience {
+impl Retries {
     fn new(longest_pause: Duration) -> Self {
         let now = Instant::now();
         Self {
@@ -80,14 +83,14 @@ impl Patience {
     }
 
     /// Waits for the next attempt, or gives up.
-    async fn next(&mut self, failure: Passing) -> Result<(), CallError> {
+    async fn next(&mut self, failure: Transient) -> Result<(), CallError> {
         let now = Instant::now();
         let reason = match failure {
-            Passing::Unanswered(reason) => {
+            Transient::Unanswered(reason) => {
                 self.silent_since.get_or_insert(now);
                 reason
             }
-            Passing::Answered(reason) => {
+            Transient::Answered(reason) => {
                 self.silent_since = None;
                 reason
             }
@@ -102,19 +105,19 @@ impl Patience {
     }
 }
 
-/// A failure that may pass.
-enum Passing {
-    /// Nobody has answered.
+/// A failure that may be temporary.
+enum Transient {
+    /// The server did not answer.
     Unanswered(String),
-    /// The server could not do it.
+    /// The server answered with its own failure.
     Answered(String),
 }
 
-/// The server as the worker sees it.
+/// Client for the server's worker API.
 #[derive(Clone)]
 pub(super) struct Server {
     client: Client,
-    /// Waits longer for an answer: a large file takes its time.
+    /// Client with a longer time limit for answers, for large files.
     uploads: Client,
     url: String,
     token: String,
@@ -132,7 +135,8 @@ impl Server {
         })
     }
 
-    /// The same with shorter pauses between attempts: each one is a sign of life.
+    /// Returns the client with shorter pauses between attempts, since each one is a
+    /// sign of life.
     pub(super) fn trying_every(self, pause: Duration) -> Self {
         Self {
             longest_pause: pause.min(LONGEST_PAUSE),
@@ -161,59 +165,61 @@ impl Server {
         call: &str,
     ) -> Result<T, CallError> {
         let answer = self.send(|| self.get(call)).await?;
-        answer.json().await.map_err(not_understood)
+        answer.json().await.map_err(unreadable_answer)
     }
 
-    /// Asks about a content of the run.
+    /// Returns size, SHA-256 and store address of a content of the run.
     pub(super) async fn content(&self, name: &str) -> Result<WorkContent, CallError> {
         let request = || self.get("content").query(&[("name", name)]);
         let answer = self.send(request).await?;
-        answer.json().await.map_err(not_understood)
+        answer.json().await.map_err(unreadable_answer)
     }
 
-    /// Sends a request until it is answered.
+    /// Sends a request until the server answers it.
     pub(super) async fn send(
         &self,
         request: impl Fn() -> RequestBuilder,
     ) -> Result<Response, CallError> {
-        let mut patience = Patience::new(self.longest_pause);
+        let mut retries = Retries::new(self.longest_pause);
         loop {
             match outcome(request().send().await).await? {
                 Ok(answer) => return Ok(answer),
-                Err(failure) => patience.next(failure).await?,
+                Err(failure) => retries.next(failure).await?,
             }
         }
     }
 
-    /// Fetches a content of the run into a file, until it has come whole.
+    /// Fetches a content of the run into a file, with retries until it is complete.
     pub(super) async fn fetch(
         &self,
         name: &str,
         content: &WorkContent,
         path: &Path,
     ) -> Result<(), CallError> {
-        let mut patience = Patience::new(self.longest_pause);
+        let mut retries = Retries::new(self.longest_pause);
         let mut damaged = 0;
         loop {
             let request = || self.get("data").query(&[("name", name)]);
             let answer = self.send(request).await?;
             let reason = match save(answer, content, path).await {
                 Ok(()) => return Ok(()),
-                Err(NotSaved::File(reason)) => return Err(CallError::File(reason)),
-                Err(NotSaved::CutOff(reason)) => format!("its answer was cut off: {reason}"),
-                Err(NotSaved::Damaged) => {
+                Err(SaveError::File(reason)) => return Err(CallError::File(reason)),
+                Err(SaveError::CutOff(reason)) => {
+                    format!("the server's answer was cut off: {reason}")
+                }
+                Err(SaveError::Damaged) => {
                     damaged += 1;
-                    "what it sent is not what it keeps: the SHA-256 differs".to_owned()
+                    "the content that it sent is damaged: the SHA-256 differs".to_owned()
                 }
             };
             if damaged == DAMAGED {
                 return Err(CallError::File(format!("the server: {reason}")));
             }
-            patience.next(Passing::Unanswered(reason)).await?;
+            retries.next(Transient::Unanswered(reason)).await?;
         }
     }
 
-    /// Sends a file until it has arrived whole.
+    /// Uploads a file, with retries until it has arrived.
     pub(super) async fn upload(
         &self,
         call: &str,
@@ -221,7 +227,7 @@ impl Server {
         path: &Path,
     ) -> Result<(), CallError> {
         let failed = |e: std::io::Error| CallError::File(format!("{}: {e}", path.display()));
-        let mut patience = Patience::new(self.longest_pause);
+        let mut retries = Retries::new(self.longest_pause);
         loop {
             let file = tokio::fs::File::open(path).await.map_err(failed)?;
             let size = file.metadata().await.map_err(failed)?.len();
@@ -234,36 +240,36 @@ impl Server {
                 .timeout(UPLOAD_TIMEOUT);
             match outcome(request.send().await).await? {
                 Ok(_) => return Ok(()),
-                Err(failure) => patience.next(failure).await?,
+                Err(failure) => retries.next(failure).await?,
             }
         }
     }
 }
 
-/// Why the body of an answer is not in its file.
+/// Reason why the body of an answer was not saved.
 #[derive(Debug)]
-pub(super) enum NotSaved {
+pub(super) enum SaveError {
     /// The file can't be written.
     File(String),
-    /// The body has ended early.
+    /// The body ended early.
     CutOff(String),
-    /// The body is another content.
+    /// The body differs from the content.
     Damaged,
 }
 
-/// Takes an answer's body into a file, and compares it with its SHA-256.
+/// Saves an answer's body to a file and verifies its SHA-256.
 pub(super) async fn save(
     mut answer: Response,
     content: &WorkContent,
     path: &Path,
-) -> Result<(), NotSaved> {
-    let failed = |e: std::io::Error| NotSaved::File(format!("{}: {e}", path.display()));
+) -> Result<(), SaveError> {
+    let failed = |e: std::io::Error| SaveError::File(format!("{}: {e}", path.display()));
     let mut file = tokio::fs::File::create(path).await.map_err(failed)?;
     let (mut sum, mut size) = (Sha256::new(), 0);
-    while let Some(bytes) = (answer.chunk().await).map_err(|e| NotSaved::CutOff(in_words(e)))? {
+    while let Some(bytes) = (answer.chunk().await).map_err(|e| SaveError::CutOff(in_words(e)))? {
         size += bytes.len() as u64;
         if size > content.size {
-            return Err(NotSaved::Damaged);
+            return Err(SaveError::Damaged);
         }
         sum.update(&bytes);
         file.write_all(&bytes).await.map_err(failed)?;
@@ -271,29 +277,29 @@ pub(super) async fn save(
     file.flush().await.map_err(failed)?;
     match secret::hex(&sum.finalize()) == content.sha256 {
         true => Ok(()),
-        false => Err(NotSaved::Damaged),
+        false => Err(SaveError::Damaged),
     }
 }
 
 async fn outcome(
     answer: reqwest::Result<Response>,
-) -> Result<Result<Response, Passing>, CallError> {
+) -> Result<Result<Response, Transient>, CallError> {
     let answer = match answer {
         Ok(answer) => answer,
-        Err(error) => return Ok(Err(Passing::Unanswered(in_words(error)))),
+        Err(error) => return Ok(Err(Transient::Unanswered(in_words(error)))),
     };
     let status = answer.status();
     if status.is_success() {
         return Ok(Ok(answer));
     }
     let reason = detail(answer).await;
-    let may_pass = status.is_server_error()
+    let is_transient = status.is_server_error()
         || status == StatusCode::TOO_MANY_REQUESTS
         || status == StatusCode::REQUEST_TIMEOUT;
     match status {
-        StatusCode::UNAUTHORIZED => Err(CallError::Void),
-        StatusCode::GONE => Err(CallError::Over),
-        status if may_pass => Ok(Err(Passing::Answered(format!("{status}: {reason}")))),
+        StatusCode::UNAUTHORIZED => Err(CallError::Replaced),
+        StatusCode::GONE => Err(CallError::Ended),
+        status if is_transient => Ok(Err(Transient::Answered(format!("{status}: {reason}")))),
         status => Err(CallError::Refused(status, reason)),
     }
 }
@@ -303,12 +309,12 @@ async fn detail(answer: Response) -> String {
     body["detail"].as_str().unwrap_or_default().to_owned()
 }
 
-pub(super) fn not_understood(error: reqwest::Error) -> CallError {
-    CallError::Gone(format!("its answer is not understood: {}", in_words(error)))
+pub(super) fn unreadable_answer(error: reqwest::Error) -> CallError {
+    CallError::Gone(format!("its answer can't be parsed: {}", in_words(error)))
 }
 
-/// A client without the proxies of the environment: the address that a worker
-/// is given is the server's own.
+/// Creates a client that ignores the proxy variables of the environment,
+/// because the worker gets the server's own address.
 fn client(url: &str, read_timeout: Duration, authorities: &Authorities) -> Result<Client, String> {
     Client::builder()
         .tls_backend_preconfigured(requests::tls(url, authorities)?)

@@ -1,6 +1,9 @@
-//! What a run reads: its data sets, and the model and the checkpoint that it
-//! goes on from. Each comes from the cache of this machine, else from an address
-//! of the store, else from the server, and is compared with its SHA-256.
+//! Contents that a run reads: its data sets, and the model and the checkpoint
+//! that it starts from.
+//!
+//! Each content comes from the machine's cache, otherwise from an address of
+//! the store, otherwise through the server. It is always verified against its
+//! SHA-256.
 
 use std::{
     path::{Path, PathBuf},
@@ -13,23 +16,23 @@ use reqwest::{Client, redirect::Policy};
 
 use super::{
     cache::Cache,
-    calls::{self, CallError, NotSaved, Server},
+    calls::{self, CallError, SaveError, Server},
     tls::in_words,
 };
 use crate::requests::{self, Authorities};
 
-/// How long the store may be silent.
+/// Time limit for connecting to the store and for each read.
 const STORE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Where contents come from.
+/// Sources of a run's contents.
 pub(super) struct Contents {
     server: Server,
-    /// Trusted beside the system's, also where the store is.
+    /// Authorities trusted in addition to the system's, for the store as well.
     authorities: Authorities,
     cache: Option<Cache>,
-    /// Takes what the run's log says.
+    /// Writes a warning to the run's log.
     warn: Box<dyn Fn(String) + Send + Sync>,
-    /// Whether it has said that the cache does not work.
+    /// Whether the log already has a warning about the cache.
     warned: AtomicBool,
 }
 
@@ -65,8 +68,8 @@ impl Contents {
         Ok(())
     }
 
-    /// Does something with the cache, if there is one. The run's log says once
-    /// that it does not work.
+    /// Uses the cache, if there is one. The first failure is reported in the run's
+    /// log.
     async fn cached<T: Send + 'static>(
         &self,
         path: &Path,
@@ -80,7 +83,7 @@ impl Contents {
             Err(error) => {
                 if !self.warned.swap(true, Ordering::Relaxed) {
                     (self.warn)(format!(
-                        "The cache of this machine ({}) does not work, contents are fetched: \
+                        "The cache of this machine ({}) does not work; data is fetched instead: \
                          {error}",
                         folder.display()
                     ));
@@ -90,8 +93,8 @@ impl Contents {
         }
     }
 
-    /// Fetches a content from the address that came with it. False where there is
-    /// none, or where it is of no use.
+    /// Fetches a content from its address in the store. Returns false if it has no
+    /// address or the address does not work.
     async fn fetched_from_store(
         &self,
         content: &WorkContent,
@@ -102,12 +105,12 @@ impl Contents {
         };
         let reason = match self.fetch_from_store(url, content, path).await {
             Ok(()) => return Ok(true),
-            Err(NotSaved::File(reason)) => return Err(CallError::File(reason)),
-            Err(NotSaved::CutOff(reason)) => reason,
-            Err(NotSaved::Damaged) => "it is damaged: the SHA-256 differs".to_owned(),
+            Err(SaveError::File(reason)) => return Err(CallError::File(reason)),
+            Err(SaveError::CutOff(reason)) => reason,
+            Err(SaveError::Damaged) => "the content is damaged: the SHA-256 differs".to_owned(),
         };
         (self.warn)(format!(
-            "A content can't be fetched from the store itself, so it comes through the server: \
+            "A content can't be fetched from the store directly and comes through the server: \
              {reason}"
         ));
         Ok(false)
@@ -118,21 +121,21 @@ impl Contents {
         url: &str,
         content: &WorkContent,
         path: &Path,
-    ) -> Result<(), NotSaved> {
-        // The store gets no token, and another address gets nothing.
-        let tls = requests::tls(url, &self.authorities).map_err(NotSaved::CutOff)?;
+    ) -> Result<(), SaveError> {
+        // The request has no token, and redirects are not followed.
+        let tls = requests::tls(url, &self.authorities).map_err(SaveError::CutOff)?;
         let client = Client::builder()
             .tls_backend_preconfigured(tls)
             .redirect(Policy::none())
             .connect_timeout(STORE_TIMEOUT)
             .read_timeout(STORE_TIMEOUT)
             .build()
-            .map_err(|e| NotSaved::CutOff(in_words(e)))?;
+            .map_err(|e| SaveError::CutOff(in_words(e)))?;
         let answer = client.get(url).send().await;
-        let answer = answer.map_err(|e| NotSaved::CutOff(in_words(e)))?;
+        let answer = answer.map_err(|e| SaveError::CutOff(in_words(e)))?;
         match answer.status() {
             status if status.is_success() => calls::save(answer, content, path).await,
-            status => Err(NotSaved::CutOff(format!("the store answers {status}"))),
+            status => Err(SaveError::CutOff(format!("the store answered {status}"))),
         }
     }
 }

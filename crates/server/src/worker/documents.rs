@@ -1,5 +1,5 @@
-//! The documents of a data set, read from the file that was fetched, with the
-//! pictures that they name.
+//! Documents of a data set, read from the fetched file, with the pictures that
+//! they refer to.
 
 use std::{io::BufReader, sync::Arc};
 
@@ -11,12 +11,12 @@ use tokio::runtime::Handle;
 use super::signals::Signals;
 use crate::pictures::Pictures;
 
-/// Documents whose pictures are fetched together, and are then in memory.
-const TOGETHER: usize = 32;
+/// Documents whose pictures are fetched together and held in memory.
+const BATCH: usize = 32;
 
-/// A data set that lies in a file, its pictures fetched where it names them.
+/// A data set in a file. Its pictures are fetched while it is read.
 pub(super) struct FetchedDocuments {
-    /// The data set, as messages name it.
+    /// The data set's name in messages.
     shown: String,
     reader: DocumentReader<BufReader<NamedTempFile>>,
     pictures: Pictures,
@@ -26,7 +26,7 @@ pub(super) struct FetchedDocuments {
 }
 
 impl FetchedDocuments {
-    /// Reads the file of a data set, which messages call `shown`.
+    /// Opens the file of a data set that messages call `shown`.
     pub(super) fn new(
         file: NamedTempFile,
         shown: String,
@@ -47,7 +47,7 @@ impl FetchedDocuments {
 
     fn read_some(&mut self) -> Result<Vec<Document>, EngineError> {
         let bad = |reason: String| EngineError::Data(format!("{}: {reason}", self.shown));
-        let some: Result<Vec<_>, _> = self.reader.by_ref().take(TOGETHER).collect();
+        let some: Result<Vec<_>, _> = self.reader.by_ref().take(BATCH).collect();
         let mut some = some.map_err(|e| bad(e.to_string()))?;
         let fetched = self.pictures.fetch_all(&mut some);
         let fetched = self.signals.unless_interrupted(fetched);
@@ -96,7 +96,7 @@ mod tests {
     #[test]
     fn documents_come_in_their_order_and_a_cut_is_said_once() {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-        let all: Vec<Document> = (0..2 * TOGETHER + 3)
+        let all: Vec<Document> = (0..2 * BATCH + 3)
             .map(|n| Document::text(n.to_string()))
             .collect();
         let bytes = DocumentArray::from(all.clone()).to_bytes().unwrap();
@@ -105,7 +105,7 @@ mod tests {
 
         let cut = fetched(&bytes[..bytes.len() - 1], &runtime);
         let (good, bad): (Vec<_>, Vec<_>) = cut.partition(Result::is_ok);
-        assert_eq!((good.len(), bad.len()), (2 * TOGETHER, 1));
+        assert_eq!((good.len(), bad.len()), (2 * BATCH, 1));
         let reason = bad[0].as_ref().unwrap_err().to_string();
         assert!(
             reason.contains("`train_data` (`shoes`): the stream of documents ends early"),

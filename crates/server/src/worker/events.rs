@@ -1,5 +1,5 @@
-//! Events on their way to the server: cut to what a request may hold, put into
-//! batches, and sent in their order.
+//! Delivery of a run's events to the server: limited in size, in batches, and
+//! in order.
 
 use std::{
     sync::Arc,
@@ -14,30 +14,30 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Place,
-    calls::{CallError, Server, not_understood},
-    examples::{cut, parts},
+    calls::{CallError, Server, unreadable_answer},
+    examples::{cut, split_examples},
     limits::Limits,
     signals::Signals,
 };
 
-/// The most events of one report.
+/// Maximum number of events in one report.
 const BATCH: usize = 256;
-/// The most bytes of one report's events; the server takes 4 MiB.
+/// Maximum size of one report's events, in bytes. The server accepts 4 MiB.
 const BATCH_BYTES: usize = 1 << 20;
-/// The most bytes of a line of the log.
+/// Maximum size of a line of the log, in bytes.
 const LINE_BYTES: usize = 64 << 10;
-/// How long a run that has passed a limit may take to stop at its next step.
+/// Time for a run that exceeded a limit to stop at its next step.
 const STOPS_WITHIN: Duration = Duration::from_secs(10);
 
-/// What a run hands over.
+/// An item of the reporting task's queue.
 pub(super) enum Item {
     Event(Event),
-    /// Answered once the server has all events before it.
+    /// Answered when the server has all events before this item.
     Delivered(oneshot::Sender<()>),
 }
 
-/// Sends events in their order until the run has ended, and shows at least
-/// every `heartbeat` that the worker lives.
+/// Sends events in order until the run has ended. Sends at least one report
+/// every `heartbeat`, as a sign of life.
 pub(super) async fn report(
     server: Server,
     mut items: mpsc::UnboundedReceiver<Item>,
@@ -58,7 +58,7 @@ pub(super) async fn report(
         let (mut bounded, mut waiting) = (Vec::new(), Vec::new());
         for item in new {
             match item {
-                Item::Event(event) => bounded.extend(bound(event)),
+                Item::Event(event) => bounded.extend(split_long(event)),
                 Item::Delivered(told) => waiting.push(told),
             }
         }
@@ -68,7 +68,7 @@ pub(super) async fn report(
                 Ok(WorkerOrders::GoOn) => {}
                 Ok(WorkerOrders::Pause) => signals.pause(),
                 Err(error) => {
-                    if matches!(error, CallError::Over) {
+                    if matches!(error, CallError::Ended) {
                         signals.end();
                     }
                     signals.stop();
@@ -78,20 +78,20 @@ pub(super) async fn report(
             first += count;
         }
         for told in waiting {
-            // Nobody waits for it any more where the run has ended.
+            // The receiver is gone if the run has ended.
             let _ = told.send(());
         }
         if let Some(reason) = limits.passed() {
             let since = *over_since.get_or_insert_with(Instant::now);
             signals.fail(reason.clone());
-            // A thread can only wait for the next step.
+            // A worker in a thread can only wait for the next step.
             if place == Place::Process && since.elapsed() > STOPS_WITHIN {
                 let outcome = Outcome::Failed { reason };
                 let told = server.send(|| server.post("outcome").json(&outcome)).await;
                 if let Err(error) = told {
-                    tracing::error!("The end of the run can't be told: {error}");
+                    tracing::error!("The run's outcome can't be reported: {error}");
                 }
-                // Nothing else removes them after the exit.
+                // Nothing else removes the files after the exit.
                 let _ = std::fs::remove_dir_all(limits.folder());
                 std::process::exit(1);
             }
@@ -99,8 +99,8 @@ pub(super) async fn report(
     }
 }
 
-/// Sends a batch. An event that the server refuses is replaced by a line of
-/// the log that says so.
+/// Sends a batch. An event that the server refuses is replaced by a line of the
+/// log with the reason.
 async fn send(server: &Server, first: u64, events: Vec<Event>) -> Result<WorkerOrders, CallError> {
     match post(server, first, &events).await {
         Err(CallError::Refused(..)) => {}
@@ -110,7 +110,7 @@ async fn send(server: &Server, first: u64, events: Vec<Event>) -> Result<WorkerO
     for (number, event) in (first..).zip(events) {
         let sent = match post(server, number, std::slice::from_ref(&event)).await {
             Err(refused @ CallError::Refused(..)) => {
-                let message = format!("An event (`{}`) is left out: {refused}", kind(&event));
+                let message = format!("An event (`{}`) was left out: {refused}", kind(&event));
                 let line = Event::Log {
                     level: Level::Warning,
                     message,
@@ -132,7 +132,7 @@ async fn post(server: &Server, first: u64, events: &[Event]) -> Result<WorkerOrd
         events: events.to_vec(),
     };
     let answer = server.send(|| server.post("events").json(&batch)).await?;
-    answer.json().await.map_err(not_understood)
+    answer.json().await.map_err(unreadable_answer)
 }
 
 fn kind(event: &Event) -> String {
@@ -144,7 +144,8 @@ fn bytes(event: &Event) -> usize {
     serde_json::to_vec(event).map_or(0, |bytes| bytes.len())
 }
 
-/// Batches that a request may hold; one without events where there are none.
+/// Splits events into batches within the size limit. Returns one empty batch if
+/// there are no events.
 fn batches(events: Vec<Event>) -> Vec<Vec<Event>> {
     let mut all = vec![Vec::new()];
     let mut size = 0;
@@ -162,8 +163,8 @@ fn batches(events: Vec<Event>) -> Vec<Vec<Event>> {
     all
 }
 
-/// An event as one or several that are not too long.
-fn bound(event: Event) -> Vec<Event> {
+/// Splits or cuts an event that is too long.
+fn split_long(event: Event) -> Vec<Event> {
     match event {
         Event::Log { level, message } if message.len() > LINE_BYTES => {
             let message = cut(&message, LINE_BYTES);
@@ -173,7 +174,7 @@ fn bound(event: Event) -> Vec<Event> {
             stage,
             examples,
             found,
-        } => parts(stage, examples, found),
+        } => split_examples(stage, examples, found),
         other => vec![other],
     }
 }
@@ -225,7 +226,7 @@ mod tests {
     fn many_examples_are_spread_over_events_and_none_is_lost() {
         let whole = examples(3000, 20, 200);
         assert!(bytes(&whole) > 8 << 20);
-        let parts = bound(whole.clone());
+        let parts = split_long(whole.clone());
         assert!(parts.len() > 20 && parts.iter().all(|part| bytes(part) < BATCH_BYTES));
         let Event::Examples {
             examples: expected,
@@ -262,7 +263,7 @@ mod tests {
     #[test]
     fn long_texts_are_cut_and_the_log_says_so() {
         for event in [examples(2, 3, 3 << 20), examples(1, 500_000, 2)] {
-            let parts = bound(event);
+            let parts = split_long(event);
             assert!(parts.iter().all(|part| bytes(part) <= 2 * EVENT_BYTES));
             let Some(Event::Log { message, .. }) = parts.last() else {
                 panic!("{parts:?}")
@@ -273,7 +274,7 @@ mod tests {
             level: Level::Info,
             message: "ü".repeat(1 << 20),
         };
-        let [Event::Log { message, .. }] = &bound(line)[..] else {
+        let [Event::Log { message, .. }] = &split_long(line)[..] else {
             unreachable!()
         };
         assert!(message.len() < LINE_BYTES + 100);
@@ -283,16 +284,17 @@ mod tests {
     #[test]
     fn what_is_short_stays_as_it_is() {
         let event = examples(2, 2, 10);
-        assert_eq!(bound(event.clone()), [event]);
+        assert_eq!(split_long(event.clone()), [event]);
         let line = Event::Log {
             level: Level::Info,
             message: "x".into(),
         };
-        assert_eq!(bound(line.clone()), [line]);
+        assert_eq!(split_long(line.clone()), [line]);
         assert_eq!(batches(Vec::new()), [Vec::<Event>::new()]);
     }
 
-    /// A server with a run that waits, and the token of a worker that has it.
+    /// Starts a server with a waiting run. Returns a client with the token of its
+    /// worker.
     async fn server_with_a_run(folder: &std::path::Path) -> (Arc<App>, Server) {
         let database = in_memory();
         with_run(&database, "r").await;
@@ -367,7 +369,7 @@ mod tests {
             level: Level::Info,
             message: text.into(),
         };
-        // No event of the engine is as long, and is not cut.
+        // Longer than any event of the engine, and not cut by the worker.
         let refused = Event::Evaluation {
             stage: Stage::After,
             metrics: BTreeMap::from([("x".repeat(5 << 20), 0.5)]),
@@ -393,7 +395,7 @@ mod tests {
         assert_eq!(said.len(), 3, "{log}");
         assert!(said[0].ends_with("first") && said[2].ends_with("last"));
         assert!(
-            said[1].contains("An event (`evaluation`) is left out"),
+            said[1].contains("An event (`evaluation`) was left out"),
             "{log}"
         );
         assert!(said[1].contains("413"), "{log}");

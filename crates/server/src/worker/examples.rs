@@ -1,17 +1,17 @@
-//! Examples of an evaluation, spread over events that are not too long.
+//! Splitting of evaluation examples into events of limited size.
 
 use std::collections::BTreeMap;
 
 use finetuner_protocol::{Event, FoundDocuments, Level, Stage};
 use serde_json::Value;
 
-/// The most bytes of one event.
+/// Maximum size of one event, in bytes.
 pub(super) const EVENT_BYTES: usize = 256 << 10;
-/// The most bytes of a text where all of them are too long.
+/// Maximum size of a text in examples that exceed an event, in bytes.
 const EXAMPLE_BYTES: usize = 2 << 10;
 
-/// What queries found, as one event or several.
-pub(super) fn parts(
+/// Returns the results of queries as one or more events.
+pub(super) fn split_examples(
     stage: Stage,
     examples: BTreeMap<String, Vec<Value>>,
     found: Option<FoundDocuments>,
@@ -20,7 +20,7 @@ pub(super) fn parts(
     Parts::of(stage, data).fill(examples, found.unwrap_or_default())
 }
 
-/// The start of a text, and how much is left out.
+/// Cuts a text and says how many bytes are left out.
 pub(super) fn cut(text: &str, bytes: usize) -> String {
     let mut end = bytes.min(text.len());
     while !text.is_char_boundary(end) {
@@ -33,16 +33,16 @@ pub(super) fn cut(text: &str, bytes: usize) -> String {
     )
 }
 
-/// Examples, spread over several events.
+/// Accumulates examples into several events.
 struct Parts {
     stage: Stage,
-    /// The name of the data that was searched.
+    /// Name of the searched data.
     data: Option<String>,
     done: Vec<Event>,
     examples: BTreeMap<String, Vec<Value>>,
     found: FoundDocuments,
     size: usize,
-    /// Queries whose matches were cut.
+    /// Number of queries whose matches were cut.
     were_cut: usize,
 }
 
@@ -65,7 +65,7 @@ impl Parts {
         mut found: FoundDocuments,
     ) -> Vec<Event> {
         for (query, mut matches) in examples {
-            let mut own = Own::take(&mut found, &query);
+            let mut own = Details::take(&mut found, &query);
             let mut query = query;
             let mut size = size_of(&query, &matches, &own);
             if size > EVENT_BYTES {
@@ -126,14 +126,14 @@ impl Parts {
     }
 }
 
-/// What is known of one query's matches.
-struct Own {
+/// Details of one query's matches.
+struct Details {
     places: Vec<u64>,
     hits: Vec<bool>,
     distances: Vec<f32>,
 }
 
-impl Own {
+impl Details {
     fn take(from: &mut FoundDocuments, query: &str) -> Self {
         Self {
             places: from.places.remove(query).unwrap_or_default(),
@@ -161,9 +161,9 @@ impl Own {
     }
 }
 
-fn size_of(query: &str, matches: &[Value], own: &Own) -> usize {
+fn size_of(query: &str, matches: &[Value], own: &Details) -> usize {
     let size = |value: serde_json::Result<Vec<u8>>| value.map_or(0, |bytes| bytes.len());
-    // The query stands with its matches and with what is known of them.
+    // The query is repeated for its matches and for each list of details.
     4 * size(serde_json::to_vec(query))
         + size(serde_json::to_vec(matches))
         + size(serde_json::to_vec(&own.places))

@@ -1,31 +1,31 @@
-//! Restricts which files of the machine a worker's process may see.
+//! Restriction of the files that a worker's process can access.
 //!
-//! On Linux the kernel (Landlock) lets it read programs, libraries and settings
-//! of the system and the folders of local models. It may write its own temporary
-//! folder and the caches of the model hub and of the node. Everything else, the
-//! server's data included, is out of reach, also for code that a broken file
-//! might make it run.
+//! On Linux, the kernel (Landlock) limits reading to programs, libraries and
+//! settings of the system and to the folders of local models. Writing is
+//! limited to the run's temporary folder and to the caches of the model hub and
+//! the machine. Everything else, including the server's data, is inaccessible,
+//! even for code that a malicious file might execute.
 
 #[cfg(target_os = "linux")]
-pub(super) use linux::close_in;
+pub(super) use linux::restrict_files;
 
-/// How a process was closed in.
+/// Result of the restriction.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Closed {
-    /// As far as this kernel can.
-    In,
-    /// Not at all, and why.
+pub(super) enum Isolation {
+    /// Enforced as far as this kernel supports it.
+    Enforced,
+    /// Not enforced, with the reason.
     #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
-    Not(String),
+    Unavailable(String),
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(super) fn close_in(
+pub(super) fn restrict_files(
     _: &finetuner_protocol::worker::LocalModels,
     _: &std::path::Path,
     _: &[&std::path::Path],
-) -> Closed {
-    Closed::Not("this system has no Landlock".to_owned())
+) -> Isolation {
+    Isolation::Unavailable("this system has no Landlock".to_owned())
 }
 
 #[cfg(target_os = "linux")]
@@ -38,29 +38,31 @@ mod linux {
         RulesetStatus, path_beneath_rules,
     };
 
-    use super::Closed;
+    use super::Isolation;
 
-    /// What programs need of the system.
+    /// Folders of the system that programs need.
     const SYSTEM: [&str; 12] = [
         "/bin", "/etc", "/lib", "/lib32", "/lib64", "/nix", "/opt", "/proc", "/run", "/sbin",
         "/sys", "/usr",
     ];
-    /// Processors and sources of chance are devices.
+    /// GPUs and random number generators are devices.
     const DEVICES: &str = "/dev";
     const VERSION: ABI = ABI::V5;
 
-    /// Closes this thread, and all that it starts, off from the other files of
-    /// the machine. `temporary` is the run's folder, `caches` are those of the
-    /// model hub and of the node.
-    pub(in super::super) fn close_in(
+    /// Restricts this thread, and everything it starts, to the allowed files.
+    /// `temporary` is the run's folder. `caches` are those of the model hub and the
+    /// machine.
+    pub(in super::super) fn restrict_files(
         models: &LocalModels,
         temporary: &Path,
         caches: &[&Path],
-    ) -> Closed {
+    ) -> Isolation {
         match restrict(models, temporary, caches) {
-            Ok(RulesetStatus::NotEnforced) => Closed::Not("this kernel has no Landlock".to_owned()),
-            Ok(_) => Closed::In,
-            Err(error) => Closed::Not(error.to_string()),
+            Ok(RulesetStatus::NotEnforced) => {
+                Isolation::Unavailable("this kernel has no Landlock".to_owned())
+            }
+            Ok(_) => Isolation::Enforced,
+            Err(error) => Isolation::Unavailable(error.to_string()),
         }
     }
 
@@ -76,7 +78,7 @@ mod linux {
             LocalModels::Anywhere => readable.push("/".into()),
         }
         readable.extend(std::env::current_exe());
-        // Certificates of the operator's own, and libraries of processors.
+        // The operator's certificates, and driver libraries.
         for name in ["SSL_CERT_FILE", "SSL_CERT_DIR", "LD_LIBRARY_PATH"] {
             let paths = std::env::var_os(name).unwrap_or_default();
             readable.extend(std::env::split_paths(&paths).filter(|path| path.is_absolute()));
@@ -88,7 +90,7 @@ mod linux {
             .create()?
             .add_rules(path_beneath_rules(readable, AccessFs::from_read(VERSION)))?
             .add_rules(path_beneath_rules(writable, AccessFs::from_all(VERSION)))?
-            // The folder itself is removed at the end.
+            // Allows the run's folder itself to be removed at the end.
             .add_rules(path_beneath_rules(temporary.parent(), AccessFs::RemoveDir))?
             .restrict_self()?;
         Ok(status.ruleset)
@@ -102,8 +104,8 @@ mod tests {
 
     use super::*;
 
-    /// What a thread that was closed in may do with files: read its models,
-    /// write its folder, and nothing of the server's data.
+    /// A restricted thread reads its models, writes to its folder and caches, and
+    /// has no access to the server's data.
     #[test]
     fn the_servers_data_is_out_of_reach() {
         let root = tempfile::tempdir().unwrap();
@@ -119,28 +121,28 @@ mod tests {
         let read = |folder: &std::path::Path| std::fs::read(folder.join("file")).is_ok();
         let write = |folder: &std::path::Path| std::fs::write(folder.join("new"), "x").is_ok();
         let closed_in = || {
-            let closed = close_in(&allowed, &own, &[&cache, &contents]);
+            let closed = restrict_files(&allowed, &own, &[&cache, &contents]);
             let seen = [&data, &models, &own, &cache, &contents]
                 .map(|folder| (read(folder), write(folder)));
             std::fs::remove_dir_all(&own).unwrap();
             (closed, seen)
         };
-        // A thread of its own: it can't be opened again.
+        // In its own thread, because the restriction can't be lifted.
         let (closed, seen) = std::thread::scope(|scope| scope.spawn(closed_in).join().unwrap());
         let expected = match closed {
-            Closed::In => [
+            Isolation::Enforced => [
                 (false, false),
                 (true, false),
                 (true, true),
                 (true, true),
                 (true, true),
             ],
-            Closed::Not(reason) => {
+            Isolation::Unavailable(reason) => {
                 assert!(reason.contains("Landlock"), "{reason}");
                 [(true, true); 5]
             }
         };
         assert_eq!(seen, expected);
-        assert!(read(&data), "other threads are not closed in");
+        assert!(read(&data), "other threads are not restricted");
     }
 }

@@ -1,13 +1,14 @@
-//! What a worker's process may use.
+//! Limits on the memory and disk space of a worker.
 //!
-//! A limit that is passed ends the run with words that say what to do. Where
-//! memory or a file grows faster than anybody looks, the system refuses it.
+//! A run that exceeds a limit fails with an error that names the remedy. The
+//! operating system enforces limits as well, in case memory or a file grows
+//! faster than the worker checks.
 
 use std::path::{Path, PathBuf};
 
 use finetuner_protocol::worker::WorkRules;
 
-/// Limits of memory and of temporary files.
+/// Limits of memory and of temporary files, in bytes.
 pub(super) struct Limits {
     memory: Option<u64>,
     disk: Option<u64>,
@@ -15,7 +16,7 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// The run's folder.
+    /// Returns the run's folder.
     pub(super) fn folder(&self) -> &Path {
         &self.folder
     }
@@ -37,7 +38,7 @@ impl Limits {
         }
     }
 
-    /// Which limit is passed, and what to do.
+    /// Returns an error with the remedy if a limit is exceeded.
     pub(super) fn passed(&self) -> Option<String> {
         let over = |limit: Option<u64>, used: Option<u64>| {
             let (limit, used) = (limit?, used?);
@@ -45,20 +46,20 @@ impl Limits {
         };
         if let Some((used, limit)) = over(self.memory, memory_used()) {
             return Some(format!(
-                "the run uses {used} MiB of memory, this server allows {limit}: a smaller \
+                "the run uses {used} MiB of memory and this server allows {limit} MiB: a smaller \
                  `batch_size` or model needs less"
             ));
         }
         let files = || folder_size(&self.folder);
         let (used, limit) = over(self.disk, self.disk.map(|_| files()))?;
         Some(format!(
-            "the run's files take {used} MiB, this server allows {limit}: a smaller model, or fewer \
-             pictures, take less"
+            "the run's files take {used} MiB and this server allows {limit} MiB: a smaller model \
+             or fewer pictures take less"
         ))
     }
 }
 
-/// The memory of this process, where the system tells it.
+/// Returns the resident memory of this process, if the system reports it.
 fn memory_used() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
@@ -66,7 +67,7 @@ fn memory_used() -> Option<u64> {
     Some(kilobytes << 10)
 }
 
-/// The bytes of the files in a folder and in those inside.
+/// Returns the size of all files in a folder and its subfolders, in bytes.
 fn folder_size(folder: &Path) -> u64 {
     let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
     files
@@ -80,16 +81,16 @@ fn folder_size(folder: &Path) -> u64 {
         .sum()
 }
 
-/// What the system allows above the limit on memory, for buffers that are
-/// asked for and never used, and for stacks.
+/// Allowance of the system's limit above the run's memory limit, for stacks and
+/// for buffers that are allocated but never used.
 #[cfg(target_os = "linux")]
 const SLACK: u64 = 512 << 20;
 
-/// Tells the system the limits of this process: memory, and the size of a
-/// file. A program that gets no more memory aborts; a file that is too large
-/// is an error.
+/// Sets the operating system's limits for this process: memory and file size.
+/// The program aborts when an allocation fails. Writing beyond the file size is
+/// an error.
 #[cfg(target_os = "linux")]
-pub(super) fn tell_the_system(rules: &WorkRules) -> Result<(), String> {
+pub(super) fn set_process_limits(rules: &WorkRules) -> Result<(), String> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
     let set = |resource, limit: u64| {
@@ -101,9 +102,10 @@ pub(super) fn tell_the_system(rules: &WorkRules) -> Result<(), String> {
             current: Some(limit),
             maximum: Some(limit),
         };
-        setrlimit(resource, limit).map_err(|e| format!("a limit can't be set: {e}"))
+        setrlimit(resource, limit)
+            .map_err(|e| format!("a limit of the worker's process can't be set: {e}"))
     };
-    // The contents of a worker's memory are nobody else's.
+    // No core dumps, because they would expose the worker's memory.
     set(Resource::Core, 0)?;
     if let Some(memory) = rules.max_memory {
         let slack = SLACK.max(memory / 4);
@@ -116,6 +118,6 @@ pub(super) fn tell_the_system(rules: &WorkRules) -> Result<(), String> {
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(super) fn tell_the_system(_: &WorkRules) -> Result<(), String> {
+pub(super) fn set_process_limits(_: &WorkRules) -> Result<(), String> {
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The orders that end or pause a run, which all parts of a worker share.
+//! Requests to stop, pause or fail a run, shared by all parts of a worker.
 
 use std::{
     sync::{
@@ -10,24 +10,24 @@ use std::{
 
 use finetuner_engine::{Error as EngineError, job::Interruption};
 
-/// How often a long transfer looks whether the run was interrupted.
-const LOOK: Duration = Duration::from_millis(100);
+/// Interval at which a long transfer checks for an interruption.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The orders that end or pause a run.
+/// Requests to stop, pause or fail a run.
 #[derive(Default)]
 pub(crate) struct Signals {
-    /// For good.
+    /// Stop for good.
     stop: Arc<AtomicBool>,
-    /// Whether the run has ended at the server.
+    /// Whether the server has ended the run.
     over: AtomicBool,
-    /// To go on later.
+    /// Pause, to resume later.
     pause: Arc<AtomicBool>,
-    /// With a failure, such as a limit that was passed.
+    /// Fail with this reason, for example because a limit was exceeded.
     failure: Mutex<Option<String>>,
 }
 
 impl Signals {
-    /// A run that also stops when `stop` is set.
+    /// Creates signals that also stop the run when `stop` is set.
     pub(crate) fn new(stop: Arc<AtomicBool>) -> Self {
         Self {
             stop,
@@ -35,8 +35,8 @@ impl Signals {
         }
     }
 
-    /// SIGINT and SIGTERM to this process are the order to pause. The first process
-    /// of a container ignores both until this was called.
+    /// Creates signals that SIGINT and SIGTERM of this process set to pause. The
+    /// first process of a container ignores both until this call.
     #[cfg(unix)]
     pub(crate) fn of_this_process() -> std::io::Result<Self> {
         use signal_hook::{
@@ -48,13 +48,14 @@ impl Signals {
         for signal in [SIGINT, SIGTERM] {
             register(signal, Arc::clone(&signals.pause))?;
         }
-        // A file that is larger than allowed is an error, not the process's end.
+        // With a handler, writing a file beyond the size limit is an error and does not
+        // kill the process.
         #[cfg(target_os = "linux")]
         register(signal_hook::consts::SIGXFSZ, Arc::default())?;
         Ok(signals)
     }
 
-    /// Nothing comes before the runtime listens for Ctrl-C.
+    /// Creates signals. The runtime listens for Ctrl-C later.
     #[cfg(not(unix))]
     pub(crate) fn of_this_process() -> std::io::Result<Self> {
         Ok(Self::default())
@@ -68,7 +69,7 @@ impl Signals {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// The server says that the run has ended.
+    /// Records that the server has ended the run.
     pub(super) fn end(&self) {
         self.over.store(true, Ordering::Relaxed);
     }
@@ -102,14 +103,14 @@ impl Signals {
         self.is_pausing().then_some(Interruption::Pause)
     }
 
-    /// Carries out something long, unless the run is interrupted first.
+    /// Waits for `work` unless the run is interrupted first.
     pub(super) async fn unless_interrupted<T>(
         &self,
         work: impl Future<Output = T>,
     ) -> Result<T, EngineError> {
         let interrupted = async {
             while self.interruption().is_none() {
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
         };
         tokio::select! {

@@ -1,9 +1,9 @@
-//! The worker's first call.
+//! The worker's first call, which exchanges the start token.
 //!
-//! Whoever submits a job hands it a start token, which may lie in a script, a
-//! file or a secret of the engine. The worker exchanges it at once for a token
-//! that it makes itself and of which it tells the hash alone. So no answer carries
-//! a secret, and the start token is worth nothing afterwards.
+//! The launcher passes a start token, which may be in a script, a file or a
+//! secret of the engine. The worker exchanges it at once for a token that it
+//! generates itself. It sends only that token's hash, so no answer contains a
+//! secret, and the start token is worthless afterwards.
 
 use serde_json::json;
 use tokio::runtime::Builder;
@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{requests::Authorities, secret};
 
-/// Reads the start token from its file, which is removed, or for a child process
-/// from its variable.
+/// Reads the start token from its file and deletes the file. For a child
+/// process, reads it from its variable.
 pub(crate) fn token() -> Result<String, String> {
     let Ok(path) = std::env::var(WORKER_START) else {
         return std::env::var(WORKER_TOKEN)
@@ -24,15 +24,15 @@ pub(crate) fn token() -> Result<String, String> {
     };
     let token = std::fs::read_to_string(&path)
         .map_err(|e| format!("the start token can't be read from {path}: {e}"))?;
-    // Some engines mount it in a place that can't be written.
+    // Some engines mount the file in a read-only folder.
     if let Err(error) = std::fs::remove_file(&path) {
-        tracing::debug!("The file of the start token stays: {path}: {error}");
+        tracing::debug!("The start token's file {path} can't be deleted: {error}");
     }
     Ok(token.trim().to_owned())
 }
 
-/// Exchanges the start token, unless the worker is told to stop. Returns the server
-/// as it is called with the token that came of it.
+/// Exchanges the start token unless the worker is told to stop. Returns a
+/// client with the new token.
 pub(super) fn exchange(
     url: &str,
     start_token: String,
@@ -46,7 +46,7 @@ pub(super) fn exchange(
     let server = Server::new(url, start_token, authorities)?;
     let exchange = server.send(|| server.post("start").json(&body));
     let exchanged = runtime.block_on(signals.unless_interrupted(exchange));
-    let exchanged = exchanged.map_err(|_| "the worker was told to stop before it began")?;
-    exchanged.map_err(|e| format!("the worker could not begin: {e}"))?;
+    let exchanged = exchanged.map_err(|_| "the worker was told to stop before it started")?;
+    exchanged.map_err(|e| format!("the worker could not start: {e}"))?;
     Server::new(url, token, authorities)
 }

@@ -1,12 +1,12 @@
-//! Which servers a worker trusts: those whose certificate is signed by an
-//! authority of its system, or by one that the order names.
+//! TLS trust of a worker: the certificate authorities of its system, and those
+//! that the work order names.
 
 use std::path::Path;
 
 use super::variables::WORKER_CA;
 use crate::requests::{self, Authorities};
 
-/// The authorities that the environment names.
+/// Reads the authorities from the file that the environment names.
 pub(crate) fn authorities_of_this_process() -> Result<Authorities, String> {
     match std::env::var_os(WORKER_CA).filter(|path| !path.is_empty()) {
         Some(path) => in_file(Path::new(&path)),
@@ -19,20 +19,20 @@ fn in_file(path: &Path) -> Result<Authorities, String> {
     let read = read.and_then(|text| Authorities::in_pem(&text));
     read.map_err(|reason| {
         format!(
-            "{WORKER_CA} ({}): {reason}; it must name a PEM file of certificate authorities that \
-             the worker can read",
+            "{WORKER_CA} ({}): {reason}; it must name a readable PEM file of certificate \
+             authorities",
             path.display()
         )
     })
 }
 
-/// A failed request in words, with what to do where the server is not trusted.
+/// Describes a failed request, with the remedy if the server is not trusted.
 pub(super) fn in_words(error: reqwest::Error) -> String {
     match requests::distrust(&error) {
         Some(reason) => format!(
             "the server's certificate is not trusted ({reason}): {WORKER_CA} must name a PEM file \
-             with the authority that has signed it, and it must be good for the server's address \
-             now"
+             with the authority that signed it, and the certificate must be valid now and for the \
+             server's address"
         ),
         None => requests::in_words(error),
     }
@@ -45,7 +45,8 @@ mod tests {
     use super::*;
     use crate::{http, worker::calls::Server};
 
-    /// An authority, and a server's certificate and key that it has signed.
+    /// Returns an authority, and a server's certificate and key signed by it, as
+    /// PEM.
     fn authority(name: &str) -> (String, String, String) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();

@@ -30,19 +30,21 @@ use tokio::{
 
 pub(super) use setup::{Environment, Tracked};
 
-/// The most rows that wait for a tracker.
-const WAITING: usize = 10_000;
-/// The most rows of one request.
-const TOGETHER: usize = 250;
+use crate::requests::root_cause;
+
+/// Maximum number of rows that wait for a tracker.
+const MAX_WAITING: usize = 10_000;
+/// Maximum number of rows in one request.
+const BATCH: usize = 250;
 /// Interval between two requests.
-const EVERY: Duration = Duration::from_secs(2);
-/// Interval between two heartbeats: a tracker that gets nothing for longer takes
-/// the run for dead.
+const SEND_INTERVAL: Duration = Duration::from_secs(2);
+/// Interval between two heartbeats. A tracker that receives nothing for longer
+/// considers the run dead.
 const HEARTBEAT: Duration = Duration::from_secs(30);
-/// Pauses after failures: each is twice as long as the one before.
+/// Pauses after failures. Each is twice as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 10 } else { 1000 });
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// How long the end of a run waits for its trackers.
+/// Time that the end of a run waits for its trackers.
 const ENDS_WITHIN: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 
 /// Measurements of one step.
@@ -158,7 +160,7 @@ impl Trackers {
     /// Starts a task for each tracker of a run.
     fn start(trackers: Vec<Tracker>, runtime: &Handle, log: impl Fn() -> Log) -> Self {
         let tasks = trackers.into_iter().map(|tracker| {
-            let (notes, received) = mpsc::channel(WAITING);
+            let (notes, received) = mpsc::channel(MAX_WAITING);
             let left_out = Arc::<AtomicUsize>::default();
             let following = follow(tracker, received, Arc::clone(&left_out), log());
             Task {
@@ -262,8 +264,8 @@ async fn follow(
     let mut ended = None;
     let mut begun = false;
     let mut pause = FIRST_PAUSE;
-    let mut silent = false;
-    let mut said = Instant::now();
+    let mut unreachable = false;
+    let mut last_sent = Instant::now();
     // Time of the next request.
     let mut next = Instant::now();
     loop {
@@ -274,7 +276,7 @@ async fn follow(
                         if tracker.wants(&mut row) {
                             waiting.push_back(row);
                         }
-                        if waiting.len() > WAITING {
+                        if waiting.len() > MAX_WAITING {
                             waiting.pop_front();
                             left_out.fetch_add(1, Ordering::Relaxed);
                         }
@@ -292,39 +294,47 @@ async fn follow(
             }
             () = tokio::time::sleep_until(next) => true,
         };
-        if !closed || (silent && Instant::now() < next) {
+        if !closed || (unreachable && Instant::now() < next) {
             continue;
         }
-        let told = tell(&mut tracker, &mut waiting, &mut begun, ended, said, &log).await;
+        let told = tell(
+            &mut tracker,
+            &mut waiting,
+            &mut begun,
+            ended,
+            last_sent,
+            &log,
+        )
+        .await;
         match told {
             Ok(sent) => {
                 if sent {
-                    said = Instant::now();
+                    last_sent = Instant::now();
                 }
-                if silent {
+                if unreachable {
                     log(Level::Info, format!("{name} can be reached again"));
                 }
-                (silent, pause) = (false, FIRST_PAUSE);
-                next = Instant::now() + EVERY;
+                (unreachable, pause) = (false, FIRST_PAUSE);
+                next = Instant::now() + SEND_INTERVAL;
                 if ended.is_some() && waiting.is_empty() {
                     break;
                 }
             }
             Err(Failure::Passing(reason)) => {
-                if !silent {
+                if !unreachable {
                     let line = format!(
                         "{name} can't be reached: {reason}. Requests are repeated; the training \
-                         goes on"
+                         continues"
                     );
                     log(Level::Warning, line);
                 }
-                silent = true;
+                unreachable = true;
                 next = Instant::now() + pause;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
             Err(refused) => {
                 let line = format!(
-                    "{name} refuses the run: {}. The artifact holds the measurements under logs",
+                    "{name} refused the run: {}. The artifact holds the measurements under logs",
                     refused.reason()
                 );
                 log(Level::Warning, line);
@@ -348,7 +358,7 @@ async fn tell(
     waiting: &mut VecDeque<Row>,
     begun: &mut bool,
     ended: Option<End>,
-    said: Instant,
+    last_sent: Instant,
     log: &Log,
 ) -> Result<bool, Failure> {
     if !*begun {
@@ -361,7 +371,7 @@ async fn tell(
     }
     let mut sent = false;
     while !waiting.is_empty() {
-        let rows: Vec<Row> = waiting.iter().take(TOGETHER).cloned().collect();
+        let rows: Vec<Row> = waiting.iter().take(BATCH).cloned().collect();
         tracker.send(&rows).await?;
         waiting.drain(..rows.len());
         sent = true;
@@ -370,25 +380,26 @@ async fn tell(
         tracker.end(end).await?;
         return Ok(true);
     }
-    if !sent && said.elapsed() > HEARTBEAT {
+    if !sent && last_sent.elapsed() > HEARTBEAT {
         tracker.send(&[]).await?;
         sent = true;
     }
     Ok(sent)
 }
 
-/// Sends a request, and reads the JSON of its answer.
+/// Sends a request and parses the JSON of its answer.
 async fn json(request: reqwest::RequestBuilder) -> Result<serde_json::Value, Failure> {
     let answer = request
         .send()
         .await
-        .map_err(|e| Failure::Passing(cause(e)))?;
+        .map_err(|e| Failure::Passing(root_cause(e)))?;
     read(answer).await
 }
 
-/// Reads an answer. Errors hold the start of its body and nothing of the request.
+/// Reads an answer. Errors contain the start of its body and nothing of the
+/// request.
 async fn read(answer: Response) -> Result<serde_json::Value, Failure> {
-    /// The most bytes of an answer.
+    /// Maximum size of an answer, in bytes.
     const LONGEST: usize = 4 << 20;
     let status = answer.status();
     let mut bytes = Vec::new();
@@ -396,12 +407,12 @@ async fn read(answer: Response) -> Result<serde_json::Value, Failure> {
     while let Some(piece) = answer
         .chunk()
         .await
-        .map_err(|e| Failure::Passing(cause(e)))?
+        .map_err(|e| Failure::Passing(root_cause(e)))?
     {
         bytes.extend_from_slice(&piece);
         if bytes.len() > LONGEST {
             return Err(Failure::Refused(
-                "its answer has more than 4 MiB".to_owned(),
+                "its answer is larger than 4 MiB".to_owned(),
             ));
         }
     }
@@ -421,16 +432,6 @@ async fn read(answer: Response) -> Result<serde_json::Value, Failure> {
         true => Failure::Passing(reason),
         false => Failure::Refused(reason),
     })
-}
-
-/// Returns the cause of a failed request, without its address.
-fn cause(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut cause: &dyn std::error::Error = &error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    cause.to_string()
 }
 
 #[cfg(test)]

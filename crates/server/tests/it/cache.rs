@@ -1,4 +1,4 @@
-//! What the workers of one machine keep for each other.
+//! Sharing of a cache by the workers of one machine.
 
 use std::{
     os::unix::fs::MetadataExt,
@@ -32,7 +32,7 @@ async fn a_second_run_takes_its_data_from_the_cache() {
     assert_eq!(file.file_name().unwrap().to_str().unwrap(), sum);
     assert_eq!(file.metadata().unwrap().mode() & 0o777, 0o600);
 
-    // One that is taken is noted as used, and stays the same file.
+    // Using a file updates its time and does not replace it.
     let before = file.metadata().unwrap();
     let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
     let opened = std::fs::File::open(file).unwrap();
@@ -45,7 +45,7 @@ async fn a_second_run_takes_its_data_from_the_cache() {
     let log = run.logs().await.unwrap();
     assert!(!log.contains("cache"), "{log}");
 
-    // A cache that can't be had costs a warning.
+    // An unusable cache causes only a warning.
     std::fs::remove_dir_all(&cache).unwrap();
     std::fs::write(&cache, "").unwrap();
     let run = fit(&finetuner, "third", 1).await.unwrap();

@@ -1,5 +1,5 @@
-//! `finetuner-server` as it is installed: the process that serves, the child
-//! process that trains, and the token made beside them.
+//! The installed program `finetuner-server`: the serving process, the training
+//! child process, and commands that run next to them.
 
 use std::process::Stdio;
 
@@ -25,12 +25,12 @@ async fn a_run_is_trained_by_a_child_process() {
     run.save_model(folder.path().join("model")).await.unwrap();
     assert!(folder.path().join("model/config.json").is_file());
 
-    // A folder is refused, since nobody allowed it.
+    // The folder is refused, because it was not allowed.
     let refused = finetuner.fit("/tmp", "train").loss(Loss::Clip).await;
     let refused = refused.err().unwrap().to_string();
     assert!(refused.contains("--local-models"), "{refused}");
 
-    // A second user, made while the server runs, sees nothing of the first.
+    // A second user, created while the server runs, sees nothing of the first user.
     let made = server()
         .args(["token", "second", "--data"])
         .arg(&data)
@@ -42,7 +42,7 @@ async fn a_run_is_trained_by_a_child_process() {
     assert_eq!(second.user().unwrap().name, "second");
     assert!(second.get_run("one").await.err().unwrap().is_not_found());
 
-    // Told to end, it ends in order; started again, it still has the run.
+    // After SIGTERM the server stops in order. Started again, it still has the run.
     let pid = serving.process.id().unwrap().to_string();
     let told = Command::new("kill").arg(pid).status().await.unwrap();
     assert!(told.success());
@@ -93,7 +93,10 @@ async fn a_token_needs_the_folder_of_a_server() {
         .unwrap();
     assert!(!made.status.success() && made.stdout.is_empty());
     let error = String::from_utf8(made.stderr).unwrap();
-    assert!(error.contains("holds no data of a server"), "{error}");
+    assert!(
+        error.contains("does not contain the data of a server"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -123,7 +126,7 @@ async fn settings_come_from_options_then_the_environment_then_the_file() {
     ] {
         assert!(printed.lines().any(|printed| printed == line), "{printed}");
     }
-    // What was printed can be served, and says the same.
+    // The printed file is accepted and results in the same settings.
     assert_eq!(config(&printed).await.1, printed);
     let (done, _, error) = config("[runs]\nleese = 5\n").await;
     assert!(!done && error.contains("line 2"), "{error}");
@@ -133,7 +136,7 @@ async fn settings_come_from_options_then_the_environment_then_the_file() {
     );
 }
 
-/// Such as a snapshot, or a disk that was mounted for reading alone.
+/// For example a snapshot, or a disk that is mounted read-only.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn data_on_media_that_cannot_be_written_is_checked_and_copied() {
@@ -144,7 +147,7 @@ async fn data_on_media_that_cannot_be_written_is_checked_and_copied() {
     }
     let folder = tempfile::tempdir().unwrap();
     let (data, target) = (folder.path().join("data"), folder.path().join("copy"));
-    // Runs the program while the data can't be written.
+    // Runs the program while the data folder is read-only.
     let read_only = async |arguments: &str| {
         let script = format!(
             "mount --bind '{0}' '{0}' && mount -o remount,bind,ro '{0}' && '{1}' {arguments} \
@@ -169,7 +172,7 @@ async fn data_on_media_that_cannot_be_written_is_checked_and_copied() {
     let token = serving.line_after("Token, shown this once: ").await;
     let finetuner = serving.log_in(&token).await.unwrap();
     finetuner.push("train", pairs(4)).await.unwrap();
-    // Of a server that was killed, the last changes lie beside the database.
+    // A killed server left its last changes in files next to the database.
     serving.process.kill().await.unwrap();
     let (done, text) = read_only(&backup).await;
     assert!(!done && text.contains("copy the folder"), "{text}");
@@ -180,7 +183,7 @@ async fn data_on_media_that_cannot_be_written_is_checked_and_copied() {
     assert!(told.success());
     assert!(serving.process.wait().await.unwrap().success());
     let (done, text) = read_only("check").await;
-    assert!(done && text.contains("1 contents are whole"), "{text}");
+    assert!(done && text.contains("1 contents are undamaged"), "{text}");
     let (done, text) = read_only(&backup).await;
     assert!(
         done && text.contains("1 contents and the database"),

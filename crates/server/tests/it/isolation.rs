@@ -1,5 +1,5 @@
-//! What the system lets a worker's process do: how much it may use, as whom it
-//! runs, and how much it fetches from a model hub.
+//! Restrictions of a worker's process: resources, user account, files, and
+//! downloads from a model hub.
 
 use std::{
     path::Path,
@@ -16,7 +16,7 @@ use finetuner::{Document, DocumentArray, Finetuner, Run, Status};
 
 use crate::support::{Serving, fit, pairs, reach};
 
-/// The processes of this user that are workers of the server with this id.
+/// Returns the worker that is a child process of the server `server`.
 fn worker_of(server: u32) -> Option<u32> {
     let all = std::fs::read_dir("/proc").unwrap().flatten();
     let mut pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
@@ -40,7 +40,7 @@ async fn serve(
     (server, finetuner)
 }
 
-/// A run that goes on until it is cancelled, and its worker.
+/// Starts a run that continues until it is cancelled. Also returns its worker.
 async fn working(server: &Serving, finetuner: &Finetuner) -> (Run, u32) {
     let run = fit(finetuner, "run", 49).await.unwrap();
     reach(&run, 1).await;
@@ -61,7 +61,7 @@ async fn the_system_holds_a_worker_to_its_limits() {
         let mut number = || numbers.next().unwrap().parse::<u64>().unwrap();
         (number(), number())
     };
-    // A quarter more, for what is asked for and never used.
+    // A quarter more, for memory that is allocated but never used.
     let memory = (4096 + 1024) << 20;
     assert_eq!(limit("Max data size"), (memory, memory));
     assert_eq!(limit("Max file size"), (900 << 20, 900 << 20));
@@ -129,7 +129,7 @@ async fn workers_run_as_another_user_and_see_none_of_the_servers_files() {
     );
     let mode = data.metadata().unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o700, "the data is the server's alone");
-    // Its own folder is its own, and is gone in the end.
+    // The worker owns its folder, which is removed in the end.
     let own = |found: std::io::Result<std::fs::DirEntry>| found.unwrap().metadata().unwrap().uid();
     let mut found = std::fs::read_dir(&temporary).unwrap();
     assert!(found.all(|found| own(found) == 65534));
@@ -139,11 +139,11 @@ async fn workers_run_as_another_user_and_see_none_of_the_servers_files() {
     }
 }
 
-/// The commit that every file of the model hub is of.
+/// The commit of all files in the model hub.
 const COMMIT: &str = "0123456789abcdef";
 
-/// A model hub with one model, whose weights are said to have 5 MB. It keeps a
-/// list of what was asked for.
+/// Starts a model hub with one model of 5 MB. Also returns the list of its
+/// requests.
 async fn hub() -> (String, Arc<Mutex<Vec<String>>>) {
     async fn file(
         State(asked): State<Arc<Mutex<Vec<String>>>>,

@@ -1,5 +1,5 @@
-//! What one client may take of the server: passwords to try, runs, uploads,
-//! places and time.
+//! Limits of one client's usage: passwords, runs, uploads, connections and
+//! time.
 
 use std::io::{Read, Write};
 
@@ -23,7 +23,7 @@ async fn sent(request: RequestBuilder) -> Response {
     request.send().await.unwrap()
 }
 
-/// The cookie of a browser that the first user is signed in with.
+/// Signs in the first user with a token. Returns the session cookie.
 async fn session(backend: &Backend) -> String {
     let token = backend.server.first_token().unwrap();
     let signed_in = sent(sign_in(backend, "", token)).await;
@@ -31,7 +31,7 @@ async fn session(backend: &Backend) -> String {
     cookie.split(';').next().unwrap().to_owned()
 }
 
-/// Gives the first user a password.
+/// Sets the first user's password.
 async fn set_password(backend: &Backend) {
     let session = session(backend).await;
     let request = backend.http.with_token(None).post("/console/password");
@@ -64,7 +64,7 @@ async fn wrong_passwords_lock_out_nobody_else() {
         let request = sign_in(&backend, "finetuner", password);
         sent(request.header("x-forwarded-for", address)).await
     };
-    // A device that has signed in before.
+    // A device on which the user has signed in before.
     let signed_in = from("192.0.2.1", RIGHT).await;
     assert_eq!(signed_in.status(), StatusCode::SEE_OTHER);
     let cookies = signed_in.headers().get_all("set-cookie").iter();
@@ -79,10 +79,10 @@ async fn wrong_passwords_lock_out_nobody_else() {
     let refused = from(other, RIGHT).await;
     assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
     assert!(refused.headers().contains_key("retry-after"));
-    // What a client adds to the header changes nothing.
+    // Addresses that the client adds to the header have no effect.
     let refused = from("198.51.100.1, 192.0.2.66", RIGHT).await;
     assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
-    // The user from elsewhere, and from there with a known device.
+    // The user from another network, and from the same one with a known device.
     assert_eq!(
         from("192.0.2.1", RIGHT).await.status(),
         StatusCode::SEE_OTHER
@@ -91,7 +91,7 @@ async fn wrong_passwords_lock_out_nobody_else() {
         .header("x-forwarded-for", other)
         .header("cookie", device);
     assert_eq!(sent(known).await.status(), StatusCode::SEE_OTHER);
-    // A device of one user is none of another's.
+    // A device of one user does not count for another user.
     for _ in 0..8 {
         let stolen = sign_in(&backend, "anna", WRONG)
             .header("x-forwarded-for", "192.0.2.77")
@@ -114,7 +114,8 @@ async fn addresses_that_a_client_names_itself_are_not_believed() {
     assert_eq!(sent(guess).await.status(), StatusCode::TOO_MANY_REQUESTS);
 }
 
-/// A client reads why its upload was refused, though it is still sending it.
+/// A client that is still sending receives the reason why its upload was
+/// refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_reaches_a_client_that_is_still_sending() {
     let backend = start().await;
@@ -131,7 +132,7 @@ async fn an_answer_reaches_a_client_that_is_still_sending() {
 #[tokio::test]
 async fn a_user_has_so_many_open_runs_and_no_more() {
     let settings = Settings {
-        // They all wait.
+        // No run starts, so all of them wait.
         runs_at_once: 0,
         max_open_runs: Some(2),
         ..Settings::default()
@@ -145,7 +146,7 @@ async fn a_user_has_so_many_open_runs_and_no_more() {
         .unwrap();
     let first = fit(finetuner, "first", 40).await.unwrap();
     let submitted = ["second", "third", "fourth"].map(|name| async move {
-        // All at once: the count is taken where the run is stored.
+        // Concurrent submissions are counted in the transaction that stores the run.
         fit(finetuner, name, 40).await
     });
     let submitted = futures_util::future::join_all(submitted).await;
@@ -160,7 +161,7 @@ async fn a_user_has_so_many_open_runs_and_no_more() {
         );
         assert!(text.contains("--max-open-runs"), "{text}");
     }
-    // Another user has a count of their own.
+    // Other users have their own counts.
     let token = backend.server.create_token("anna", "laptop").await.unwrap();
     let anna = connect(&backend.server.url(), &token).await;
     let run = anna
@@ -168,7 +169,7 @@ async fn a_user_has_so_many_open_runs_and_no_more() {
         .loss("CLIPLoss")
         .epochs(40);
     run.await.unwrap();
-    // One that has ended counts no more.
+    // An ended run does not count.
     first.cancel().await.unwrap();
     fit(finetuner, "fifth", 1).await.unwrap();
 }
@@ -214,7 +215,7 @@ async fn the_console_shows_what_a_user_has_taken_of_what_is_allowed() {
     }
 }
 
-/// What is refused by its head is not read.
+/// A request that is refused by its head is not read.
 #[tokio::test(flavor = "multi_thread")]
 async fn parts_that_are_too_large_or_belong_nowhere_are_refused_before_they_come() {
     let backend = start().await;

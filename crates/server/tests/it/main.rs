@@ -1,4 +1,5 @@
-//! The server as its users meet it: over HTTP, in a browser, as a process.
+//! Tests of the server from its users' view: over HTTP, in a browser, as a
+//! process.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod admin;

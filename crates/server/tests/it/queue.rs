@@ -1,4 +1,4 @@
-//! Runs and their workers: one after the other, cancelled, lost, carried on.
+//! Runs and their workers: in order, cancelled, lost, and resumed.
 
 use std::{
     collections::HashMap,
@@ -19,7 +19,7 @@ use serde_json::json;
 
 use crate::support::{Http, connect, exchange, fit, losses, pairs, reach, start, start_with};
 
-/// Often, so that what is lost is little.
+/// Checkpoints at every opportunity, so that little work is lost.
 fn checkpoint_always() -> Settings {
     Settings {
         checkpoint_every: Duration::ZERO,
@@ -52,7 +52,7 @@ async fn the_same_request_made_often_at_once_makes_one_run() {
     }
     ids.dedup();
     assert_eq!(ids.len(), 1, "{ids:?}");
-    // An answer that was lost is given again, whatever the run has come to.
+    // A lost answer is given again, whatever the run's status is.
     let run = backend.finetuner.get_experiment("e").await.unwrap();
     let run = run.get_run("r").await.unwrap();
     run.wait().await.unwrap();
@@ -92,7 +92,7 @@ async fn a_run_that_is_cancelled_makes_room_at_once() {
     assert_eq!(ended.details, "Run cancelled by finetuner");
     next.wait().await.unwrap();
     last.wait().await.unwrap();
-    // It has far more than a minute of work left.
+    // The run has far more than a minute of work left.
     assert!(asked.elapsed() < Duration::from_secs(60));
     let log = long.logs().await.unwrap();
     assert!(log.ends_with("Run cancelled by finetuner\n"), "{log}");
@@ -136,7 +136,7 @@ async fn a_run_goes_on_from_another_ones_checkpoint() {
         .await
         .unwrap_err();
     assert!(error.is_conflict(), "{error}");
-    // What a run began with outlives the run that made it.
+    // The checkpoint that a run started from outlives the run that made it.
     short.delete().await.unwrap();
     let report = longer.status().await.unwrap();
     assert_eq!(report.status, Status::Finished);
@@ -154,19 +154,18 @@ async fn a_run_is_trained_on_the_data_that_it_was_made_with() {
     finetuner.push("train", pairs(16)).await.unwrap();
     let first = fit(&finetuner, "first", 49).await.unwrap();
     let waits = fit(&finetuner, "waits", 1).await.unwrap();
-    // It is pushed anew, then deleted, before the run has begun.
+    // The data is replaced and then deleted before the run starts.
     finetuner.push("train", pairs(4)).await.unwrap();
     finetuner.delete_documents("train").await.unwrap();
     first.cancel().await.unwrap();
     waits.wait().await.unwrap();
     assert!(waits.logs().await.unwrap().contains("16 pairs to train on"));
-    // Once nothing needs it, it is gone.
+    // The data is removed once no run needs it.
     let report = finetuner_server::check(folder.path(), None).await.unwrap();
     assert_eq!((report.good, report.unused_bytes), (1, 0), "{report:?}");
 }
 
-/// Options that only one generation of clients knows, in a configuration that
-/// looks like the other's.
+/// The configuration mixes options of both client generations.
 #[tokio::test]
 async fn a_configuration_is_carried_out_as_it_was_sent() {
     let backend = start().await;
@@ -191,7 +190,7 @@ async fn a_configuration_is_carried_out_as_it_was_sent() {
     assert!(run.logs().await.unwrap().contains("2 to validate with"));
 }
 
-/// Serves a picture to whoever asks.
+/// Starts a server that answers every request with a picture.
 fn picture_server(picture: Vec<u8>) -> String {
     use std::io::{Read, Write};
 
@@ -234,8 +233,8 @@ async fn pictures_at_addresses_are_fetched_by_the_worker_where_that_is_allowed()
     }
 }
 
-/// Starts workers that ask for their job and do nothing more. Each start counts,
-/// and the first one fails.
+/// A launcher whose workers fetch their job and do nothing more. It counts the
+/// starts. The first one fails.
 #[derive(Clone, Default)]
 struct Idle {
     starts: Arc<AtomicUsize>,
@@ -298,7 +297,7 @@ async fn a_run_that_loses_all_its_workers_fails_and_says_why() {
     finetuner.push("train", pairs(4)).await.unwrap();
     let run = fit(&finetuner, "lost", 1).await.unwrap();
     let error = run.wait().await.unwrap_err().to_string();
-    // That no worker could be started at first was not the run's own fault.
+    // The failed first start does not count as an attempt.
     assert!(error.contains("attempt 2 of 2"), "{error}");
     assert!(error.contains("no sign of life for 0.3 seconds"), "{error}");
     let log = run.logs().await.unwrap();
@@ -333,7 +332,7 @@ async fn runs_that_pass_their_limits_are_ended() {
     let run = fit(&backend.finetuner, "large", 49).await.unwrap();
     let error = run.wait().await.unwrap_err().to_string();
     assert!(
-        error.contains("this server allows 1: a smaller `batch_size`"),
+        error.contains("this server allows 1 MiB: a smaller `batch_size`"),
         "{error}"
     );
 }
@@ -348,9 +347,9 @@ async fn a_server_that_stops_lets_its_runs_pause() {
     finetuner.push("train", pairs(16)).await.unwrap();
     let run = fit(&finetuner, "paused", 12).await.unwrap();
     reach(&run, 3).await;
-    // Another one can't have the folder.
+    // The folder is locked against a second server.
     let error = server().start().await.unwrap_err().to_string();
-    assert!(error.contains("another server has it"), "{error}");
+    assert!(error.contains("another server uses it"), "{error}");
     first.stop().await;
 
     let second = server().start().await.unwrap();

@@ -1,5 +1,5 @@
-//! Finished models over `/v1/embeddings`, in OpenAI's form: the vectors are those
-//! of the saved model, and errors name what is wrong.
+//! Finished models over `/v1/embeddings`, in OpenAI's format: the vectors equal
+//! those of the saved model, and errors name the problem.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ async fn post(http: &Http, body: &Value) -> (StatusCode, Value) {
     (answer.status(), answer.json().await.unwrap())
 }
 
-/// The vectors of a good answer.
+/// Returns the vectors of a successful answer.
 async fn embed(http: &Http, body: &Value) -> Vec<Vec<f32>> {
     let (status, answer) = post(http, body).await;
     assert_eq!(status, StatusCode::OK, "{answer}");
@@ -52,7 +52,7 @@ fn assert_same<'a>(ours: &[Vec<f32>], theirs: impl Iterator<Item = &'a [f32]>) {
     }
 }
 
-/// The model of a run as the SDK opens it on this machine.
+/// Opens a run's model with the SDK on this machine.
 async fn local(run: &Run) -> Encoder {
     let folder = tempfile::tempdir().unwrap();
     let saved = run.save_model(folder.path().join("model")).await.unwrap();
@@ -84,14 +84,14 @@ async fn embeddings_are_those_of_the_saved_model() {
         let found = embed(http, &json!({"model": name, "input": TEXTS})).await;
         assert_same(&found, texts.iter());
     }
-    // Texts and pictures in one list, in their order.
+    // Texts and pictures in one list keep their order.
     let (one, two) = (picture(0), picture(5));
     let pictures = local.encode_images(&[&one, &two]).unwrap();
     let input = [data_uri(&one), TEXTS[0].to_owned(), data_uri(&two)];
     let found = embed(http, &json!({"model": "mine", "input": input})).await;
     let expected = [pictures.get(0), texts.get(0), pictures.get(1)];
     assert_same(&found, expected.into_iter());
-    // One text, as bytes.
+    // A single text, with vectors as bytes.
     let body =
         json!({"model": "mine", "input": TEXTS[1], "encoding_format": "base64", "user": "u"});
     let (_, answer) = post(http, &body).await;
@@ -103,12 +103,12 @@ async fn embeddings_are_those_of_the_saved_model() {
         .map(|b| f32::from_le_bytes(b.try_into().unwrap()));
     assert_same(&[values.collect()], std::iter::once(texts.get(1)));
     assert_eq!(answer["model"], "default/mine");
-    // Both ends of a text, and no padding.
+    // Both ends of a text are embedded, without padding.
     let tokens = local.count_tokens(&TEXTS[1..2]).unwrap()[0];
     assert!(tokens >= 3, "{tokens}");
     let expected = json!({"prompt_tokens": tokens, "total_tokens": tokens});
     assert_eq!(answer["usage"], expected);
-    // Fewer dimensions, of length 1.
+    // Fewer dimensions, normalised to length 1.
     let short = local.truncate_dim(8).unwrap().encode_texts(&TEXTS).unwrap();
     let found = embed(
         http,
@@ -116,7 +116,7 @@ async fn embeddings_are_those_of_the_saved_model() {
     )
     .await;
     assert_same(&found, short.iter());
-    // What was done is counted.
+    // The requests are counted.
     let metrics = http.get("/metrics").send().await.unwrap();
     let metrics = metrics.text().await.unwrap();
     for line in [
@@ -170,7 +170,7 @@ async fn requests_of_many_clients_are_batched_and_one_bad_input_harms_no_other()
     assert_same(&found, expected);
 }
 
-/// A text model with prompts for queries and documents.
+/// Trains a text model with prompts for queries and documents.
 async fn text_run(finetuner: &Finetuner, name: &str) -> Run {
     let pair = |n: usize| {
         Document::new()
@@ -306,7 +306,7 @@ async fn errors_name_the_member_and_have_the_form_of_openai() {
         );
     }
     going_on.cancel().await.unwrap();
-    // What never becomes a request for embeddings.
+    // Requests that are refused before they are parsed as embeddings requests.
     let large = "x".repeat(17 << 20);
     for (body, kind, expected) in [
         ("no json", "application/json", StatusCode::BAD_REQUEST),
@@ -343,7 +343,7 @@ async fn errors_name_the_member_and_have_the_form_of_openai() {
     );
 }
 
-/// The ids of the models in a list.
+/// Returns the ids of the models in a list.
 async fn ids(http: &Http) -> Vec<String> {
     let list: Value = http
         .get("/v1/models")
@@ -412,7 +412,7 @@ async fn models_are_listed_and_found_for_those_who_may_use_them() {
         statuses.values().all(|status| [200, 404].contains(status)),
         "{statuses:?}"
     );
-    // What is deleted is not used any more, though it is loaded.
+    // A deleted model is no longer used, although it is still loaded.
     let (status, _) = post(&backend.http, &json!({"model": "mine", "input": "x"})).await;
     assert_eq!(status, StatusCode::OK);
     backend

@@ -1,4 +1,4 @@
-//! The start token of a job: whoever has it gets one worker in, once.
+//! The start token of a job starts exactly one worker.
 
 use std::{
     collections::HashMap,
@@ -18,7 +18,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::support::{self, Http, connect, exchange, fit, pairs};
 
-/// Hands out the start tokens of its jobs, and runs none.
+/// A launcher that collects orders and runs no workers.
 #[derive(Clone, Default)]
 struct Orders(Arc<Mutex<Vec<WorkOrder>>>);
 
@@ -69,7 +69,7 @@ async fn a_start_token_is_good_once_and_for_nothing_else() {
     };
     assert_eq!(job(&starter).await, StatusCode::UNAUTHORIZED);
     assert_eq!(exchange(&own, "own").await, StatusCode::UNAUTHORIZED);
-    // What is no hash spends nothing.
+    // A body without a valid hash does not use up the token.
     for wrong in [json!({}), json!({"token_sha256": "ab"}), json!([])] {
         let call = starter.post("/api/v1/worker/start").json(&wrong);
         let status = call.send().await.unwrap().status();
@@ -92,10 +92,10 @@ async fn a_start_token_is_good_once_and_for_nothing_else() {
     server.stop().await;
 }
 
-/// A call to the stand-in, and its body.
+/// A call to the fake server, and its body.
 type Asked = (String, String);
 
-/// Answers every call but `silent`.
+/// Answers every call except `silent`.
 async fn answer(
     State((asked, silent)): State<(UnboundedSender<Asked>, &'static str)>,
     uri: Uri,
@@ -110,7 +110,8 @@ async fn answer(
     StatusCode::NO_CONTENT
 }
 
-/// A server that tells what it was asked, and does not answer the call `silent`.
+/// Starts a fake server that reports its calls and never answers the call
+/// `silent`.
 async fn stand_in(silent: &'static str) -> (String, UnboundedReceiver<Asked>) {
     let (asked, calls) = unbounded_channel();
     let routes = Router::new().fallback(answer).with_state((asked, silent));
@@ -120,7 +121,7 @@ async fn stand_in(silent: &'static str) -> (String, UnboundedReceiver<Asked>) {
     (url, calls)
 }
 
-/// As an engine stops a job that has just begun.
+/// An engine may stop a job that has just started.
 #[tokio::test]
 async fn a_worker_obeys_sigterm_before_it_has_its_job() {
     for silent in ["start", "job"] {
@@ -141,7 +142,7 @@ async fn a_worker_obeys_sigterm_before_it_has_its_job() {
         let said = String::from_utf8_lossy(&ended.stderr);
         if silent == "start" {
             assert_eq!(ended.status.code(), Some(1), "{said}");
-            assert!(said.contains("told to stop before it began"), "{said}");
+            assert!(said.contains("told to stop before it started"), "{said}");
         } else {
             assert_eq!(ended.status.code(), Some(0), "{said}");
             let (call, outcome) = calls.recv().await.unwrap();

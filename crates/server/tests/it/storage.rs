@@ -1,10 +1,10 @@
-//! What is kept: checked, copied, cleaned, and never lost.
+//! Stored data: check, backup, restore, clean-up.
 
 use finetuner_server::{Server, backup, check, restore};
 
 use crate::support::{Serving, connect, fit, pairs, server};
 
-/// All files below a folder.
+/// Returns all files below a folder.
 fn files(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
     let mut all = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap().flatten() {
@@ -30,7 +30,7 @@ async fn data_is_checked_copied_while_the_server_runs_and_served_again() {
     assert_eq!((report.good, report.faults.len()), (2, 0), "{report:?}");
 
     assert_eq!(backup(&data, None, &copy).await.unwrap(), 2);
-    // What changes later is in the next copy.
+    // The next copy contains later changes.
     finetuner.push("more", pairs(2)).await.unwrap();
     assert_eq!(backup(&data, None, &copy).await.unwrap(), 3);
     running.stop().await;
@@ -43,7 +43,7 @@ async fn data_is_checked_copied_while_the_server_runs_and_served_again() {
     again.stop().await;
     assert!(check(&copy, None).await.unwrap().faults.is_empty());
 
-    // A file that is damaged, and one that is gone.
+    // One file is damaged and one is missing.
     let objects = files(&copy.join("store/objects"));
     assert_eq!(objects.len(), 3);
     std::fs::write(&objects[0], "damaged").unwrap();
@@ -55,7 +55,7 @@ async fn data_is_checked_copied_while_the_server_runs_and_served_again() {
     assert!(faults.contains("is missing; it is needed by"), "{faults}");
 }
 
-/// Only the owner may read it.
+/// Only the owner can read the copy.
 #[cfg(unix)]
 fn assert_private(path: &std::path::Path) {
     use std::os::unix::fs::PermissionsExt;
@@ -94,7 +94,7 @@ async fn a_copy_is_private_and_restored_into_a_new_folder() {
     run.save_model(path("model")).await.unwrap();
     again.stop().await;
 
-    // Nothing is replaced by a restored copy, and no damaged one is restored.
+    // A restore replaces nothing and refuses damaged contents.
     let error = restore(&copy, &new, None).await.unwrap_err().to_string();
     assert!(error.contains("is not empty"), "{error}");
     let objects = files(&copy.join("store/objects"));
@@ -114,7 +114,8 @@ async fn a_copy_that_was_served_and_crashed_leaves_nothing_in_the_next_copy() {
     finetuner.push("a", pairs(2)).await.unwrap();
     assert_eq!(backup(&data, None, &copy).await.unwrap(), 1);
 
-    // Somebody changes the copy, and crashes: the changes are beside it.
+    // A process changes the copy and crashes, which leaves changes in SQLite's
+    // files.
     let file = copy.join("finetuner.sqlite");
     let crashed = rusqlite::Connection::open(&file).unwrap();
     let stays = rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
@@ -125,7 +126,7 @@ async fn a_copy_that_was_served_and_crashed_leaves_nothing_in_the_next_copy() {
     crashed.execute_batch(changes).unwrap();
     drop(crashed);
     assert!(copy.join("finetuner.sqlite-wal").metadata().unwrap().len() > 0);
-    // So does a copy that is broken off.
+    // An interrupted backup also leaves such files.
     std::fs::write(copy.join("finetuner.sqlite.new"), "half").unwrap();
     std::fs::write(copy.join("finetuner.sqlite.new-wal"), "half").unwrap();
 
@@ -151,15 +152,15 @@ async fn a_copy_replaces_nothing_that_is_in_use_or_is_something_else() {
         error.to_string()
     };
     let error = refused(&data).await;
-    assert!(error.contains("it is the data itself"), "{error}");
+    assert!(error.contains("it is the data folder itself"), "{error}");
     std::fs::create_dir(path("photos")).unwrap();
     std::fs::write(path("photos").join("cat.jpg"), "cat").unwrap();
     let error = refused(&path("photos")).await;
-    assert!(error.contains("holds no earlier copy"), "{error}");
+    assert!(error.contains("contains no earlier backup"), "{error}");
     backup(&data, None, &copy).await.unwrap();
     let serving = Server::embedded().folder(&copy).start().await.unwrap();
     let error = refused(&copy).await;
-    assert!(error.contains("another server has it"), "{error}");
+    assert!(error.contains("another server uses it"), "{error}");
     serving.stop().await;
     running.stop().await;
 }
@@ -173,7 +174,7 @@ async fn what_nothing_needs_is_removed() {
     let token = running.first_token().unwrap().to_owned();
     let finetuner = connect(&running.url(), &token).await;
     finetuner.push("a", pairs(4)).await.unwrap();
-    // The same content under two names is there once.
+    // A content with two names is stored once.
     finetuner.push("b", pairs(4)).await.unwrap();
     finetuner.push("b", pairs(5)).await.unwrap();
     let objects = || files(&data.join("store/objects"));
@@ -181,7 +182,7 @@ async fn what_nothing_needs_is_removed() {
     finetuner.delete_documents("b").await.unwrap();
     assert_eq!(objects().len(), before - 1);
     running.stop().await;
-    // Of a server that was killed: half an upload, and a content without a name.
+    // A killed server left half an upload and a content without a name.
     let left = data.join("store/uploads");
     std::fs::create_dir_all(&left).unwrap();
     std::fs::write(left.join("half"), "half").unwrap();
@@ -191,7 +192,7 @@ async fn what_nothing_needs_is_removed() {
     assert_eq!(check(&data, None).await.unwrap().unused_bytes, 8);
     let running = start().await;
     assert_eq!(files(&left).len(), 0);
-    // The store is swept while the server answers.
+    // The server answers while it removes unused contents.
     while lost.join("ab12").exists() {
         tokio::task::yield_now().await;
     }
@@ -205,7 +206,7 @@ async fn the_command_line_looks_after_users_and_data() {
     let data = folder.path().join("data");
     let mut serving = Serving::start(&data, &[]).await;
     let console = serving
-        .line_after("Console, to sign in once within an hour: ")
+        .line_after("Console (signs in once, within an hour): ")
         .await;
     assert!(console.starts_with(&format!("{}/console/signin?code=", serving.url)));
     let run = async |arguments: &[&str], input: &str| {
@@ -267,7 +268,7 @@ async fn the_command_line_looks_after_users_and_data() {
     ];
     assert!(told && actions == expected, "{log}");
 
-    // With the password one signs in at the console.
+    // The password signs the user in to the console.
     let http = crate::support::Http::new(&serving.url, None);
     let form = [("name", "ada"), ("password", "long enough")];
     let request = http.post("/console/signin").form(&form);
@@ -288,7 +289,10 @@ async fn the_command_line_looks_after_users_and_data() {
 
     ada.push("mine", pairs(1)).await.unwrap();
     let (whole, report, _) = run(&["check"], "").await;
-    assert!(whole && report.contains("1 contents are whole"), "{report}");
+    assert!(
+        whole && report.contains("1 contents are undamaged"),
+        "{report}"
+    );
     let target = folder.path().join("copy");
     let (copied, said, error) = run(&["backup", target.to_str().unwrap()], "").await;
     assert!(

@@ -13,7 +13,8 @@ use tokio::{
     process::{Child, ChildStdout, Command},
 };
 
-/// A server inside the test, its first user's client, and a plain one.
+/// A server in the test's process, its first user's client, and a plain HTTP
+/// client.
 pub(crate) struct Backend {
     pub(crate) server: RunningServer,
     pub(crate) finetuner: Finetuner,
@@ -39,7 +40,7 @@ pub(crate) async fn connect(url: &str, token: &str) -> Finetuner {
     builder.login().await.unwrap()
 }
 
-/// A running `finetuner-server serve`, and what it has printed.
+/// A running `finetuner-server serve` and its output.
 pub(crate) struct Serving {
     pub(crate) process: Child,
     output: Lines<BufReader<ChildStdout>>,
@@ -47,13 +48,13 @@ pub(crate) struct Serving {
 }
 
 impl Serving {
-    /// On any free port, unless `options` say another address.
+    /// Starts the server on a free port, unless `options` name an address.
     pub(crate) async fn start(data: &Path, options: &[&str]) -> Self {
         Self::start_in(data, options, &[]).await
     }
 
-    /// As [`Serving::start`], with these variables in the environment. The server
-    /// has a process group of its own, as in a terminal.
+    /// Like [`Serving::start`], with these environment variables. The server has
+    /// its own process group, as in a terminal.
     pub(crate) async fn start_in(
         data: &Path,
         options: &[&str],
@@ -85,7 +86,7 @@ impl Serving {
         serving
     }
 
-    /// What follows `start` in the next line that begins with it.
+    /// Waits for a line that begins with `start`. Returns its rest.
     pub(crate) async fn line_after(&mut self, start: &str) -> String {
         while let Some(line) = self.output.next_line().await.unwrap() {
             if let Some(rest) = line.strip_prefix(start) {
@@ -144,7 +145,7 @@ impl Http {
         }
     }
 
-    /// The same for somebody with another token, or with none.
+    /// Returns a client with another token, or without one.
     pub(crate) fn with_token(&self, token: Option<&str>) -> Self {
         Self {
             token: token.map(str::to_owned),
@@ -173,7 +174,7 @@ impl Http {
     }
 }
 
-/// A worker's first call, by somebody who shows a start token. Returns the status.
+/// Makes a worker's first call with a start token. Returns the status.
 pub(crate) async fn exchange(starter: &Http, token: &str) -> reqwest::StatusCode {
     use sha2::Digest;
 
@@ -184,7 +185,7 @@ pub(crate) async fn exchange(starter: &Http, token: &str) -> reqwest::StatusCode
     answer.unwrap().status()
 }
 
-/// The first pairs of the fashion data.
+/// Returns the first pairs of the fashion data.
 pub(crate) fn pairs(count: usize) -> DocumentArray {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../datasets/emoji-clip");
     let rows = std::fs::read_to_string(folder.join("fashion/train.csv")).unwrap();
@@ -199,7 +200,7 @@ pub(crate) fn pairs(count: usize) -> DocumentArray {
     documents.into()
 }
 
-/// A run over data named `train`.
+/// Prepares a run on the data set `train`.
 pub(crate) fn fit(finetuner: &Finetuner, name: &str, epochs: u64) -> Fit {
     finetuner
         .fit("clip-small", "train")
@@ -210,7 +211,7 @@ pub(crate) fn fit(finetuner: &Finetuner, name: &str, epochs: u64) -> Fit {
         .loss(Loss::Clip)
 }
 
-/// A run with an evaluation, from its data to its end.
+/// Pushes data, starts a run with an evaluation, and waits for its end.
 pub(crate) async fn finished_run(finetuner: &Finetuner, name: &str) -> Run {
     finetuner.push("train", pairs(8)).await.unwrap();
     let evaluation = EvaluationCallback::new("train").gather_examples(true);
@@ -219,7 +220,7 @@ pub(crate) async fn finished_run(finetuner: &Finetuner, name: &str) -> Run {
     run
 }
 
-/// Follows a run until it has done so many steps.
+/// Waits until a run has finished `step` steps.
 pub(crate) async fn reach(run: &Run, step: u64) {
     let mut watch = run.watch();
     while let Some(update) = watch.next().await {
@@ -232,7 +233,7 @@ pub(crate) async fn reach(run: &Run, step: u64) {
     panic!("the run ended before step {step}: {:?}", run.status().await);
 }
 
-/// The loss of every step, in order.
+/// Returns the loss of every step, in order.
 pub(crate) async fn losses(run: &Run) -> Vec<(u64, u64, f64)> {
     let points = run.metric_history(None).await.unwrap();
     let loss = |event: Event| match event {

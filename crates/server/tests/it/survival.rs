@@ -1,4 +1,4 @@
-//! Servers and workers that are killed, stopped and told to end, as processes.
+//! Server and worker processes that are killed or stopped.
 
 use std::{path::Path, time::Duration};
 
@@ -6,15 +6,15 @@ use finetuner::{BestModelCheckpoint, EvaluationCallback, Finetuner, Run, Status,
 
 use crate::support::{Http, Serving, fit, losses, pairs, reach};
 
-/// The process of the worker that works for the server of this data.
+/// Returns the only worker of this data folder's server.
 fn worker_of(data: &Path) -> u32 {
     let workers = workers_of(data);
     assert_eq!(workers.len(), 1, "{workers:?}");
     workers[0]
 }
 
-/// The processes of the workers that work for the server of this data, whoever
-/// has started them.
+/// Returns all workers of this data folder's server, including those that an
+/// earlier server started.
 fn workers_of(data: &Path) -> Vec<u32> {
     let database = rusqlite::Connection::open(data.join("finetuner.sqlite")).unwrap();
     let port: [u8; 2] = database
@@ -48,7 +48,7 @@ async fn kill(signal: &str, pid: impl std::fmt::Display) {
     assert!(told.await.unwrap().success());
 }
 
-/// Waits for the end of a process that is not our child.
+/// Waits for the end of a process that is not a child.
 async fn ended(pid: u32) {
     let is_there = || {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -59,7 +59,7 @@ async fn ended(pid: u32) {
     }
 }
 
-/// A run with all that a checkpoint must hold.
+/// Submits a run whose checkpoint has all kinds of state.
 async fn submit(finetuner: &Finetuner, name: &str) -> Run {
     let evaluation = EvaluationCallback::new("train");
     let best = BestModelCheckpoint::new().monitor("recall_at_k");
@@ -73,8 +73,8 @@ async fn serve(data: &Path, more: &[&str]) -> Serving {
     Serving::start(data, &[&OPTIONS, more].concat()).await
 }
 
-/// `kill -9`, first of the worker, then of the server while it trains, then of
-/// both: the run ends once, with the losses of one that nobody disturbed.
+/// `kill -9` of the worker, then of the server during training, then of both:
+/// the run finishes once, with the same losses as an undisturbed run.
 #[tokio::test]
 async fn a_run_survives_whatever_is_killed() {
     let folder = tempfile::tempdir().unwrap();
@@ -97,7 +97,7 @@ async fn a_run_survives_whatever_is_killed() {
     kill("-KILL", worker).await;
     reach(&run, 12).await;
 
-    // The worker finds the next server, which has another address.
+    // The worker finds the next server, although its public address changed.
     let worker = worker_of(&data);
     server.process.kill().await.unwrap();
     server = serve(&data, &["--attempts", "9"]).await;
@@ -120,7 +120,7 @@ async fn a_run_survives_whatever_is_killed() {
     let log = run.logs().await.unwrap();
     assert!(log.contains("The worker was lost"), "{log}");
     assert_eq!(log.matches("Finished").count(), 1, "{log}");
-    // The server removes what killed workers have left, and nothing else.
+    // The server removes the folders of killed workers, and nothing else.
     let left = || {
         let found = std::fs::read_dir(&temporary).unwrap();
         let names = found.map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -148,7 +148,7 @@ async fn a_run_survives_whatever_is_killed() {
     );
 }
 
-/// A server with a run in progress that has done some steps.
+/// A server with a run that has finished some steps.
 struct Training {
     folder: tempfile::TempDir,
     server: Serving,
@@ -179,14 +179,14 @@ impl Training {
         self.folder.path().join("data")
     }
 
-    /// Starts a server on the data again; returns its run.
+    /// Starts a server on the same data again, and finds the run.
     async fn again(&mut self, options: &[&str]) {
         self.server = serve(&self.data(), options).await;
         let finetuner = self.server.log_in(&self.token).await.unwrap();
         self.run = finetuner.get_run("run").await.unwrap();
     }
 
-    /// The run ends well; its log.
+    /// Waits for the run's success. Returns its log.
     async fn log_at_the_end(&self) -> String {
         self.run.wait().await.unwrap();
         let steps: Vec<_> = losses(&self.run).await;
@@ -196,7 +196,7 @@ impl Training {
 }
 
 impl Drop for Training {
-    /// A worker outlives its server, also that of a test that has failed.
+    /// A worker outlives its server, even if the test failed, so it is killed here.
     fn drop(&mut self) {
         if std::thread::panicking() && !self.data().join("finetuner.sqlite").exists() {
             return;
@@ -209,7 +209,7 @@ impl Drop for Training {
     }
 }
 
-/// Ctrl-C reaches all processes of the terminal's group.
+/// Ctrl-C signals all processes of the terminal's group.
 #[tokio::test]
 async fn ctrl_c_lets_runs_pause_and_costs_no_attempt() {
     let mut training = Training::begin(&[], &[]).await;

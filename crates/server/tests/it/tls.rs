@@ -1,4 +1,4 @@
-//! https, with a certificate of one's own.
+//! https with a custom certificate.
 
 use finetuner::Finetuner;
 use finetuner_server::Server;
@@ -38,7 +38,7 @@ async fn a_server_with_a_certificate_of_its_own_is_trusted_when_that_is_said() {
         .login()
         .await
         .unwrap();
-    // Addresses of downloads are https as well, and workers find their way.
+    // Addresses of downloads are https as well, and workers connect.
     finetuner.push("train", pairs(8)).await.unwrap();
     assert_eq!(finetuner.pull("train").await.unwrap().len(), 8);
     let run = fit(&finetuner, "r", 1).await.unwrap();
@@ -55,7 +55,7 @@ async fn a_server_with_a_certificate_of_its_own_is_trusted_when_that_is_said() {
         .await;
     assert!(error.err().unwrap().is_connect());
 
-    // Both versions of HTTP are spoken.
+    // The server supports both versions of HTTP.
     for (only, version) in [(true, Version::HTTP_11), (false, Version::HTTP_2)] {
         let client = tls_client(&pem, only);
         let answer = client
@@ -68,7 +68,7 @@ async fn a_server_with_a_certificate_of_its_own_is_trusted_when_that_is_said() {
     }
     server.stop().await;
 
-    // What is no certificate is told.
+    // A file without a certificate is reported.
     std::fs::write(&certificate, "none").unwrap();
     let error = Server::embedded().tls(&certificate, &key).start().await;
     let error = error.err().unwrap().to_string();
@@ -78,7 +78,8 @@ async fn a_server_with_a_certificate_of_its_own_is_trusted_when_that_is_said() {
     );
 }
 
-/// A client that trusts one certificate, and speaks HTTP/1.1 alone or both.
+/// Returns a client that trusts one certificate and speaks HTTP/1.1 only, or
+/// both.
 fn tls_client(pem: &str, old: bool) -> reqwest::Client {
     use rustls::pki_types::{CertificateDer, pem::PemObject};
 

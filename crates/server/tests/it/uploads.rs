@@ -1,4 +1,5 @@
-//! What a client says of an upload is compared with what has come.
+//! Verification of the hash and the document count that a client gives for an
+//! upload.
 
 use finetuner::DocumentArray;
 use reqwest::{StatusCode, multipart};
@@ -26,7 +27,8 @@ async fn an_upload_that_is_not_what_its_client_sent_is_not_kept() {
     let whole = pairs(5).to_bytes().unwrap();
     let cut = &whole[..whole.len() - 40];
     let hash = sha256(&whole);
-    // The content, what is told of it, what the answer names.
+    // The content, the document count and hash given for it, and a part of the
+    // answer.
     let cases = [
         (cut, Some("5"), Some(hash.as_str()), "`sha256`"),
         (
@@ -97,7 +99,7 @@ async fn parts_that_are_not_what_their_client_sent_are_not_kept() {
         assert!(text.contains(part), "{part}: {text}");
         assert_eq!(names(&backend).await, before);
     }
-    // One that was given up is gone.
+    // The aborted upload is gone.
     let id = begin().await;
     let answer = post("abortUpload", json!({"uploadId": id})).await;
     assert_eq!(answer.status(), StatusCode::OK);
@@ -106,7 +108,7 @@ async fn parts_that_are_not_what_their_client_sent_are_not_kept() {
         post("finishUpload", told).await.status(),
         StatusCode::NOT_FOUND
     );
-    // An older client tells no number.
+    // An older client gives no document count.
     let id = begin().await;
     let told = json!({"uploadId": id, "sha256": sha256(&whole)});
     assert_eq!(post("finishUpload", told).await.status(), StatusCode::OK);

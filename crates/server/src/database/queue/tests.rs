@@ -1,4 +1,4 @@
-//! Which worker has a run, and what it may write.
+//! Tests of the assignment of runs, and of the writes of workers.
 
 use super::*;
 use crate::database::{in_memory, runs::tests::with_run};
@@ -7,7 +7,7 @@ const NO_TIME: Duration = Duration::ZERO;
 
 async fn claim(db: &Database, token: &[u8]) -> Option<Launched> {
     let launched = claim_only(db, token).await?;
-    // Its worker calls at once, with a token like the job's.
+    // The worker calls at once, with a token derived from the job's.
     let exchanged = db.exchange(token.to_vec(), token.to_vec()).await.unwrap();
     assert_eq!(exchanged, Some(launched.held()));
     Some(launched)
@@ -69,7 +69,7 @@ async fn a_batch_that_comes_twice_is_stored_once_and_in_order() {
     add(0, vec![line("0"), line("1")]).await;
     add(0, vec![line("0"), line("1")]).await;
     add(1, vec![line("1"), line("2")]).await;
-    // A line of the server's own takes nothing from the worker's count.
+    // A line from the server does not change the number of the worker's events.
     let own = db.write(move |db| log(db, run, Level::Info, "mine".into()));
     own.await.unwrap();
     add(3, vec![line("3")]).await;
@@ -86,7 +86,7 @@ async fn a_worker_that_was_replaced_can_write_nothing() {
     assert!(claim(&db, b"two").await.is_none());
     assert!(db.begin(run, b"one".to_vec()).await.unwrap());
     assert!(release(&db, first.held(), true).await);
-    // Once only, and not what another launch has.
+    // Only once, and nothing that another launch has.
     assert!(!release(&db, first.held(), true).await);
     let second = claim(&db, b"two").await.unwrap();
     assert_eq!((second.launches, second.attempts), (2, 2));
@@ -111,7 +111,7 @@ async fn a_worker_that_was_replaced_can_write_nothing() {
     assert!(stored.unwrap().is_some());
     let ended = db.end_run(run, Some(new()), end(Status::Finished)).await;
     assert!(ended.unwrap().is_some());
-    // Ended once, whoever else wants it.
+    // A run ends only once.
     let ended = db.end_run(run, None, end(Status::Failed)).await;
     assert!(ended.unwrap().is_none());
     let run = db.run_by_id(run).await.unwrap().unwrap();
@@ -131,7 +131,7 @@ async fn a_start_token_is_exchanged_once() {
         let exchanged = db.exchange(start.to_vec(), token.to_vec());
         exchanged.await.unwrap().is_some()
     };
-    // A start token opens nothing by itself.
+    // A start token permits nothing else.
     assert!(!db.begin(run, b"start".to_vec()).await.unwrap());
     assert!(!exchange(b"other", b"own").await);
     assert!(exchange(b"start", b"own").await);
@@ -139,11 +139,11 @@ async fn a_start_token_is_exchanged_once() {
     assert!(!exchange(b"start", b"thief").await);
     assert!(db.begin(run, b"own".to_vec()).await.unwrap());
     assert!(db.launched().await.unwrap()[0].has_worker);
-    // Not the token of another run's worker.
+    // The token of another run's worker is refused.
     with_second_run(&db).await;
     claim_only(&db, b"start 2").await.unwrap();
     assert!(!exchange(b"start 2", b"own").await);
-    // A run that was given to another job, or has ended, takes no worker.
+    // A run that has another job, or has ended, accepts no worker.
     assert!(release(&db, job.held(), false).await);
     assert!(!exchange(b"start", b"own").await);
     let again = claim_only(&db, b"start 3").await.unwrap();
@@ -157,7 +157,7 @@ async fn a_start_token_is_exchanged_once() {
     assert!(!exchange(b"start 3", b"own").await);
 }
 
-/// Makes a second run beside that of [`with_run`].
+/// Creates a second run next to that of [`with_run`].
 async fn with_second_run(db: &Database) {
     db.write(|db| {
         db.execute(
@@ -181,7 +181,7 @@ async fn steps_that_are_repeated_are_stored_once() {
     assert!(added.await.unwrap());
     assert!(release(&db, first.held(), true).await);
     claim(&db, b"two").await.unwrap();
-    // From the checkpoint behind step 2.
+    // From the checkpoint after step 2.
     let batch = vec![step(1, 3), step(2, 1), step(2, 2)];
     let added = db.add_worker_events(run, b"two".to_vec(), NO_TIME, 0, batch);
     assert!(added.await.unwrap());
@@ -219,7 +219,7 @@ async fn attempts_count_only_faults_without_progress() {
     assert!(release(&db, held, true).await);
     let (after_progress, held) = attempts(b"4").await;
     assert_eq!(after_progress, 2, "the fault after progress is the first");
-    // The same position again, and one before it, are no progress.
+    // The same position and an earlier one do not advance the run.
     keep(b"4", 1, 5).await;
     keep(b"4", 0, 9).await;
     assert!(release(&db, held, true).await);
@@ -299,7 +299,7 @@ async fn users_take_turns_and_each_ones_oldest_run_comes_first() {
         order.push(name(launched.id).await);
     }
     assert_eq!(order, ["a1", "b1", "c1", "a2", "b2", "a3"]);
-    // What a run is told of its place is what happens.
+    // The position that a run reports is the real one.
     let told: Vec<(String, u64)> = order.into_iter().zip(0..).collect();
     assert_eq!(ahead, told);
 }

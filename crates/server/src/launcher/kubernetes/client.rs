@@ -1,4 +1,4 @@
-//! The launcher's calls to the cluster.
+//! The launcher's calls to the Kubernetes API.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -27,25 +27,26 @@ use crate::{
     launcher::{JobState, LaunchError, Launcher, WorkOrder},
 };
 
-/// How long the cluster may take to be reached, and to answer. The queue itself gives
-/// up a call after 30 seconds, without the words that are told here.
+/// Time limits for connecting and for a whole call. The queue gives up a call
+/// after 30 seconds without a reason, so the launcher gives up earlier with
+/// one.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const TIMEOUT: Duration = Duration::from_secs(25);
 
 /// Starts workers as Jobs.
 pub(crate) struct Kubernetes {
     settings: KubernetesSettings,
-    /// The value of the server's label.
+    /// Value of the server's label.
     server: String,
-    /// Made at the first call, and again after the cluster refused it: a kubeconfig
-    /// may have been replaced.
+    /// Created at the first call, and again after the cluster answered 401, because
+    /// the kubeconfig may have been replaced.
     cluster: Mutex<Option<Cluster>>,
-    /// Jobs whose creation had no clear answer. Where there is none of them, its
-    /// Secret must go.
-    unsure: std::sync::Mutex<HashSet<String>>,
+    /// Jobs whose creation had no clear result. If such a Job does not exist, its
+    /// Secret must be deleted.
+    uncertain: std::sync::Mutex<HashSet<String>>,
 }
 
-/// The cluster, as this server reaches it.
+/// Clients for the objects of the configured namespace.
 #[derive(Clone)]
 struct Cluster {
     jobs: Api<Job>,
@@ -53,17 +54,17 @@ struct Cluster {
     secrets: Api<Secret>,
 }
 
-/// Why a call was in vain.
+/// Reason why a call failed.
 enum Failure {
-    /// The cluster has answered.
+    /// The cluster answered with an error.
     Answer {
         code: u16,
         words: String,
-        /// The fields that it names as wrong.
+        /// The invalid fields, as named by the cluster.
         fields: Vec<String>,
     },
-    /// It has not.
-    Unreached(String),
+    /// The cluster did not answer, or the call could not be made.
+    Unreachable(String),
 }
 
 impl Failure {
@@ -74,16 +75,17 @@ impl Failure {
                 words,
                 ..
             } => format!(
-                "Kubernetes refused ({code}): {words}; look at the role of the server's account"
+                "Kubernetes refused the call ({code}): {words}; check the role of the server's \
+                 account"
             ),
             Self::Answer { code, words, .. } => format!("Kubernetes answered {code}: {words}"),
-            Self::Unreached(words) => format!("Kubernetes can't be reached: {words}"),
+            Self::Unreachable(words) => format!("Kubernetes can't be reached: {words}"),
         }
     }
 
-    /// Whether the cluster takes all of a Job but what the run itself asks for: no
-    /// try will be taken. Everything else in it is the operator's to correct.
-    fn is_of_the_run(&self) -> bool {
+    /// Whether the cluster rejects only the resources that the run requests, so
+    /// that no retry can succeed. The operator can correct every other field.
+    fn is_fault_of_the_run(&self) -> bool {
         match self {
             Self::Answer {
                 code: 422, fields, ..
@@ -117,24 +119,26 @@ impl From<Error> for Failure {
             }
             cause = error.source();
         }
-        Self::Unreached(words)
+        Self::Unreachable(words)
     }
 }
 
 impl Kubernetes {
-    /// A launcher whose server's jobs are called `prefix` and more.
+    /// Creates a launcher. Job names of its server begin with `prefix`.
     pub(crate) fn new(settings: KubernetesSettings, prefix: &str) -> Result<Self, StartError> {
         settings.check()?;
         Ok(Self {
             settings,
             server: prefix.trim_end_matches('-').to_owned(),
             cluster: Mutex::new(None),
-            unsure: std::sync::Mutex::default(),
+            uncertain: std::sync::Mutex::default(),
         })
     }
 
-    fn unsure(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
-        self.unsure.lock().unwrap_or_else(PoisonError::into_inner)
+    fn uncertain(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
+        self.uncertain
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn cluster(&self) -> Result<Cluster, Failure> {
@@ -142,13 +146,13 @@ impl Kubernetes {
         if let Some(cluster) = &*cluster {
             return Ok(cluster.clone());
         }
-        // Its client takes the process's TLS, where it has one.
+        // kube uses the process's default TLS provider.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let failed = |e: &dyn std::fmt::Display| Failure::Unreached(e.to_string());
+        let failed = |e: &dyn std::fmt::Display| Failure::Unreachable(e.to_string());
         let mut config = match &self.settings.kubeconfig {
             None => Config::incluster().map_err(|e| {
                 failed(&format!(
-                    "{e}; outside of a cluster, name a `kubeconfig` in the settings"
+                    "{e}; a server outside a cluster needs `kubeconfig` in the settings"
                 ))
             })?,
             Some(path) => {
@@ -174,7 +178,7 @@ impl Kubernetes {
         Ok(made)
     }
 
-    /// Makes calls to the cluster, within the time that they may take.
+    /// Runs calls to the cluster within the time limit.
     async fn call<T>(
         &self,
         work: impl AsyncFnOnce(Cluster) -> Result<T, Failure>,
@@ -183,8 +187,8 @@ impl Kubernetes {
         let done = tokio::time::timeout(TIMEOUT, called).await;
         let done = done.unwrap_or_else(|_| {
             let seconds = TIMEOUT.as_secs();
-            let words = format!("it has not answered within {seconds} seconds");
-            Err(Failure::Unreached(words))
+            let words = format!("it did not answer within {seconds} seconds");
+            Err(Failure::Unreachable(words))
         });
         if matches!(done, Err(Failure::Answer { code: 401, .. })) {
             *self.cluster.lock().await = None;
@@ -195,9 +199,9 @@ impl Kubernetes {
     async fn create(&self, cluster: Cluster, order: &WorkOrder) -> Result<(), Failure> {
         let (name, post) = (order.name.as_str(), PostParams::default());
         let patch = PatchParams::default();
-        // Also where this is given up in the middle.
-        self.unsure().insert(name.to_owned());
-        // Before the Job, whose pod would wait for it.
+        // Recorded first, in case the future is dropped half-way.
+        self.uncertain().insert(name.to_owned());
+        // Created before the Job, whose pod would have to wait for it.
         let secret = typed(manifest::secret(order, &self.server))?;
         match cluster.secrets.create(&post, &secret).await {
             Err(Error::Api(status)) if status.code == 409 => {
@@ -212,7 +216,7 @@ impl Kubernetes {
             Ok(job) => job,
             Err(error) => {
                 let failure = Failure::from(error);
-                // Without a clear answer there may be a Job, which needs the Secret.
+                // Without a clear answer the Job may exist, and it needs the Secret.
                 if matches!(
                     failure,
                     Failure::Answer {
@@ -229,14 +233,15 @@ impl Kubernetes {
         Ok(())
     }
 
-    /// Makes a Job the owner of its Secret, which goes with it from now on.
+    /// Makes a Job the owner of its Secret, so that Kubernetes deletes both
+    /// together.
     async fn hand_over_secret(&self, cluster: &Cluster, name: &str, job: &Job) {
         let owner = Patch::Merge(json!({"metadata": {"ownerReferences": [{
             "apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": job.metadata.uid,
         }]}}));
         let patch = PatchParams::default();
         match cluster.secrets.patch(name, &patch, &owner).await {
-            Ok(_) => drop(self.unsure().remove(name)),
+            Ok(_) => drop(self.uncertain().remove(name)),
             Err(error) => {
                 let words = Failure::from(error).words();
                 tracing::warn!("The Job {name} does not own its Secret yet: {words}");
@@ -244,11 +249,12 @@ impl Kubernetes {
         }
     }
 
-    /// Removes the Secret of a Job that is not there: nothing else would.
+    /// Deletes the Secret of a Job that does not exist. Nothing else would delete
+    /// it.
     async fn remove_secret(&self, cluster: &Cluster, name: &str) {
         match cluster.secrets.delete(name, &DeleteParams::default()).await {
-            Ok(_) => drop(self.unsure().remove(name)),
-            Err(Error::Api(status)) if status.code == 404 => drop(self.unsure().remove(name)),
+            Ok(_) => drop(self.uncertain().remove(name)),
+            Err(Error::Api(status)) if status.code == 404 => drop(self.uncertain().remove(name)),
             Err(error) => {
                 let words = Failure::from(error).words();
                 tracing::warn!("The Secret {name} can't be removed yet: {words}");
@@ -256,10 +262,10 @@ impl Kubernetes {
         }
     }
 
-    /// Looks after the Secrets of Jobs whose creation had no clear answer.
-    async fn look_after_secrets(&self, cluster: &Cluster, jobs: &[Job]) {
-        let unsure = self.unsure().clone();
-        for name in unsure {
+    /// Gives the Secrets of uncertain Jobs an owner, or deletes them.
+    async fn reconcile_secrets(&self, cluster: &Cluster, jobs: &[Job]) {
+        let uncertain = self.uncertain().clone();
+        for name in uncertain {
             let job = jobs
                 .iter()
                 .find(|job| job.metadata.name.as_ref() == Some(&name));
@@ -270,14 +276,14 @@ impl Kubernetes {
         }
     }
 
-    /// All Jobs of this server, with their states.
+    /// Lists all Jobs of this server with their states.
     async fn states(&self, cluster: Cluster) -> Result<HashMap<String, JobState>, Failure> {
         let ours = format!("{}={}", manifest::SERVER_LABEL, self.server);
         let ours = ListParams::default().labels(&ours);
-        // First the Jobs: a Job that comes between the two lists is not told without
-        // its pod.
+        // The Jobs are listed before the pods. A Job that is created in between
+        // therefore does not appear without its pod.
         let jobs = cluster.jobs.list(&ours).await?;
-        self.look_after_secrets(&cluster, &jobs.items).await;
+        self.reconcile_secrets(&cluster, &jobs.items).await;
         let pods = cluster.pods.list(&ours).await?;
         let mut by_job: HashMap<&str, Vec<&Pod>> = HashMap::new();
         for pod in &pods.items {
@@ -296,10 +302,10 @@ impl Kubernetes {
     }
 }
 
-/// A manifest, as the client's types have it.
+/// Converts a manifest to the client's type.
 fn typed<T: DeserializeOwned>(manifest: Value) -> Result<T, Failure> {
-    // The tests read every field that a manifest can have.
-    serde_json::from_value(manifest).map_err(|e| Failure::Unreached(e.to_string()))
+    // A test converts a manifest with every possible field.
+    serde_json::from_value(manifest).map_err(|e| Failure::Unreachable(e.to_string()))
 }
 
 impl Launcher for Kubernetes {
@@ -307,7 +313,7 @@ impl Launcher for Kubernetes {
         Box::pin(async move {
             let started = self.call(async |cluster| self.create(cluster, order).await);
             started.await.map_err(|failure| match failure {
-                failure if failure.is_of_the_run() => LaunchError::Refused(failure.words()),
+                failure if failure.is_fault_of_the_run() => LaunchError::Refused(failure.words()),
                 Failure::Answer {
                     code: 400 | 413 | 422,
                     ..
@@ -328,7 +334,8 @@ impl Launcher for Kubernetes {
                 let how = DeleteParams::foreground();
                 match cluster.jobs.delete(name, &how).await {
                     Err(Error::Api(status)) if status.code == 404 => {
-                        // Of a Job that an earlier server could not create.
+                        // An earlier server may have left the Secret of a Job that it
+                        // could not create.
                         self.remove_secret(&cluster, name).await;
                         Ok(())
                     }

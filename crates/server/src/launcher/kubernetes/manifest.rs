@@ -1,4 +1,4 @@
-//! What is created in the cluster for a job, as it would stand in a manifest.
+//! Manifests of the objects that the launcher creates for a job.
 
 use serde_json::{Map, Value, json};
 
@@ -11,20 +11,21 @@ use crate::{
     },
 };
 
-/// Says which server a Job and its pod belong to.
+/// Label with the server that a Job and its pod belong to.
 pub(super) const SERVER_LABEL: &str = "finetuner/server";
-/// Says which job a pod is of.
+/// Label with the job that a pod belongs to.
 pub(super) const JOB_LABEL: &str = "finetuner/job";
 
-/// Where the Secret's keys are files.
+/// Folder in which the Secret's keys appear as files.
 const START_FOLDER: &str = "/run/finetuner";
 const START_KEY: &str = "start-token";
 const CA_KEY: &str = "ca.pem";
-/// The only places that a worker can write.
+/// The only folders that a worker can write to.
 const TEMPORARY: &str = "/tmp";
 const CACHE: &str = "/var/cache/finetuner";
 
-/// The Secret with what a worker begins with. It gets its owner once there is one.
+/// Returns the Secret with a worker's start token and certificate authority. It
+/// gets its owner when the Job exists.
 pub(super) fn secret(order: &WorkOrder, server: &str) -> Value {
     json!({
         "apiVersion": "v1",
@@ -35,7 +36,7 @@ pub(super) fn secret(order: &WorkOrder, server: &str) -> Value {
     })
 }
 
-/// What the Secret holds.
+/// Returns the contents of the Secret.
 pub(super) fn secret_data(order: &WorkOrder) -> Value {
     let mut data = json!({START_KEY: order.start_token});
     if let Some(ca) = &order.ca {
@@ -53,10 +54,10 @@ fn labels(order: &WorkOrder, server: &str) -> Value {
     })
 }
 
-/// The Job of an order. `server` is the value of the server's label.
+/// Returns the Job of an order. `server` is the value of the server's label.
 pub(super) fn job(order: &WorkOrder, server: &str, settings: &KubernetesSettings) -> Value {
     let labels = labels(order, server);
-    // Names of users are no values of labels.
+    // Annotations, because user names are not valid label values.
     let annotations: Map<String, Value> = (order.labels.iter())
         .map(|(name, value)| (format!("finetuner/{name}"), value.as_str().into()))
         .collect();
@@ -65,7 +66,7 @@ pub(super) fn job(order: &WorkOrder, server: &str, settings: &KubernetesSettings
         "kind": "Job",
         "metadata": {"name": order.name, "labels": labels, "annotations": annotations},
         "spec": {
-            // The server decides whether a run is tried again.
+            // The server's queue decides about retries.
             "backoffLimit": 0,
             "completions": 1,
             "parallelism": 1,
@@ -88,7 +89,7 @@ fn pod(order: &WorkOrder, settings: &KubernetesSettings) -> Value {
             "runAsNonRoot": true,
             "runAsUser": settings.user,
             "runAsGroup": settings.user,
-            // Makes the Secret and volumes the user's.
+            // Makes the user's group the owner of the Secret and the volumes.
             "fsGroup": settings.user,
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
@@ -149,7 +150,7 @@ fn container(order: &WorkOrder, settings: &KubernetesSettings) -> Value {
         "env": environment(order, settings),
         "resources": {"requests": requests, "limits": limits},
         "volumeMounts": mounts,
-        // The last words of a worker that could not begin.
+        // Shows the last log lines of a worker that could not start.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": {
             "allowPrivilegeEscalation": false,
@@ -177,7 +178,7 @@ fn environment(order: &WorkOrder, settings: &KubernetesSettings) -> Vec<Value> {
     ];
     let own = settings.environment.iter().filter_map(|text| pair(text));
     all.extend(own.map(|(name, value)| variable(name, value)));
-    // The last of two with the same name counts.
+    // If a name occurs twice, the last value is used.
     all.extend([
         variable(WORKER_URL, &order.url),
         variable(WORKER_START, &format!("{START_FOLDER}/{START_KEY}")),
@@ -195,7 +196,7 @@ fn environment(order: &WorkOrder, settings: &KubernetesSettings) -> Vec<Value> {
     all
 }
 
-/// What a pod asks for, and the most that it gets.
+/// Returns the resource requests and limits of a pod.
 fn resources(
     order: &WorkOrder,
     settings: &KubernetesSettings,
@@ -211,7 +212,8 @@ fn resources(
     let mut limits = requests.clone();
     if let Some(memory) = wanted.memory {
         requests.insert("memory".to_owned(), memory.to_string().into());
-        // As the system gives a worker's process, which ends itself with words before.
+        // The headroom is the same as that of the worker's own process limit. At that
+        // limit the worker ends itself with an error message first.
         let most = memory.saturating_add((memory / 4).max(512 << 20));
         limits.insert("memory".to_owned(), most.to_string().into());
     }
@@ -232,7 +234,7 @@ fn volumes(order: &WorkOrder, settings: &KubernetesSettings) -> Vec<Value> {
         (_, Some(size)) => json!({"name": "temporary", "emptyDir": {"sizeLimit": size}}),
         (_, None) => json!({"name": "temporary", "emptyDir": {}}),
     };
-    // 0440: readable for the group, which is the pod's.
+    // 0440 makes it readable for the group, which is the pod's.
     let start = json!({"secretName": order.name, "defaultMode": 0o440});
     let mut volumes = vec![json!({"name": "start", "secret": start}), temporary];
     if let Some(path) = &settings.cache_folder {

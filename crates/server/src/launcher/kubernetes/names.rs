@@ -1,13 +1,14 @@
 //! Kubernetes' rules for names and labels (`k8s.io/apimachinery`,
-//! `pkg/util/validation`). A setting that breaks one would make the cluster refuse
-//! every Job.
+//! `pkg/util/validation`). A setting that breaks a rule would make the cluster
+//! refuse every Job.
 
-/// The most characters of a label's value, and of a name without a prefix.
+/// Maximum length of a label's value, and of a name without a prefix.
 const LABEL: usize = 63;
-/// The most characters of a DNS subdomain.
+/// Maximum length of a DNS subdomain.
 const SUBDOMAIN: usize = 253;
 
-/// Whether it names a label or a taint: `name`, or `prefix.example/name`.
+/// Whether the text is a valid name of a label or a taint: `name`, or
+/// `prefix.example/name`.
 pub(super) fn is_qualified(text: &str) -> bool {
     match text.split_once('/') {
         Some((prefix, name)) => is_subdomain(prefix) && is_name(name),
@@ -15,25 +16,27 @@ pub(super) fn is_qualified(text: &str) -> bool {
     }
 }
 
-/// Whether it is the value of a label.
+/// Whether the text is a valid label value.
 pub(super) fn is_label_value(text: &str) -> bool {
     text.is_empty() || is_name(text)
 }
 
-/// Whether it is a DNS subdomain (RFC 1123), as most objects are called.
+/// Whether the text is a DNS subdomain (RFC 1123), the form of most object
+/// names.
 pub(super) fn is_subdomain(text: &str) -> bool {
-    // The parts between the dots have no limit of their own.
+    // Unlike in the RFC, the parts between the dots have no limit of their own.
     text.len() <= SUBDOMAIN && text.split('.').all(is_dns)
 }
 
-/// Whether it is a DNS label (RFC 1123), as namespaces are called.
+/// Whether the text is a DNS label (RFC 1123), the form of namespace names.
 pub(super) fn is_dns_label(text: &str) -> bool {
     text.len() <= LABEL && is_dns(text)
 }
 
-/// Whether it is a resource that an operator has added, such as `nvidia.com/gpu`.
+/// Whether the text names an extended resource, such as `nvidia.com/gpu`.
 pub(super) fn is_extended_resource(text: &str) -> bool {
-    // A quota puts `requests.` before it, which must be a qualified name again.
+    // A quota prepends `requests.`, and the result must be a qualified name as
+    // well.
     is_qualified(text)
         && is_qualified(&format!("requests.{text}"))
         && text.contains('/')
@@ -43,8 +46,8 @@ pub(super) fn is_extended_resource(text: &str) -> bool {
 
 /// `[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?`
 fn is_name(text: &str) -> bool {
-    let may_stand = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    text.len() <= LABEL && has_ends(text, u8::is_ascii_alphanumeric) && text.bytes().all(may_stand)
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    text.len() <= LABEL && has_ends(text, u8::is_ascii_alphanumeric) && text.bytes().all(is_allowed)
 }
 
 /// `[a-z0-9]([-a-z0-9]*[a-z0-9])?`

@@ -1,4 +1,4 @@
-//! What an operator says about the cluster.
+//! Settings of the launcher for Kubernetes.
 
 use std::path::PathBuf;
 
@@ -10,39 +10,39 @@ use super::names;
 #[cfg(feature = "kubernetes")]
 use crate::{error::StartError, launcher::remote::Variables};
 
-/// The largest number of a user, and of seconds after which a Job goes.
+/// Largest value of a user id, and of `keep_ended`, that Kubernetes accepts.
 #[cfg(feature = "kubernetes")]
 const MOST: u32 = i32::MAX as u32;
-/// What labels and taints are made of.
+/// The rule for labels and taints, in words.
 #[cfg(feature = "kubernetes")]
-const LABELS: &str = "names and values have letters, digits, `-`, `_` and `.`, begin and end with \
-                      a letter or a digit, and are 63 characters at most; a name may have a domain \
-                      and a slash before it";
+const LABELS: &str = "names and values consist of letters, digits, `-`, `_` and `.`, begin and end \
+                      with a letter or a digit, and have at most 63 characters; a name may have a \
+                      domain and a slash before it";
 
-/// Jobs of Kubernetes. Needs a build with the feature `kubernetes`.
+/// Settings for Jobs of Kubernetes. They need a build with the feature
+/// `kubernetes`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct KubernetesSettings {
-    /// The image of workers, which has `finetuner-server` on its `PATH`, in the
-    /// server's version. Needed.
+    /// The image of workers. It must have `finetuner-server` of the server's
+    /// version on its `PATH`. Required.
     pub(crate) image: String,
-    /// The Secret of type `kubernetes.io/dockerconfigjson` by which the image is
-    /// pulled.
+    /// The Secret of type `kubernetes.io/dockerconfigjson` for pulling the image.
     pub(crate) image_pull_secret: Option<String>,
-    /// The namespace of jobs; by default the one that the account belongs to.
+    /// The namespace of jobs. By default the namespace of the account.
     pub(crate) namespace: Option<String>,
-    /// A kubeconfig file. By default the server runs in the cluster, and uses the
+    /// A kubeconfig file. By default the server runs in the cluster and uses the
     /// account of its pod.
     pub(crate) kubeconfig: Option<PathBuf>,
-    /// The context of the kubeconfig, if not its current one.
+    /// The context of the kubeconfig. By default its current context.
     pub(crate) context: Option<String>,
-    /// The user and group as whom workers run. Not 0: pods may not run as root.
+    /// The user and group id that workers run as. Not 0: pods must not run as root.
     pub(crate) user: u32,
-    /// What graphics processors are called in the cluster.
+    /// The cluster's resource name for graphics processors.
     pub(crate) gpu_resource: String,
-    /// Labels of nodes that jobs may run on, such as "pool=training".
+    /// Labels that nodes must have to run jobs, such as "pool=training".
     pub(crate) node_selector: Vec<String>,
-    /// Taints of nodes that jobs tolerate, as `kubectl taint` writes them, such as
+    /// Taints of nodes that jobs tolerate, in the form of `kubectl taint`, such as
     /// "nvidia.com/gpu=present:NoSchedule" or "nvidia.com/gpu:NoSchedule".
     pub(crate) tolerations: Vec<String>,
     /// The runtime class of pods, such as "nvidia".
@@ -53,22 +53,23 @@ pub(crate) struct KubernetesSettings {
     pub(crate) environment: Vec<String>,
     /// A Secret whose keys become variables of workers, for the keys of trackers.
     pub(crate) environment_secret: Option<String>,
-    /// MiB of temporary files of a job; by default as much as the node has.
+    /// The size limit of a job's temporary files in MiB. By default as much as the
+    /// node has.
     pub(crate) temporary: Option<u64>,
-    /// The storage class of a volume for temporary files, of the size that
-    /// `temporary` says; by default they lie on the node's disk.
+    /// The storage class of a volume of the size `temporary` for temporary files.
+    /// By default they are on the node's disk.
     pub(crate) temporary_storage_class: Option<String>,
-    /// A folder of each node that keeps data and models for the next job. `user` must
-    /// be able to write it.
+    /// A folder of each node that keeps data and models for the next job. `user`
+    /// must be able to write to it.
     pub(crate) cache_folder: Option<String>,
     /// A PersistentVolumeClaim that keeps data and models for the next job.
     pub(crate) cache_claim: Option<String>,
-    /// MiB that data and models of users may take in the cache.
+    /// The size limit of users' data and models in the cache, in MiB.
     pub(crate) cache_size: u64,
     /// Seconds that a stopped job has for its checkpoint before it is killed.
     pub(crate) stop_grace: u32,
-    /// Seconds for which the cluster remembers an ended job. The server must see it
-    /// within them.
+    /// Seconds for which the cluster remembers an ended job. The server must see
+    /// the job within this time.
     pub(crate) keep_ended: u32,
 }
 
@@ -101,21 +102,21 @@ impl Default for KubernetesSettings {
 
 #[cfg(feature = "kubernetes")]
 impl KubernetesSettings {
-    /// Checks what a type can't say, so that the cluster refuses no Job because of a
-    /// setting.
+    /// Checks the values beyond their types, so that the cluster refuses no Job
+    /// because of a setting.
     pub(super) fn check(&self) -> Result<(), StartError> {
         self.check_image_and_user()?;
         self.check_storage()?;
         self.check_names()?;
         self.check_placement()?;
-        // Kubernetes takes more in a variable's name, which shells don't.
+        // Kubernetes accepts more characters in a variable's name than shells do.
         Variables::of("launcher.kubernetes.environment", &self.environment).map(drop)
     }
 
     fn check_image_and_user(&self) -> Result<(), StartError> {
         let bad = |key, reason: &str| StartError::setting(key, reason);
         if self.image.trim().is_empty() {
-            let remedy = "name the image of workers";
+            let remedy = "it is empty; name the image of workers";
             return Err(bad("launcher.kubernetes.image", remedy));
         }
         if self.image.trim() != self.image {
@@ -125,18 +126,21 @@ impl KubernetesSettings {
         if self.user == 0 || self.user > MOST {
             let user = self.user;
             let reason = match user {
-                0 => "0 is root, which pods may not run as; 10001 is good".to_owned(),
-                _ => format!("{user} is more than {MOST}; 10001 is good"),
+                0 => "0 is root, and pods must not run as root; use for example 10001".to_owned(),
+                _ => format!("{user} is more than {MOST}; use for example 10001"),
             };
             return Err(bad("launcher.kubernetes.user", &reason));
         }
         if self.keep_ended > MOST {
-            let reason = format!("{} is more than {MOST} seconds", self.keep_ended);
+            let reason = format!(
+                "{} is more than {MOST} seconds; give a smaller number",
+                self.keep_ended
+            );
             return Err(bad("launcher.kubernetes.keep_ended", &reason));
         }
         match self.kubeconfig.as_ref().filter(|path| !path.is_file()) {
             Some(path) => {
-                let reason = format!("{} is no file", path.display());
+                let reason = format!("{} is not a file", path.display());
                 Err(bad("launcher.kubernetes.kubeconfig", &reason))
             }
             None => Ok(()),
@@ -148,7 +152,7 @@ impl KubernetesSettings {
         if self.cache_folder.is_some() && self.cache_claim.is_some() {
             return Err(bad(
                 "launcher.kubernetes.cache_claim",
-                "there is a `cache_folder` already; name one",
+                "`cache_folder` is set as well; set only one of the two",
             ));
         }
         if let Some(folder) = &self.cache_folder
@@ -156,17 +160,17 @@ impl KubernetesSettings {
         {
             return Err(bad(
                 "launcher.kubernetes.cache_folder",
-                &format!("`{folder}` must begin with a slash and have no `..`"),
+                &format!("`{folder}`: give an absolute path without `..`"),
             ));
         }
         match (&self.temporary_storage_class, self.temporary) {
             (Some(_), None) => Err(bad(
                 "launcher.kubernetes.temporary_storage_class",
-                "it needs a size, `temporary`",
+                "it needs a size; set `temporary` as well",
             )),
             (_, Some(0)) => Err(bad(
                 "launcher.kubernetes.temporary",
-                "0 MiB is no room for a run; 20480 is good",
+                "0 MiB leaves no space for a run; use for example 20480",
             )),
             _ => Ok(()),
         }
@@ -178,7 +182,10 @@ impl KubernetesSettings {
         {
             return Err(StartError::setting(
                 "launcher.kubernetes.namespace",
-                format!("`{namespace}` is no name of a namespace: a-z, 0-9 and `-`, 63 at most"),
+                format!(
+                    "`{namespace}` is not a valid namespace: use a-z, 0-9 and `-`, at most 63 \
+                     characters"
+                ),
             ));
         }
         let objects = [
@@ -202,7 +209,10 @@ impl KubernetesSettings {
             if let Some(name) = name
                 && !names::is_subdomain(name)
             {
-                let reason = format!("`{name}` is no name: a-z, 0-9, `-` and `.`, 253 at most");
+                let reason = format!(
+                    "`{name}` is not a valid name: use a-z, 0-9, `-` and `.`, at most 253 \
+                     characters"
+                );
                 return Err(StartError::setting(key, reason));
             }
         }
@@ -211,7 +221,7 @@ impl KubernetesSettings {
             false => Err(StartError::setting(
                 "launcher.kubernetes.gpu_resource",
                 format!(
-                    "`{}` is no name of a resource, such as nvidia.com/gpu",
+                    "`{}` is not a valid resource name; one is nvidia.com/gpu",
                     self.gpu_resource
                 ),
             )),
@@ -225,7 +235,7 @@ impl KubernetesSettings {
             })
         };
         if let Some(bad) = self.node_selector.iter().find(|text| !is_label(text)) {
-            let reason = format!("`{bad}` must be NAME=VALUE: {LABELS}");
+            let reason = format!("`{bad}`: give NAME=VALUE; {LABELS}");
             return Err(StartError::setting(
                 "launcher.kubernetes.node_selector",
                 reason,
@@ -235,8 +245,8 @@ impl KubernetesSettings {
             Some(bad) => Err(StartError::setting(
                 "launcher.kubernetes.tolerations",
                 format!(
-                    "`{bad}` must be KEY=VALUE:EFFECT or KEY:EFFECT, with the effect NoSchedule, \
-                     PreferNoSchedule or NoExecute: {LABELS}"
+                    "`{bad}`: give KEY=VALUE:EFFECT or KEY:EFFECT with the effect NoSchedule, \
+                     PreferNoSchedule or NoExecute; {LABELS}"
                 ),
             )),
             None => Ok(()),
@@ -244,13 +254,13 @@ impl KubernetesSettings {
     }
 }
 
-/// The parts of `NAME=VALUE`.
+/// Splits `NAME=VALUE`. The name must not be empty.
 #[cfg(feature = "kubernetes")]
 pub(super) fn pair(text: &str) -> Option<(&str, &str)> {
     text.split_once('=').filter(|(name, _)| !name.is_empty())
 }
 
-/// A taint, as `kubectl taint` writes it.
+/// A taint in the form of `kubectl taint`.
 #[cfg(feature = "kubernetes")]
 pub(super) struct Taint<'a> {
     pub(super) key: &'a str,

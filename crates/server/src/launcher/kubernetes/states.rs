@@ -1,4 +1,4 @@
-//! What the cluster says about a job, in the launcher's words.
+//! Translation of the cluster's description of a Job to a [`JobState`].
 
 use k8s_openapi::{
     api::{
@@ -8,14 +8,14 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
 };
 
-use crate::launcher::JobState;
+use crate::launcher::{JobState, contract::NO_OUTCOME};
 
-/// The most characters of the cluster's own words.
+/// Maximum length of the cluster's own words, in characters.
 const LONGEST_WORDS: usize = 500;
 
-/// The state of a Job, which these pods are of.
+/// Returns the state of a Job with these pods.
 pub(super) fn state(job: &Job, pods: &[&Pod]) -> JobState {
-    // There is one, as a rule.
+    // There is one pod, unless Kubernetes replaced it.
     let pod = pods.iter().max_by_key(|pod| {
         pod.metadata
             .creation_timestamp
@@ -29,13 +29,13 @@ pub(super) fn state(job: &Job, pods: &[&Pod]) -> JobState {
     };
     if let Some(failed) = holds("Failed") {
         let words = || joined([failed.reason.as_deref(), failed.message.as_deref()]);
-        // The pod knows more, unless the Job itself was ended.
+        // The pod has more details, unless the Job itself was ended.
         let is_own = failed.reason.as_deref() == Some("DeadlineExceeded");
         let told = pod.filter(|_| !is_own).and_then(|pod| end(pod));
         return JobState::Ended(told.unwrap_or_else(words));
     }
     if holds("Complete").is_some() {
-        return JobState::Ended("it ended without saying how".to_owned());
+        return JobState::Ended(NO_OUTCOME.to_owned());
     }
     let Some(pod) = pod else {
         if job.metadata.deletion_timestamp.is_some() {
@@ -44,25 +44,23 @@ pub(super) fn state(job: &Job, pods: &[&Pod]) -> JobState {
         let is_suspended = job.spec.as_ref().and_then(|spec| spec.suspend) == Some(true);
         return JobState::Pending(match is_suspended {
             true => "the Job is suspended".to_owned(),
-            false => "the Job has no pod yet; where that lasts, a quota or a policy refuses it, \
-                      and `kubectl describe job` says which"
+            false => "the Job has no pod yet; if that lasts, a quota or a policy refuses the pod, \
+                      and `kubectl describe job` shows which"
                 .to_owned(),
         });
     };
     let status = pod.status.as_ref();
     match status.and_then(|status| status.phase.as_deref()) {
         Some("Running") => JobState::Running,
-        // A node that is out of reach: the lease decides.
+        // The node is out of reach, so the lease decides.
         Some("Unknown") => JobState::Running,
-        Some("Succeeded") => JobState::Ended("it ended without saying how".to_owned()),
-        Some("Failed") => {
-            JobState::Ended(end(pod).unwrap_or_else(|| "its pod has failed".to_owned()))
-        }
+        Some("Succeeded") => JobState::Ended(NO_OUTCOME.to_owned()),
+        Some("Failed") => JobState::Ended(end(pod).unwrap_or_else(|| "its pod failed".to_owned())),
         _ => JobState::Pending(wait(pod)),
     }
 }
 
-/// Why a pod waits.
+/// Returns why a pod waits.
 fn wait(pod: &Pod) -> String {
     let status = pod.status.as_ref();
     let waiting = containers(pod).find_map(|container| container.state.as_ref()?.waiting.as_ref());
@@ -79,19 +77,19 @@ fn wait(pod: &Pod) -> String {
     }
 }
 
-/// How a pod has ended, if that is known.
+/// Returns how a pod ended, if that is known.
 fn end(pod: &Pod) -> Option<String> {
     let status = pod.status.as_ref()?;
     let terminated =
         containers(pod).find_map(|container| container.state.as_ref()?.terminated.as_ref());
     if terminated.is_some_and(|end| end.reason.as_deref() == Some("OOMKilled")) {
         return Some(
-            "it was killed because it used more memory than its limit (OOMKilled): ask for more, \
-             or take a smaller `batch_size`"
+            "it was killed because it used more memory than its limit (OOMKilled): request more \
+             memory, or use a smaller `batch_size`"
                 .to_owned(),
         );
     }
-    // The kubelet's words, for example of an eviction.
+    // The kubelet's reason, for example of an eviction.
     if status.reason.is_some() {
         let words = [status.reason.as_deref(), status.message.as_deref()];
         return Some(joined(words));
@@ -107,7 +105,7 @@ fn end(pod: &Pod) -> Option<String> {
 }
 
 fn exit(end: &ContainerStateTerminated) -> String {
-    // Above 128 is 128 and the signal that ended the process.
+    // Codes above 128 are 128 plus the number of the signal that ended the process.
     let code = match end.exit_code {
         code @ 129..=192 => format!("exit code {code}, signal {}", code - 128),
         code => format!("exit code {code}"),
@@ -117,7 +115,7 @@ fn exit(end: &ContainerStateTerminated) -> String {
         .rfind(|line| !line.is_empty());
     joined([
         Some(&format!("it ended with {code}")),
-        // `Error` says nothing.
+        // The reason `Error` has no information.
         end.reason.as_deref().filter(|reason| *reason != "Error"),
         last,
     ])
@@ -128,7 +126,7 @@ fn containers(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
     statuses.flat_map(|status| status.container_statuses.iter().flatten())
 }
 
-/// The parts that are there, `reason: message`, cut where they are long.
+/// Joins the parts that exist to `reason: message`, and cuts a long result.
 fn joined<const N: usize>(parts: [Option<&str>; N]) -> String {
     let parts: Vec<&str> = parts
         .into_iter()

@@ -1,5 +1,5 @@
-//! The launcher against a stand-in for the API server, with the answers that
-//! Kubernetes documents.
+//! Tests against a fake API server that gives the answers which Kubernetes
+//! documents.
 
 mod manifests;
 
@@ -23,23 +23,25 @@ use k8s_openapi::api::{
 use serde_json::{Value, json};
 
 use super::{KubernetesSettings, client::Kubernetes, manifest, states};
-use crate::launcher::{JobState, LaunchError, Launcher, Resources, WorkOrder};
+use crate::launcher::{
+    JobState, LaunchError, Launcher, Resources, WorkOrder, contract::NO_OUTCOME,
+};
 
-/// The token of the server's account.
+/// The token of the server's service account.
 const ACCOUNT: &str = "account-t0ken";
 
-/// What the cluster holds, by kind and name.
+/// The objects of the fake cluster, by kind and name.
 #[derive(Default)]
 struct Objects {
     secrets: BTreeMap<String, Value>,
     jobs: BTreeMap<String, Value>,
     pods: BTreeMap<String, Value>,
-    /// What the next creation of a Job is answered with: the code, the words, and the
-    /// field at fault.
+    /// Answer to the next creation of a Job: the code, the message, and the invalid
+    /// field.
     refusal: Option<(u16, &'static str, Option<&'static str>)>,
-    /// Whether the Job is created all the same.
+    /// Whether the Job is created despite that answer.
     is_created: bool,
-    /// How objects were deleted.
+    /// The options of each deletion.
     deletions: Vec<Value>,
 }
 
@@ -95,7 +97,7 @@ fn list(
     Json(json!({"kind": kind, "apiVersion": "v1", "metadata": {}, "items": items})).into_response()
 }
 
-/// RFC 7386.
+/// Merges a JSON merge patch (RFC 7386).
 fn merge(object: &mut Value, changes: &Value) {
     match changes.as_object() {
         Some(changes) => {
@@ -180,7 +182,7 @@ fn routes(objects: &Shared) -> Router {
         .with_state(Arc::clone(objects))
 }
 
-/// A cluster, and the kubeconfig of it.
+/// A fake cluster and its kubeconfig.
 struct Cluster {
     objects: Shared,
     folder: tempfile::TempDir,
@@ -252,10 +254,11 @@ async fn a_job_begins_with_its_secret_and_goes_with_it() {
         assert_eq!(secret["stringData"]["start-token"], "ft_start_s3cret");
         let owner = &secret["metadata"]["ownerReferences"][0];
         assert_eq!(owner["uid"], "uid-of-ft-a1-7-1");
-        // The Job itself is readable for more people than the Secret.
+        // More people may read the Job than the Secret.
         assert!(!objects.jobs[name].to_string().contains("s3cret"));
     }
-    // The answer to the first was lost: the same again, with what is good now.
+    // The answer to the first submission was lost. The second one has a new start
+    // token.
     order.start_token = "ft_start_an0ther".to_owned();
     launcher.start(&order).await.unwrap();
     assert_eq!(
@@ -485,12 +488,8 @@ fn what_has_ended_says_how() {
             Some(ended(json!({"exitCode": 143, "reason": "Error"}))),
             "DeadlineExceeded: Job was active longer",
         ),
-        (&complete, None, "it ended without saying how"),
-        (
-            &json!({}),
-            Some(json!({"phase": "Succeeded"})),
-            "it ended without saying how",
-        ),
+        (&complete, None, NO_OUTCOME),
+        (&json!({}), Some(json!({"phase": "Succeeded"})), NO_OUTCOME),
     ] {
         match state(job.clone(), pod.clone()) {
             JobState::Ended(how) => assert!(how.contains(words), "{how}"),

@@ -1,13 +1,13 @@
-//! Processes that are not our children.
+//! Processes that are not children of this server.
 
 use std::fmt;
 
-/// What a process is told.
+/// Signal that ends a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Signal {
-    /// To make a checkpoint and pause (SIGTERM).
+    /// Asks for a checkpoint and a pause (SIGTERM).
     Terminate,
-    /// To end at once (SIGKILL).
+    /// Ends the process at once (SIGKILL).
     Kill,
 }
 
@@ -21,7 +21,7 @@ impl Signal {
     }
 }
 
-/// Sends a signal to a child that was not waited for.
+/// Sends a signal to a child that was not waited for yet.
 #[cfg(unix)]
 pub(super) fn send_to_child(pid: u32, signal: Signal) -> Result<(), String> {
     let pid = i32::try_from(pid).ok();
@@ -33,14 +33,14 @@ pub(super) fn send_to_child(pid: u32, signal: Signal) -> Result<(), String> {
 
 #[cfg(not(unix))]
 pub(super) fn send_to_child(_: u32, _: Signal) -> Result<(), String> {
-    Err("this system has no such signal".to_owned())
+    Err("this system has no SIGTERM".to_owned())
 }
 
-/// A process that is not our child. Process ids are used again, so it is known
-/// by its start time as well.
+/// A process that is not a child of this server. It is identified by its id and
+/// its start time, because the system reuses ids.
 pub(super) struct Foreign {
     pub(super) pid: u32,
-    /// In clock ticks since the machine was started.
+    /// In clock ticks since the machine started.
     pub(super) started: u64,
 }
 
@@ -51,7 +51,7 @@ impl fmt::Display for Foreign {
 }
 
 impl Foreign {
-    /// Reads what its `Display` has written.
+    /// Parses the output of `Display`.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let (pid, started) = text.trim().split_once(' ')?;
         Some(Self {
@@ -60,10 +60,11 @@ impl Foreign {
         })
     }
 
-    /// The process that has this id now, where the system tells when it began.
+    /// Returns the process that has this id now. `None` where the system has no
+    /// `/proc`.
     pub(super) fn started(pid: u32) -> Option<Self> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The program's name, in parentheses, may hold anything.
+        // The program's name, in parentheses, may contain any character.
         let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
         let is_dead = matches!(*fields.first()?, "Z" | "X");
         let started = fields.get(19)?.parse().ok()?;
@@ -75,8 +76,8 @@ impl Foreign {
         now.is_some_and(|now| now.started == self.started)
     }
 
-    /// Whether it runs and is the worker of this job. After a start of the machine,
-    /// ids and times may be those of another process.
+    /// Whether the process runs and is the worker of this job. After a reboot,
+    /// the id and the start time may match another process.
     pub(super) fn is_worker(&self, job: &str) -> bool {
         let line = std::fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
         let mut parts = line.split(|byte| *byte == 0);
@@ -88,7 +89,8 @@ impl Foreign {
         use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
 
         let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
-        // Opened before the look: the descriptor never means another process.
+        // The descriptor is opened before the check, so it can't refer to a
+        // later process with the same id.
         let Some(Ok(process)) = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) else {
             return Ok(());
         };
@@ -100,6 +102,6 @@ impl Foreign {
 
     #[cfg(not(target_os = "linux"))]
     pub(super) fn send(&self, _: Signal) -> Result<(), String> {
-        Err("a worker of an earlier server can't be ended on this system".to_owned())
+        Err("a worker of an earlier server can't be stopped on this system".to_owned())
     }
 }

@@ -1,15 +1,13 @@
-//! Child processes, and those of an earlier server.
-
-use std::collections::BTreeMap;
+//! Tests with real child processes, and with processes of an earlier server.
 
 use tokio::io::AsyncBufReadExt;
 
 use super::*;
-use crate::launcher::Resources;
+use crate::launcher::example;
 
 const JOB: &str = "ft-0a1b2c3d-1-1";
 
-/// A process that waits, and is called as the worker of a job.
+/// Starts a process that waits and has the command line of a job's worker.
 fn sleeper(script: &str, job: &str) -> Child {
     Command::new("sh")
         .args(["-c", script, "worker", job])
@@ -20,7 +18,8 @@ fn sleeper(script: &str, job: &str) -> Child {
         .unwrap()
 }
 
-/// The note of a process. Its command line is there a moment after it.
+/// Returns the identity of a process, once its command line is readable. The
+/// command line appears a moment after the process.
 async fn noted(child: &Child, job: &str) -> Foreign {
     let process = Foreign::started(child.id().unwrap()).unwrap();
     let is_there = async {
@@ -55,8 +54,8 @@ async fn a_job_of_an_earlier_server_is_found_by_name_and_stopped() {
     let process = noted(&child, JOB).await;
     let note = |job: &str, text: String| std::fs::write(jobs.join(job), text).unwrap();
     note(JOB, process.to_string());
-    // The same id at another time, the process of another job, no process, and
-    // the job of another server.
+    // In this order: the same id with another start time, the process of
+    // another job, no process, and a job of another server.
     let later = process.started + 1;
     note("ft-0a1b2c3d-2-1", format!("{} {later}", process.pid));
     note("ft-0a1b2c3d-3-1", process.to_string());
@@ -87,9 +86,9 @@ async fn a_job_that_does_not_pause_is_killed_after_a_while() {
     let processes = processes(folder.path());
     let mut child = sleeper("trap '' TERM; echo; read line", JOB);
     let process = noted(&child, JOB).await;
-    // It says a line once it no longer ends on SIGTERM.
+    // The process writes a line once it ignores SIGTERM.
     let said = child.stdout.take().unwrap();
-    // Waiting for it would close its input, at which it ends by itself.
+    // `wait` would close the input, which ends the process.
     let _input = child.stdin.take();
     tokio::io::BufReader::new(said)
         .read_line(&mut String::new())
@@ -109,12 +108,7 @@ async fn a_job_that_does_not_pause_is_killed_after_a_while() {
 async fn a_worker_knows_nothing_of_the_servers_secrets() {
     let order = WorkOrder {
         name: JOB.into(),
-        url: "http://127.0.0.1:1".into(),
-        start_token: "ft_secret".into(),
-        folder: "f".into(),
-        ca: None,
-        resources: Resources::default(),
-        labels: BTreeMap::new(),
+        ..example::order("ft_secret", "run")
     };
     let folder = tempfile::tempdir().unwrap();
     let mut processes = processes(folder.path());

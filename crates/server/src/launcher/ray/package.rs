@@ -1,5 +1,6 @@
-//! The working folder of a Ray job: a zip with the files that the worker must
-//! find, and that must not stand in what Ray shows of a job.
+//! The package of a Ray job: a zip with the files that the worker needs and
+//! that must not appear in Ray's description of the job. Ray unpacks it into
+//! the working folder.
 
 use std::io::{Cursor, Write};
 
@@ -12,17 +13,17 @@ pub(super) const START: &str = "start";
 /// The file with the certificate authority.
 pub(super) const CA: &str = "ca.pem";
 
-/// What the package of a job is called.
+/// Returns the name of a job's package.
 pub(super) fn name(job: &str) -> String {
     format!("{job}.zip")
 }
 
-/// The files of an order.
+/// Packs the files of an order.
 pub(super) fn zip(order: &WorkOrder) -> Result<Vec<u8>, String> {
     let files = [(START, Some(&order.start_token)), (CA, order.ca.as_ref())];
     let options = SimpleFileOptions::default()
         .compression_method(CompressionMethod::Stored)
-        // Ray keeps this when it unpacks.
+        // Ray keeps the permissions when it unpacks.
         .unix_permissions(0o600);
     let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
     for (name, content) in files {

@@ -1,4 +1,4 @@
-//! The settings of the launcher for Ray.
+//! Settings of the launcher for Ray.
 
 use std::path::PathBuf;
 
@@ -8,26 +8,25 @@ use url::Url;
 
 use crate::{error::StartError, launcher::remote};
 
-/// Jobs of a Ray cluster.
+/// Settings for jobs of a Ray cluster.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct RaySettings {
     /// The address of the cluster's dashboard.
     pub(crate) address: String,
-    /// A file with the cluster's token, where Ray asks for one
-    /// (RAY_AUTH_MODE=token). It is read at each call, so it may be replaced.
+    /// A file with the cluster's token, for clusters with RAY_AUTH_MODE=token. It
+    /// is read at each call, so it can be replaced at any time.
     pub(crate) token_file: Option<PathBuf>,
     /// The program on the cluster's machines that runs workers: a path, or a name
-    /// that is in their PATH.
+    /// in their PATH.
     pub(crate) program: String,
-    /// Variables of workers beside their own, "NAME=value" each. Everyone who reaches
-    /// the dashboard can read them.
+    /// Variables of workers in addition to their own, each as "NAME=value".
+    /// Everyone who reaches the dashboard can read them.
     pub(crate) environment: Vec<String>,
-    /// The folder on each machine where workers keep data, checkpoints and models of
-    /// the hub for the next run.
+    /// The folder on each machine where workers keep data, checkpoints and models
+    /// of the hub for the next run.
     pub(crate) cache: Option<String>,
-    /// Seconds that a worker which is told to stop has for its checkpoint before Ray
-    /// kills it.
+    /// Seconds that a stopped worker has for its checkpoint before Ray kills it.
     pub(crate) stop_seconds: u32,
     /// Seconds after which ended jobs are deleted from Ray's list.
     pub(crate) keep_ended_seconds: u64,
@@ -49,9 +48,9 @@ impl Default for RaySettings {
 
 impl RaySettings {
     pub(super) fn check(&self) -> Result<(), StartError> {
-        remote::one_word("launcher.ray.program", &self.program)?;
+        remote::check_word("launcher.ray.program", &self.program)?;
         if let Some(cache) = &self.cache {
-            remote::whole_path("launcher.ray.cache", cache)?;
+            remote::check_absolute_path("launcher.ray.cache", cache)?;
         }
         let bad = |reason: &str| StartError::setting("launcher.ray.address", reason);
         let remedy = "give the address of the dashboard, such as http://ray-head:8265";
@@ -62,13 +61,14 @@ impl RaySettings {
         // Errors show the address.
         if !url.username().is_empty() || url.password().is_some() {
             return Err(bad(
-                "it holds a name or a password; `token_file` names a file with a token",
+                "it contains a user name or a password; give a token in a file, named by \
+                 `token_file`",
             ));
         }
         Ok(())
     }
 
-    /// The cluster's token, if it asks for one.
+    /// Reads the cluster's token, if the settings name a file for it.
     pub(super) async fn token(&self) -> Result<Option<String>, String> {
         let Some(path) = &self.token_file else {
             return Ok(None);

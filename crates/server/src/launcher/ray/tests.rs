@@ -1,5 +1,5 @@
-//! The launcher against a stand-in of the dashboard that gives answers which
-//! `scripts/check_ray.py --record` has written down from a real one.
+//! Tests against a fake dashboard. Its answers were recorded from a real one by
+//! `scripts/check_ray.py --record`.
 
 use std::{
     io::Read,
@@ -22,7 +22,7 @@ use crate::launcher::{
 
 const TOKEN: &str = "ft_secret";
 
-/// A request that the stand-in was sent.
+/// A request that the fake dashboard received.
 #[derive(Clone, Debug)]
 struct Asked {
     what: String,
@@ -30,8 +30,8 @@ struct Asked {
     body: Vec<u8>,
 }
 
-/// Answers by the method and the path. Others are 404, as Ray answers for jobs that
-/// it does not know.
+/// Answers by method and path. Anything else gets 404, as Ray answers for
+/// unknown jobs.
 #[derive(Clone, Default)]
 struct StandIn {
     answers: Arc<Mutex<HashMap<String, (StatusCode, String)>>>,
@@ -39,7 +39,7 @@ struct StandIn {
 }
 
 impl StandIn {
-    /// From now on, the recorded answer `name` is given.
+    /// Answers with the recorded answer `name` from now on.
     fn gives(&self, what: &str, name: &str) {
         let recorded: Value = serde_json::from_str(include_str!("recorded.json")).unwrap();
         let answer = &recorded[name];
@@ -197,10 +197,11 @@ async fn what_ray_refuses_is_told_by_the_last_line_of_its_traceback() {
         panic!("{error:?}");
     };
     assert!(
-        reason.starts_with("Ray answers 400 Bad Request: TypeError: "),
+        reason.starts_with("Ray answered 400 Bad Request: TypeError: "),
         "{reason}"
     );
-    // Any other failure may pass, and a job that is not there was not started.
+    // Any other failure may be temporary. The launcher then checks whether the job
+    // exists.
     dashboard.gives(SUBMIT, "submitted again");
     let error = ray(&settings).start(&order()).await.unwrap_err();
     assert!(matches!(error, LaunchError::Retry(_)), "{error:?}");
@@ -229,7 +230,7 @@ async fn each_state_of_ray_has_its_state_here() {
     };
     assert_eq!(state(1), JobState::Running);
     assert_eq!(ended(2), "Ray stopped its job");
-    assert_eq!(ended(3), "it ended without saying how");
+    assert_eq!(ended(3), NO_OUTCOME);
     let how = ended(4);
     assert!(
         how.starts_with("its Ray job failed: exit code 127: "),
@@ -255,7 +256,7 @@ async fn each_state_of_ray_has_its_state_here() {
         panic!("its node is gone");
     };
     assert!(how.contains("Job supervisor actor died"), "{how}");
-    // Another server's jobs are not this one's.
+    // The launcher of another server ignores these jobs.
     let home = Home {
         prefix: "ft-4567cdef-".to_owned(),
         ..example::home()
@@ -276,7 +277,7 @@ async fn a_job_that_waits_is_over_once_it_is_stopped() {
         launcher.stop(&format!("ft-0123abcd-{n}-1")).await.unwrap();
     }
     let jobs = launcher.list().await.unwrap();
-    // It makes its checkpoint.
+    // The running job still writes its checkpoint.
     assert_eq!(jobs["ft-0123abcd-1-1"], JobState::Running);
     let state = &jobs["ft-0123abcd-6-1"];
     assert!(matches!(state, JobState::Ended(_)), "{state:?}");
@@ -286,7 +287,7 @@ async fn a_job_that_waits_is_over_once_it_is_stopped() {
 async fn jobs_that_ended_long_ago_are_deleted() {
     let (dashboard, settings) = stand_in().await;
     dashboard.gives("GET /api/jobs/", "list");
-    // Those of the list ended longer ago than that.
+    // The recorded jobs ended longer ago than that.
     let launcher = ray(&RaySettings {
         keep_ended_seconds: 0,
         ..settings

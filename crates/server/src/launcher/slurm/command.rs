@@ -1,4 +1,4 @@
-//! Slurm's commands, each with a limit on its time.
+//! Calls of Slurm's commands, each with a time limit.
 
 use std::{process::Stdio, time::Duration};
 
@@ -6,13 +6,13 @@ use tokio::{io::AsyncWriteExt, process::Command};
 
 use crate::launcher::{environment, remote};
 
-/// How long a command may take. Slurm's own limit is about a minute where its
+/// Time limit of a command. Slurm's own limit is about a minute when its
 /// controller does not answer.
 const ENDS_WITHIN: Duration = Duration::from_secs(12);
-/// Where a cluster's configuration is, if not in the usual place.
+/// Variable for a cluster configuration outside the usual place.
 const CONFIGURATION: &str = "SLURM_CONF";
 
-/// Runs a command with `input` at its standard input. Returns its output.
+/// Runs a command with `input` as its standard input. Returns its output.
 pub(super) async fn run(
     program: &str,
     arguments: &[impl AsRef<std::ffi::OsStr>],
@@ -21,18 +21,19 @@ pub(super) async fn run(
     let mut child = Command::new(program)
         .args(arguments)
         .env_clear()
-        .envs(environment::of_workers(&[CONFIGURATION.to_owned()]))
+        .envs(environment::worker_variables(&[CONFIGURATION.to_owned()]))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        // One that hangs does not stay.
+        // Kills a command that exceeds the limit.
         .kill_on_drop(true)
         .spawn()
         .map_err(|e| format!("{program} can't be run: {e}"))?;
     let stdin = child.stdin.take();
     let write = async {
         if let Some(mut stdin) = stdin {
-            // One that fails early does not read it, and says why by its status.
+            // A command that fails early does not read its input. Its status
+            // says why.
             let _ = stdin.write_all(input.as_bytes()).await;
         }
     };
@@ -41,7 +42,7 @@ pub(super) async fn run(
     let output = ended
         .map_err(|_| {
             format!(
-                "{program} gave no answer within {} seconds",
+                "{program} did not answer within {} seconds",
                 ENDS_WITHIN.as_secs()
             )
         })?
@@ -52,6 +53,6 @@ pub(super) async fn run(
     let said = String::from_utf8_lossy(&output.stderr);
     match said.trim() {
         "" => Err(format!("{program} ended with {}", output.status)),
-        said => Err(remote::shortened(said)),
+        said => Err(remote::shorten(said)),
     }
 }

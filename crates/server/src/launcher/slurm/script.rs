@@ -2,15 +2,15 @@
 
 use super::{SlurmSettings, WorkOrder};
 use crate::{
-    launcher::remote::{THREADS, Variables, quoted},
+    launcher::remote::{THREADS, Variables, quote},
     worker::{WORKER_CA, WORKER_START},
 };
 
-/// The script of an order, for any POSIX shell.
+/// Returns the script of an order, for any POSIX shell.
 ///
-/// The shell waits for the worker and passes on SIGTERM, which Slurm sends to the
-/// shell alone before a time limit. It removes the worker's files, also where the
-/// worker was killed.
+/// The shell waits for the worker and forwards SIGTERM, because Slurm signals
+/// only the shell before a time limit. It removes the worker's files, even if
+/// the worker was killed.
 pub(super) fn of(order: &WorkOrder, settings: &SlurmSettings, variables: &Variables) -> String {
     let mut lines = vec![
         "#!/bin/sh".to_owned(),
@@ -18,7 +18,7 @@ pub(super) fn of(order: &WorkOrder, settings: &SlurmSettings, variables: &Variab
         "umask 077".to_owned(),
     ];
     if let Some(folder) = &settings.folder {
-        lines.push(format!("TMPDIR={}", quoted(folder)));
+        lines.push(format!("TMPDIR={}", quote(folder)));
     }
     lines.push(format!(
         "folder=$(mktemp -d \"${{TMPDIR:-/tmp}}/{}.XXXXXX\") || exit 1",
@@ -28,10 +28,11 @@ pub(super) fn of(order: &WorkOrder, settings: &SlurmSettings, variables: &Variab
     lines.push("trap 'exit 143' TERM INT".to_owned());
     lines.push("export TMPDIR=\"$folder\"".to_owned());
     let mut file = |variable: &str, name: &str, content: &str| {
-        // `printf` is a part of the shell, so no process has this as its argument.
+        // `printf` is built into the shell, so the content does not appear in
+        // the arguments of a process.
         lines.push(format!(
             "printf %s {} >\"$folder/{name}\" || exit 1",
-            quoted(content)
+            quote(content)
         ));
         lines.push(format!("export {variable}=\"$folder/{name}\""));
     };
@@ -41,15 +42,16 @@ pub(super) fn of(order: &WorkOrder, settings: &SlurmSettings, variables: &Variab
     }
     let cores = order.resources.cpus;
     if cores.is_none() {
-        // As many cores as Slurm gives by default. A variable that follows replaces it.
+        // Uses as many cores as Slurm gives by default. A later variable of the
+        // operator replaces this value.
         lines.push(format!("export {THREADS}=\"${{SLURM_CPUS_ON_NODE:-1}}\""));
     }
     for (name, value) in variables.of_worker(order, cores, settings.cache.as_deref()) {
-        lines.push(format!("export {name}={}", quoted(&value)));
+        lines.push(format!("export {name}={}", quote(&value)));
     }
     lines.push(format!(
         "{} worker {} &",
-        quoted(&settings.program),
+        quote(&settings.program),
         order.name
     ));
     lines.push("worker=$!".to_owned());

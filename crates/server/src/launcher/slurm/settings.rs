@@ -1,46 +1,48 @@
-//! The settings of the launcher for Slurm.
+//! Settings of the launcher for Slurm.
 
 use documented::DocumentedFields;
 use serde::{Deserialize, Serialize};
 
 use crate::{error::StartError, launcher::remote};
 
-/// Batch jobs of Slurm.
+/// Settings for batch jobs of Slurm.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct SlurmSettings {
-    /// The command `sbatch`: a path, or a name that is in the server's PATH.
+    /// The command `sbatch`: a path, or a name in the server's PATH.
     pub(crate) sbatch: String,
     /// The command `squeue`.
     pub(crate) squeue: String,
     /// The command `scancel`.
     pub(crate) scancel: String,
-    /// The program on the cluster's machines that runs workers: a path, or a name
-    /// that is in the PATH of the user's login shell.
+    /// The program on the cluster's machines that runs workers: a path, or a
+    /// name in the PATH of the user's login shell.
     pub(crate) program: String,
-    /// The partition of the jobs; the cluster's default one where it is not given.
+    /// The partition of the jobs. By default the cluster's default partition.
     pub(crate) partition: Option<String>,
-    /// The account that is charged.
+    /// The account that the jobs are charged to.
     pub(crate) account: Option<String>,
-    /// The time limit of a job, such as "12:00:00". A worker pauses a minute before
-    /// it, and the run goes on in another job. Give five minutes or more.
+    /// The time limit of a job, such as "12:00:00". A worker pauses a minute
+    /// before the limit, and its run continues in another job. Use at least
+    /// five minutes.
     pub(crate) time: Option<String>,
-    /// The generic resource that stands for a graphics processor, such as "gpu" or
+    /// The generic resource (GRES) of a graphics processor, such as "gpu" or
     /// "gpu:a100".
     pub(crate) gres: String,
-    /// More arguments of `sbatch`, such as "--qos=long". They come last, and so
-    /// replace those of the server. Everyone on the cluster may see them.
+    /// Further arguments of `sbatch`, such as "--qos=long". They come last, so
+    /// they override those of the server. Everyone on the cluster may see them.
     pub(crate) arguments: Vec<String>,
-    /// Variables of workers beside those of the user's login shell, "NAME=value" each.
+    /// Variables of workers in addition to those of the user's login shell,
+    /// each as "NAME=value".
     pub(crate) environment: Vec<String>,
-    /// The folder on each machine where workers keep data, checkpoints and models of
-    /// the hub for the next run.
+    /// The folder on each machine where workers keep data, checkpoints and
+    /// models of the hub for the next run.
     pub(crate) cache: Option<String>,
-    /// The folder on each machine for the temporary files of workers; TMPDIR, or /tmp,
-    /// where it is not given.
+    /// The folder on each machine for the temporary files of workers. By
+    /// default TMPDIR, or /tmp.
     pub(crate) folder: Option<String>,
-    /// A folder on the cluster's machines where the output of each job is kept, for
-    /// finding out why workers don't start. It must exist.
+    /// A folder on the cluster's machines for the output of each job. It helps
+    /// to find out why workers don't start. It must exist.
     pub(crate) logs: Option<String>,
 }
 
@@ -83,20 +85,23 @@ impl SlurmSettings {
         ];
         for (key, path) in folders {
             if let Some(path) = path {
-                remote::whole_path(key, path)?;
+                remote::check_absolute_path(key, path)?;
             }
         }
         for (key, value) in words {
             if let Some(value) = value {
-                remote::one_word(key, value)?;
+                remote::check_word(key, value)?;
             }
         }
         let mut arguments = self.arguments.iter();
         match arguments.find(|argument| !argument.starts_with("--")) {
-            // It would be taken for the script.
+            // `sbatch` would take it for the script.
             Some(argument) => Err(StartError::setting(
                 "launcher.slurm.arguments",
-                format!("`{argument}`: give `--name=value` in one piece"),
+                format!(
+                    "`{argument}` does not begin with `--`: give each option as one item, \
+                     `--name=value`"
+                ),
             )),
             None => Ok(()),
         }

@@ -1,5 +1,5 @@
-//! The launcher against shell scripts in the place of Slurm's commands. What they
-//! answer was written down from Slurm 22.05, which `scripts/check_slurm.py` starts.
+//! Tests against shell scripts in place of Slurm's commands. Their answers were
+//! recorded from Slurm 22.05, which `scripts/check_slurm.py` starts.
 
 #![cfg(unix)]
 
@@ -15,7 +15,7 @@ use super::*;
 use crate::launcher::example::{self, JOB};
 
 const TOKEN: &str = "ft_it's secret";
-/// `squeue --noheader --me --states=all --format='%i|%j|%T|%r'`.
+/// Output of `squeue --noheader --me --states=all --format='%i|%j|%T|%r'`.
 const LISTED: &str = "\
 8|wrap|COMPLETED|None
 9|ft-0123abcd-9-1|COMPLETED|None
@@ -34,7 +34,7 @@ const LISTED: &str = "\
 23|ft-4567cdef-1-1|RUNNING|None
 ";
 
-/// Commands in a folder, which write down how they were called.
+/// Commands in a folder that record how they were called.
 struct Commands {
     folder: TempDir,
 }
@@ -53,7 +53,7 @@ impl Commands {
         self.folder.path().join(name).to_str().unwrap().to_owned()
     }
 
-    /// From now on, a command gives this answer.
+    /// Sets the answer of a command from now on.
     fn answers(&self, name: &str, output: &str, error: &str, status: i32) {
         std::fs::write(self.path(&format!("{name}.out")), output).unwrap();
         std::fs::write(self.path(&format!("{name}.err")), error).unwrap();
@@ -69,7 +69,8 @@ impl Commands {
 
     fn does(&self, name: &str, script: &str) {
         let path = self.path(name);
-        // Written under another name: a file that is open for writing can't be run.
+        // Written under another name first: a file that is open for writing
+        // can't be executed.
         let new = format!("{path}.new");
         std::fs::write(&new, format!("#!/bin/sh\n{script}\n")).unwrap();
         std::fs::set_permissions(&new, PermissionsExt::from_mode(0o755)).unwrap();
@@ -100,7 +101,7 @@ fn slurm(settings: &SlurmSettings) -> Slurm {
 
 fn order() -> WorkOrder {
     let mut order = example::order(TOKEN, "a\nrun");
-    // Rounded up to MiB.
+    // Not a whole number of MiB, so it is rounded up.
     order.resources.memory = Some((3 << 30) + 1);
     order
 }
@@ -140,7 +141,7 @@ async fn the_token_is_in_the_script_and_nowhere_else() {
     assert_eq!(arguments, expected);
     let environment = commands.was_given("sbatch.env");
     assert!(environment.contains("PATH="), "{environment}");
-    // Cargo sets it for tests; a server's secrets are left out in the same way.
+    // Cargo sets this variable for tests. It stands for the server's secrets.
     assert!(!environment.contains("CARGO_MANIFEST_DIR"), "{environment}");
     let script = commands.was_given("sbatch.in");
     assert!(script.contains(r"'ft_it'\''s secret'"), "{script}");
@@ -217,7 +218,7 @@ async fn each_state_of_slurm_has_its_state_here() {
         (12, pending("job 12 (Resources)")),
         (13, ended("Slurm's job 13 is FAILED (BadConstraints)")),
         (15, JobState::Running),
-        (16, pending("job 16 (its machine is prepared)")),
+        (16, pending("job 16 (its node is being prepared)")),
         (17, JobState::Running),
         (18, ended("Slurm's job 18 is PREEMPTED")),
         (
@@ -227,7 +228,7 @@ async fn each_state_of_slurm_has_its_state_here() {
             ),
         ),
         (20, JobState::Running),
-        // Submitted twice, and one of the two runs.
+        // Submitted twice; one of the two jobs runs.
         (21, JobState::Running),
     ] {
         assert_eq!(jobs[&format!("ft-0123abcd-{n}-1")], state);
@@ -257,7 +258,7 @@ async fn a_command_that_hangs_is_an_error() {
     let launcher = commands.slurm();
     let error = launcher.list().await.unwrap_err();
     assert!(
-        error.ends_with("gave no answer within 12 seconds"),
+        error.ends_with("did not answer within 12 seconds"),
         "{error}"
     );
 }
@@ -272,7 +273,7 @@ async fn a_job_is_stopped_by_its_name() {
     );
 }
 
-/// Runs the script of an order with a shell script in the place of the worker.
+/// Runs the script of an order with a shell script in place of the worker.
 fn in_a_job(order: &WorkOrder, worker: &str) -> (TempDir, std::process::Child) {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
@@ -344,7 +345,7 @@ fn the_script_passes_on_sigterm_and_waits_for_the_checkpoint() {
         while :; do sleep 0.05; done",
     );
     let mut ready = String::new();
-    // There is no line where the job has ended.
+    // There is no line if the job has ended.
     let mut output = BufReader::new(job.stdout.take().unwrap());
     output.read_line(&mut ready).unwrap();
     assert_eq!(ready, "ready\n");

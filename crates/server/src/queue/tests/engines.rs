@@ -1,4 +1,4 @@
-//! What engines say of jobs, and what becomes of the runs.
+//! Tests of how the engine's job states affect runs.
 
 use super::*;
 
@@ -6,17 +6,17 @@ use super::*;
 async fn a_job_that_waits_for_hours_never_expires_and_the_status_says_where() {
     let mut stage = remote(one_attempt()).await;
     stage.script.state().begins = Some(pending("job 812"));
-    stage.look().await;
+    stage.round().await;
     for hour in 0..3 {
         stage.app.clock.advance(Duration::from_secs(3600));
-        stage.look().await;
+        stage.round().await;
         stage.awake_for(2).await;
         assert_eq!(stage.script.jobs(), [job(1, 1)], "hour {hour}");
     }
     let told = "Run submitted: waiting in Slurm's queue, job 812";
     assert_eq!(stage.details().await, told);
     stage.script.set(&job(1, 1), JobState::Running);
-    stage.look().await;
+    stage.round().await;
     assert_eq!(stage.details().await, "Run submitted");
     let run = stage.begin().await;
     assert_eq!((run.launches, run.attempts), (1, 1));
@@ -26,13 +26,13 @@ async fn a_job_that_waits_for_hours_never_expires_and_the_status_says_where() {
 #[tokio::test]
 async fn a_job_that_is_not_listed_counts_as_lost_after_a_grace_and_without_a_lease() {
     let mut stage = remote(Settings::default()).await;
-    stage.look().await;
+    stage.round().await;
     stage.begin().await;
     stage.script.forget(&job(1, 1));
-    // The engine has forgotten it, and the worker calls on.
+    // The engine has forgotten the job, but the worker still calls.
     stage.alive_for(600).await;
     assert_eq!(stage.launched().await[0].launches, 1);
-    // The last lease.
+    // The last lease ends.
     stage.awake_for(28).await;
     assert_eq!(stage.launched().await[0].launches, 1);
     stage.awake_for(4).await;
@@ -40,14 +40,14 @@ async fn a_job_that_is_not_listed_counts_as_lost_after_a_grace_and_without_a_lea
     assert_eq!((run.launches, run.attempts), (2, 2));
     let log = stage.log().await;
     assert!(
-        log.contains("Slurm knows no job of the name ft-0a1b2c3d-1-1"),
+        log.contains("Slurm knows no job with the name ft-0a1b2c3d-1-1"),
         "{log}"
     );
 
-    // A job that comes to be known late is not wanted any more.
+    // A job that appears late is no longer wanted.
     assert_eq!(stage.script.state().stopped, [job(1, 1)]);
 
-    // Without a worker there is no lease, and a grace all the same.
+    // Without a worker there is no lease, but there is a grace period.
     stage.script.forget(&job(1, 2));
     stage.awake_for(28).await;
     assert_eq!(stage.launched().await[0].launches, 2);
@@ -73,11 +73,11 @@ async fn an_engine_that_is_away_for_minutes_changes_nothing() {
         ..Settings::default()
     };
     let mut stage = remote(settings).await;
-    stage.look().await;
+    stage.round().await;
     stage.begin().await;
     add_run(&stage.app.database, "pending").await;
     stage.script.state().begins = Some(pending("job 813"));
-    stage.look().await;
+    stage.round().await;
     stage.script.state().away = Some("no route to the controller".into());
     add_run(&stage.app.database, "new").await;
     stage.alive_for(60).await;
@@ -86,7 +86,7 @@ async fn an_engine_that_is_away_for_minutes_changes_nothing() {
         note.starts_with("Slurm has not answered for 59 s"),
         "{note}"
     );
-    // Not even a silent worker is given up as long as nothing is known.
+    // Without a list, not even a silent worker counts as lost.
     stage.awake_for(120).await;
     let launched = stage.launched().await;
     let held: Vec<_> = launched.iter().map(Launched::held).collect();
@@ -95,10 +95,10 @@ async fn an_engine_that_is_away_for_minutes_changes_nothing() {
     assert!(stage.script.state().stopped.is_empty());
     let failed = stage.app.database.run_by_id(3).await.unwrap().unwrap();
     assert_eq!(failed.status, "CREATED");
-    // It comes back, and the worker too.
+    // The engine and the worker come back.
     stage.script.state().away = None;
     stage.app.leases.renew((1, 1));
-    stage.look().await;
+    stage.round().await;
     assert_eq!(stage.app.queue.note(), None);
     assert_eq!(stage.launched().await.len(), 3);
     let log = stage.log().await;
@@ -115,7 +115,7 @@ async fn a_server_that_is_started_again_finds_its_jobs_by_their_names() {
     let mut stage = remote(settings).await;
     add_run(&stage.app.database, "pending").await;
     add_run(&stage.app.database, "unknown").await;
-    stage.look().await;
+    stage.round().await;
     let orders: Vec<String> = {
         let state = stage.script.state();
         state
@@ -125,8 +125,8 @@ async fn a_server_that_is_started_again_finds_its_jobs_by_their_names() {
             .collect()
     };
     assert_eq!(orders, [job(1, 1), job(2, 1), job(3, 1)]);
-    // The first job's worker has called, the second waits, and of the third the
-    // engine has never heard. One is left of a run that nobody knows any more.
+    // The first job's worker has called, the second job waits, and the engine never
+    // had the third one. Another job belongs to an unknown run.
     let state = std::mem::take(&mut *stage.script.state());
     stage.script.state().is_remote = true;
     stage.script.state().orders = vec![state.orders[0].clone()];
@@ -152,7 +152,7 @@ async fn a_server_that_is_started_again_finds_its_jobs_by_their_names() {
     assert_eq!(held(&stage).await, [(1, 1), (2, 1), (3, 2)]);
     let run = stage.app.database.run_by_id(3).await.unwrap().unwrap();
     assert_eq!(run.attempts, 1, "it cost none");
-    // The worker that was adopted and is lost while no server looked costs none.
+    // An adopted worker that was lost while no server was running costs no attempt.
     stage.script.forget(&job(1, 1));
     stage.restart().await;
     stage.awake_for(35).await;
@@ -172,12 +172,12 @@ async fn an_order_that_is_refused_fails_the_run_and_says_why() {
         .state()
         .refusals
         .push_back(LaunchError::Refused(reason));
-    stage.look().await;
+    stage.round().await;
     let run = stage.run().await;
     assert_eq!(run.status, "FAILED");
     assert_eq!(
         run.noted,
-        "Slurm refuses the job: no machine has 64 graphics processors"
+        "Slurm refused the job: no machine has 64 graphics processors"
     );
     stage.awake_for(5).await;
     assert_eq!(stage.script.state().starts, 1);
@@ -187,9 +187,9 @@ async fn an_order_that_is_refused_fails_the_run_and_says_why() {
 async fn a_start_that_failed_and_worked_all_the_same_leaves_no_job() {
     let mut stage = remote(one_attempt()).await;
     stage.script.fail_starts(1);
-    stage.look().await;
+    stage.round().await;
     assert!(stage.launched().await.is_empty());
-    // The answer was lost, and the job is there: its worker gets nothing.
+    // The answer was lost but the job exists; its worker gets no run.
     stage.script.set(&job(1, 1), JobState::Running);
     stage.awake_for(13).await;
     assert_eq!(stage.script.state().stopped, [job(1, 1)]);
@@ -201,10 +201,10 @@ async fn a_start_that_failed_and_worked_all_the_same_leaves_no_job() {
 async fn a_worker_that_the_engine_ends_pauses_and_costs_no_attempt() {
     let mut stage = remote(one_attempt()).await;
     for launch in 1..=4 {
-        stage.look().await;
+        stage.round().await;
         let run = stage.begin().await;
         assert_eq!((run.launches, run.attempts), (launch, 1));
-        // What the worker tells when it got SIGTERM and has made its checkpoint.
+        // The outcome of a worker that wrote its checkpoint after SIGTERM.
         let paused = Release {
             counts: false,
             worked: Duration::ZERO,
@@ -215,8 +215,8 @@ async fn a_worker_that_the_engine_ends_pauses_and_costs_no_attempt() {
         let ended = JobState::Ended("preempted".into());
         stage.script.set(&run.job, ended);
     }
-    // An engine that puts the job back itself: its start token is spent.
-    stage.look().await;
+    // The engine puts the job back into its queue, but the start token is spent.
+    stage.round().await;
     let run = stage.begin().await;
     stage.script.set(&run.job, pending("requeued"));
     stage.awake_for(29).await;
@@ -235,7 +235,7 @@ async fn a_worker_that_the_engine_ends_pauses_and_costs_no_attempt() {
 #[tokio::test]
 async fn a_job_that_runs_and_never_calls_is_given_up_at_no_cost() {
     let mut stage = remote(one_attempt()).await;
-    stage.look().await;
+    stage.round().await;
     stage.awake_for(15 * 60 - 2).await;
     assert_eq!(stage.launched().await[0].launches, 1);
     stage.awake_for(18).await;
@@ -261,9 +261,9 @@ async fn starting_many_jobs_on_a_slow_engine_leaves_time_to_look_after_workers()
     let clock = stage.app.clock.clone();
     stage.script.state().slow = Some((clock, Duration::from_secs(2)));
     for expected in [3, 6, 9] {
-        stage.look().await;
+        stage.round().await;
         assert_eq!(stage.script.state().starts, expected);
-        let pause = stage.queue.pause(REMOTE_TICK);
+        let pause = stage.queue.pause_before_next(REMOTE_TICK);
         assert_eq!(pause == Duration::ZERO, expected < 9, "{pause:?}");
     }
 }
@@ -271,32 +271,32 @@ async fn starting_many_jobs_on_a_slow_engine_leaves_time_to_look_after_workers()
 #[tokio::test]
 async fn the_place_of_a_run_that_has_ended_is_looked_for_soon_and_not_for_long() {
     let mut stage = remote(Settings::default()).await;
-    stage.look().await;
+    stage.round().await;
     let run = stage.begin().await;
     stage
         .app
         .fail(run.id, None, "cancelled".into())
         .await
         .unwrap();
-    // Its job is still listed.
-    stage.look().await;
-    assert_eq!(stage.queue.pause(REMOTE_TICK), 2 * TICK);
+    // The job is still listed.
+    stage.round().await;
+    assert_eq!(stage.queue.pause_before_next(REMOTE_TICK), 2 * TICK);
     stage.awake_for(10).await;
-    assert_eq!(stage.queue.pause(REMOTE_TICK), REMOTE_TICK);
+    assert_eq!(stage.queue.pause_before_next(REMOTE_TICK), REMOTE_TICK);
 }
 
 #[tokio::test]
 async fn a_silent_worker_is_noticed_when_its_lease_ends() {
     let mut stage = remote(Settings::default()).await;
-    stage.look().await;
-    assert_eq!(stage.queue.pause(REMOTE_TICK), REMOTE_TICK);
+    stage.round().await;
+    assert_eq!(stage.queue.pause_before_next(REMOTE_TICK), REMOTE_TICK);
     stage.begin().await;
-    assert_eq!(stage.queue.pause(REMOTE_TICK), REMOTE_TICK);
+    assert_eq!(stage.queue.pause_before_next(REMOTE_TICK), REMOTE_TICK);
     stage.awake_for(28).await;
-    let pause = stage.queue.pause(REMOTE_TICK);
+    let pause = stage.queue.pause_before_next(REMOTE_TICK);
     assert!(pause < Duration::from_millis(2011), "{pause:?}");
     stage.app.clock.advance(pause);
-    stage.look().await;
+    stage.round().await;
     assert!(stage.launched().await.is_empty());
 }
 
@@ -307,7 +307,7 @@ async fn two_servers_on_one_cluster_leave_each_others_jobs_alone() {
     for other in others {
         stage.script.set(other, JobState::Running);
     }
-    stage.look().await;
+    stage.round().await;
     stage.begin().await;
     stage.alive_for(60).await;
     assert!(stage.script.state().stopped.is_empty());
@@ -321,14 +321,14 @@ async fn two_servers_on_one_cluster_leave_each_others_jobs_alone() {
 async fn a_job_that_waits_is_left_for_the_next_server() {
     let mut stage = remote(Settings::default()).await;
     stage.script.state().begins = Some(pending("job 812"));
-    stage.look().await;
+    stage.round().await;
     stage.app.begin_to_stop().await;
-    assert!(!stage.queue.look().await.unwrap(), "nothing is waited for");
+    assert!(!stage.queue.round().await.unwrap(), "nothing is waited for");
     end_all(&stage.app, &engine(&stage.script), false).await;
     assert_eq!(stage.script.jobs(), [job(1, 1)]);
     let [run] = stage.launched().await.try_into().unwrap();
     assert!(!run.stopped);
-    // A folder that goes away has no next server.
+    // With a temporary data folder there is no next server.
     end_all(&stage.app, &engine(&stage.script), true).await;
     assert!(stage.script.jobs().is_empty());
 }
@@ -348,7 +348,7 @@ async fn an_order_says_what_the_run_asks_for() {
     let mut stage = remote(settings).await;
     let disturb = "UPDATE runs SET device = 'gpu', cpus = 8 WHERE id = 1";
     stage.app.database.disturb(disturb).await;
-    stage.look().await;
+    stage.round().await;
     let order = stage.script.state().orders[0].clone();
     let wanted = Resources {
         cpus: Some(4),
@@ -364,11 +364,11 @@ async fn an_order_says_what_the_run_asks_for() {
         ..Workers::default()
     };
     assert_eq!(workers.gpus(Some(1)), None, "the machines have none");
-    // A run on the main processor asks for no other.
+    // A run on the CPU requests no GPU.
     let disturb = "UPDATE runs SET device = 'cpu', cpus = NULL, job = NULL WHERE id = 1";
     stage.app.database.disturb(disturb).await;
     stage.script.state().jobs.clear();
-    stage.look().await;
+    stage.round().await;
     let order = stage.script.state().orders[1].clone();
     assert_eq!(
         (order.resources.cpus, order.resources.gpus),

@@ -1,4 +1,4 @@
-//! Contents from a server and a store that count who asks.
+//! Tests of contents with a server and a store that count requests.
 
 use std::sync::{Arc, Mutex, atomic::AtomicUsize};
 
@@ -14,7 +14,7 @@ use crate::secret::hex;
 
 const BYTES: &str = "documents";
 
-/// What was asked for, and what the run's log says.
+/// Counts of requests, and the warnings in the run's log.
 #[derive(Default)]
 struct Seen {
     from_server: AtomicUsize,
@@ -36,8 +36,8 @@ async fn listen(routes: Router) -> String {
     url
 }
 
-/// A server with one content, which a store answers for with this status and
-/// body, if there is one.
+/// Starts a server with one content, and optionally a store that answers with
+/// this status and body.
 async fn server(seen: &Arc<Seen>, store: Option<(StatusCode, &'static str)>) -> Server {
     let mut url = None;
     if let Some((status, body)) = store {
@@ -93,7 +93,7 @@ async fn a_cache_that_does_not_work_costs_a_warning() {
     let (seen, folder) = (Arc::default(), tempfile::tempdir().unwrap());
     let server = server(&seen, None).await;
     let cache = Cache::open(&folder.path().join("cache"), 1000).unwrap();
-    // A file in the place of the folder fails for every user, root too.
+    // A file in place of the folder fails for every user, including root.
     std::fs::remove_dir(cache.folder()).unwrap();
     std::fs::write(cache.folder(), "").unwrap();
     let contents = contents(server, Some(cache), &seen);

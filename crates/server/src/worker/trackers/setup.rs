@@ -102,7 +102,8 @@ struct Target {
     own: bool,
 }
 
-/// Returns the target at `given`, or `None` if that is not an address by http.
+/// Returns the target at `given`, or `None` if that is not an http or https
+/// address.
 fn target(
     name: &str,
     given: &str,
@@ -114,7 +115,7 @@ fn target(
     let Some(mut address) = address else {
         return Ok(None);
     };
-    // Paths of the API are appended: a query would swallow them.
+    // A query would swallow the API paths that are appended.
     address.set_query(None);
     address.set_fragment(None);
     let own = own.and_then(|own| Url::parse(own.trim()).ok());
@@ -127,8 +128,8 @@ fn target(
         .and_then(|()| outside::client(allowed, TIMEOUT, REDIRECTS))
         .map_err(|reason| {
             format!(
-                "{name} at {host} gets nothing of the run: {reason}. The artifact holds the \
-                 measurements under logs"
+                "{name} at {host} is not used: {reason}. The artifact holds the measurements under \
+                 logs"
             )
         })?;
     Ok(Some(Target {

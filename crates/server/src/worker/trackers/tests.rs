@@ -1,4 +1,4 @@
-//! Trackers against stand-ins of both APIs.
+//! Tests of trackers against fake servers of both APIs.
 
 use std::sync::Mutex;
 
@@ -16,13 +16,13 @@ use serde_json::{Value, json};
 
 use super::*;
 
-/// A call that a stand-in got: path, authorization and body.
+/// A call to a fake server: path, authorization and body.
 type Call = (String, String, Value);
 
-/// A stand-in of a tracker's server.
+/// A fake server of a tracker.
 struct StandIn {
     calls: Mutex<Vec<Call>>,
-    /// Answers to calls, by the end of their path and what their body holds.
+    /// Answers to calls, chosen by the path's end and the body.
     answer: fn(&str, &Value, usize) -> (StatusCode, Value),
 }
 
@@ -42,7 +42,7 @@ async fn take(State(stand_in): State<Arc<StandIn>>, request: Request) -> impl In
 }
 
 impl StandIn {
-    /// Its address, and itself.
+    /// Starts the server. Returns its address and a handle.
     async fn start(answer: fn(&str, &Value, usize) -> (StatusCode, Value)) -> (String, Arc<Self>) {
         let stand_in = Arc::new(Self {
             calls: Mutex::default(),
@@ -57,7 +57,7 @@ impl StandIn {
         (address, stand_in)
     }
 
-    /// The bodies of the calls whose path ends so.
+    /// Returns the bodies of the calls whose path ends with `end`.
     fn bodies(&self, end: &str) -> Vec<Value> {
         let calls = self.calls.lock().unwrap();
         let calls = calls.iter().filter(|(path, ..)| path.ends_with(end));
@@ -70,13 +70,13 @@ impl StandIn {
     }
 }
 
-/// A run of two epochs of two steps, from step `from` on, with its trackers; gives
-/// the lines of its log.
+/// Simulates a run of two epochs of two steps, from step `from` on. Returns the
+/// lines of its log.
 async fn run(callback: impl Into<Callback>, environment: &Environment, from: u64) -> Vec<String> {
     run_until(End::Finished, callback, environment, from).await
 }
 
-/// The same with another end.
+/// Like the function above, with another end.
 async fn run_until(
     end: End,
     callback: impl Into<Callback>,
@@ -135,7 +135,7 @@ fn of_mlflow(path: &str, body: &Value, _: usize) -> (StatusCode, Value) {
     }
 }
 
-/// Key and step of each metric that was sent.
+/// Returns key and step of each metric that was sent.
 fn sent(stand_in: &StandIn) -> Vec<(String, u64)> {
     let bodies = stand_in.bodies("runs/log-batch");
     let metrics = bodies
@@ -264,7 +264,7 @@ async fn a_tracker_that_is_down_fails_no_run_and_is_asked_again() {
         "{log:?}"
     );
     assert_eq!(stand_in.bodies("runs/update")[0]["status"], "FINISHED");
-    // An address without a server.
+    // No server listens at this address.
     let log = run(
         MLFlowLogger::new("", "http://127.0.0.1:1"),
         &Environment::default(),
@@ -281,7 +281,7 @@ async fn a_tracker_that_refuses_is_left_alone() {
             .await;
     let log = run(MLFlowLogger::new("", address), &Environment::default(), 0).await;
     assert!(
-        log[0].contains("MLflow refuses the run: the answer is 401"),
+        log[0].contains("MLflow refused the run: the answer is 401"),
         "{log:?}"
     );
     assert!(log[0].contains("who are you?"), "{log:?}");
@@ -303,7 +303,7 @@ fn at(address: &str) -> Environment {
     Environment::of(|name| (name == "WANDB_BASE_URL").then(|| address.to_owned()))
 }
 
-/// The lines of the history that were sent, each with its number.
+/// Returns the lines of the history that were sent, each with its number.
 fn history(stand_in: &StandIn) -> Vec<(u64, Value)> {
     let mut lines = Vec::new();
     for body in stand_in.bodies("/file_stream") {

@@ -1,5 +1,5 @@
-//! Weights & Biases, over the API of its own client: GraphQL for the run, a stream
-//! of lines for what was measured.
+//! Weights & Biases, over the API of its own client: GraphQL for the run, and a
+//! stream of JSON lines for the measurements.
 
 use finetuner_protocol::text::start_of;
 use reqwest::{Client, RequestBuilder};

@@ -1,8 +1,8 @@
-//! What is created in the cluster, and the settings that it is created by.
+//! Tests of the manifests and of the settings they are made from.
 
 use super::*;
 
-/// Settings that use every field of a manifest.
+/// Returns an order and settings that use every field of a manifest.
 fn everything() -> (WorkOrder, KubernetesSettings) {
     let text = |text: &str| Some(text.to_owned());
     let labels = [("run", "shoes 1"), ("user", "anna"), ("experiment", "é")];
@@ -36,7 +36,7 @@ fn everything() -> (WorkOrder, KubernetesSettings) {
     (order, settings)
 }
 
-/// `scripts/check_deploy.py` compares the file with the schema of Kubernetes.
+/// `scripts/check_deploy.py` compares this file with the schema of Kubernetes.
 const MANIFESTS: &str = include_str!("../manifests.json");
 
 #[test]
@@ -63,10 +63,10 @@ fn manifests_are_as_they_were_checked() {
     assert_eq!(
         made,
         expected,
-        "the manifests have changed; after a look at them, they are:\n{}",
+        "the manifests changed; after a review, replace the file with:\n{}",
         serde_json::to_string_pretty(&made).unwrap()
     );
-    // The client's types know every field.
+    // The client's types must know every field.
     let secret: Secret = serde_json::from_value(made[0].clone()).unwrap();
     assert_eq!(serde_json::to_value(secret).unwrap(), made[0]);
     for job in &made.as_array().unwrap()[1..] {
@@ -80,7 +80,7 @@ fn a_setting_that_can_not_work_is_named() {
     let good = || everything().1;
     type Change = fn(&mut KubernetesSettings);
     let changes: [(Change, &str); 22] = [
-        (|s| s.image = String::new(), "image`: name"),
+        (|s| s.image = String::new(), "image`: it is empty"),
         (|s| s.image = "a:1 ".into(), "image`: `a:1 `"),
         (|s| s.user = 0, "user`: 0"),
         (|s| s.user = u32::MAX, "user`: 4294967295"),

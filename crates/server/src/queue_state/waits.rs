@@ -1,5 +1,5 @@
-//! Where the jobs of runs wait, for the status of these runs. It is kept in
-//! memory: each list of the engine says it anew.
+//! Where the jobs of runs wait, for the runs' status. Kept in memory, because
+//! each list of the engine replaces it.
 
 use std::{
     collections::HashMap,
@@ -8,10 +8,10 @@ use std::{
 
 use finetuner_protocol::text::cut;
 
-/// The most bytes of what an engine says.
+/// Longest reason of an engine, in bytes.
 const MAX_REASON: usize = 200;
 
-/// Where jobs wait, by run.
+/// Status texts of pending jobs, by run.
 #[derive(Default)]
 pub(crate) struct Waits(Mutex<HashMap<i64, String>>);
 
@@ -20,14 +20,14 @@ impl Waits {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Where the job of a run waits, if it does.
+    /// Returns where the job of a run waits, if it is pending.
     pub(crate) fn of(&self, run_id: i64) -> Option<String> {
         self.all().get(&run_id).cloned()
     }
 
-    /// Takes what a list says in the place of what the last one said. Returns
-    /// the runs for which that is news.
-    pub(super) fn replace(&self, new: HashMap<i64, String>) -> Vec<i64> {
+    /// Replaces all texts by those of a new list. Returns the runs whose text
+    /// changed.
+    pub(crate) fn replace(&self, new: HashMap<i64, String>) -> Vec<i64> {
         let mut all = self.all();
         let ids = all.keys().chain(new.keys());
         let mut news: Vec<i64> = ids
@@ -41,8 +41,8 @@ impl Waits {
     }
 }
 
-/// A job that waits, in a sentence.
-pub(super) fn told(engine: &str, reason: &str) -> String {
+/// Returns the status text of a pending job.
+pub(crate) fn waiting(engine: &str, reason: &str) -> String {
     let reason = reason.replace(|c: char| c.is_control(), " ");
     let reason = cut(reason.trim(), MAX_REASON);
     match reason.is_empty() {
@@ -59,7 +59,7 @@ mod tests {
     fn only_news_is_told() {
         let waits = Waits::default();
         let list = |runs: &[(i64, &str)]| {
-            let told = runs.iter().map(|(id, why)| (*id, told("Slurm", why)));
+            let told = runs.iter().map(|(id, why)| (*id, waiting("Slurm", why)));
             told.collect::<HashMap<_, _>>()
         };
         let news = waits.replace(list(&[(1, "job 812"), (2, "")]));

@@ -1,8 +1,8 @@
-//! Leases: how long the server believes that a silent worker is alive.
+//! Leases: the time for which the server assumes that a silent worker is alive.
 //!
-//! They are kept in memory on the process's own clock, so setting the clock on
-//! the wall ends none. After a restart, and after a time in which the server
-//! itself stood still, every worker gets one full lease to show itself.
+//! They are kept in memory and use the process's monotonic clock, so that
+//! setting the system time ends none. After a restart of the server, and after
+//! a time in which the server stood still, every worker gets one full lease.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -12,7 +12,7 @@ use std::{
 
 use crate::clock::Clock;
 
-/// A run, and the number of the launch of its worker.
+/// A run, and the launch number of its worker.
 pub(crate) type Held = (i64, u64);
 
 /// The leases of all workers.
@@ -25,8 +25,8 @@ pub(crate) struct Leases {
 #[derive(Clone, Copy)]
 struct Lease {
     until: Duration,
-    /// Until when its work was counted. None before the worker has asked for
-    /// its job.
+    /// Time up to which the work was counted. `None` until the worker fetches its
+    /// job.
     counted: Option<Duration>,
 }
 
@@ -44,9 +44,9 @@ impl Leases {
         f(&mut held, self.clock.now())
     }
 
-    /// Gives a worker a full lease, which it has from its first call on. `at_work`
-    /// says whether it has asked for its job already. A first call that comes a
-    /// second time changes nothing about that.
+    /// Gives a worker a full lease at its first call. `at_work` says whether the
+    /// worker has already fetched its job. A repeated first call does not change
+    /// that.
     pub(crate) fn grant(&self, held: Held, at_work: bool) {
         self.with(|all, now| {
             let counted = all.get(&held).and_then(|lease| lease.counted);
@@ -58,8 +58,8 @@ impl Leases {
         });
     }
 
-    /// Gives every worker a full lease, and counts the time since the last sign
-    /// of life as nobody's work.
+    /// Gives every worker a full lease. The time since its last sign of life is not
+    /// counted as work.
     pub(crate) fn grant_all(&self) {
         self.with(|all, now| {
             for lease in all.values_mut() {
@@ -69,7 +69,7 @@ impl Leases {
         });
     }
 
-    /// A worker has asked for its job: from now on its time is counted.
+    /// Records that a worker has fetched its job. Its time is counted from now on.
     pub(crate) fn begin(&self, held: Held) {
         self.with(|all, now| {
             let until = now + self.length;
@@ -82,7 +82,7 @@ impl Leases {
         });
     }
 
-    /// A worker has shown that it lives.
+    /// Renews a worker's lease after a sign of life.
     pub(crate) fn renew(&self, held: Held) {
         self.with(|all, now| {
             let until = now + self.length;
@@ -94,13 +94,13 @@ impl Leases {
         });
     }
 
-    /// Whether the worker was silent for longer than its lease. A worker that
-    /// is not known has just begun.
+    /// Whether the worker was silent for longer than its lease. A worker without a
+    /// lease counts as new, so the answer is `false`.
     pub(crate) fn is_over(&self, held: Held) -> bool {
         self.with(|all, now| all.get(&held).is_some_and(|lease| now > lease.until))
     }
 
-    /// How long until the next lease ends, of those that have not.
+    /// Returns the time until the next valid lease ends.
     pub(crate) fn next_end(&self) -> Option<Duration> {
         self.with(|all, now| {
             let ends = all.values().map(|lease| lease.until);
@@ -109,7 +109,7 @@ impl Leases {
         })
     }
 
-    /// Whether the worker has asked for its job.
+    /// Whether the worker has fetched its job.
     pub(crate) fn is_at_work(&self, held: Held) -> bool {
         self.with(|all, _| {
             let lease = all.get(&held);
@@ -117,7 +117,7 @@ impl Leases {
         })
     }
 
-    /// How long the worker has worked since its time was last taken.
+    /// Returns the worker's time at work since it was last taken.
     pub(crate) fn worked(&self, held: Held) -> Duration {
         self.with(|all, now| {
             let counted = all.get(&held).and_then(|lease| lease.counted);
@@ -125,7 +125,7 @@ impl Leases {
         })
     }
 
-    /// As [`Leases::worked`]; the time is counted from now on.
+    /// Like [`Leases::worked`], and restarts the count.
     pub(crate) fn take_worked(&self, held: Held) -> Duration {
         let worked = self.worked(held);
         self.with(|all, now| {
@@ -136,7 +136,7 @@ impl Leases {
         worked
     }
 
-    /// Forgets all leases but these.
+    /// Forgets all leases except the wanted ones.
     pub(crate) fn retain(&self, wanted: &HashSet<Held>) {
         self.with(|all, _| all.retain(|held, _| wanted.contains(held)));
     }

@@ -1,4 +1,4 @@
-//! Whether the queue does its work, for `/readyz`.
+//! Health of the queue, for `/readyz`.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -7,11 +7,11 @@ use std::{
 
 use crate::clock::Clock;
 
-/// A look of the queue that takes longer than this hangs. It may ask a slow
-/// engine several times, for half a minute each.
-const LONGEST_LOOK: Duration = Duration::from_secs(300);
+/// A round that takes longer than this hangs. It may ask a slow engine several
+/// times, for up to half a minute each.
+const LONGEST_ROUND: Duration = Duration::from_secs(300);
 
-/// What the queue has said of itself last.
+/// The queue's latest report.
 pub(crate) struct Health {
     clock: Clock,
     state: Mutex<State>,
@@ -19,7 +19,7 @@ pub(crate) struct Health {
 
 #[derive(Default)]
 struct State {
-    looked_at: Duration,
+    finished_at: Duration,
     failure: Option<String>,
     /// The engine that does not answer, and since when.
     away: Option<(&'static str, Duration)>,
@@ -28,7 +28,7 @@ struct State {
 impl Health {
     pub(crate) fn new(clock: Clock) -> Self {
         let state = State {
-            looked_at: clock.now(),
+            finished_at: clock.now(),
             ..State::default()
         };
         Self {
@@ -41,15 +41,15 @@ impl Health {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The queue has looked after everything.
-    pub(super) fn good(&self) {
+    /// Records a round without an error.
+    pub(crate) fn good(&self) {
         let mut state = self.state();
-        state.looked_at = self.clock.now();
+        state.finished_at = self.clock.now();
         state.failure = None;
     }
 
-    /// The engine has answered, or has not.
-    pub(super) fn engine(&self, engine: &'static str, answers: bool) {
+    /// Records whether the engine has answered.
+    pub(crate) fn engine(&self, engine: &'static str, answers: bool) {
         let mut state = self.state();
         state.away = match answers {
             true => None,
@@ -57,32 +57,32 @@ impl Health {
         };
     }
 
-    /// What the operator should know of a queue that works. Anybody may read it.
+    /// Returns a note for the operator about a working queue. Anybody may read it.
     pub(crate) fn note(&self) -> Option<String> {
         let (engine, since) = self.state().away?;
         let seconds = self.clock.now().saturating_sub(since).as_secs();
         Some(format!(
-            "{engine} has not answered for {seconds} seconds: no run is started until it does; \
-             the server's log says why"
+            "{engine} has not answered for {seconds} seconds; no run is started until it answers; \
+             the server's log has the reason"
         ))
     }
 
-    /// The queue could not do its work. Returns whether this is new.
-    pub(super) fn failed(&self, reason: String) -> bool {
+    /// Records that a round failed. Returns whether the reason is new.
+    pub(crate) fn failed(&self, reason: String) -> bool {
         let mut state = self.state();
         let is_new = state.failure.as_ref() != Some(&reason);
         state.failure = Some(reason);
         is_new
     }
 
-    /// What is wrong with the queue, if anything is.
+    /// Returns the problem of the queue, if there is one.
     pub(crate) fn problem(&self) -> Option<String> {
         let state = self.state();
-        let silent = self.clock.now().saturating_sub(state.looked_at);
+        let silent = self.clock.now().saturating_sub(state.finished_at);
         match &state.failure {
             Some(reason) => Some(format!("the queue does not work: {reason}")),
-            None if silent > LONGEST_LOOK => Some(format!(
-                "the queue has not looked after its runs for {} seconds",
+            None if silent > LONGEST_ROUND => Some(format!(
+                "the queue has not checked its runs for {} seconds",
                 silent.as_secs()
             )),
             None => None,
@@ -124,7 +124,7 @@ mod tests {
         assert_eq!(problem, "the queue does not work: the disk is full");
         health.good();
         assert_eq!(health.problem(), None);
-        clock.advance(LONGEST_LOOK + Duration::from_secs(1));
+        clock.advance(LONGEST_ROUND + Duration::from_secs(1));
         let problem = health.problem().unwrap();
         assert!(problem.contains("for 301 seconds"), "{problem}");
     }
