@@ -224,6 +224,7 @@ pub(crate) async fn sign_out(
         app.database
             .end_session(secret::hash(token), peer.0)
             .await?;
+        app.changes.notify_all();
     }
     let mut answer = Redirect::to("/console/signin").into_response();
     let gone = format!("{COOKIE}=; Path=/; HttpOnly; SameSite=Lax; Max-Age=0");
@@ -276,6 +277,8 @@ pub(crate) async fn set_password(
     let name = session.user.name.clone();
     let by = Actor::user(&name, session.user.address);
     app.database.set_password(by, name, hash).await?;
+    // Streams of the ended sessions end.
+    app.changes.notify_all();
     Ok(Redirect::to("/console/signin").into_response())
 }
 

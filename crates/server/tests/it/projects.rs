@@ -166,6 +166,17 @@ async fn a_removed_member_loses_access_at_once_and_streams_end() {
     while let Some(piece) = stream.next().await {
         piece.unwrap();
     }
+    // So does the stream of a token that is deleted.
+    let carol = member(&backend, "carol", Some("viewer")).await;
+    let stream = carol.get(&format!("{path}/logstream")).send().await;
+    let mut stream = stream.unwrap().bytes_stream();
+    assert!(stream.next().await.unwrap().is_ok(), "it has begun");
+    let delete = carol.post("/v2/rpc/user.pat.delete");
+    let deleted = delete.form(&[("name", "laptop")]).send().await.unwrap();
+    assert_eq!(deleted.status(), StatusCode::OK);
+    while let Some(piece) = stream.next().await {
+        piece.unwrap();
+    }
     assert!(
         !run.status().await.unwrap().status.is_final(),
         "the stream ended, and not the run"
