@@ -1,9 +1,10 @@
 //! The command line, `finetuner-server`.
 
 mod options;
+mod users;
 
 use std::{
-    io::{BufRead, IsTerminal, Write},
+    io::{IsTerminal, Write},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -11,10 +12,10 @@ use std::{
 use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-use self::options::Options;
+use self::{options::Options, users::UserAction};
 use crate::{
-    Server, accounts, backup, check,
-    database::{AccountChange, Actor, AuditFilter, Database, Manager, Scope, csv},
+    Server, backup, check,
+    database::{AuditFilter, Database, Scope, csv},
     folder::attach_database,
     restore,
     server::FIRST_USER,
@@ -136,64 +137,6 @@ enum TokenScope {
     Read,
 }
 
-#[derive(Debug, Subcommand)]
-enum UserAction {
-    /// Make a user, and print a token of theirs.
-    Add {
-        /// The name.
-        name: String,
-        /// Make the user an admin of the server.
-        #[arg(long)]
-        admin: bool,
-        #[command(flatten)]
-        data: Data,
-    },
-    /// Set the password that a user signs in to the console with; it is read
-    /// from standard input.
-    Password {
-        /// The name.
-        name: String,
-        #[command(flatten)]
-        data: Data,
-    },
-    /// Make a user an admin of the server, who manages users and projects.
-    Admin {
-        /// The name.
-        name: String,
-        /// Revoke it.
-        #[arg(long)]
-        revoke: bool,
-        #[command(flatten)]
-        data: Data,
-    },
-    /// Refuse all tokens and the password of a user.
-    Disable {
-        /// The name.
-        name: String,
-        #[command(flatten)]
-        data: Data,
-    },
-    /// Accept a disabled user again.
-    Enable {
-        /// The name.
-        name: String,
-        #[command(flatten)]
-        data: Data,
-    },
-    /// List all users.
-    List {
-        #[command(flatten)]
-        data: Data,
-    },
-    /// Delete a user with all runs, data and models.
-    Delete {
-        /// The name.
-        name: String,
-        #[command(flatten)]
-        data: Data,
-    },
-}
-
 impl Command {
     /// Does what the command line says, and prints what went wrong.
     #[must_use]
@@ -272,7 +215,7 @@ async fn act(action: Action, file: SettingsFile) -> Result<(), String> {
             println!("{}", made.map_err(|e| e.to_string())?);
             Ok(())
         }
-        Action::User { action } => user(action, &file).await,
+        Action::User { action } => action.act(&file).await,
         Action::Audit {
             person,
             project,
@@ -353,91 +296,6 @@ impl StoreAddress {
     fn address<'a>(&'a self, file: &'a SettingsFile) -> Option<&'a str> {
         self.store.as_deref().or(file.server.store.as_deref())
     }
-}
-
-async fn user(action: UserAction, file: &SettingsFile) -> Result<(), String> {
-    let failed = |e: rusqlite::Error| e.to_string();
-    match action {
-        UserAction::Add { name, admin, data } => {
-            let database = data.open(file)?;
-            finetuner_protocol::check_name("name", &name).map_err(|e| e.to_string())?;
-            let added = database.add_user(Manager::Operator, name.clone());
-            let token = added.await.map_err(failed)?;
-            if admin {
-                let change = AccountChange {
-                    is_admin: Some(true),
-                    ..AccountChange::default()
-                };
-                let changed = database.change_account(Manager::Operator, name, change);
-                changed.await.map_err(failed)?;
-            }
-            println!("{token}");
-            Ok(())
-        }
-        UserAction::Admin { name, revoke, data } => {
-            let change = AccountChange {
-                is_admin: Some(!revoke),
-                ..AccountChange::default()
-            };
-            let database = data.open(file)?;
-            let changed = database.change_account(Manager::Operator, name, change);
-            changed.await.map_err(failed)
-        }
-        UserAction::Disable { name, data } => disable(name, true, &data.open(file)?).await,
-        UserAction::Enable { name, data } => disable(name, false, &data.open(file)?).await,
-        UserAction::Password { name, data } => {
-            let database = data.open(file)?;
-            if std::io::stdin().is_terminal() {
-                eprintln!("The new password of {name}, which is shown as you type it:");
-            }
-            let mut password = String::new();
-            let read = std::io::stdin().lock().read_line(&mut password);
-            read.map_err(|e| e.to_string())?;
-            let hash = accounts::hash_password(password.trim_end_matches(['\r', '\n']))?;
-            let set = database.set_password(Actor::operator(), name.clone(), hash);
-            match set.await.map_err(failed)? {
-                true => Ok(()),
-                false => Err(format!("there is no user `{name}`")),
-            }
-        }
-        UserAction::List { data } => {
-            let (users, _) = data
-                .open(file)?
-                .accounts((0, u64::MAX))
-                .await
-                .map_err(failed)?;
-            for user in users {
-                let marks = [
-                    (user.is_admin, " (admin)"),
-                    (user.is_disabled, " (disabled)"),
-                    (!user.has_password, " (no password)"),
-                ];
-                let marks: String = marks
-                    .iter()
-                    .filter(|(is_so, _)| *is_so)
-                    .map(|(_, mark)| *mark)
-                    .collect();
-                println!("{}{marks}", user.name);
-            }
-            Ok(())
-        }
-        UserAction::Delete { name, data } => {
-            let deleted = data.open(file)?.delete_user(name.clone()).await;
-            match deleted.map_err(failed)? {
-                true => Ok(()),
-                false => Err(format!("there is no user `{name}`")),
-            }
-        }
-    }
-}
-
-async fn disable(name: String, disabled: bool, database: &Database) -> Result<(), String> {
-    let change = AccountChange {
-        is_disabled: Some(disabled),
-        ..AccountChange::default()
-    };
-    let changed = database.change_account(Manager::Operator, name, change);
-    changed.await.map_err(|e| e.to_string())
 }
 
 async fn serve(file: &SettingsFile) -> Result<(), String> {

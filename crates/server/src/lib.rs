@@ -28,6 +28,7 @@ mod api;
 mod app;
 mod attempts;
 mod cached;
+mod changes;
 mod clock;
 pub mod command;
 mod console;

@@ -15,7 +15,8 @@ use futures_util::{Stream, stream};
 
 use super::{KEEP_ALIVE, auth::User, runs};
 use crate::{
-    app::{App, Follow},
+    app::App,
+    changes::Follow,
     database::{Identity, StoredEvent},
     error::Result,
 };
