@@ -25,6 +25,7 @@ use crate::{
     },
     error::{ApiError, Result},
     gate::Gates,
+    oidc::Oidc,
     queue::{Health, Leases, Waits},
     run_folders::RunFolders,
     secret,
@@ -48,6 +49,8 @@ pub(crate) struct App {
     pub(crate) boot: String,
     /// Tells the queue that there may be something to do.
     pub(crate) submitted: Notify,
+    /// Tells the outbox that there may be something to send.
+    pub(crate) outgoing: Notify,
     /// Whether the server is about to end: workers shall pause.
     stopping: AtomicBool,
     pub(crate) changes: Changes,
@@ -60,6 +63,8 @@ pub(crate) struct App {
     pub(crate) waits: Waits,
     pub(crate) uploads: Uploads,
     pub(crate) logins: Logins,
+    /// None if the settings name no sign-in provider.
+    pub(crate) oidc: Option<Oidc>,
     pub(crate) attempts: LoginAttempts,
     pub(crate) gates: Gates,
     /// How many runs have each status, for `/metrics`.
@@ -82,6 +87,7 @@ impl App {
         store: Store,
         settings: Settings,
         space: Space,
+        oidc: Option<Oidc>,
         signing_key: [u8; 32],
         server_id: &str,
     ) -> Arc<Self> {
@@ -99,10 +105,12 @@ impl App {
             signer: Signer::new(signing_key),
             boot: secret::new_id(),
             submitted: Notify::new(),
+            outgoing: Notify::new(),
             stopping: AtomicBool::new(false),
             changes: Changes::default(),
             uploads: Uploads::default(),
             logins: Logins::default(),
+            oidc,
             attempts: LoginAttempts::default(),
             gates: Gates::default(),
             run_counts: Cached::new(Duration::from_secs(5)),
@@ -125,6 +133,7 @@ impl App {
             store,
             settings,
             space,
+            None,
             [0; 32],
             &secret::new_id(),
         )
@@ -182,6 +191,7 @@ impl App {
     async fn ended(&self, run_id: i64, orphans: Vec<String>) {
         self.changes.notify(run_id);
         self.submitted.notify_one();
+        self.outgoing.notify_one();
         self.remove_orphans(orphans).await;
     }
 
@@ -414,8 +424,14 @@ impl App {
             if let Err(error) = self.database.prune_audit(self.settings.audit_days).await {
                 tracing::warn!("old entries of the audit log could not be removed: {error}");
             }
+            if let Err(error) = self.database.drop_expired_shares().await {
+                tracing::warn!("expired links could not be removed: {error}");
+            }
             self.uploads.forget();
             self.logins.forget();
+            if let Some(oidc) = &self.oidc {
+                oidc.forget();
+            }
         }
     }
 

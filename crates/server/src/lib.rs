@@ -14,10 +14,11 @@
 //! | `queue`, `launcher`, `worker` | how a run is carried out |
 //! | `serving`, `trial` | finished models in use, and what they find in data |
 //! | `pictures` | pictures that data names by their address |
+//! | `outbox`, `outside` | messages that leave the server, and addresses that users name |
 //! | `database`, `store` | what is kept: rows in SQLite, bytes in a folder or in S3 |
 //! | `space` | the room on the disk |
 //! | `documents` | a look into what is stored |
-//! | `accounts`, `attempts`, `secret`, `ticket` | passwords, wrong passwords, tokens, keys of downloads |
+//! | `accounts`, `attempts`, `oidc`, `secret`, `ticket` | passwords, wrong passwords, sign-in providers, tokens, keys of downloads |
 //! | `upkeep` | checks, copies, cleaning |
 //! | `app`, `clock`, `counters`, `cached` | what all of them share |
 
@@ -40,6 +41,8 @@ mod folder;
 mod gate;
 mod http;
 pub mod launcher;
+mod oidc;
+mod outbox;
 mod outside;
 mod pace;
 mod peer;
@@ -69,5 +72,5 @@ pub use error::StartError;
 pub use finetuner_protocol::worker::LocalModels;
 pub use ipnet::IpNet;
 pub use server::{DEFAULT_ADDRESS, FIRST_USER, RunningServer, Server, create_token};
-pub use settings::{Settings, Workers};
+pub use settings::{Encryption, Mail, Oidc, Settings, Workers};
 pub use upkeep::{Report, backup, check, restore};

@@ -1,5 +1,5 @@
-//! Requests to addresses that the data and runs of users name: http and https
-//! only. Addresses of this machine and of private networks are refused unless the
+//! Requests to addresses that users name in data, runs and webhooks: http and
+//! https only. Addresses of this machine and of private networks are refused unless the
 //! operator allows them, so that a run cannot explore the server's network.
 
 use std::{
@@ -53,6 +53,16 @@ pub(crate) fn client(private: bool, timeout: Duration, redirects: usize) -> Resu
         builder = builder.no_proxy().dns_resolver(Arc::new(PublicAddresses));
     }
     builder.build().map_err(|e| e.to_string())
+}
+
+/// Returns why a request failed, without its address, which may hold keys.
+pub(crate) fn reason(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut cause: &dyn std::error::Error = &error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
 }
 
 /// Returns an address without user name, password, query and fragment, which may

@@ -67,21 +67,18 @@ impl Pictures {
     async fn fetch(&self, url: &Url) -> Result<Vec<u8>, String> {
         let hint = "load the picture into a blob before pushing";
         outside::check(url, self.private).map_err(|e| format!("{e}: {hint}"))?;
-        let text = |error: reqwest::Error| {
-            let error = error.without_url();
-            let mut cause: &dyn std::error::Error = &error;
-            while let Some(deeper) = cause.source() {
-                cause = deeper;
-            }
-            cause.to_string()
-        };
-        let answer = self.client.get(url.clone()).send().await.map_err(text)?;
+        let answer = self
+            .client
+            .get(url.clone())
+            .send()
+            .await
+            .map_err(outside::reason)?;
         if !answer.status().is_success() {
             return Err(format!("the answer is {}", answer.status()));
         }
         let mut bytes = Vec::new();
         let mut body = answer.bytes_stream();
-        while let Some(piece) = body.try_next().await.map_err(text)? {
+        while let Some(piece) = body.try_next().await.map_err(outside::reason)? {
             if bytes.len() + piece.len() > MAX_BYTES {
                 return Err(format!("it has more than {} MiB", MAX_BYTES >> 20));
             }

@@ -1,9 +1,18 @@
 //! What an operator decides.
 
+mod mail;
+mod oidc;
+
 use std::{path::PathBuf, time::Duration};
 
 use finetuner_protocol::worker::LocalModels;
 use ipnet::IpNet;
+use url::Url;
+
+use crate::error::StartError;
+pub use mail::{Encryption, Mail};
+pub use oidc::Oidc;
+pub(crate) use oidc::{Client, check_address};
 
 /// How a server carries out runs, and what it allows them.
 ///
@@ -81,6 +90,18 @@ pub struct Settings {
     /// the store at the server's own address of it. Without effect on a store in a
     /// folder.
     pub presigned: bool,
+    /// The address under which browsers reach the server, such as
+    /// `https://finetuner.example.org`, for links in messages; none by default.
+    pub public_url: Option<String>,
+    /// Whether webhooks may call addresses of this machine and of private networks; no
+    /// by default, since users could explore the server's network by them.
+    pub private_webhooks: bool,
+    /// Webhooks of a project; 10 by default.
+    pub max_webhooks: u64,
+    /// How the server sends e-mail; it sends none by default.
+    pub mail: Mail,
+    /// Signing in through a provider of OpenID Connect; there is none by default.
+    pub oidc: Oidc,
     /// How long stopping may wait for workers to pause; 30 seconds by default.
     pub grace: Duration,
     /// How long the engine of a launcher may know nothing of a job before the job
@@ -143,6 +164,34 @@ fn at_most(wanted: Option<u32>, most: Option<u32>) -> Option<u32> {
     wanted.map(|wanted| wanted.min(most.unwrap_or(u32::MAX)).max(1))
 }
 
+impl Settings {
+    /// The address under which browsers reach the server.
+    pub(crate) fn public_address(&self) -> Result<Option<Url>, StartError> {
+        let Some(text) = &self.public_url else {
+            return Ok(None);
+        };
+        let bad = |reason: &str| {
+            let remedy = "give an address such as https://finetuner.example.org";
+            StartError::setting("server.public_url", format!("`{text}` {reason}: {remedy}"))
+        };
+        let url = Url::parse(text).map_err(|e| bad(&format!("is no address ({e})")))?;
+        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+            return Err(bad("is not http or https"));
+        }
+        let is_plain = url.username().is_empty()
+            && url.password().is_none()
+            && url.query().is_none()
+            && url.fragment().is_none();
+        match is_plain {
+            true => Ok(Some(url)),
+            false => Err(StartError::setting(
+                "server.public_url",
+                "it holds more than scheme, host, port and path: leave the rest out",
+            )),
+        }
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -165,6 +214,11 @@ impl Default for Settings {
             disk_reserve: None,
             trusted_proxies: Vec::new(),
             presigned: false,
+            public_url: None,
+            private_webhooks: false,
+            max_webhooks: 10,
+            mail: Mail::default(),
+            oidc: Oidc::default(),
             grace: Duration::from_secs(30),
             job_grace: Duration::from_secs(30),
             first_call: Duration::from_secs(15 * 60),
