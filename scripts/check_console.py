@@ -309,6 +309,18 @@ def check(server, browser):
     found = hashlib.sha256(requests.get(link, cookies=cookies, timeout=60).content).hexdigest()
     assert wanted == found, "the artifact has another SHA-256"
 
+    # A link to the run, for people without an account.
+    browser.look("share", f"{RUNS}/live/share", "Create link")
+    browser.find("form[action$='/share'] button").click()
+    browser.wait("the link", lambda: browser.all("pre.secret"))
+    shared = browser.find("pre.secret").text[len(server.url):]
+    browser.look("shared", shared, "Shared by", "Curves")
+    assert "Sign out" not in browser.text(), "the page of a link shows the account"
+    pictures_are_there(browser)
+    browser.open(f"{RUNS}/live/share")
+    browser.find("form[action$='/revoke'] button").click()
+    browser.wait("it to go", lambda: "There are no links" in browser.text())
+
     browser.look("data", "/console/data", "clip-fashion-train-data")
     browser.find("a[href^='/console/data/']").click()
     browser.open("/console/data?kind=documentArray")
@@ -327,6 +339,19 @@ def check(server, browser):
     browser.find("button[aria-label='Delete laptop']").click()
     browser.wait("it to go", lambda: "laptop" not in browser.text())
     browser.look("password", "/console/password", "New password")
+    browser.look("account", "/console/account", "Webhooks")
+    browser.look("mail", "/console/mail", "has not set up e-mail")
+    browser.look("webhooks", "/console/webhooks", "Create webhook")
+    browser.find("#url").send_keys("https://hook.invalid/a", Keys.ENTER)
+    browser.wait("the secret", lambda: browser.all("pre.secret"))
+    browser.find(".done a").click()
+    browser.find("form[action$='/test'] button").click()
+    browser.wait("the delivery", lambda: "webhook.test" in browser.text())
+    hook = driver.current_url[len(server.url):]
+    browser.look("webhook", hook, "Send again")
+    browser.look("webhook-delete", f"{hook}/delete", "Delete this webhook?")
+    browser.find("main form button").click()
+    browser.wait("it to go", lambda: "There are no webhooks" in browser.text())
 
     # A shared project, from its creation to its deletion.
     browser.look("projects", "/console/projects", "Create project")

@@ -58,6 +58,8 @@ pages! {
     server "server",
     teams "teams",
     serving "serving",
+    sign_in "sign-in",
+    notifications "notifications",
     cluster "cluster",
     training "training",
     cross_encoders "cross-encoders",

@@ -10,12 +10,13 @@ use std::{
 };
 
 use finetuner_protocol::{Level, Status};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use crate::{
     api::{Logins, Uploads},
     attempts::LoginAttempts,
     cached::Cached,
+    changes::Changes,
     clock::Clock,
     counters::Counters,
     database::{
@@ -24,6 +25,7 @@ use crate::{
     },
     error::{ApiError, Result},
     gate::Gates,
+    oidc::Oidc,
     queue_state::{Health, Leases, Waits},
     run_folders::RunFolders,
     secret,
@@ -47,6 +49,8 @@ pub(crate) struct App {
     pub(crate) boot: String,
     /// Tells the queue that there may be something to do.
     pub(crate) submitted: Notify,
+    /// Tells the outbox that there may be something to send.
+    pub(crate) outgoing: Notify,
     /// Whether the server is about to end: workers shall pause.
     stopping: AtomicBool,
     pub(crate) changes: Changes,
@@ -59,6 +63,8 @@ pub(crate) struct App {
     pub(crate) waits: Waits,
     pub(crate) uploads: Uploads,
     pub(crate) logins: Logins,
+    /// None if the settings name no sign-in provider.
+    pub(crate) oidc: Option<Oidc>,
     pub(crate) attempts: LoginAttempts,
     pub(crate) gates: Gates,
     /// How many runs have each status, for `/metrics`.
@@ -81,6 +87,7 @@ impl App {
         store: Store,
         settings: Settings,
         space: Space,
+        oidc: Option<Oidc>,
         signing_key: [u8; 32],
         server_id: &str,
     ) -> Arc<Self> {
@@ -98,10 +105,12 @@ impl App {
             signer: Signer::new(signing_key),
             boot: secret::new_id(),
             submitted: Notify::new(),
+            outgoing: Notify::new(),
             stopping: AtomicBool::new(false),
             changes: Changes::default(),
             uploads: Uploads::default(),
             logins: Logins::default(),
+            oidc,
             attempts: LoginAttempts::default(),
             gates: Gates::default(),
             run_counts: Cached::new(Duration::from_secs(5)),
@@ -124,6 +133,7 @@ impl App {
             store,
             settings,
             space,
+            None,
             [0; 32],
             &secret::new_id(),
         )
@@ -181,6 +191,7 @@ impl App {
     async fn ended(&self, run_id: i64, orphans: Vec<String>) {
         self.changes.notify(run_id);
         self.submitted.notify_one();
+        self.outgoing.notify_one();
         self.remove_orphans(orphans).await;
     }
 
@@ -413,8 +424,14 @@ impl App {
             if let Err(error) = self.database.prune_audit(self.settings.audit_days).await {
                 tracing::warn!("old entries of the audit log could not be removed: {error}");
             }
+            if let Err(error) = self.database.drop_expired_shares().await {
+                tracing::warn!("expired links could not be removed: {error}");
+            }
             self.uploads.forget();
             self.logins.forget();
+            if let Some(oidc) = &self.oidc {
+                oidc.forget();
+            }
         }
     }
 
@@ -454,73 +471,6 @@ pub(crate) fn over_quota(stored: u64, most: u64) -> ApiError {
     ))
 }
 
-/// Wakes those who follow a run when it has changed. A run that nobody follows
-/// takes no memory.
-#[derive(Default)]
-pub(crate) struct Changes(Arc<Followed>);
-
-type Followed = Mutex<HashMap<i64, watch::Sender<()>>>;
-
-impl Changes {
-    /// Follows a run. A change after this call is not missed.
-    pub(crate) fn subscribe(&self, run_id: i64) -> Follow {
-        let mut runs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let sender = runs.entry(run_id).or_insert_with(|| watch::channel(()).0);
-        Follow {
-            run_id,
-            changed: Some(sender.subscribe()),
-            all: Arc::clone(&self.0),
-        }
-    }
-
-    /// How many runs are followed.
-    #[cfg(test)]
-    pub(crate) fn followed(&self) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
-    }
-
-    pub(crate) fn notify(&self, run_id: i64) {
-        let runs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sender) = runs.get(&run_id) {
-            sender.send_replace(());
-        }
-    }
-
-    /// Wakes all who follow any run: somebody may have lost access.
-    pub(crate) fn notify_all(&self) {
-        let runs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for sender in runs.values() {
-            sender.send_replace(());
-        }
-    }
-}
-
-/// Somebody who follows a run.
-pub(crate) struct Follow {
-    run_id: i64,
-    /// None once it is dropped.
-    changed: Option<watch::Receiver<()>>,
-    all: Arc<Followed>,
-}
-
-impl Follow {
-    /// Waits for the next change. None if there will be none.
-    pub(crate) async fn changed(&mut self) -> Option<()> {
-        self.changed.as_mut()?.changed().await.ok()
-    }
-}
-
-impl Drop for Follow {
-    fn drop(&mut self) {
-        let mut runs = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        // Nobody follows the run any more once this receiver is gone.
-        self.changed = None;
-        if runs.get(&self.run_id).is_some_and(watch::Sender::is_closed) {
-            runs.remove(&self.run_id);
-        }
-    }
-}
-
 /// Codes that have signed somebody in, and when each would have ended.
 #[derive(Default)]
 pub(crate) struct SpentCodes(Mutex<HashMap<String, i64>>);
@@ -537,8 +487,6 @@ impl SpentCodes {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::FutureExt;
-
     use super::*;
 
     #[test]
@@ -550,17 +498,5 @@ mod tests {
         assert!(spent.spend("ended", 0));
         assert!(spent.spend("b", until));
         assert_eq!(spent.0.lock().unwrap().len(), 2);
-    }
-
-    #[tokio::test]
-    async fn a_run_that_nobody_follows_any_more_takes_no_memory() {
-        let changes = Changes::default();
-        let (mut one, two) = (changes.subscribe(1), changes.subscribe(1));
-        drop(two);
-        changes.notify(1);
-        assert_eq!(one.changed().await, Some(()));
-        assert_eq!(one.changed().now_or_never(), None, "once for each change");
-        drop(one);
-        assert_eq!(changes.followed(), 0);
     }
 }

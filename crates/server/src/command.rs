@@ -2,9 +2,10 @@
 
 mod data;
 mod options;
+mod users;
 
 use std::{
-    io::{BufRead, IsTerminal, Write},
+    io::{IsTerminal, Write},
     path::PathBuf,
     process::ExitCode,
 };
@@ -15,10 +16,11 @@ use tracing_subscriber::EnvFilter;
 use self::{
     data::{Data, StoreAddress},
     options::Options,
+    users::UserAction,
 };
 use crate::{
-    Server, accounts, backup, check,
-    database::{AccountChange, Actor, AuditFilter, Database, Manager, Scope, csv},
+    Server, backup, check,
+    database::{AuditFilter, Scope, csv},
     restore,
     server::FIRST_USER,
     settings_file::{LogFormat, SettingsFile},
@@ -124,63 +126,6 @@ enum TokenScope {
     Read,
 }
 
-#[derive(Debug, Subcommand)]
-enum UserAction {
-    /// Create a user and print a token for it.
-    Add {
-        /// Name of the user.
-        name: String,
-        /// Make the user an admin of the server.
-        #[arg(long)]
-        admin: bool,
-        #[command(flatten)]
-        data: Data,
-    },
-    /// Set a user's password for the console. It is read from standard input.
-    Password {
-        /// Name of the user.
-        name: String,
-        #[command(flatten)]
-        data: Data,
-    },
-    /// Make a user an admin of the server, who manages users and projects.
-    Admin {
-        /// Name of the user.
-        name: String,
-        /// Revoke the admin role.
-        #[arg(long)]
-        revoke: bool,
-        #[command(flatten)]
-        data: Data,
-    },
-    /// Refuse all tokens and the password of a user.
-    Disable {
-        /// Name of the user.
-        name: String,
-        #[command(flatten)]
-        data: Data,
-    },
-    /// Accept a disabled user again.
-    Enable {
-        /// Name of the user.
-        name: String,
-        #[command(flatten)]
-        data: Data,
-    },
-    /// List all users.
-    List {
-        #[command(flatten)]
-        data: Data,
-    },
-    /// Delete a user with all runs, data and models.
-    Delete {
-        /// Name of the user.
-        name: String,
-        #[command(flatten)]
-        data: Data,
-    },
-}
-
 impl Command {
     /// Executes the command and prints an error, if there is one.
     #[must_use]
@@ -260,7 +205,7 @@ async fn act(action: Action, file: SettingsFile) -> Result<(), String> {
             println!("{}", made.map_err(|e| e.to_string())?);
             Ok(())
         }
-        Action::User { action } => user(action, &file).await,
+        Action::User { action } => action.act(&file).await,
         Action::Audit {
             person,
             project,
@@ -323,91 +268,6 @@ async fn act(action: Action, file: SettingsFile) -> Result<(), String> {
         }
         Action::Worker { .. } => Ok(()),
     }
-}
-
-async fn user(action: UserAction, file: &SettingsFile) -> Result<(), String> {
-    let failed = |e: rusqlite::Error| e.to_string();
-    match action {
-        UserAction::Add { name, admin, data } => {
-            let database = data.open(file)?;
-            finetuner_protocol::check_name("name", &name).map_err(|e| e.to_string())?;
-            let added = database.add_user(Manager::Operator, name.clone());
-            let token = added.await.map_err(failed)?;
-            if admin {
-                let change = AccountChange {
-                    is_admin: Some(true),
-                    ..AccountChange::default()
-                };
-                let changed = database.change_account(Manager::Operator, name, change);
-                changed.await.map_err(failed)?;
-            }
-            println!("{token}");
-            Ok(())
-        }
-        UserAction::Admin { name, revoke, data } => {
-            let change = AccountChange {
-                is_admin: Some(!revoke),
-                ..AccountChange::default()
-            };
-            let database = data.open(file)?;
-            let changed = database.change_account(Manager::Operator, name, change);
-            changed.await.map_err(failed)
-        }
-        UserAction::Disable { name, data } => disable(name, true, &data.open(file)?).await,
-        UserAction::Enable { name, data } => disable(name, false, &data.open(file)?).await,
-        UserAction::Password { name, data } => {
-            let database = data.open(file)?;
-            if std::io::stdin().is_terminal() {
-                eprintln!("The new password of {name}, which is shown as you type it:");
-            }
-            let mut password = String::new();
-            let read = std::io::stdin().lock().read_line(&mut password);
-            read.map_err(|e| e.to_string())?;
-            let hash = accounts::hash_password(password.trim_end_matches(['\r', '\n']))?;
-            let set = database.set_password(Actor::operator(), name.clone(), hash);
-            match set.await.map_err(failed)? {
-                true => Ok(()),
-                false => Err(format!("there is no user `{name}`")),
-            }
-        }
-        UserAction::List { data } => {
-            let (users, _) = data
-                .open(file)?
-                .accounts((0, u64::MAX))
-                .await
-                .map_err(failed)?;
-            for user in users {
-                let marks = [
-                    (user.is_admin, " (admin)"),
-                    (user.is_disabled, " (disabled)"),
-                    (!user.has_password, " (no password)"),
-                ];
-                let marks: String = marks
-                    .iter()
-                    .filter(|(is_so, _)| *is_so)
-                    .map(|(_, mark)| *mark)
-                    .collect();
-                println!("{}{marks}", user.name);
-            }
-            Ok(())
-        }
-        UserAction::Delete { name, data } => {
-            let deleted = data.open(file)?.delete_user(name.clone()).await;
-            match deleted.map_err(failed)? {
-                true => Ok(()),
-                false => Err(format!("there is no user `{name}`")),
-            }
-        }
-    }
-}
-
-async fn disable(name: String, disabled: bool, database: &Database) -> Result<(), String> {
-    let change = AccountChange {
-        is_disabled: Some(disabled),
-        ..AccountChange::default()
-    };
-    let changed = database.change_account(Manager::Operator, name, change);
-    changed.await.map_err(|e| e.to_string())
 }
 
 async fn serve(file: &SettingsFile) -> Result<(), String> {

@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | `server`, `command`, `settings`, `settings_file`, `reach` | start and stop, configuration |
 //! | `http`, `peer`, `pace`, `gate` | connections, client addresses, slow clients, limits on concurrent work |
-//! | `requests`, `outside` | requests to the operator's addresses, and to those that users name |
+//! | `requests`, `outside`, `outbox` | requests to the operator's addresses, and to those that users name; messages that leave the server |
 //! | `api` | the routes, one file per group |
 //! | `console` | the web pages |
 //! | `submission` | checks of a new run's configuration and data |
@@ -17,7 +17,7 @@
 //! | `database`, `store`, `folder` | persistence: rows in SQLite, contents in a folder or in S3 |
 //! | `space` | free space on the disk |
 //! | `documents` | previews of stored data |
-//! | `accounts`, `attempts`, `secret`, `ticket`, `redaction` | passwords and their limits, tokens, signed keys, hiding of secrets |
+//! | `accounts`, `attempts`, `oidc`, `secret`, `ticket`, `redaction` | passwords and their limits, sign-in providers, tokens, signed keys, hiding of secrets |
 //! | `upkeep`, `private` | check, backup, restore and clean-up; file permissions |
 //! | `app`, `error`, `clock`, `counters`, `cached` | shared state and helpers |
 
@@ -28,6 +28,7 @@ mod api;
 mod app;
 mod attempts;
 mod cached;
+mod changes;
 mod clock;
 pub mod command;
 mod console;
@@ -39,6 +40,8 @@ mod folder;
 mod gate;
 mod http;
 pub mod launcher;
+mod oidc;
+mod outbox;
 mod outside;
 mod pace;
 mod peer;
@@ -69,5 +72,5 @@ pub use error::StartError;
 pub use finetuner_protocol::worker::LocalModels;
 pub use ipnet::IpNet;
 pub use server::{DEFAULT_ADDRESS, FIRST_USER, RunningServer, Server, create_token};
-pub use settings::{Settings, Workers};
+pub use settings::{Encryption, Mail, Oidc, Settings, Workers};
 pub use upkeep::{Report, backup, check, restore};

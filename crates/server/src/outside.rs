@@ -1,5 +1,5 @@
-//! Requests to addresses that users' data and runs refer to: http and https
-//! only.
+//! Requests to addresses that users' data, runs and webhooks refer to: http and
+//! https only.
 //!
 //! Addresses of this machine and of private networks are refused unless the
 //! operator allows them, so that a run can't explore the server's network.

@@ -17,6 +17,11 @@ pub(crate) fn hash(token: &str) -> Vec<u8> {
     Sha256::digest(token.as_bytes()).to_vec()
 }
 
+/// Generates a key of 192 random bits, for the address of a page.
+pub(crate) fn new_key() -> String {
+    hex(&rand::random::<[u8; 24]>())
+}
+
 /// Generates an id of 24 hex digits, the form that clients expect.
 pub(crate) fn new_id() -> String {
     hex(&rand::random::<[u8; 12]>())

@@ -19,6 +19,8 @@ use crate::{
     folder::{attach_database, bad_folder, lock, open, open_database},
     http,
     launcher::{self, Home, Launcher, LauncherSettings, Threads},
+    oidc::Oidc,
+    outbox,
     queue::{self, Engine},
     reach,
     settings::Settings,
@@ -179,6 +181,8 @@ impl Server {
             false => None,
         };
         let ca = reach::authority(&self.settings.workers)?;
+        let sender = outbox::Sender::new(&self.settings)?;
+        let oidc = Oidc::new(&self.settings)?;
 
         let listener = bind(&self.address).await?;
         let listen = |source| StartError::Listen {
@@ -187,7 +191,7 @@ impl Server {
         };
         let address = listener.local_addr().map_err(listen)?;
         let space = Space::new(folder.clone(), self.settings.disk_reserve);
-        let app = App::new(database, store, self.settings, space, key, &id);
+        let app = App::new(database, store, self.settings, space, oidc, key, &id);
         let router = api::router(Arc::clone(&app));
         let (stop, stopped) = watch::channel(false);
         let mut serving = Vec::new();
@@ -221,6 +225,7 @@ impl Server {
             tokio::spawn(Arc::clone(&app).keep_house()),
             tokio::spawn(upkeep::sweep(Arc::clone(&app))),
             tokio::spawn(Arc::clone(&app).remove_suspects()),
+            tokio::spawn(outbox::serve(Arc::clone(&app), sender)),
         ];
         Ok(RunningServer {
             address,

@@ -1,9 +1,18 @@
 //! Settings of a server, as an embedding program gives them.
 
+mod mail;
+mod oidc;
+
 use std::{path::PathBuf, time::Duration};
 
 use finetuner_protocol::worker::LocalModels;
 use ipnet::IpNet;
+use url::Url;
+
+use crate::error::StartError;
+pub use mail::{Encryption, Mail};
+pub use oidc::Oidc;
+pub(crate) use oidc::{Client, check_address};
 
 /// Settings for the execution of runs and for the limits of users.
 ///
@@ -80,6 +89,18 @@ pub struct Settings {
     /// to reach the store at the address that the server uses. No effect on a store
     /// in a folder.
     pub presigned: bool,
+    /// Address at which browsers reach the server, such as
+    /// `https://finetuner.example.org`, for links in messages; none by default.
+    pub public_url: Option<String>,
+    /// Whether webhooks may call addresses of this machine and of private networks;
+    /// off by default, since users could explore the server's network with them.
+    pub private_webhooks: bool,
+    /// Maximum number of webhooks per project; 10 by default.
+    pub max_webhooks: u64,
+    /// Settings for sending e-mail; the server sends none by default.
+    pub mail: Mail,
+    /// Sign-in through an OpenID Connect provider; none by default.
+    pub oidc: Oidc,
     /// Time for which stopping the server waits for workers to pause; 30 seconds by
     /// default.
     pub grace: Duration,
@@ -142,6 +163,34 @@ fn at_most(wanted: Option<u32>, most: Option<u32>) -> Option<u32> {
     wanted.map(|wanted| wanted.min(most.unwrap_or(u32::MAX)).max(1))
 }
 
+impl Settings {
+    /// The address under which browsers reach the server.
+    pub(crate) fn public_address(&self) -> Result<Option<Url>, StartError> {
+        let Some(text) = &self.public_url else {
+            return Ok(None);
+        };
+        let bad = |reason: &str| {
+            let remedy = "give an address such as https://finetuner.example.org";
+            StartError::setting("server.public_url", format!("`{text}` {reason}: {remedy}"))
+        };
+        let url = Url::parse(text).map_err(|e| bad(&format!("is no address ({e})")))?;
+        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+            return Err(bad("is not http or https"));
+        }
+        let is_plain = url.username().is_empty()
+            && url.password().is_none()
+            && url.query().is_none()
+            && url.fragment().is_none();
+        match is_plain {
+            true => Ok(Some(url)),
+            false => Err(StartError::setting(
+                "server.public_url",
+                "it holds more than scheme, host, port and path: leave the rest out",
+            )),
+        }
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -164,6 +213,11 @@ impl Default for Settings {
             disk_reserve: None,
             trusted_proxies: Vec::new(),
             presigned: false,
+            public_url: None,
+            private_webhooks: false,
+            max_webhooks: 10,
+            mail: Mail::default(),
+            oidc: Oidc::default(),
             grace: Duration::from_secs(30),
             job_grace: Duration::from_secs(30),
             first_call: Duration::from_secs(15 * 60),

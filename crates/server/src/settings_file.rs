@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::{
     launcher::LauncherSettings,
     server::DEFAULT_ADDRESS,
-    settings::{Settings, Workers},
+    settings::{Mail, Oidc, Settings, Workers},
 };
 
 /// All settings of a server.
@@ -31,6 +31,8 @@ pub(crate) struct SettingsFile {
     pub(crate) runs: RunsGroup,
     pub(crate) users: UsersGroup,
     pub(crate) workers: WorkersGroup,
+    pub(crate) mail: Mail,
+    pub(crate) oidc: Oidc,
     pub(crate) launcher: LauncherSettings,
 }
 
@@ -57,6 +59,11 @@ pub(crate) struct ServerGroup {
     /// headers are trusted, such as "10.0.0.0/8". (`--trusted-proxies`,
     /// FINETUNER_TRUSTED_PROXIES)
     pub(crate) trusted_proxies: Vec<Network>,
+    /// The address at which browsers reach the server, such as
+    /// "https://finetuner.example.org", for links in messages.
+    pub(crate) public_url: Option<String>,
+    /// Whether webhooks may call addresses of this machine and of private networks.
+    pub(crate) private_webhooks: bool,
     /// The maximum memory in MiB for finished models that are used over
     /// `/v1/embeddings` and tried in the console. (`--max-loaded`,
     /// FINETUNER_MAX_LOADED)
@@ -81,6 +88,8 @@ impl Default for ServerGroup {
             tls_cert: None,
             tls_key: None,
             trusted_proxies: Vec::new(),
+            public_url: None,
+            private_webhooks: Settings::default().private_webhooks,
             max_loaded: Settings::default().max_loaded >> 20,
             disk_reserve: None,
             grace: Settings::default().grace.into(),
@@ -161,6 +170,8 @@ pub(crate) struct UsersGroup {
     /// user's personal project is one of them. (`--max-stored`,
     /// FINETUNER_MAX_STORED)
     pub(crate) max_stored: Option<u64>,
+    /// The most webhooks of a project.
+    pub(crate) max_webhooks: u64,
 }
 
 impl Default for UsersGroup {
@@ -174,6 +185,7 @@ impl Default for UsersGroup {
             max_projects: NonZeroU16::new(16).unwrap_or(NonZeroU16::MIN),
             audit_days: NonZeroU16::new(365).unwrap_or(NonZeroU16::MIN),
             max_stored: None,
+            max_webhooks: Settings::default().max_webhooks,
         }
     }
 }
@@ -317,6 +329,8 @@ impl SettingsFile {
             runs,
             users,
             workers,
+            mail,
+            oidc,
             ..
         } = self;
         let bytes = |mib: Option<u64>| mib.map(|mib| mib.saturating_mul(1 << 20));
@@ -346,6 +360,11 @@ impl SettingsFile {
             disk_reserve: bytes(server.disk_reserve),
             trusted_proxies: server.trusted_proxies.iter().map(|net| net.0).collect(),
             presigned: server.presigned,
+            public_url: server.public_url.clone(),
+            private_webhooks: server.private_webhooks,
+            max_webhooks: users.max_webhooks,
+            mail: mail.clone(),
+            oidc: oidc.clone(),
             grace: server.grace.0,
             job_grace: workers.job_grace.0,
             first_call: workers.first_call.0,
@@ -368,6 +387,8 @@ impl SettingsFile {
         group(&mut text, "runs", &self.runs)?;
         group(&mut text, "users", &self.users)?;
         group(&mut text, "workers", &self.workers)?;
+        group(&mut text, "mail", &self.mail)?;
+        group(&mut text, "oidc", &self.oidc)?;
         launchers(&mut text, &self.launcher)?;
         Ok(text)
     }

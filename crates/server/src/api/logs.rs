@@ -15,7 +15,8 @@ use futures_util::{Stream, stream};
 
 use super::{KEEP_ALIVE, auth::User, runs};
 use crate::{
-    app::{App, Follow},
+    app::App,
+    changes::Follow,
     database::{Identity, StoredEvent},
     error::Result,
 };
@@ -115,8 +116,7 @@ impl Follower {
             if let Some(message) = self.ready.pop_front() {
                 return Some(message);
             }
-            let (project, person) = (self.user.namespace.clone(), self.user.person.clone());
-            if !self.app.database.is_member(project, person).await.ok()? {
+            if !self.app.database.has_access(&self.user).await.ok()? {
                 return None;
             }
             // Status before events: lines are written before the run ends.

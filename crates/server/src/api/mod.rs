@@ -18,9 +18,11 @@ mod openai;
 mod pages;
 mod projects;
 mod runs;
+mod shares;
 mod tokens;
 mod told;
 mod uploads;
+mod webhooks;
 mod worker;
 
 use std::{
@@ -35,7 +37,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, Request, Uri, header},
     middleware::{self, Next},
     response::{IntoResponse, Redirect, Response},
-    routing::{MethodRouter, get, post, put},
+    routing::{MethodRouter, delete, get, post, put},
 };
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -47,6 +49,7 @@ pub(crate) use projects::{check_project_name, role};
 pub(crate) use runs::{
     Continuation, continue_from, create_from, examples_of, find as find_run, status_of,
 };
+pub(crate) use shares::{MAX_DAYS as MAX_SHARE_DAYS, create_share, share_address};
 pub(crate) use uploads::Uploads;
 
 use crate::{
@@ -104,6 +107,11 @@ fn routes() -> Vec<(String, MethodRouter<Arc<App>>)> {
             post(runs::go_on),
         ),
         (format!("{run}/cancel"), post(runs::cancel)),
+        (
+            format!("{run}/shares"),
+            get(shares::list).post(shares::create),
+        ),
+        (format!("{run}/shares/{{share}}"), delete(shares::delete)),
         (format!("{run}/logs"), get(logs::logs)),
         (format!("{run}/logstream"), get(logs::stream)),
         ("/api/v1/models".into(), get(models::task)),
@@ -130,6 +138,26 @@ fn routes() -> Vec<(String, MethodRouter<Arc<App>>)> {
         (
             "/api/v1/projects/{project}/members/{user}".into(),
             put(projects::set_member).delete(projects::remove_member),
+        ),
+        (
+            "/api/v1/webhooks".into(),
+            get(webhooks::list).post(webhooks::create),
+        ),
+        (
+            "/api/v1/webhooks/{webhook}".into(),
+            get(webhooks::get).delete(webhooks::delete),
+        ),
+        (
+            "/api/v1/webhooks/{webhook}/test".into(),
+            post(webhooks::test),
+        ),
+        (
+            "/api/v1/webhooks/{webhook}/deliveries".into(),
+            get(webhooks::deliveries),
+        ),
+        (
+            "/api/v1/webhooks/{webhook}/deliveries/{delivery}".into(),
+            post(webhooks::redeliver),
         ),
         ("/api/v1/worker/start".into(), post(worker::start)),
         ("/api/v1/worker/job".into(), get(worker::job)),

@@ -101,6 +101,8 @@ pub(crate) async fn delete(
     if !app.database.delete_token(user, name.clone()).await? {
         return Err(ApiError::not_found(format!("there is no token `{name}`")));
     }
+    // Streams of the token end.
+    app.changes.notify_all();
     Ok(success(json!({})))
 }
 
@@ -136,6 +138,7 @@ pub(crate) async fn dismiss(
         app.database
             .end_session(secret::hash(token), user.address)
             .await?;
+        app.changes.notify_all();
     }
     Ok(success(json!({})))
 }

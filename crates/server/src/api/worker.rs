@@ -82,6 +82,7 @@ pub(crate) async fn job(State(app): State<Arc<App>>, worker: WorkerRun) -> Resul
     }
     app.leases.begin((run.id, run.launches));
     app.changes.notify(run.id);
+    app.outgoing.notify_one();
     let settings = &app.settings;
     Ok(Json(Job {
         config,

@@ -8,6 +8,7 @@ use maud::{Markup, html};
 use super::{
     Page, Session,
     frame::page,
+    oidc,
     words::{bytes, name, visible},
 };
 use crate::app::App;
@@ -28,6 +29,7 @@ pub(crate) async fn show(State(app): State<Arc<App>>, session: Session) -> Page 
         @if session.is_full() {
             p { a .button href="/console/password" { "Change password" } }
         }
+        (oidc::section(&app, &session).await?)
         h2 { "Usage" }
         div .scroll { table {
             thead { tr {
@@ -41,6 +43,11 @@ pub(crate) async fn show(State(app): State<Arc<App>>, session: Session) -> Page 
             }
         } }
         p .hint { "The operator of this server sets the limits." }
+        h2 { "Notifications" }
+        ul {
+            li { a href="/console/mail" { "E-mail" } " about your runs" }
+            li { a href="/console/webhooks" { "Webhooks" } ": calls of an address of yours" }
+        }
     };
     Ok(page(&session, "", "Account", &content))
 }

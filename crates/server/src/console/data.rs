@@ -337,15 +337,26 @@ pub(crate) async fn picture(
     Query(PictureQuery { document, part }): Query<PictureQuery>,
 ) -> Page<Response> {
     let artifact = find(&app, &session, id).await?;
+    picture_of(&app, &session.user.person, &artifact, document, &part).await
+}
+
+/// A picture of a document. `reader` has a part of the turns of those who look at
+/// data.
+pub(super) async fn picture_of(
+    app: &App,
+    reader: &str,
+    artifact: &ArtifactRow,
+    document: u64,
+    part: &str,
+) -> Page<Response> {
     let none = || ApiError::not_found("there is no such picture");
-    let (documents, _) =
-        documents::read(&app, &session.user.person, &artifact.content, document, 1).await?;
+    let (documents, _) = documents::read(app, reader, &artifact.content, document, 1).await?;
     let mut found = documents.first().ok_or_else(none)?;
     for step in part.split('.').filter(|step| !step.is_empty()) {
         let step = step.parse::<usize>().ok();
         found = step.and_then(|i| found.chunks.get(i)).ok_or_else(none)?;
     }
-    let blob = match part.as_str() {
+    let blob = match part {
         "" => first_picture(found),
         _ => found.as_blob(),
     };

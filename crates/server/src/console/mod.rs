@@ -10,7 +10,9 @@ mod data;
 mod experiments;
 mod frame;
 mod guides;
+mod mail;
 mod metrics;
+mod oidc;
 mod project_form;
 mod projects;
 mod run;
@@ -20,6 +22,7 @@ mod snippets;
 mod state;
 mod tokens;
 mod try_it;
+mod webhooks;
 mod words;
 
 use std::sync::Arc;
@@ -78,6 +81,14 @@ pub(crate) fn router(app: &Arc<App>) -> Router<Arc<App>> {
             get(run::continue_form).post(run::go_on),
         )
         .route(
+            &format!("{run}/share"),
+            get(run::list_shares).post(run::create_share),
+        )
+        .route(&format!("{run}/share/revoke"), post(run::revoke_share))
+        .route("/share/{key}", get(run::shared_page))
+        .route("/share/{key}/picture", get(run::shared_picture))
+        .route("/share/{key}/download", get(run::shared_download))
+        .route(
             &format!("{run}/try"),
             get(try_it::page)
                 .post(try_it::search)
@@ -106,8 +117,34 @@ pub(crate) fn router(app: &Arc<App>) -> Router<Arc<App>> {
         .route("/console/account", get(account::show))
         .route("/console/tokens", get(tokens::list).post(tokens::create))
         .route("/console/tokens/delete", post(tokens::delete))
+        .route("/console/mail", get(mail::show).post(mail::put))
+        .route("/console/mail/confirm", post(mail::confirm))
+        .route("/console/mail/off", post(mail::turn_off))
+        .route(
+            "/console/webhooks",
+            get(webhooks::list).post(webhooks::create),
+        )
+        .route("/console/webhooks/{webhook}", get(webhooks::show_one))
+        .route("/console/webhooks/{webhook}/test", post(webhooks::test))
+        .route(
+            "/console/webhooks/{webhook}/delete",
+            get(webhooks::ask_to_delete).post(webhooks::delete),
+        )
+        .route(
+            "/console/webhooks/{webhook}/deliveries/{message}",
+            post(webhooks::redeliver),
+        )
         .route("/console/signin", get(sign_in::page).post(sign_in::sign_in))
         .route("/console/signout", post(sign_in::sign_out))
+        .route("/console/oidc/start", get(oidc::start))
+        .route("/console/oidc/callback", get(oidc::callback))
+        .route("/console/oidc/account", get(oidc::account))
+        .route("/console/oidc/account/link", post(oidc::link))
+        .route("/console/oidc/account/create", post(oidc::create))
+        .route(
+            "/console/oidc/unlink",
+            get(oidc::ask_to_unlink).post(oidc::unlink),
+        )
         .route(
             "/console/password",
             get(sign_in::password).post(sign_in::set_password),
@@ -244,6 +281,12 @@ impl Session {
     pub(crate) fn may_write(&self) -> Result<(), Failure> {
         self.must_be_full()?;
         Ok(self.user.may(Role::Member)?)
+    }
+
+    /// Fails unless the user may change everything in the project.
+    pub(crate) fn may_own(&self) -> Result<(), Failure> {
+        self.must_be_full()?;
+        Ok(self.user.may(Role::Owner)?)
     }
 
     /// Whether the session's token is good for changing things.

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use super::{
     COOKIE, Failure, POLICY, Page, Session, api, cookie,
     frame::{document, page as shown},
-    words::name as shown_name,
+    words::{name as shown_name, query, visible},
 };
 use crate::{
     accounts,
@@ -39,6 +39,8 @@ const DEVICE_DAYS: u32 = 365;
 pub(crate) struct SignInQuery {
     next: String,
     code: String,
+    /// `yes` after somebody has signed out.
+    out: String,
 }
 
 /// The page where people sign in. With a code, they are signed in at once.
@@ -46,28 +48,56 @@ pub(crate) async fn page(
     State(app): State<Arc<App>>,
     peer: Peer,
     headers: HeaderMap,
-    Query(query): Query<SignInQuery>,
+    Query(asked): Query<SignInQuery>,
 ) -> Page<Response> {
-    if !query.code.is_empty() {
-        return match accounts::redeem_code(&app, &query.code) {
+    if !asked.code.is_empty() {
+        return match accounts::redeem_code(&app, &asked.code) {
             Some(user_id) => open(&app, peer, &headers, user_id, "/console/").await,
             None => {
                 let reason = "this link has expired or was used already";
                 let error = ApiError::unauthenticated(reason);
-                Ok(form(&query.next, "", Some(&error)))
+                Ok(form(&app, &asked.next, "", Some(&error)))
             }
         };
     }
-    Ok(form(&query.next, "", None))
+    if asked.out == "yes" {
+        return Ok(signed_out(&app).into_response());
+    }
+    Ok(form(&app, &asked.next, "", None))
+}
+
+/// Says that somebody has signed out. The session at the provider goes on.
+fn signed_out(app: &App) -> Markup {
+    let oidc = app.oidc.as_ref();
+    let provider = oidc.and_then(|oidc| Some((oidc.name(), oidc.sign_out_page()?)));
+    let body = html! {
+        main .narrow {
+            h1 { "You have signed out" }
+            @if let Some((name, page)) = provider {
+                p { "If you signed in through " (visible(name)) ", your session there goes on. "
+                    a href=(page) rel="noreferrer" { "Sign out there too" } "." }
+            }
+            p { a .button href="/console/signin" { "Sign in again" } }
+        }
+    };
+    document("Signed out", &body)
 }
 
 /// The form, with the name that was typed and what was wrong.
-fn form(next: &str, name: &str, problem: Option<&ApiError>) -> Response {
+pub(super) fn form(app: &App, next: &str, name: &str, problem: Option<&ApiError>) -> Response {
+    let provider = app.oidc.as_ref().map(|oidc| {
+        let address = format!("/console/oidc/start{}", query(&[("next", next)]));
+        (visible(oidc.name()), address)
+    });
     let body = html! {
         main .narrow {
             h1 { "Sign in to finetuner" }
             @if let Some(problem) = problem {
                 p .problem .message role="alert" { (problem.message()) }
+            }
+            @if let Some((name, address)) = &provider {
+                p { a .button href=(address) { "Sign in with " (name) } }
+                p .hint { "Or with a password or a token of this server:" }
             }
             form method="post" action="/console/signin" .stacked {
                 input type="hidden" name="next" value=(next);
@@ -132,7 +162,7 @@ pub(crate) async fn sign_in(
     });
     let attempt = match attempt {
         Ok(attempt) => attempt,
-        Err(error) => return Ok(form(&given.next, &name, Some(&error))),
+        Err(error) => return Ok(form(&app, &given.next, &name, Some(&error))),
     };
     if !name.is_empty() {
         let checked = accounts::check_password(&app, name.clone(), given.password.clone()).await;
@@ -140,7 +170,7 @@ pub(crate) async fn sign_in(
             Ok(checked) => checked,
             Err(error) => {
                 attempt.undecided();
-                return Ok(form(&given.next, &name, Some(&error)));
+                return Ok(form(&app, &given.next, &name, Some(&error)));
             }
         };
         if let Some(user_id) = checked {
@@ -157,12 +187,12 @@ pub(crate) async fn sign_in(
         true => "the token is wrong or has expired; with a password, give your name as well",
         false => "the name or the password is wrong",
     });
-    Ok(form(&given.next, &name, Some(&wrong)))
+    Ok(form(&app, &given.next, &name, Some(&wrong)))
 }
 
 /// Notes a sign-in that failed. A name that no user has is left out: people type
 /// passwords there by mistake.
-async fn note_failure(app: &App, name: &str, peer: Peer) -> Result<(), ApiError> {
+pub(super) async fn note_failure(app: &App, name: &str, peer: Peer) -> Result<(), ApiError> {
     let known = app.database.has_user(name.to_owned()).await?;
     let actor = match known {
         true => Actor::user(name, peer.0),
@@ -173,14 +203,15 @@ async fn note_failure(app: &App, name: &str, peer: Peer) -> Result<(), ApiError>
 }
 
 /// Where to go after signing in: pages of the console alone.
-fn local(next: &str) -> &str {
+pub(super) fn local(next: &str) -> &str {
     match next.starts_with("/console/") && !next.contains(['\\', '\r', '\n']) {
         true => next,
         false => "/console/",
     }
 }
 
-async fn open(
+/// Opens a session, and leads to the next page.
+pub(super) async fn open(
     app: &App,
     peer: Peer,
     headers: &HeaderMap,
@@ -206,7 +237,13 @@ fn with_cookie(headers: &HeaderMap, token: &str, answer: impl IntoResponse) -> R
 }
 
 /// Sets a cookie for `age` seconds. `headers` are the request's.
-fn add_cookie(headers: &HeaderMap, answer: &mut Response, name: &str, value: &str, age: u32) {
+pub(super) fn add_cookie(
+    headers: &HeaderMap,
+    answer: &mut Response,
+    name: &str,
+    value: &str,
+    age: u32,
+) {
     let is_secure = api::address(headers).is_ok_and(|address| address.starts_with("https"));
     let secure = if is_secure { "; Secure" } else { "" };
     let cookie = format!("{name}={value}; Path=/; HttpOnly; SameSite=Lax; Max-Age={age}{secure}");
@@ -224,8 +261,9 @@ pub(crate) async fn sign_out(
         app.database
             .end_session(secret::hash(token), peer.0)
             .await?;
+        app.changes.notify_all();
     }
-    let mut answer = Redirect::to("/console/signin").into_response();
+    let mut answer = Redirect::to("/console/signin?out=yes").into_response();
     let gone = format!("{COOKIE}=; Path=/; HttpOnly; SameSite=Lax; Max-Age=0");
     if let Ok(gone) = HeaderValue::from_str(&gone) {
         answer.headers_mut().insert(header::SET_COOKIE, gone);
@@ -276,6 +314,8 @@ pub(crate) async fn set_password(
     let name = session.user.name.clone();
     let by = Actor::user(&name, session.user.address);
     app.database.set_password(by, name, hash).await?;
+    // Streams of the ended sessions end.
+    app.changes.notify_all();
     Ok(Redirect::to("/console/signin").into_response())
 }
 

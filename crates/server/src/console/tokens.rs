@@ -185,5 +185,7 @@ pub(crate) async fn delete(
 ) -> Page<Redirect> {
     session.must_be_full()?;
     app.database.delete_token(session.user, name).await?;
+    // Streams of the token end.
+    app.changes.notify_all();
     Ok(Redirect::to("/console/tokens"))
 }

@@ -6,7 +6,7 @@ use std::{fmt, net::IpAddr};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Actor, Database, accounts::Scope};
+use super::{Actor, Database, NOW, accounts::Scope};
 
 /// What a member of a project may do; each role includes those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,6 +52,8 @@ pub(crate) struct Identity {
     pub(crate) project: String,
     pub(crate) is_personal: bool,
     pub(crate) role: Role,
+    /// The hash of the token that the request showed.
+    pub(crate) token: Vec<u8>,
     /// Where the request came from.
     pub(crate) address: Option<IpAddr>,
 }
@@ -231,7 +233,7 @@ impl Database {
                      WHERE hash = ?1 AND NOT disabled AND (expires_at IS NULL
                          OR expires_at > strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))",
                 )?
-                .query_row([hash], |row| {
+                .query_row([&hash], |row| {
                     Ok((
                         row.get::<_, String>(0)?,
                         row.get::<_, String>(1)?,
@@ -286,6 +288,7 @@ impl Database {
                 project,
                 is_personal,
                 role: Role::parse(&role).unwrap_or(Role::Viewer),
+                token: hash,
                 address,
             }))
         })
@@ -300,6 +303,22 @@ impl Database {
     ) -> rusqlite::Result<bool> {
         self.read(move |db| Ok(role_of(db, &project, &person)?.is_some()))
             .await
+    }
+
+    /// Whether a user still has access to the project of a request that goes on:
+    /// the token is good, and the user is a member.
+    pub(crate) async fn has_access(&self, user: &Identity) -> rusqlite::Result<bool> {
+        let user = user.clone();
+        self.read(move |db| {
+            let is_good: bool = db
+                .prepare_cached(&format!(
+                    "SELECT EXISTS (SELECT 1 FROM tokens WHERE hash = ?1
+                         AND (expires_at IS NULL OR expires_at > {NOW}))"
+                ))?
+                .query_row([&user.token], |row| row.get(0))?;
+            Ok(is_good && role_of(db, &user.namespace, &user.person)?.is_some())
+        })
+        .await
     }
 
     /// Keeps the project that a console session shows. Says whether the user is a

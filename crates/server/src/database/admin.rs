@@ -76,7 +76,7 @@ impl Manager {
             return Ok(Actor::operator());
         };
         match is_admin(db, user)? {
-            true => Ok(Actor::from(user)),
+            true => Ok(Actor::user(&user.name, user.address)),
             false => Err(Refusal::NoAdmin.into()),
         }
     }

@@ -10,14 +10,19 @@ mod checkpoints;
 mod connections;
 mod events;
 mod experiments;
+mod identities;
+mod mail;
 mod open;
+mod outbox;
 mod projects;
 mod queue;
 mod run_lists;
 mod runs;
 mod served;
+mod shares;
 mod upkeep;
 mod usage;
+mod webhooks;
 
 use std::{
     path::{Path, PathBuf},
@@ -35,7 +40,10 @@ pub(crate) use checkpoints::CheckpointRow;
 pub(crate) use events::StoredEvent;
 pub(crate) use experiments::ExperimentRow;
 pub(crate) use finetuner_protocol::FoundDocuments as Found;
+pub(crate) use identities::Linked;
+pub(crate) use mail::{MailAddress, PutMail};
 pub(crate) use open::replace;
+pub(crate) use outbox::{CONFIRM, Due, MessageRow, Next, Receiver, RunEvent};
 pub(crate) use projects::{MemberRow, ProjectRow};
 pub(crate) use queue::{Claim, End, Launched, Release};
 pub(crate) use run_lists::{Outline, RunFilter};
@@ -43,17 +51,20 @@ pub(crate) use run_lists::{Outline, RunFilter};
 pub(crate) use runs::tests::with_run;
 pub(crate) use runs::{CANCELLED, Created, NewRunRow, RunRow};
 pub(crate) use served::ModelRow;
+pub(crate) use shares::{NewShare, ShareRow};
 pub(crate) use usage::Usage;
+pub(crate) use webhooks::{NewWebhook, WebhookRow};
 
 /// One entry for each version of the schema. Entries are never changed, only
 /// added.
-const MIGRATIONS: [&str; 6] = [
+const MIGRATIONS: &[&str] = &[
     include_str!("0001_first.sql"),
     include_str!("0002_accounts.sql"),
     include_str!("0003_queue.sql"),
     include_str!("0004_launches.sql"),
     include_str!("0005_jobs.sql"),
     include_str!("0007_projects.sql"),
+    include_str!("0008_team.sql"),
 ];
 
 /// The time in UTC as SQL.

@@ -218,7 +218,8 @@ impl Database {
                 "INSERT INTO members (project_id, user_id, role) VALUES (?1, ?2, 'owner')",
                 params![id, by.person],
             )?;
-            by.note(&transaction, "project.create", &name)?;
+            by.about(&name)
+                .note(&transaction, "project.create", &name)?;
             transaction.commit()
         })
         .await

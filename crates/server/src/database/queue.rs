@@ -13,7 +13,9 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
     CheckpointRow, Database, Identity, NewArtifact, artifacts, checkpoints, events, is_duplicate,
-    now_ms, runs::check_own_run,
+    now_ms,
+    outbox::{self, RunEvent},
+    runs::check_own_run,
 };
 use progress::{Progress, millis};
 
@@ -273,15 +275,31 @@ impl Database {
     /// worker has the run.
     pub(crate) async fn begin(&self, run_id: i64, token: Vec<u8>) -> rusqlite::Result<bool> {
         self.write(move |db| {
-            let changed = db.execute(
-                &format!(
-                    "UPDATE runs SET status = 'STARTED', details = 'Run is being executed',
-                         started_at = coalesce(started_at, ?3)
-                     WHERE id = ?1 AND worker_token = ?2 AND {OPEN}"
-                ),
-                params![run_id, token, now_ms()],
+            let transaction = db.transaction()?;
+            let is_first: Option<bool> = transaction
+                .query_row(
+                    &format!(
+                        "SELECT started_at IS NULL FROM runs
+                         WHERE id = ?1 AND worker_token = ?2 AND {OPEN}"
+                    ),
+                    params![run_id, token],
+                    |row| row.get(0),
+                )
+                .optional()?;
+            let Some(is_first) = is_first else {
+                return Ok(false);
+            };
+            transaction.execute(
+                "UPDATE runs SET status = 'STARTED', details = 'Run is being executed',
+                     started_at = coalesce(started_at, ?2)
+                 WHERE id = ?1",
+                params![run_id, now_ms()],
             )?;
-            Ok(changed == 1)
+            if is_first {
+                outbox::announce(&transaction, run_id, RunEvent::Started)?;
+            }
+            transaction.commit()?;
+            Ok(true)
         })
         .await
     }
@@ -450,6 +468,8 @@ fn end_in(
         )?;
     }
     gone.extend(checkpoints::orphans(db, used)?);
+    let event = RunEvent::of_end(end.status == Status::Finished, &end.details);
+    outbox::announce(db, run_id, event)?;
     Ok(Some(gone))
 }
 

@@ -161,7 +161,7 @@ async fn stage(settings: Settings) -> Stage {
     add_run(&db, "r").await;
     let space = Space::new(folder.path().to_owned(), Some(0));
     let id = crate::secret::new_id();
-    let app = App::new(db, store, settings, space, [0; 32], &id);
+    let app = App::new(db, store, settings, space, None, [0; 32], &id);
     let script = Arc::new(Script::default());
     Stage {
         queue: Queue::new(Arc::clone(&app), engine(&script)),

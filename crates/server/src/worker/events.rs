@@ -305,6 +305,7 @@ mod tests {
             store,
             Settings::default(),
             space,
+            None,
             [0; 32],
             &crate::secret::new_id(),
         );

@@ -185,6 +185,12 @@ async fn every_route_answers_as_the_description_says() {
     call!(GET e, header("x-finetuner-project", "team"));
     call!(GET e, header("x-finetuner-project", "none"));
     call!(DELETE format!("{p}/team"));
+    call!(GET format!("{r}/shares"));
+    call!(POST format!("{r}/shares"), json(&json!({"days": 0})));
+    let share = call!(POST format!("{r}/shares"), json(&json!({"days": 1})));
+    let share = format!("{r}/shares/{}", share["id"].as_str().unwrap());
+    call!(DELETE share);
+    call!(DELETE share);
 
     // For admins.
     let a = "/api/v1/admin";
@@ -234,6 +240,21 @@ async fn every_route_answers_as_the_description_says() {
     call!(POST format!("{v}/user.identity.grant.auto"), json(&code));
     call!(POST format!("{v}/user.identity.grant.auto"), form(&code));
     call!(POST format!("{v}/user.identity.grant.auth0Unified"), form(&code));
+
+    // Webhooks.
+    let w = "/api/v1/webhooks";
+    let hook = call!(POST w, json(&json!({"url": "https://example.invalid/hook"})));
+    call!(POST w, json(&json!({"url": "http://127.0.0.1/"})));
+    call!(GET w);
+    let w = format!("{w}/{}", hook["id"].as_str().unwrap());
+    call!(GET w);
+    call!(GET "/api/v1/webhooks/none");
+    let delivery = call!(POST format!("{w}/test"));
+    call!(GET format!("{w}/deliveries"));
+    call!(POST format!("{w}/deliveries/{}", delivery["id"].as_str().unwrap()));
+    call!(POST format!("{w}/deliveries/none"));
+    call!(DELETE w);
+    call!(DELETE w);
 
     // Artifacts.
     let bytes = pairs(2).to_bytes().unwrap();

@@ -166,6 +166,17 @@ async fn a_removed_member_loses_access_at_once_and_streams_end() {
     while let Some(piece) = stream.next().await {
         piece.unwrap();
     }
+    // So does the stream of a token that is deleted.
+    let carol = member(&backend, "carol", Some("viewer")).await;
+    let stream = carol.get(&format!("{path}/logstream")).send().await;
+    let mut stream = stream.unwrap().bytes_stream();
+    assert!(stream.next().await.unwrap().is_ok(), "it has begun");
+    let delete = carol.post("/v2/rpc/user.pat.delete");
+    let deleted = delete.form(&[("name", "laptop")]).send().await.unwrap();
+    assert_eq!(deleted.status(), StatusCode::OK);
+    while let Some(piece) = stream.next().await {
+        piece.unwrap();
+    }
     assert!(
         !run.status().await.unwrap().status.is_final(),
         "the stream ended, and not the run"
@@ -311,4 +322,51 @@ async fn a_form_is_not_taken_for_another_project_than_its_page_showed() {
     assert_eq!(status, StatusCode::SEE_OTHER, "{page}");
     // The session shows the personal project again.
     browser.page("/console/experiments/default/runs/r").await;
+}
+
+#[tokio::test]
+async fn pages_offer_and_forms_allow_what_the_role_does() {
+    let (backend, owner) = with_team().await;
+    finished_run(&owner, "mine").await;
+    let run = "/console/experiments/default/runs/mine";
+    for (name, role, clones) in [("vera", "viewer", false), ("bob", "member", true)] {
+        member(&backend, name, Some(role)).await;
+        let token = backend.server.create_token(name, "web").await.unwrap();
+        let browser = Browser {
+            backend: &backend,
+            cookie: format!("finetuner_session={token}"),
+        };
+        // Before the switch the project is not there.
+        assert_eq!(browser.get(run).await.0, StatusCode::NOT_FOUND, "{name}");
+        let team = [("name", "team")];
+        let switched = browser.send("/console/projects/switch", &team).await;
+        assert_eq!(switched.0, StatusCode::SEE_OTHER, "{name}");
+        let page = browser.page(run).await;
+        assert_eq!(page.contains("/mine/clone\""), clones, "{name}");
+        assert!(!page.contains("/mine/delete\""), "{name}: it is not theirs");
+        assert!(page.contains("Started by"), "{name}");
+        let project = browser.page("/console/project").await;
+        assert!(
+            !project.contains("Add member") && project.contains("Leave"),
+            "{name}"
+        );
+        let fields = [
+            ("project", "team"),
+            ("name", "x"),
+            ("user", name),
+            ("role", "owner"),
+        ];
+        for path in [
+            &format!("{run}/delete"),
+            &format!("{run}/cancel"),
+            "/console/project/members",
+            "/console/project/delete",
+        ] {
+            let (status, page) = browser.send(path, &fields).await;
+            assert_eq!(status, StatusCode::FORBIDDEN, "{name}: {path}: {page}");
+        }
+        let (status, _) = browser.send(&format!("{run}/clone"), &fields).await;
+        assert_eq!(status == StatusCode::FORBIDDEN, !clones, "{name}");
+    }
+    assert!(owner.get_run("mine").await.is_ok());
 }

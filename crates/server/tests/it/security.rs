@@ -127,6 +127,12 @@ fn general() -> Vec<(Method, String, Body)> {
             Body::None,
         ),
         (Method::GET, "/v1/models".to_owned(), Body::None),
+        (Method::GET, "/api/v1/webhooks".to_owned(), Body::None),
+        (
+            Method::POST,
+            "/api/v1/webhooks".to_owned(),
+            Body::Json(json!({"url": "https://example.org/"})),
+        ),
     ]
 }
 

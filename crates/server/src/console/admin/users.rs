@@ -106,10 +106,10 @@ fn row(session: &AdminSession, user: &AccountRow) -> Markup {
                 button .quiet type="submit" aria-label={ "Set the limit of " (visible(&user.name)) } { "Set" }
             }
         }
-        td .row { @for (action, label) in actions {
+        td { div .row { @for (action, label) in actions {
             a .button .quiet href={ (HERE) "/change" (query(&[("user", &user.name), ("action", action)])) }
                 aria-label={ (label) ": " (visible(&user.name)) } { (label) }
-        } }
+        } } }
     } }
 }
 
@@ -156,50 +156,65 @@ pub(crate) struct Asked {
     action: String,
 }
 
-/// What an action does: its question, its consequence, and the change.
-fn meaning(action: &str) -> Result<(&'static str, &'static str, AccountChange), ApiError> {
+/// What an action does.
+struct Meaning {
+    question: &'static str,
+    consequence: &'static str,
+    button: &'static str,
+    change: AccountChange,
+}
+
+fn meaning(action: &str) -> Result<Meaning, ApiError> {
     let none = AccountChange::default();
     Ok(match action {
-        "disable" => (
-            "Disable this user?",
-            "All sessions end and all tokens are refused at once. Data and runs stay, and open runs go on.",
-            AccountChange {
+        "disable" => Meaning {
+            question: "Disable this user?",
+            consequence: "All sessions end and all tokens are refused at once. Data and runs stay, \
+                          and open runs go on.",
+            button: "Disable the user",
+            change: AccountChange {
                 is_disabled: Some(true),
                 ..none
             },
-        ),
-        "enable" => (
-            "Enable this user?",
-            "Tokens and the password are good again.",
-            AccountChange {
+        },
+        "enable" => Meaning {
+            question: "Enable this user?",
+            consequence: "Tokens and the password are accepted again.",
+            button: "Enable the user",
+            change: AccountChange {
                 is_disabled: Some(false),
                 ..none
             },
-        ),
-        "admin" => (
-            "Make this user an admin?",
-            "Admins manage users, all projects and their members, and read the audit log.",
-            AccountChange {
+        },
+        "admin" => Meaning {
+            question: "Make this user an admin?",
+            consequence: "Admins manage users, all projects and their members, and read the audit \
+                          log.",
+            button: "Make the user an admin",
+            change: AccountChange {
                 is_admin: Some(true),
                 ..none
             },
-        ),
-        "revoke" => (
-            "Revoke the admin rights of this user?",
-            "The user stays a user of the server.",
-            AccountChange {
+        },
+        "revoke" => Meaning {
+            question: "Revoke the admin rights of this user?",
+            consequence: "The user stays a user of the server.",
+            button: "Revoke the admin rights",
+            change: AccountChange {
                 is_admin: Some(false),
                 ..none
             },
-        ),
-        "sessions" => (
-            "End all sessions of this user?",
-            "Browsers and programs that logged in must log in again. Personal tokens stay good.",
-            AccountChange {
+        },
+        "sessions" => Meaning {
+            question: "End all sessions of this user?",
+            consequence: "Browsers and programs that logged in must log in again. Personal tokens \
+                          stay valid.",
+            button: "End the sessions",
+            change: AccountChange {
                 end_sessions: true,
                 ..none
             },
-        ),
+        },
         other => {
             return Err(ApiError::bad_request(format!(
                 "`action` is `{other}`: disable, enable, admin, revoke or sessions is wanted"
@@ -209,15 +224,15 @@ fn meaning(action: &str) -> Result<(&'static str, &'static str, AccountChange), 
 }
 
 pub(crate) async fn ask(session: AdminSession, Query(asked): Query<Asked>) -> Page {
-    let (question, consequence, _) = meaning(&asked.action)?;
+    let meaning = meaning(&asked.action)?;
     let content = html! {
         nav .crumbs aria-label="Path" { a href=(HERE) { "Users" } }
-        h1 { (question) }
-        p { "User " strong { (name(&asked.user)) } ". " (consequence) }
+        h1 { (meaning.question) }
+        p { "User " strong { (name(&asked.user)) } ". " (meaning.consequence) }
         form .row method="post" action={ (HERE) "/change" } {
             input type="hidden" name="user" value=(asked.user);
             input type="hidden" name="action" value=(asked.action);
-            button .danger type="submit" { "Yes, do it" }
+            button .danger type="submit" { (meaning.button) }
             a .button .quiet href=(HERE) { "Back" }
         }
     };
@@ -229,7 +244,7 @@ pub(crate) async fn change(
     session: AdminSession,
     Form(asked): Form<Asked>,
 ) -> Page<Response> {
-    let (_, _, change) = meaning(&asked.action)?;
+    let change = meaning(&asked.action)?.change;
     apply(&app, &session, asked.user, change).await
 }
 

@@ -11,7 +11,7 @@ use crate::{
     app::App,
     console::{
         Page,
-        chart::{Curve, Point, figure},
+        chart::{Curve, Point, View, figure},
         metrics,
     },
     database::{RunRow, StoredEvent},
@@ -38,9 +38,20 @@ pub(in crate::console) struct Curves {
 }
 
 pub(super) async fn section(app: &App, shown: &Shown) -> Page {
-    let run = &shown.run;
+    let fields = [("tab", shown.tab.word())];
+    figures(app, &shown.run, &shown.view, &run_path(&shown.run), &fields).await
+}
+
+/// The curves of a run, and a form by which `page` shows them in another way. The
+/// form keeps `fields` of the page's address.
+pub(super) async fn figures(
+    app: &App,
+    run: &RunRow,
+    view: &View,
+    page: &str,
+    fields: &[(&str, &str)],
+) -> Page {
     let curves = of(app, run, POINTS).await?;
-    let view = &shown.view;
     let losses = [curves.loss, curves.val_loss];
     let losses: Vec<Curve> = losses
         .into_iter()
@@ -53,7 +64,7 @@ pub(super) async fn section(app: &App, shown: &Shown) -> Page {
         section aria-labelledby="curves-title" {
             div .head {
                 h2 #curves-title { "Curves" }
-                (view.form(&run_path(run), &[("tab", shown.tab.word())]))
+                (view.form(page, fields))
             }
             div .figures {
                 (figure("Loss", &losses, view))

@@ -57,42 +57,111 @@ impl<'a> Side<'a> {
     }
 }
 
+/// The examples of a run, as far as they are shown.
+pub(super) struct Examples {
+    queries: Vec<String>,
+    texts: ExamplesInfo,
+    before: Option<Found>,
+    after: Option<Found>,
+    /// The data that they were found in, if it is what it was.
+    data: Option<ArtifactRow>,
+}
+
+impl Examples {
+    pub(super) async fn of(app: &App, run: &RunRow) -> Result<Self, ApiError> {
+        let texts: ExamplesInfo = examples_of(app, run.id).await?;
+        let names = match texts.after.is_empty() {
+            true => &texts.before,
+            false => &texts.after,
+        };
+        let queries = names.keys().take(EXAMPLES).cloned().collect();
+        let [before, after] = app.database.found_documents(run.id).await?;
+        let data = searched(app, run, after.as_ref().or(before.as_ref())).await?;
+        Ok(Self {
+            queries,
+            texts,
+            before,
+            after,
+            data,
+        })
+    }
+
+    fn sides(&self, query: &str) -> [Side<'_>; 2] {
+        [
+            Side::of(self.before.as_ref(), &self.texts.before, query),
+            Side::of(self.after.as_ref(), &self.texts.after, query),
+        ]
+    }
+
+    /// The data with this document, if the document is shown.
+    pub(super) fn data_with(&self, document: u64) -> Option<&ArtifactRow> {
+        let mut sides = self.queries.iter().flat_map(|query| self.sides(query));
+        let is_shown = sides.any(|side| side.places.iter().take(MATCHES).any(|p| *p == document));
+        self.data.as_ref().filter(|_| is_shown)
+    }
+
+    /// The examples with pictures of the data. On the page of a link, whose address
+    /// is `shared`, pictures come from there and lead nowhere.
+    pub(super) fn section(&self, shared: Option<&str>) -> Markup {
+        if self.queries.is_empty() {
+            return html! {};
+        }
+        html! { section .examples aria-labelledby="examples" {
+            h2 #examples { "Examples" }
+            @if self.after.as_ref().is_some_and(|found| !found.hits.is_empty()) {
+                p .hint { span .hit-mark { "✓" } " marks documents that belong to the query. The number is the "
+                    "distance to the query." }
+            }
+            @for query in &self.queries {
+                @let sides = self.sides(query);
+                section .example aria-label={ "Query: " (visible(query)) } {
+                    h3 { (name(query)) (verdict(&sides)) }
+                    div .sides {
+                        div { h4 { "Before" } (self.found(&sides[0], shared)) }
+                        div { h4 { "After" } (self.found(&sides[1], shared)) }
+                    }
+                }
+            }
+        } }
+    }
+
+    /// What a query found.
+    fn found(&self, side: &Side<'_>, shared: Option<&str>) -> Markup {
+        html! { ol .found { @for (i, text) in side.texts.iter().take(MATCHES).enumerate() {
+            @let text = text.as_str().map_or_else(|| text.to_string(), str::to_owned);
+            @let hit = side.hits.get(i).copied().unwrap_or_default();
+            li .hit[hit] {
+                @if let (Some(data), Some(place)) = (&self.data, side.places.get(i)) {
+                    @match shared {
+                        Some(page) => {
+                            img loading="lazy" alt=(visible(&text))
+                                src={ (page) "/picture?document=" (place) };
+                        }
+                        None => {
+                            a href=(document_address(&data.id, *place)) {
+                                img loading="lazy" alt=(visible(&text))
+                                    src=(picture_address(&data.id, *place));
+                            }
+                        }
+                    }
+                }
+                span .caption {
+                    @if hit { span .hit-mark { "✓" } span .hidden { " hit " } " " }
+                    (name(&text))
+                    @if let Some(distance) = side.distances.get(i) {
+                        " " span .score { (number(f64::from(*distance))) }
+                    }
+                }
+            }
+        } } }
+    }
+}
+
 pub(super) async fn section(app: &App, session: &Session, shown: &Shown) -> Page {
     if makes_data(&shown.run) {
         return made_data(app, session, shown).await;
     }
-    let run = &shown.run;
-    let all: ExamplesInfo = examples_of(app, run.id).await?;
-    let queries: Vec<&String> = all.after.keys().take(EXAMPLES).collect();
-    let queries = match queries.is_empty() {
-        true => all.before.keys().take(EXAMPLES).collect(),
-        false => queries,
-    };
-    if queries.is_empty() {
-        return Ok(html! {});
-    }
-    let [before, after] = app.database.found_documents(run.id).await?;
-    let data = searched(app, session, run, after.as_ref().or(before.as_ref())).await?;
-    Ok(html! { section .examples aria-labelledby="examples" {
-        h2 #examples { "Examples" }
-        @if after.as_ref().is_some_and(|found| !found.hits.is_empty()) {
-            p .hint { span .hit-mark { "✓" } " marks documents that belong to the query. The number is the "
-                "distance to the query." }
-        }
-        @for query in queries {
-            @let sides = [
-                Side::of(before.as_ref(), &all.before, query),
-                Side::of(after.as_ref(), &all.after, query),
-            ];
-            section .example aria-label={ "Query: " (visible(query)) } {
-                h3 { (name(query)) (verdict(&sides)) }
-                div .sides {
-                    div { h4 { "Before" } (found(&data, &sides[0])) }
-                    div { h4 { "After" } (found(&data, &sides[1])) }
-                }
-            }
-        }
-    } })
+    Ok(Examples::of(app, &shown.run).await?.section(None))
 }
 
 /// Whether the first document that belongs to the query moved.
@@ -116,14 +185,13 @@ fn verdict([before, after]: &[Side<'_>; 2]) -> Markup {
 /// The data that the examples were found in, if it is what it was.
 async fn searched(
     app: &App,
-    session: &Session,
     run: &RunRow,
     found: Option<&Found>,
 ) -> Result<Option<ArtifactRow>, ApiError> {
     let Some(found) = found else { return Ok(None) };
     let data = app
         .database
-        .artifact_by_name(session.user.namespace.clone(), found.data.clone())
+        .artifact_by_name(run.project_id.clone(), found.data.clone())
         .await?;
     // What was pushed since may hold other pictures.
     let used: Value = serde_json::from_str(&run.data).unwrap_or_default();
@@ -131,29 +199,6 @@ async fn searched(
         let name = data.name.as_deref().unwrap_or_default();
         used[name] == data.content.as_str()
     }))
-}
-
-/// What a query found.
-fn found(data: &Option<ArtifactRow>, side: &Side<'_>) -> Markup {
-    html! { ol .found { @for (i, text) in side.texts.iter().take(MATCHES).enumerate() {
-        @let text = text.as_str().map_or_else(|| text.to_string(), str::to_owned);
-        @let hit = side.hits.get(i).copied().unwrap_or_default();
-        @let place = side.places.get(i);
-        li .hit[hit] {
-            @if let (Some(data), Some(place)) = (data, place) {
-                a href=(document_address(&data.id, *place)) {
-                    img loading="lazy" alt=(visible(&text)) src=(picture_address(&data.id, *place));
-                }
-            }
-            span .caption {
-                @if hit { span .hit-mark { "✓" } span .hidden { " hit " } " " }
-                (name(&text))
-                @if let Some(distance) = side.distances.get(i) {
-                    " " span .score { (number(f64::from(*distance))) }
-                }
-            }
-        }
-    } } }
 }
 
 /// The first documents that a synthesis run has made.

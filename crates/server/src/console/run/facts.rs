@@ -105,10 +105,7 @@ async fn training(
         dt { "Training data" } dd { (train) @if !more.0.is_empty() { ", " (more) } }
         @if !eval.0.is_empty() { dt { "Validation data" } dd { (eval) } }
         @if !queries.0.is_empty() { dt { "Evaluated on" } dd { (queries) } }
-        @for (label, field) in [
-            ("Loss", "loss"), ("Epochs", "epochs"), ("Batch size", "batch_size"),
-            ("Learning rate", "learning_rate"), ("Optimizer", "optimizer"),
-        ] { (fact(label, &setting(config, field))) }
+        (hyper_parameters(config))
     })
 }
 
@@ -130,6 +127,31 @@ async fn synthesis(app: &App, session: &Session, config: &Value) -> Result<Marku
         dt { "Queries" } dd { (queries) }
         dt { "Corpus" } dd { (corpus) }
     })
+}
+
+/// The facts of a run that the page of a link shows: names of data and other runs
+/// are not among them.
+pub(super) fn shared(run: &RunRow) -> Markup {
+    let config = config_of(run);
+    html! {
+        dl .facts {
+            (fact("Model", &model_of(run, &config)))
+            (hyper_parameters(&config))
+            dt { "Created" } dd { (time(&run.created_at)) }
+            @if let Some((started, ended)) = run.started_at.zip(run.ended_at) {
+                dt { "Duration" } dd { (seconds(ended - started)) }
+            }
+        }
+    }
+}
+
+fn hyper_parameters(config: &Value) -> Markup {
+    html! {
+        @for (label, field) in [
+            ("Loss", "loss"), ("Epochs", "epochs"), ("Batch size", "batch_size"),
+            ("Learning rate", "learning_rate"), ("Optimizer", "optimizer"),
+        ] { (fact(label, &setting(config, field))) }
+    }
 }
 
 fn fact(label: &str, value: &str) -> Markup {

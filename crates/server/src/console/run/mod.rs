@@ -5,6 +5,8 @@ mod curves;
 mod examples;
 mod facts;
 mod forms;
+mod shared;
+mod shares;
 mod tabs;
 mod top;
 
@@ -36,6 +38,10 @@ pub(crate) use actions::{ask_to_cancel, ask_to_delete, cancel, delete};
 pub(super) use curves::{Curves, of as curves_of};
 pub(super) use facts::{config_of, model_of, setting};
 pub(crate) use forms::{clone, clone_form, continue_form, go_on};
+pub(crate) use shared::{
+    download as shared_download, page as shared_page, picture as shared_picture,
+};
+pub(crate) use shares::{create as create_share, list as list_shares, revoke as revoke_share};
 
 /// The address of a run's page.
 pub(super) fn run_path(run: &RunRow) -> String {

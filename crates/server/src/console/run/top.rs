@@ -98,6 +98,7 @@ fn actions(session: &Session, shown: &Shown) -> Markup {
                 @if !makes_data(run) { a .button .quiet href={ (here) "/try" } { "Try and use it" } }
             }
             @if session.writes() {
+                a .button .quiet href={ (here) "/share" } { "Share" }
                 a .button .quiet href={ (here) "/clone" } { "Clone" }
                 @if !shown.checkpoints.is_empty() && !makes_data(run) {
                     a .button .quiet href={ (here) "/continue" } { "Continue" }
@@ -135,7 +136,7 @@ async fn result(
 }
 
 /// A metric in large figures.
-fn headline(change: &Change, labels: [&str; 2]) -> Markup {
+pub(super) fn headline(change: &Change, labels: [&str; 2]) -> Markup {
     let [first, second] = labels;
     let value = |value: Option<f64>| value.map_or("–".to_owned(), number);
     html! {

@@ -1,0 +1,143 @@
+//! `/api/v1/webhooks`: addresses that are called when something happens to a run.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::StatusCode,
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{
+    auth::{User, Writer},
+    json::JsonObject,
+};
+use crate::{
+    app::App,
+    database::{MessageRow, RunEvent, WebhookRow},
+    error::{ApiError, Result},
+    outbox,
+};
+
+/// Deliveries of an answer.
+const DELIVERIES: u64 = 100;
+
+#[derive(Deserialize)]
+pub(crate) struct NewWebhook {
+    url: String,
+    #[serde(default)]
+    events: Option<Vec<String>>,
+}
+
+/// Events of a webhook for which none are named.
+fn default_events() -> Vec<String> {
+    let ends = RunEvent::ALL.iter().filter(|e| **e != RunEvent::Started);
+    ends.map(|event| event.as_str().to_owned()).collect()
+}
+
+pub(crate) async fn create(
+    State(app): State<Arc<App>>,
+    Writer(user): Writer,
+    JsonObject(new): JsonObject<NewWebhook>,
+) -> Result<(StatusCode, Json<Value>)> {
+    let events = new.events.unwrap_or_else(default_events);
+    let (made, secret) = outbox::create(&app, user, &new.url, &events).await?;
+    let mut answer = info(&made);
+    answer["secret"] = secret.into();
+    Ok((StatusCode::CREATED, Json(answer)))
+}
+
+pub(crate) async fn list(State(app): State<Arc<App>>, User(user): User) -> Result<Json<Value>> {
+    let rows = app.database.webhooks(user.namespace).await?;
+    Ok(Json(rows.iter().map(info).collect()))
+}
+
+pub(crate) async fn get(
+    State(app): State<Arc<App>>,
+    User(user): User,
+    Path(id): Path<String>,
+) -> Result<Json<Value>> {
+    Ok(Json(info(&find(&app, user.namespace, id).await?)))
+}
+
+pub(crate) async fn delete(
+    State(app): State<Arc<App>>,
+    Writer(user): Writer,
+    Path(id): Path<String>,
+) -> Result<Json<Value>> {
+    let row = find(&app, user.namespace.clone(), id.clone()).await?;
+    match app.database.delete_webhook(user, id).await? {
+        true => Ok(Json(info(&row))),
+        false => Err(none(&row.id)),
+    }
+}
+
+/// Sends a message that tries the webhook.
+pub(crate) async fn test(
+    State(app): State<Arc<App>>,
+    Writer(user): Writer,
+    Path(id): Path<String>,
+) -> Result<Json<Value>> {
+    let made = app.database.test_webhook(user, id.clone()).await?;
+    app.outgoing.notify_one();
+    Ok(Json(delivery(&made.ok_or_else(|| none(&id))?)))
+}
+
+/// The last deliveries, the newest first.
+pub(crate) async fn deliveries(
+    State(app): State<Arc<App>>,
+    User(user): User,
+    Path(id): Path<String>,
+) -> Result<Json<Value>> {
+    let row = find(&app, user.namespace.clone(), id).await?;
+    let rows = app.database.deliveries(user.namespace, row.id, DELIVERIES);
+    Ok(Json(rows.await?.iter().map(delivery).collect()))
+}
+
+/// Sends a message again.
+pub(crate) async fn redeliver(
+    State(app): State<Arc<App>>,
+    Writer(user): Writer,
+    Path((id, name)): Path<(String, String)>,
+) -> Result<Json<Value>> {
+    let again = app.database.send_again(user, id.clone(), name.clone());
+    let again = again.await?.ok_or_else(|| {
+        ApiError::not_found(format!("there is no delivery `{name}` of a webhook `{id}`"))
+    })?;
+    app.outgoing.notify_one();
+    Ok(Json(delivery(&again)))
+}
+
+async fn find(app: &App, project: String, id: String) -> Result<WebhookRow> {
+    let found = app.database.webhook(project, id.clone()).await?;
+    found.ok_or_else(|| none(&id))
+}
+
+fn none(id: &str) -> ApiError {
+    ApiError::not_found(format!("there is no webhook `{id}`"))
+}
+
+fn info(row: &WebhookRow) -> Value {
+    let events: Vec<&str> = row.events.iter().map(|event| event.as_str()).collect();
+    json!({
+        "id": row.id,
+        "url": row.url,
+        "events": events,
+        "created_at": row.created_at,
+    })
+}
+
+fn delivery(row: &MessageRow) -> Value {
+    json!({
+        "id": row.name,
+        "event": row.event,
+        "state": row.state(),
+        "outcome": row.outcome,
+        "attempts": row.attempts,
+        "created_at": row.created_at,
+        "tried_at": row.tried_at,
+        "next_at": row.due_at,
+    })
+}

@@ -1,0 +1,94 @@
+//! Who follows a run, to be woken when it changes.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::sync::watch;
+
+/// Wakes those who follow a run when it has changed. A run that nobody follows
+/// takes no memory.
+#[derive(Default)]
+pub(crate) struct Changes(Arc<Followed>);
+
+type Followed = Mutex<HashMap<i64, watch::Sender<()>>>;
+
+impl Changes {
+    /// Follows a run. A change after this call is not missed.
+    pub(crate) fn subscribe(&self, run_id: i64) -> Follow {
+        let mut runs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let sender = runs.entry(run_id).or_insert_with(|| watch::channel(()).0);
+        Follow {
+            run_id,
+            changed: Some(sender.subscribe()),
+            all: Arc::clone(&self.0),
+        }
+    }
+
+    /// How many runs are followed.
+    #[cfg(test)]
+    pub(crate) fn followed(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    pub(crate) fn notify(&self, run_id: i64) {
+        let runs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sender) = runs.get(&run_id) {
+            sender.send_replace(());
+        }
+    }
+
+    /// Wakes all who follow any run: somebody may have lost access.
+    pub(crate) fn notify_all(&self) {
+        let runs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for sender in runs.values() {
+            sender.send_replace(());
+        }
+    }
+}
+
+/// Somebody who follows a run.
+pub(crate) struct Follow {
+    run_id: i64,
+    /// None once it is dropped.
+    changed: Option<watch::Receiver<()>>,
+    all: Arc<Followed>,
+}
+
+impl Follow {
+    /// Waits for the next change. None if there will be none.
+    pub(crate) async fn changed(&mut self) -> Option<()> {
+        self.changed.as_mut()?.changed().await.ok()
+    }
+}
+
+impl Drop for Follow {
+    fn drop(&mut self) {
+        let mut runs = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nobody follows the run any more once this receiver is gone.
+        self.changed = None;
+        if runs.get(&self.run_id).is_some_and(watch::Sender::is_closed) {
+            runs.remove(&self.run_id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_run_that_nobody_follows_any_more_takes_no_memory() {
+        let changes = Changes::default();
+        let (mut one, two) = (changes.subscribe(1), changes.subscribe(1));
+        drop(two);
+        changes.notify(1);
+        assert_eq!(one.changed().await, Some(()));
+        assert_eq!(one.changed().now_or_never(), None, "once for each change");
+        drop(one);
+        assert_eq!(changes.followed(), 0);
+    }
+}

@@ -1,0 +1,157 @@
+//! The page of a link to a run: metrics, curves and examples, for people without an
+//! account. The log, the configuration and names of data are not on it.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Path, Query, State},
+    http::{HeaderName, HeaderValue, header},
+    response::{IntoResponse, Redirect, Response},
+};
+use maud::html;
+use serde::Deserialize;
+
+use super::{curves, examples::Examples, facts, makes_data, top::headline};
+use crate::{
+    app::App,
+    console::{
+        Failure, Page,
+        chart::{View, ViewQuery},
+        data::picture_of,
+        frame::document,
+        metrics,
+        state::badge,
+        words::{name, time, visible},
+    },
+    database::{RunRow, ShareRow},
+    error::ApiError,
+    ticket::Download,
+};
+
+/// The link with this key, and its run.
+async fn find(app: &App, key: &str) -> Result<(ShareRow, RunRow), Failure> {
+    let found = app.database.shared(key).await?;
+    found.ok_or_else(|| {
+        ApiError::not_found(
+            "this link is not there: it has expired, was revoked, or was not copied completely",
+        )
+        .into()
+    })
+}
+
+/// Adds what keeps a link's address to those who have it: other sites and search
+/// engines don't learn it.
+fn secluded(answer: impl IntoResponse) -> Response {
+    let mut answer = answer.into_response();
+    let headers = answer.headers_mut();
+    headers.insert(
+        header::REFERRER_POLICY,
+        HeaderValue::from_static("no-referrer"),
+    );
+    headers.insert(
+        HeaderName::from_static("x-robots-tag"),
+        HeaderValue::from_static("noindex, nofollow"),
+    );
+    answer
+}
+
+pub(crate) async fn page(
+    State(app): State<Arc<App>>,
+    Path(key): Path<String>,
+    Query(asked): Query<ViewQuery>,
+) -> Page<Response> {
+    let (share, run) = find(&app, &key).await?;
+    // Reading a run's events takes a turn of those who look at data.
+    let turn = app.gates.previews.enter(&reader(&share)).await?;
+    let here = format!("/share/{key}");
+    let metrics = metrics::of(&run);
+    let view = View::from(&asked);
+    let curves = curves::figures(&app, &run, &view, &here, &[]).await?;
+    let examples = match makes_data(&run) {
+        true => html! {},
+        false => Examples::of(&app, &run).await?.section(Some(&here)),
+    };
+    drop(turn);
+    let artifact = app
+        .database
+        .artifact(run.project_id.clone(), run.artifact_id.clone());
+    let has_artifact = share.with_artifact && artifact.await?.is_some();
+    let body = html! {
+        main id="content" {
+            div .head {
+                h1 { (name(&run.name)) }
+                (badge(&run))
+                @if has_artifact { div .actions {
+                    a .button href={ (here) "/download" } download {
+                        "Download " @if makes_data(&run) { "the data" } @else { "the model" }
+                    }
+                } }
+            }
+            p .hint { "Shared by " (name(&share.created_by)) " until " (time(&share.expires_at)) "." }
+            @if !run.description.is_empty() { p { (name(&run.description)) } }
+            @if let Some(change) = metrics::headline(&metrics) {
+                (headline(&change, ["Before", "After"]))
+            }
+            div .columns {
+                section aria-labelledby="settings" {
+                    h2 #settings { "Settings" }
+                    (facts::shared(&run))
+                }
+                @if !metrics.before.is_empty() || !metrics.after.is_empty() {
+                    section aria-labelledby="metrics" {
+                        h2 #metrics { "Metrics" }
+                        (metrics::table(&metrics))
+                    }
+                }
+            }
+            (examples)
+            div #curves { (curves) }
+        }
+    };
+    if let Err(error) = app.database.note_opened(share.id).await {
+        tracing::warn!("The opening of a link can't be counted: {error}");
+    }
+    Ok(secluded(document(&visible(&run.name), &body)))
+}
+
+/// Under which name readers of a link wait for their turn.
+fn reader(share: &ShareRow) -> String {
+    format!("link {}", share.id)
+}
+
+#[derive(Deserialize)]
+pub(crate) struct PictureQuery {
+    document: u64,
+}
+
+/// A picture of a document that an example found. Others are not given out.
+pub(crate) async fn picture(
+    State(app): State<Arc<App>>,
+    Path(key): Path<String>,
+    Query(PictureQuery { document }): Query<PictureQuery>,
+) -> Page<Response> {
+    let (share, run) = find(&app, &key).await?;
+    let examples = Examples::of(&app, &run).await?;
+    let data = examples.data_with(document);
+    let data = data.ok_or_else(|| ApiError::not_found("there is no such picture"))?;
+    let picture = picture_of(&app, &reader(&share), data, document, "").await?;
+    Ok(secluded(picture))
+}
+
+/// Leads to the bytes of the run's artifact, if the link allows it.
+pub(crate) async fn download(
+    State(app): State<Arc<App>>,
+    Path(key): Path<String>,
+) -> Page<Response> {
+    let (share, run) = find(&app, &key).await?;
+    if !share.with_artifact {
+        return Err(ApiError::forbidden("this link does not allow the download").into());
+    }
+    let artifact = app
+        .database
+        .artifact(run.project_id, run.artifact_id)
+        .await?;
+    let artifact = artifact.ok_or_else(|| ApiError::not_found("there is nothing to download"))?;
+    let key = app.signer.download(Download::of(&artifact));
+    Ok(secluded(Redirect::to(&format!("/v2/download/{key}"))))
+}

@@ -1,0 +1,226 @@
+//! Addresses for e-mail about runs. An address gets nothing else until its user
+//! has entered the code that was sent to it.
+
+use rusqlite::{OptionalExtension, params};
+use serde_json::json;
+
+use super::{
+    Database, now_ms,
+    outbox::{self, CONFIRM, MESSAGE, MessageRow, RunEvent, message},
+};
+use crate::secret;
+
+/// How long a code is good, in milliseconds.
+const CODE_LIFE: i64 = 24 * 3600 * 1000;
+/// Codes that a user may ask for in one hour.
+const CODES_AN_HOUR: u64 = 5;
+
+/// The address of a user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MailAddress {
+    pub(crate) address: String,
+    pub(crate) events: Vec<RunEvent>,
+    pub(crate) is_confirmed: bool,
+}
+
+/// Whether an address was stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PutMail {
+    /// It was confirmed before.
+    Kept,
+    /// A code is on its way.
+    CodeSent,
+    /// The user has asked for too many codes.
+    TooMany,
+}
+
+impl Database {
+    /// A user's address for e-mail.
+    pub(crate) async fn mail_address(
+        &self,
+        user_id: String,
+    ) -> rusqlite::Result<Option<MailAddress>> {
+        self.read(move |db| {
+            db.prepare_cached(
+                "SELECT address, events, code IS NULL FROM mail_addresses WHERE user_id = ?1",
+            )?
+            .query_row([user_id], |row| {
+                let events: String = row.get(1)?;
+                let events: Vec<String> = serde_json::from_str(&events).unwrap_or_default();
+                Ok(MailAddress {
+                    address: row.get(0)?,
+                    events: events.iter().filter_map(|e| RunEvent::parse(e)).collect(),
+                    is_confirmed: row.get(2)?,
+                })
+            })
+            .optional()
+        })
+        .await
+    }
+
+    /// Stores a user's address. A new one gets a code in the same transaction.
+    pub(crate) async fn put_mail_address(
+        &self,
+        user_id: String,
+        address: String,
+        events: Vec<RunEvent>,
+    ) -> rusqlite::Result<PutMail> {
+        self.write(move |db| {
+            let transaction = db.transaction()?;
+            let events: Vec<&str> = events.iter().map(|event| event.as_str()).collect();
+            let events = json!(events).to_string();
+            let kept = transaction.execute(
+                "UPDATE mail_addresses SET events = ?3
+                 WHERE user_id = ?1 AND address = ?2 AND code IS NULL",
+                params![user_id, address, events],
+            )?;
+            if kept == 1 {
+                transaction.commit()?;
+                return Ok(PutMail::Kept);
+            }
+            let recent: u64 = transaction.query_row(
+                "SELECT count(*) FROM messages WHERE user_id = ?1 AND event = ?2
+                     AND created_at > strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-1 hour')",
+                [&user_id, CONFIRM],
+                |row| row.get(0),
+            )?;
+            if recent >= CODES_AN_HOUR {
+                return Ok(PutMail::TooMany);
+            }
+            // Messages for the address before are none of this one's.
+            transaction.execute(
+                "UPDATE messages SET due_at = NULL, body = '{}', outcome = 'the address was changed'
+                 WHERE user_id = ?1 AND due_at IS NOT NULL",
+                [&user_id],
+            )?;
+            let code = secret::new_id();
+            transaction.execute(
+                "INSERT OR REPLACE INTO mail_addresses (user_id, address, events, code, code_until)
+                 VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![
+                    user_id,
+                    address,
+                    events,
+                    secret::hash(&code),
+                    now_ms() + CODE_LIFE
+                ],
+            )?;
+            let body = json!({"code": code}).to_string();
+            outbox::write(&transaction, (None, Some(&user_id)), CONFIRM, &body)?;
+            transaction.commit()?;
+            Ok(PutMail::CodeSent)
+        })
+        .await
+    }
+
+    /// Confirms a user's address by the code that was sent to it. Returns whether the
+    /// code is right.
+    pub(crate) async fn confirm_mail_address(
+        &self,
+        user_id: String,
+        code: &str,
+    ) -> rusqlite::Result<bool> {
+        let code = secret::hash(code);
+        self.write(move |db| {
+            let confirmed = db.execute(
+                "UPDATE mail_addresses SET code = NULL, code_until = NULL
+                 WHERE user_id = ?1 AND code = ?2 AND code_until > ?3",
+                params![user_id, code, now_ms()],
+            )?;
+            Ok(confirmed == 1)
+        })
+        .await
+    }
+
+    /// Forgets a user's address, and what was to be sent to it.
+    pub(crate) async fn delete_mail_address(&self, user_id: String) -> rusqlite::Result<()> {
+        self.write(move |db| {
+            let transaction = db.transaction()?;
+            transaction.execute("DELETE FROM mail_addresses WHERE user_id = ?1", [&user_id])?;
+            transaction.execute(
+                "UPDATE messages SET due_at = NULL, body = '{}', outcome = 'e-mail was turned off'
+                 WHERE user_id = ?1 AND due_at IS NOT NULL",
+                [&user_id],
+            )?;
+            transaction.commit()
+        })
+        .await
+    }
+
+    /// The e-mail of a user, the newest first.
+    pub(crate) async fn mail(
+        &self,
+        user_id: String,
+        most: u64,
+    ) -> rusqlite::Result<Vec<MessageRow>> {
+        self.read(move |db| {
+            db.prepare_cached(&format!(
+                "SELECT {MESSAGE} FROM messages WHERE user_id = ?1
+                 ORDER BY id DESC LIMIT ?2"
+            ))?
+            .query_map(params![user_id, most], message)?
+            .collect()
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::database::{Receiver, in_memory, runs::tests::with_run};
+
+    /// The code of the message that is due.
+    async fn code(db: &Database) -> Option<(String, String)> {
+        let due = db.due_messages(Vec::new(), 10).await.unwrap().pop()?;
+        let Receiver::Mail { address } = due.receiver else {
+            panic!("it is e-mail");
+        };
+        let body: Value = serde_json::from_str(&due.body).unwrap();
+        Some((address?, body["code"].as_str()?.to_owned()))
+    }
+
+    #[tokio::test]
+    async fn an_address_gets_nothing_before_its_user_has_confirmed_it() {
+        let db = in_memory();
+        let run = with_run(&db, "r").await;
+        let user = db.identity_of("u").await.person;
+        let put = async |address: &str| {
+            let events = vec![RunEvent::Failed];
+            db.put_mail_address(user.clone(), address.into(), events)
+                .await
+                .unwrap()
+        };
+        let confirm = async |code: &str| db.confirm_mail_address(user.clone(), code).await.unwrap();
+        assert_eq!(put("a@example.org").await, PutMail::CodeSent);
+        let (_, first) = code(&db).await.unwrap();
+        assert_eq!(put("b@example.org").await, PutMail::CodeSent);
+        let (to, second) = code(&db).await.unwrap();
+        assert_eq!(to, "b@example.org");
+        assert!(!confirm(&first).await, "it was for another address");
+        assert!(!confirm("").await);
+        let fail = crate::database::End {
+            status: finetuner_protocol::Status::Failed,
+            details: "x".into(),
+            lines: Vec::new(),
+        };
+        db.end_run(run, None, fail).await.unwrap().unwrap();
+        assert_eq!(
+            db.mail(user.clone(), 10).await.unwrap().len(),
+            2,
+            "codes alone"
+        );
+        assert!(confirm(&second).await);
+        assert!(!confirm(&second).await, "a code is good once");
+        assert_eq!(put("b@example.org").await, PutMail::Kept);
+        for n in 0..3 {
+            assert_eq!(put(&format!("{n}@example.org")).await, PutMail::CodeSent);
+        }
+        assert_eq!(put("z@example.org").await, PutMail::TooMany);
+        db.delete_mail_address(user.clone()).await.unwrap();
+        assert_eq!(db.mail_address(user).await.unwrap(), None);
+        assert_eq!(db.next_due(Vec::new()).await.unwrap(), None);
+    }
+}

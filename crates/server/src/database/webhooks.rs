@@ -1,0 +1,191 @@
+//! Webhooks: addresses that are called when something happens to a run.
+
+use rusqlite::{OptionalExtension, Row, params};
+
+use super::{
+    Database, Identity, NOW, Role,
+    outbox::{MESSAGE, MessageRow, RunEvent, message},
+};
+use crate::secret;
+
+/// A webhook, without its secret.
+#[derive(Clone, Debug)]
+pub(crate) struct WebhookRow {
+    pub(crate) id: String,
+    pub(crate) url: String,
+    pub(crate) events: Vec<RunEvent>,
+    pub(crate) created_at: String,
+}
+
+/// A webhook to create.
+pub(crate) struct NewWebhook {
+    pub(crate) url: String,
+    pub(crate) events: Vec<RunEvent>,
+    pub(crate) secret: Vec<u8>,
+}
+
+impl WebhookRow {
+    /// The webhook in the audit log: its id and its host. The rest of an address may
+    /// hold a key.
+    fn label(&self) -> String {
+        let url = url::Url::parse(&self.url).ok();
+        let host = url.as_ref().and_then(url::Url::host_str);
+        format!("{} {}", self.id, host.unwrap_or_default())
+    }
+}
+
+const COLUMNS: &str = "id, url, events, created_at";
+
+fn webhook(row: &Row<'_>) -> rusqlite::Result<WebhookRow> {
+    let events: String = row.get(2)?;
+    let events: Vec<String> = serde_json::from_str(&events).unwrap_or_default();
+    Ok(WebhookRow {
+        id: row.get(0)?,
+        url: row.get(1)?,
+        events: events.iter().filter_map(|e| RunEvent::parse(e)).collect(),
+        created_at: row.get(3)?,
+    })
+}
+
+impl Database {
+    /// Stores a webhook of an owner's project. Returns none if the project has `most`
+    /// of them.
+    pub(crate) async fn add_webhook(
+        &self,
+        by: Identity,
+        new: NewWebhook,
+        most: u64,
+    ) -> rusqlite::Result<Option<WebhookRow>> {
+        self.write(move |db| {
+            let transaction = db.transaction()?;
+            by.check(&transaction, Role::Owner)?;
+            let events: Vec<&str> = new.events.iter().map(|event| event.as_str()).collect();
+            let made = transaction
+                .query_row(
+                    &format!(
+                        "INSERT INTO webhooks (id, project_id, url, secret, events, created_at)
+                         SELECT ?1, ?2, ?3, ?4, ?5, {NOW}
+                         WHERE (SELECT count(*) FROM webhooks WHERE project_id = ?2) < ?6
+                         RETURNING {COLUMNS}"
+                    ),
+                    params![
+                        secret::new_id(),
+                        by.namespace,
+                        new.url,
+                        new.secret,
+                        serde_json::json!(events).to_string(),
+                        most
+                    ],
+                    webhook,
+                )
+                .optional()?;
+            if let Some(made) = &made {
+                by.note(&transaction, "webhook.create", &made.label())?;
+            }
+            transaction.commit()?;
+            Ok(made)
+        })
+        .await
+    }
+
+    /// A project's webhooks, the oldest first.
+    pub(crate) async fn webhooks(&self, project_id: String) -> rusqlite::Result<Vec<WebhookRow>> {
+        self.read(move |db| {
+            db.prepare_cached(&format!(
+                "SELECT {COLUMNS} FROM webhooks WHERE project_id = ?1 ORDER BY created_at, rowid"
+            ))?
+            .query_map([project_id], webhook)?
+            .collect()
+        })
+        .await
+    }
+
+    /// The project's webhook with this id.
+    pub(crate) async fn webhook(
+        &self,
+        project_id: String,
+        id: String,
+    ) -> rusqlite::Result<Option<WebhookRow>> {
+        self.read(move |db| {
+            db.prepare_cached(&format!(
+                "SELECT {COLUMNS} FROM webhooks WHERE project_id = ?1 AND id = ?2"
+            ))?
+            .query_row([project_id, id], webhook)
+            .optional()
+        })
+        .await
+    }
+
+    /// Deletes a webhook of an owner's project with its messages. Returns whether it
+    /// was there.
+    pub(crate) async fn delete_webhook(&self, by: Identity, id: String) -> rusqlite::Result<bool> {
+        self.write(move |db| {
+            let transaction = db.transaction()?;
+            by.check(&transaction, Role::Owner)?;
+            let deleted = transaction
+                .query_row(
+                    &format!(
+                        "DELETE FROM webhooks WHERE project_id = ?1 AND id = ?2
+                         RETURNING {COLUMNS}"
+                    ),
+                    [&by.namespace, &id],
+                    webhook,
+                )
+                .optional()?;
+            if let Some(deleted) = &deleted {
+                by.note(&transaction, "webhook.delete", &deleted.label())?;
+            }
+            transaction.commit()?;
+            Ok(deleted.is_some())
+        })
+        .await
+    }
+
+    /// The messages of a project's webhook, the newest first.
+    pub(crate) async fn deliveries(
+        &self,
+        project_id: String,
+        webhook_id: String,
+        most: u64,
+    ) -> rusqlite::Result<Vec<MessageRow>> {
+        self.read(move |db| {
+            db.prepare_cached(&format!(
+                "SELECT {MESSAGE} FROM messages WHERE webhook_id = (
+                     SELECT id FROM webhooks WHERE project_id = ?1 AND id = ?2)
+                 ORDER BY id DESC LIMIT ?3"
+            ))?
+            .query_map(params![project_id, webhook_id, most], message)?
+            .collect()
+        })
+        .await
+    }
+
+    /// Sends a message of a webhook of an owner's project again, with all its
+    /// attempts. Returns none if there is no such message.
+    pub(crate) async fn send_again(
+        &self,
+        by: Identity,
+        webhook_id: String,
+        name: String,
+    ) -> rusqlite::Result<Option<MessageRow>> {
+        self.write(move |db| {
+            let transaction = db.transaction()?;
+            by.check(&transaction, Role::Owner)?;
+            let again = transaction
+                .query_row(
+                    &format!(
+                        "UPDATE messages SET due_at = ?4, attempts = 0, sent = 0
+                         WHERE name = ?3 AND webhook_id = (
+                             SELECT id FROM webhooks WHERE project_id = ?1 AND id = ?2)
+                         RETURNING {MESSAGE}"
+                    ),
+                    params![by.namespace, webhook_id, name, super::now_ms()],
+                    message,
+                )
+                .optional()?;
+            transaction.commit()?;
+            Ok(again)
+        })
+        .await
+    }
+}

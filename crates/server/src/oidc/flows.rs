@@ -1,0 +1,133 @@
+//! Sign-ins that go on, in memory: each under a random key, for ten minutes, and
+//! not too many of them.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    attempts::network,
+    error::{ApiError, Result},
+    secret,
+};
+
+/// How long a sign-in may take.
+const LIFE: Duration = Duration::from_secs(600);
+/// Sign-ins that go on, and those from one network.
+const MAX: usize = 4096;
+const MAX_OF_NETWORK: usize = 64;
+
+/// A sign-in that a browser goes on with at the provider.
+#[derive(Clone)]
+pub(super) struct Begun {
+    /// The secret of PKCE.
+    pub(super) verifier: String,
+    pub(super) nonce: String,
+    pub(super) next: String,
+    pub(super) links: bool,
+}
+
+/// Sign-ins by their keys.
+pub(super) struct Flows<T>(Mutex<HashMap<String, Flow<T>>>);
+
+struct Flow<T> {
+    value: T,
+    until: Instant,
+    network: Option<IpAddr>,
+}
+
+impl<T> Default for Flows<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T: Clone> Flows<T> {
+    fn flows(&self) -> MutexGuard<'_, HashMap<String, Flow<T>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps a sign-in. Returns its key.
+    ///
+    /// # Errors
+    /// 429 if too many go on.
+    pub(super) fn put(&self, value: T, from: Option<IpAddr>) -> Result<String> {
+        let (network, now) = (from.map(network), Instant::now());
+        let mut flows = self.flows();
+        flows.retain(|_, flow| flow.until > now);
+        let own = flows.values().filter(|flow| flow.network == network);
+        if own.count() >= MAX_OF_NETWORK || flows.len() >= MAX {
+            let message = "too many sign-ins wait for their end: try again in some minutes";
+            return Err(ApiError::too_many(message, LIFE.as_secs()));
+        }
+        let key = secret::new_key();
+        let flow = Flow {
+            value,
+            until: now + LIFE,
+            network,
+        };
+        flows.insert(key.clone(), flow);
+        Ok(key)
+    }
+
+    /// The sign-in with this key, which is spent.
+    pub(super) fn take(&self, key: &str) -> Option<T> {
+        let flow = self.flows().remove(key)?;
+        (flow.until > Instant::now()).then_some(flow.value)
+    }
+
+    pub(super) fn look(&self, key: &str) -> Option<T> {
+        self.change(key, |_| true)
+    }
+
+    /// Changes a sign-in, which ends if `change` returns false.
+    pub(super) fn change(&self, key: &str, change: impl FnOnce(&mut T) -> bool) -> Option<T> {
+        let mut flows = self.flows();
+        let flow = flows
+            .get_mut(key)
+            .filter(|flow| flow.until > Instant::now());
+        if let Some(flow) = flow
+            && change(&mut flow.value)
+        {
+            return Some(flow.value.clone());
+        }
+        flows.remove(key);
+        None
+    }
+
+    /// Forgets those that have expired.
+    pub(super) fn forget(&self) {
+        let now = Instant::now();
+        self.flows().retain(|_, flow| flow.until > now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sign_in_is_taken_once() {
+        let flows = Flows::default();
+        let key = flows.put(1, None).unwrap();
+        assert_eq!(flows.look(&key), Some(1));
+        assert_eq!(flows.look("other"), None);
+        assert_eq!((flows.take(&key), flows.take(&key)), (Some(1), None));
+    }
+
+    #[test]
+    fn one_network_leaves_room_for_the_others() {
+        let flows = Flows::default();
+        let from = |n: u16| Some(format!("2001:db8::{n:x}").parse().unwrap());
+        for n in 0..64 {
+            flows.put(n, from(n)).unwrap();
+        }
+        let error = flows.put(64, from(64)).unwrap_err();
+        assert_eq!(error.status(), 429);
+        let other = Some("192.0.2.1".parse().unwrap());
+        assert!(flows.put(65, other).is_ok());
+    }
+}

@@ -1,0 +1,233 @@
+//! Sends the messages that the database holds: calls of webhooks, and e-mail. A
+//! message is sent at least once. One that can't be sent is tried again after longer and
+//! longer pauses, and is given up in the end.
+
+mod hooks;
+mod mail;
+mod webhook;
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::task::{Id, JoinSet};
+use url::Url;
+
+use crate::{
+    app::App,
+    database::{Due, Next, Receiver, now_ms},
+    error::StartError,
+    settings::Settings,
+};
+pub(crate) use hooks::{create, mail_address, run_events};
+use mail::Mailer;
+use webhook::Webhooks;
+
+/// Pauses before the second attempt and those after it, in seconds.
+const PAUSES: [u64; 7] = [2, 30, 5 * 60, 30 * 60, 2 * 3600, 6 * 3600, 12 * 3600];
+/// The longest pause that a receiver may ask for.
+const MAX_ASKED: Duration = Duration::from_secs(24 * 3600);
+/// Messages that are sent at once. Each receiver gets one at a time.
+const AT_ONCE: usize = 256;
+/// The longest sleep between two looks into the database.
+const LOOK: Duration = Duration::from_secs(60);
+/// The pause after the database could not be read.
+const TROUBLE: Duration = Duration::from_secs(5);
+
+/// Why a message was not sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Failure {
+    reason: String,
+    /// How long the receiver asks to wait.
+    retry_after: Option<Duration>,
+    /// Whether another attempt would change nothing.
+    is_final: bool,
+}
+
+impl Failure {
+    fn new(reason: impl Into<String>) -> Self {
+        Self {
+            reason: reason.into(),
+            retry_after: None,
+            is_final: false,
+        }
+    }
+}
+
+/// Sends messages.
+pub(crate) struct Sender {
+    webhooks: Webhooks,
+    mailer: Option<Mailer>,
+}
+
+impl Sender {
+    /// # Errors
+    /// [`StartError`] if a setting can't be used.
+    pub(crate) fn new(settings: &Settings) -> Result<Self, StartError> {
+        Ok(Self {
+            webhooks: Webhooks::new(settings)?,
+            mailer: Mailer::new(settings)?,
+        })
+    }
+
+    async fn send(&self, message: &Due) -> Result<String, Failure> {
+        let Due {
+            name, event, body, ..
+        } = message;
+        match (&message.receiver, &self.mailer) {
+            (Receiver::Webhook { url, secret, .. }, _) => {
+                self.webhooks.send(url, secret, name, body).await
+            }
+            (Receiver::Mail { address: None }, _) => Err(Failure {
+                is_final: true,
+                ..Failure::new("e-mail was turned off")
+            }),
+            (Receiver::Mail { .. }, None) => {
+                Err(Failure::new("the server has no settings for e-mail"))
+            }
+            (Receiver::Mail { address: Some(to) }, Some(mailer)) => {
+                mailer.send(to, name, event, body).await
+            }
+        }
+    }
+}
+
+/// The address of a run's page.
+fn run_address(base: &Url, experiment: &str, run: &str) -> String {
+    let mut url = base.clone();
+    if let Ok(mut segments) = url.path_segments_mut() {
+        let parts = ["console", "experiments", experiment, "runs", run];
+        segments.pop_if_empty().extend(parts);
+    }
+    url.into()
+}
+
+/// Sends messages as long as the server runs.
+pub(crate) async fn serve(app: Arc<App>, sender: Sender) {
+    let sender = Arc::new(sender);
+    let mut sending = JoinSet::new();
+    // By the task that sends to it.
+    let mut busy: HashMap<Id, String> = HashMap::new();
+    loop {
+        let pause = match begin(&app, &sender, &mut sending, &mut busy).await {
+            Ok(pause) => pause,
+            Err(error) => {
+                tracing::warn!("Messages that wait can't be read: {error}");
+                TROUBLE
+            }
+        };
+        tokio::select! {
+            Some(done) = sending.join_next_with_id() => {
+                let id = match done {
+                    Ok((id, ())) => id,
+                    Err(error) => {
+                        tracing::error!("Sending a message failed: {error}");
+                        error.id()
+                    }
+                };
+                busy.remove(&id);
+            }
+            () = app.outgoing.notified() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// Begins to send what is due. Returns how long nothing else will be due.
+async fn begin(
+    app: &Arc<App>,
+    sender: &Arc<Sender>,
+    sending: &mut JoinSet<()>,
+    busy: &mut HashMap<Id, String>,
+) -> rusqlite::Result<Duration> {
+    let receivers = |busy: &HashMap<Id, String>| -> Vec<String> {
+        let all: HashSet<&String> = busy.values().collect();
+        all.into_iter().cloned().collect()
+    };
+    let room = AT_ONCE.saturating_sub(sending.len());
+    if room == 0 {
+        return Ok(LOOK);
+    }
+    for message in app.database.due_messages(receivers(busy), room).await? {
+        let receiver = message.receiver.key().to_owned();
+        let (app, sender) = (Arc::clone(app), Arc::clone(sender));
+        let task = sending.spawn(async move { attempt(&app, &sender, message).await });
+        busy.insert(task.id(), receiver);
+    }
+    let next = app.database.next_due(receivers(busy)).await?;
+    let wait = next.map_or(LOOK, |due_at| {
+        Duration::from_millis(u64::try_from(due_at.saturating_sub(now_ms())).unwrap_or(0))
+    });
+    Ok(wait.min(LOOK))
+}
+
+async fn attempt(app: &App, sender: &Sender, message: Due) {
+    let (next, outcome) = match sender.send(&message).await {
+        Ok(outcome) => (Next::Sent, outcome),
+        Err(failure) => {
+            let next = after(message.attempts, &failure, now_ms(), rand::random());
+            (next, failure.reason)
+        }
+    };
+    if next == Next::GivenUp {
+        tracing::warn!("Message {} is given up: {outcome}", message.name);
+    }
+    let noted = app
+        .database
+        .note_attempt(message.id, message.attempts, next, outcome);
+    if let Err(error) = noted.await {
+        tracing::warn!(
+            "The outcome of message {} can't be noted, so it is sent again: {error}",
+            message.name
+        );
+        // The message is still due: a look right away would find it again.
+        tokio::time::sleep(TROUBLE).await;
+    }
+}
+
+/// Returns what follows a failed attempt after `attempts` others. `random`, from 0
+/// to 1, spreads attempts that would come together.
+fn after(attempts: u32, failure: &Failure, now: i64, random: f64) -> Next {
+    let pause = PAUSES.get(attempts as usize);
+    let Some(&pause) = pause.filter(|_| !failure.is_final) else {
+        return Next::GivenUp;
+    };
+    let pause = Duration::from_secs(pause).mul_f64(1.0 + random / 5.0);
+    let asked = failure.retry_after.unwrap_or_default().min(MAX_ASKED);
+    let pause = i64::try_from(pause.max(asked).as_millis()).unwrap_or(i64::MAX);
+    Next::At(now.saturating_add(pause))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempts_come_later_and_later_and_end() {
+        let failure = Failure::new("x");
+        let mut last = 0;
+        for attempts in 0..7 {
+            let Next::At(time) = after(attempts, &failure, 1000, 0.5) else {
+                panic!("attempt {attempts} is not the last");
+            };
+            assert!(time > last);
+            last = time;
+        }
+        assert_eq!(after(0, &failure, 0, 0.0), Next::At(2000));
+        assert_eq!(after(7, &failure, 0, 0.0), Next::GivenUp);
+        assert_eq!(after(u32::MAX, &failure, 0, 0.0), Next::GivenUp);
+        let gone = Failure {
+            is_final: true,
+            ..failure.clone()
+        };
+        assert_eq!(after(0, &gone, 0, 0.0), Next::GivenUp);
+        let asks = |seconds| Failure {
+            retry_after: Some(Duration::from_secs(seconds)),
+            ..failure.clone()
+        };
+        assert_eq!(after(0, &asks(60), 0, 0.0), Next::At(60_000));
+        assert_eq!(after(0, &asks(u64::MAX), 0, 0.0), Next::At(86_400_000));
+    }
+}

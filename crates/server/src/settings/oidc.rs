@@ -1,0 +1,205 @@
+//! Signing in through a provider of OpenID Connect.
+
+use std::path::PathBuf;
+
+use documented::DocumentedFields;
+use serde::{Deserialize, Serialize};
+use url::{Host, Url};
+
+use super::Settings;
+use crate::error::StartError;
+
+/// Signing in through a provider of OpenID Connect. Without an issuer there is none.
+///
+/// ```
+/// let oidc = finetuner_server::Oidc {
+///     issuer: Some("https://login.example.org".to_owned()),
+///     client_id: Some("finetuner".to_owned()),
+///     client_secret_file: Some("/etc/finetuner/oidc-secret".into()),
+///     allowed_domains: vec!["example.org".to_owned()],
+///     ..finetuner_server::Oidc::default()
+/// };
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, DocumentedFields)]
+#[serde(default, deny_unknown_fields)]
+pub struct Oidc {
+    /// The provider's issuer, such as "https://login.example.org". `server.public_url`
+    /// is needed too: the provider sends browsers back to `/console/oidc/callback`
+    /// there.
+    pub issuer: Option<String>,
+    /// The id of this server at the provider.
+    pub client_id: Option<String>,
+    /// A file with the client's secret; none for a public client.
+    pub client_secret_file: Option<PathBuf>,
+    /// The provider's name on the button of the sign-in page.
+    pub name: String,
+    /// Scopes to ask for beside `openid`.
+    pub scopes: Vec<String>,
+    /// Domains of verified e-mail addresses whose users may sign in; "*" stands for
+    /// everybody whom the provider knows.
+    pub allowed_domains: Vec<String>,
+    /// Groups whose members may sign in, whatever their address.
+    pub allowed_groups: Vec<String>,
+    /// Groups whose members become admins of this server when they sign in. Who leaves
+    /// such a group stays an admin until another admin changes that.
+    pub admin_groups: Vec<String>,
+    /// The claim that lists a user's groups.
+    pub groups_claim: String,
+}
+
+impl Default for Oidc {
+    fn default() -> Self {
+        Self {
+            issuer: None,
+            client_id: None,
+            client_secret_file: None,
+            name: "single sign-on".to_owned(),
+            scopes: vec!["profile".to_owned(), "email".to_owned()],
+            allowed_domains: Vec::new(),
+            allowed_groups: Vec::new(),
+            admin_groups: Vec::new(),
+            groups_claim: "groups".to_owned(),
+        }
+    }
+}
+
+/// Settings that were checked. It has no `Debug`: it holds a secret.
+pub(crate) struct Client {
+    pub(crate) issuer: String,
+    pub(crate) id: String,
+    pub(crate) secret: Option<String>,
+    /// Where the provider sends browsers back to.
+    pub(crate) redirect: Url,
+    pub(crate) settings: Oidc,
+}
+
+impl Client {
+    /// Returns none if the settings name no issuer.
+    pub(crate) fn new(all: &Settings) -> Result<Option<Self>, StartError> {
+        let settings = all.oidc.clone();
+        let Some(issuer) = settings.issuer.clone() else {
+            return match settings == Oidc::default() {
+                true => Ok(None),
+                false => Err(StartError::setting(
+                    "oidc.issuer",
+                    "it is missing, and other keys of `oidc` are set: name the provider's issuer, \
+                     or remove them",
+                )),
+            };
+        };
+        check_address(&issuer).map_err(|e| {
+            StartError::setting(
+                "oidc.issuer",
+                format!("`{issuer}` {e}: give its https address"),
+            )
+        })?;
+        let Some(id) = settings.client_id.clone() else {
+            let reason = "it is missing: register this server at the provider, and give the id";
+            return Err(StartError::setting("oidc.client_id", reason));
+        };
+        if settings.allowed_domains.is_empty() && settings.allowed_groups.is_empty() {
+            return Err(StartError::setting(
+                "oidc.allowed_domains",
+                "neither it nor `oidc.allowed_groups` is set: name domains or groups, or \"*\" for \
+                 everybody whom the provider knows",
+            ));
+        }
+        let secret = match &settings.client_secret_file {
+            None => None,
+            Some(file) => {
+                let secret = std::fs::read_to_string(file).map_err(|e| {
+                    let reason = format!("{}: {e}", file.display());
+                    StartError::setting("oidc.client_secret_file", reason)
+                })?;
+                Some(secret.trim().to_owned()).filter(|secret| !secret.is_empty())
+            }
+        };
+        let Some(mut redirect) = all.public_address()? else {
+            let reason = "it is missing: `oidc` needs the address under which browsers reach this \
+                          server";
+            return Err(StartError::setting("server.public_url", reason));
+        };
+        if let Ok(mut segments) = redirect.path_segments_mut() {
+            let parts = ["console", "oidc", "callback"];
+            segments.pop_if_empty().extend(parts);
+        }
+        Ok(Some(Self {
+            issuer,
+            id,
+            secret,
+            redirect,
+            settings,
+        }))
+    }
+}
+
+/// Checks an address of the provider: https, or http to this machine, for tests.
+pub(crate) fn check_address(text: &str) -> Result<Url, &'static str> {
+    let url = Url::parse(text).map_err(|_| "is no address")?;
+    let is_own = match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback(),
+        None => false,
+    };
+    match (url.scheme(), is_own) {
+        ("https", _) | ("http", true) => Ok(url),
+        _ => Err("is not https"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_would_let_in_nobody_or_everybody_are_refused() {
+        let good = Oidc {
+            issuer: Some("https://login.example".into()),
+            client_id: Some("ft".into()),
+            allowed_domains: vec!["example.org".into()],
+            ..Oidc::default()
+        };
+        let with = |oidc: Oidc, public_url: Option<&str>| {
+            Client::new(&Settings {
+                oidc,
+                public_url: public_url.map(str::to_owned),
+                ..Settings::default()
+            })
+        };
+        let client = with(good.clone(), Some("https://ft.example/"))
+            .unwrap()
+            .unwrap();
+        let redirect = "https://ft.example/console/oidc/callback";
+        assert_eq!(client.redirect.as_str(), redirect);
+        assert!(with(Oidc::default(), None).unwrap().is_none());
+        let error = with(good.clone(), None).err().unwrap().to_string();
+        assert!(error.contains("server.public_url"), "{error}");
+        let change = |change: fn(&mut Oidc)| {
+            let mut oidc = good.clone();
+            change(&mut oidc);
+            with(oidc, Some("https://ft.example/"))
+                .err()
+                .unwrap()
+                .to_string()
+        };
+        for (error, named) in [
+            (change(|oidc| oidc.issuer = None), "`oidc.issuer`"),
+            (
+                change(|oidc| oidc.issuer = Some("http://login.example".into())),
+                "is not https",
+            ),
+            (change(|oidc| oidc.client_id = None), "`oidc.client_id`"),
+            (
+                change(|oidc| oidc.client_secret_file = Some("/none".into())),
+                "/none",
+            ),
+            (
+                change(|oidc| oidc.allowed_domains.clear()),
+                "`oidc.allowed_domains`",
+            ),
+        ] {
+            assert!(error.contains(named), "{error}");
+        }
+    }
+}
