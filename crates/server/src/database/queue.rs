@@ -10,8 +10,8 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::Value;
 
 use super::{
-    CheckpointRow, Database, Identity, NewArtifact, artifacts, checkpoints, events, is_duplicate,
-    now_ms,
+    Actor, CheckpointRow, Database, Identity, NewArtifact, artifacts, checkpoints, events,
+    is_duplicate, now_ms,
     outbox::{self, RunEvent},
     runs::check_own_run,
 };
@@ -379,6 +379,13 @@ impl Database {
             let transaction = db.transaction()?;
             if !is_current(&transaction, run_id, &token)? {
                 return Ok(None);
+            }
+            if model.public {
+                Actor::starter(&transaction, run_id)?.note(
+                    &transaction,
+                    "data.publish",
+                    model.name.as_deref().unwrap_or(&model.id),
+                )?;
             }
             let (_, orphan) = artifacts::put(&transaction, model)?;
             transaction.commit()?;
