@@ -347,6 +347,14 @@ async fn pages_offer_and_forms_allow_what_the_role_does() {
         assert_eq!(page.contains("/mine/clone\""), clones, "{name}");
         assert!(!page.contains("/mine/delete\""), "{name}: it is not theirs");
         assert!(page.contains("Started by"), "{name}");
+        // Code to copy names the project.
+        let code = browser.page(&format!("{run}/try")).await;
+        for part in [
+            "x-finetuner-project: team",
+            "builder().project(&quot;team&quot;)",
+        ] {
+            assert!(code.contains(part), "{name}: {part} is not in {code}");
+        }
         let project = browser.page("/console/project").await;
         assert!(
             !project.contains("Add member") && project.contains("Leave"),
