@@ -383,12 +383,14 @@ async fn pages_offer_and_forms_allow_what_the_role_does() {
 
 /// Addresses that don't depend on the project that the session shows: they are
 /// the user's own, or the server's.
-const OF_NO_PROJECT: [&str; 7] = [
+const OF_NO_PROJECT: [&str; 9] = [
     "/console/signout",
     "/console/signin",
     "/console/tokens",
     "/console/password",
     "/console/authorize",
+    "/console/mail",
+    "/console/oidc",
     "/console/projects",
     "/console/admin",
 ];
