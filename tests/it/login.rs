@@ -90,7 +90,7 @@ async fn a_login_that_is_refused_says_why() {
     let refused = json!({"event": "error", "data": "access denied by ada"}).to_string();
     for (events, words) in [
         (refused.as_str(), "access denied by ada"),
-        ("", "ended"),
+        ("", "closed the connection"),
         ("{", "understood"),
     ] {
         let server = server_with_login_page(events).await;

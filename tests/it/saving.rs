@@ -48,7 +48,7 @@ async fn a_users_files_are_named_and_kept() {
 #[tokio::test]
 async fn what_is_no_artifact_is_told_by_what_it_is() {
     for (content, expected) in [
-        (&b""[..], "no bytes"),
+        (&b""[..], "the file is empty"),
         (b"<html>login</html>", "a web page"),
         (b"PK\x03\x04 and no end", "cut off"),
     ] {

@@ -353,7 +353,10 @@ mod tests {
     #[test]
     fn unsupported_options_are_rejected_by_name() {
         for (options, part) in [
-            (json!({"rank": 8}), "`rank` is 8: bias, lora_alpha"),
+            (
+                json!({"rank": 8}),
+                "`rank` is 8: the options are bias, lora_alpha",
+            ),
             (json!({"r": 0}), "`r` is 0"),
             (json!({"r": 9000}), "at most 8192"),
             (json!({"lora_alpha": 0}), "`lora_alpha` is 0"),

@@ -162,6 +162,7 @@ impl ApiError {
                     Refusal::Role { .. }
                     | Refusal::NotOwn { .. }
                     | Refusal::NoAdmin
+                    | Refusal::Disabled(_)
                     | Refusal::Limit(_) => StatusCode::FORBIDDEN,
                     Refusal::Conflict(_) => StatusCode::CONFLICT,
                 },

@@ -400,7 +400,7 @@ fn zip_of(files: &[(&str, &str)]) -> Vec<u8> {
 fn what_is_no_whole_zip_is_refused_by_what_it_is() {
     let whole = zip_of(&model("one"));
     let cases: [(&[u8], &str); 5] = [
-        (b"", "no bytes"),
+        (b"", "the file is empty"),
         (b"<html>login</html>", "a web page"),
         (&whole[..whole.len() / 2], "cut off"),
         (b"PICKLE", "not a zip"),

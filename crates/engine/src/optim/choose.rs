@@ -446,7 +446,11 @@ mod tests {
             ("SparseAdam", json!({}), "gradients are dense"),
             ("Lion", json!({}), "not known; use one of Adadelta, Adagrad"),
             ("Adam", json!({"betas": [0.9]}), "two numbers"),
-            ("Adam", json!({"beta": 1}), "`beta` is 1: amsgrad, betas"),
+            (
+                "Adam",
+                json!({"beta": 1}),
+                "`beta` is 1: the options are amsgrad, betas",
+            ),
             ("SGD", json!({"nesterov": true}), "a `momentum` above 0"),
             (
                 "AdamW",

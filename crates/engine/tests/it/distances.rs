@@ -140,7 +140,7 @@ fn invalid_distances_and_reducers_are_rejected_by_name() {
         (
             "NTXentLoss",
             json!({"reducer": "DoNothingReducer"}),
-            "gives none",
+            "which `DoNothingReducer` does not return",
         ),
         (
             "NTXentLoss",

@@ -329,7 +329,7 @@ fn invalid_options_are_rejected_by_name() {
             "TripletMarginLoss",
             json!({"margn": 1}),
             None,
-            "`margn` is 1: distance, margin, reducer, smooth_loss",
+            "`margn` is 1: the options are distance, margin, reducer, smooth_loss",
         ),
         (
             "TripletMarginLoss",

@@ -255,7 +255,13 @@ fn boundaries_per_class_apply_only_to_classes_of_the_training_data() {
     let eval: DocumentArray = all[..6].iter().map(other).collect();
     let data = HashMap::from([("train", features()), ("eval", eval)]);
     let options = json!({"learn_beta": true, "num_classes": 4});
-    for (options, part) in [(options, "has a weight for each class"), (json!({}), "")] {
+    for (options, part) in [
+        (
+            options,
+            "has weights for the classes of the training data only",
+        ),
+        (json!({}), ""),
+    ] {
         let hyper =
             json!({"loss": "MarginLoss", "loss_options": options, "epochs": 1, "batch_size": 8});
         let mut config = config(mlp(), hyper, json!([]));

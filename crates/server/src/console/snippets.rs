@@ -13,12 +13,20 @@ struct Snippet {
     code: String,
 }
 
-/// Code that uses a run's model over the API of the server at `address`, and out of
-/// its folder.
-pub(super) fn snippets(run: &RunRow, kind: ModelKind, address: &str) -> Markup {
+/// Where a run is found.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    /// The server's address.
+    pub(super) address: &'a str,
+    /// The run's project, unless it is the user's personal one.
+    pub(super) project: Option<&'a str>,
+}
+
+/// Code that uses a run's model over the server's API, and out of its folder.
+pub(super) fn snippets(run: &RunRow, kind: ModelKind, place: Place<'_>) -> Markup {
     let all = match kind {
-        ModelKind::Text | ModelKind::Image | ModelKind::TextImage => all(run, kind, address),
-        _ => vec![rust(run, kind)],
+        ModelKind::Text | ModelKind::Image | ModelKind::TextImage => all(run, kind, place),
+        _ => vec![rust(run, kind, place)],
     };
     html! {
         @for (i, snippet) in all.iter().enumerate() {
@@ -31,17 +39,17 @@ pub(super) fn snippets(run: &RunRow, kind: ModelKind, address: &str) -> Markup {
     }
 }
 
-fn all(run: &RunRow, kind: ModelKind, address: &str) -> Vec<Snippet> {
+fn all(run: &RunRow, kind: ModelKind, place: Place<'_>) -> Vec<Snippet> {
     let mut all = vec![
-        curl(run, kind, address),
-        openai(run, kind, address),
-        rust(run, kind),
+        curl(run, kind, place),
+        openai(run, kind, place),
+        rust(run, kind, place),
     ];
     if kind == ModelKind::Text {
-        all.push(sentence_transformers(run));
+        all.push(sentence_transformers(run, place));
     }
-    all.push(transformers(run, kind));
-    all.push(onnxruntime(run, kind));
+    all.push(transformers(run, kind, place));
+    all.push(onnxruntime(run, kind, place));
     all
 }
 
@@ -63,21 +71,34 @@ fn input(kind: ModelKind) -> &'static str {
     }
 }
 
-fn curl(run: &RunRow, kind: ModelKind, address: &str) -> Snippet {
+/// The header that names the project.
+const HEADER: &str = "x-finetuner-project";
+
+fn curl(run: &RunRow, kind: ModelKind, place: Place<'_>) -> Snippet {
+    let address = place.address;
+    let project = place.project.map_or(String::new(), |project| {
+        format!("  -H {} \\\n", for_shell(&format!("{HEADER}: {project}")))
+    });
     let body = json!({"model": run.label(), "input": [input(kind)]});
     Snippet {
         title: "curl",
         note: "JINA_AUTH_TOKEN is one of your tokens.",
         code: format!(
             "curl {address}/v1/embeddings \\\n  -H \"Authorization: Bearer $JINA_AUTH_TOKEN\" \\\n  \
-             -H 'Content-Type: application/json' \\\n  -d {}",
+             -H 'Content-Type: application/json' \\\n{project}  -d {}",
             for_shell(&body.to_string())
         ),
     }
 }
 
-fn openai(run: &RunRow, kind: ModelKind, address: &str) -> Snippet {
-    let (model, base) = (quoted(&run.label()), quoted(&format!("{address}/v1")));
+fn openai(run: &RunRow, kind: ModelKind, place: Place<'_>) -> Snippet {
+    let (model, base) = (
+        quoted(&run.label()),
+        quoted(&format!("{}/v1", place.address)),
+    );
+    let project = place.project.map_or(String::new(), |project| {
+        format!(", default_headers={{\"{HEADER}\": {}}}", quoted(project))
+    });
     let input = match kind {
         ModelKind::Text => format!("[{}]", quoted(input(kind))),
         ModelKind::Image => "[picture]".to_owned(),
@@ -99,13 +120,17 @@ fn openai(run: &RunRow, kind: ModelKind, address: &str) -> Snippet {
         note: "LangChain: OpenAIEmbeddings(model=..., base_url=..., check_embedding_ctx_length=False).",
         code: format!(
             "{import}\nfrom openai import OpenAI\n\nclient = OpenAI(base_url={base}, \
-             api_key=os.environ[\"JINA_AUTH_TOKEN\"])\n{picture}answer = \
+             api_key=os.environ[\"JINA_AUTH_TOKEN\"]{project})\n{picture}answer = \
              client.embeddings.create(model={model}, input={input})\nprint(answer.data[0].embedding)"
         ),
     }
 }
 
-fn rust(run: &RunRow, kind: ModelKind) -> Snippet {
+fn rust(run: &RunRow, kind: ModelKind, place: Place<'_>) -> Snippet {
+    let login = match place.project {
+        None => "login()".to_owned(),
+        Some(project) => format!("builder().project({}).login()", quoted(project)),
+    };
     let open = match kind {
         ModelKind::TextPairs => "CrossEncoder::from_folder(folder)?",
         _ => "get_model(folder)?",
@@ -115,7 +140,7 @@ fn rust(run: &RunRow, kind: ModelKind) -> Snippet {
         title: "Rust",
         note: "The feature `local` runs the model in your program.",
         code: format!(
-            "let finetuner = finetuner::Finetuner::login().await?;\nlet run = \
+            "let finetuner = finetuner::Finetuner::{login}.await?;\nlet run = \
              finetuner.get_experiment({experiment}).await?.get_run({name}).await?;\nlet folder = \
              run.save_model(\"model\").await?;\nlet model = finetuner::local::{open};",
         ),
@@ -123,24 +148,27 @@ fn rust(run: &RunRow, kind: ModelKind) -> Snippet {
 }
 
 /// The command that saves the model as a folder.
-fn save(run: &RunRow, more: &str) -> String {
+fn save(run: &RunRow, place: Place<'_>, more: &str) -> String {
     let name = for_shell(&run.label());
-    format!("# finetuner save {name} --output model{more}\n")
+    let project = place.project.map_or(String::new(), |project| {
+        format!(" --project {}", for_shell(project))
+    });
+    format!("# finetuner{project} save {name} --output model{more}\n")
 }
 
-fn sentence_transformers(run: &RunRow) -> Snippet {
+fn sentence_transformers(run: &RunRow, place: Place<'_>) -> Snippet {
     Snippet {
         title: "Python, sentence-transformers",
         note: "",
         code: format!(
             "{}from sentence_transformers import SentenceTransformer\n\nmodel = \
              SentenceTransformer(\"model\")\nprint(model.encode([\"a long red dress\"]))",
-            save(run, "")
+            save(run, place, "")
         ),
     }
 }
 
-fn transformers(run: &RunRow, kind: ModelKind) -> Snippet {
+fn transformers(run: &RunRow, kind: ModelKind, place: Place<'_>) -> Snippet {
     let code = match kind {
         ModelKind::Text => {
             "from transformers import AutoModel, AutoTokenizer\n\n\
@@ -174,11 +202,11 @@ fn transformers(run: &RunRow, kind: ModelKind) -> Snippet {
             }
             _ => "Projection heads that a run with `freeze` has trained are not applied.",
         },
-        code: format!("{}{code}", save(run, "")),
+        code: format!("{}{code}", save(run, place, "")),
     }
 }
 
-fn onnxruntime(run: &RunRow, kind: ModelKind) -> Snippet {
+fn onnxruntime(run: &RunRow, kind: ModelKind, place: Place<'_>) -> Snippet {
     let (file, text) = match kind {
         ModelKind::Text => ("model.onnx", true),
         ModelKind::Image => ("model.onnx", false),
@@ -205,7 +233,7 @@ fn onnxruntime(run: &RunRow, kind: ModelKind) -> Snippet {
         code: format!(
             "{}{code}session = onnxruntime.InferenceSession(\"onnx/{file}\")\n\
              print(session.run([\"embedding\"], inputs)[0])",
-            save(run, " --onnx onnx")
+            save(run, place, " --onnx onnx")
         ),
     }
 }

@@ -16,7 +16,7 @@ use super::{
     data::name_of,
     frame::page as framed,
     run::run_path,
-    snippets::snippets,
+    snippets::{Place, snippets},
     words::{name, path, visible},
 };
 use crate::{
@@ -170,6 +170,11 @@ async fn whole(
         .database
         .artifacts(session.user.namespace.clone(), list)
         .await?;
+    let user = &session.user;
+    let place = Place {
+        address: &address(headers)?,
+        project: (!user.is_personal).then_some(user.project.as_str()),
+    };
     let content = html! {
         nav .crumbs aria-label="Path" {
             a href="/console/" { "Experiments" } " / "
@@ -191,7 +196,7 @@ async fn whole(
         section aria-labelledby="use" {
             h2 id="use" { "Use it" }
             p { a .button href=(path(&["data", &finished.artifact.id, "download"])) download { "Download" } }
-            (snippets(run, kind, &address(headers)?))
+            (snippets(run, kind, place))
         }
     };
     let title = format!("Try {}", run.name);

@@ -82,6 +82,8 @@ pub(crate) enum Refusal {
     NotOwn { project: String },
     /// The user is not an admin of the server, or not any more.
     NoAdmin,
+    /// An admin has disabled the user.
+    Disabled(String),
     /// It can't be done as things are.
     Conflict(String),
     /// A limit is reached.
@@ -115,6 +117,10 @@ impl fmt::Display for Refusal {
                  they added themselves, so ask an owner of the project, or use another name"
             ),
             Self::NoAdmin => f.write_str("only admins of the server may do this: ask one of them"),
+            Self::Disabled(name) => write!(
+                f,
+                "the user `{name}` is disabled on this server: ask one of its admins"
+            ),
             Self::Conflict(reason) | Self::Limit(reason) | Self::Missing(reason) => {
                 f.write_str(reason)
             }

@@ -215,7 +215,8 @@ impl Database {
         .await
     }
 
-    /// Gives a user another token. None where the user has one of that name.
+    /// Gives a user who is not disabled another token. None where the user has one
+    /// of that name.
     pub(crate) async fn add_token(
         &self,
         user_id: String,
@@ -223,6 +224,14 @@ impl Database {
     ) -> rusqlite::Result<Option<String>> {
         self.write(move |db| {
             let transaction = db.transaction()?;
+            let (person, is_disabled): (String, bool) = transaction.query_row(
+                "SELECT name, disabled FROM users WHERE id = ?1",
+                [&user_id],
+                |row| Ok((row.get(0)?, row.get(1)?)),
+            )?;
+            if is_disabled {
+                return Err(Refusal::Disabled(person).into());
+            }
             let token = secret::new_token();
             let ends = new.days.map(|days| format!("+{days} days"));
             let created = transaction.execute(
@@ -246,11 +255,6 @@ impl Database {
             if created == 0 {
                 return Ok(None);
             }
-            let person: String = transaction.query_row(
-                "SELECT name FROM users WHERE id = ?1",
-                [&user_id],
-                |row| row.get(0),
-            )?;
             let action = match new.kind {
                 "session" => "signin",
                 _ => "token.create",

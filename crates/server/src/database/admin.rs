@@ -324,7 +324,7 @@ impl Database {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::database::{in_memory, with_run};
+    use crate::database::{NewToken, Scope, in_memory, with_run};
 
     fn reason<T: std::fmt::Debug>(result: rusqlite::Result<T>) -> Refusal {
         Refusal::of(&result.unwrap_err()).unwrap().clone()
@@ -364,6 +364,15 @@ mod tests {
                 .unwrap(),
             "a disabled user has lost access"
         );
+        let new = NewToken {
+            name: "late".into(),
+            kind: "session",
+            scope: Scope::All,
+            days: None,
+            address: None,
+        };
+        let refused = db.add_token(ada.person.clone(), new).await;
+        assert_eq!(reason(refused), Refusal::Disabled("ada".into()));
         change(admin(&root), "ada", disable(false)).await.unwrap();
         let quota = AccountChange {
             is_admin: Some(true),

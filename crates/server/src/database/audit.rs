@@ -31,6 +31,25 @@ impl Actor {
         }
     }
 
+    /// The user who started a run, for what its worker does.
+    pub(super) fn starter(db: &Connection, run_id: i64) -> rusqlite::Result<Self> {
+        db.query_row(
+            "SELECT users.name, projects.name
+             FROM runs JOIN experiments ON experiments.id = experiment_id
+                 JOIN projects ON projects.id = project_id
+                 LEFT JOIN users ON users.id = created_by
+             WHERE runs.id = ?1",
+            [run_id],
+            |row| {
+                Ok(Self {
+                    person: row.get(0)?,
+                    project: row.get(1)?,
+                    address: None,
+                })
+            },
+        )
+    }
+
     /// Appends an entry.
     pub(super) fn note(
         &self,

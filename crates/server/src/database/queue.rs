@@ -12,8 +12,8 @@ use finetuner_protocol::{Event, Level, Status};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
-    CheckpointRow, Database, Identity, NewArtifact, artifacts, checkpoints, events, is_duplicate,
-    now_ms,
+    Actor, CheckpointRow, Database, Identity, NewArtifact, artifacts, checkpoints, events,
+    is_duplicate, now_ms,
     outbox::{self, RunEvent},
     runs::check_own_run,
 };
@@ -385,6 +385,13 @@ impl Database {
             let transaction = db.transaction()?;
             if !is_current(&transaction, run_id, &token)? {
                 return Ok(None);
+            }
+            if model.public {
+                Actor::starter(&transaction, run_id)?.note(
+                    &transaction,
+                    "data.publish",
+                    model.name.as_deref().unwrap_or(&model.id),
+                )?;
             }
             let (_, orphan) = artifacts::put(&transaction, model)?;
             transaction.commit()?;

@@ -8,7 +8,7 @@ use crate::{
     console::Browser,
     logins::sign_in,
     security::{Body, send},
-    support::{Backend, Http, finished_run, start, start_with},
+    support::{Backend, Http, finished_run, fit, pairs, start, start_with},
 };
 
 /// Routes for admins, each with a body that is good.
@@ -139,7 +139,7 @@ async fn limits_of_users_and_projects_are_obeyed() {
         json!({"max_stored": 1024}),
     );
     assert_eq!(call(&backend.http, set).await.0, StatusCode::OK);
-    let data = crate::support::pairs(8);
+    let data = pairs(8);
     let error = owner.push("more", data.clone()).await.unwrap_err();
     assert_eq!(error.status(), Some(403), "{error}");
     let set = (
@@ -151,8 +151,8 @@ async fn limits_of_users_and_projects_are_obeyed() {
     owner.push("more", data).await.unwrap();
     let set = (Method::PUT, "/users/finetuner", json!({"max_open_runs": 1}));
     assert_eq!(call(&backend.http, set).await.0, StatusCode::OK);
-    let long = crate::support::fit(owner, "long", 49).await.unwrap();
-    let error = crate::support::fit(owner, "second", 1).await.unwrap_err();
+    let long = fit(owner, "long", 49).await.unwrap();
+    let error = fit(owner, "second", 1).await.unwrap_err();
     assert!(error.to_string().contains("the limit is 1"), "{error}");
     let (_, runs) = call(&backend.http, (Method::GET, "/runs", Value::Null)).await;
     assert_eq!(
@@ -180,6 +180,10 @@ async fn the_audit_log_says_who_did_what_and_holds_no_secret() {
     let wrong = wrong.header("sec-fetch-site", "same-origin").send().await;
     assert_eq!(wrong.unwrap().status(), StatusCode::UNAUTHORIZED);
     run.cancel().await.unwrap();
+    let public = fit(&backend.finetuner, "open", 1).public(true);
+    let public = public.await.unwrap();
+    public.wait().await.unwrap();
+    let open = public.artifact_id().await.unwrap();
     backend.finetuner.delete_token("robot").await.unwrap();
     backend.finetuner.delete_run("r").await.unwrap();
     let (_, entries) = call(&backend.http, (Method::GET, "/audit", Value::Null)).await;
@@ -198,6 +202,7 @@ async fn the_audit_log_says_who_did_what_and_holds_no_secret() {
         "(unknown) signin.failed ",
         "finetuner token.delete robot",
         "finetuner run.delete default/r",
+        &format!("finetuner data.publish {open}"),
     ] {
         assert!(
             told.iter().any(|one| one == expected),

@@ -1,6 +1,8 @@
 //! Shared projects: what each role may do on each route, what a removed member
 //! sees, and the console's switch.
 
+use std::collections::BTreeSet;
+
 use finetuner::Finetuner;
 use futures_util::StreamExt;
 use reqwest::{Method, StatusCode};
@@ -345,6 +347,14 @@ async fn pages_offer_and_forms_allow_what_the_role_does() {
         assert_eq!(page.contains("/mine/clone\""), clones, "{name}");
         assert!(!page.contains("/mine/delete\""), "{name}: it is not theirs");
         assert!(page.contains("Started by"), "{name}");
+        // Code to copy names the project.
+        let code = browser.page(&format!("{run}/try")).await;
+        for part in [
+            "x-finetuner-project: team",
+            "builder().project(&quot;team&quot;)",
+        ] {
+            assert!(code.contains(part), "{name}: {part} is not in {code}");
+        }
         let project = browser.page("/console/project").await;
         assert!(
             !project.contains("Add member") && project.contains("Leave"),
@@ -369,4 +379,77 @@ async fn pages_offer_and_forms_allow_what_the_role_does() {
         assert_eq!(status == StatusCode::FORBIDDEN, !clones, "{name}");
     }
     assert!(owner.get_run("mine").await.is_ok());
+}
+
+/// Addresses that don't depend on the project that the session shows: they are
+/// the user's own, or the server's.
+const OF_NO_PROJECT: [&str; 9] = [
+    "/console/signout",
+    "/console/signin",
+    "/console/tokens",
+    "/console/password",
+    "/console/authorize",
+    "/console/mail",
+    "/console/oidc",
+    "/console/projects",
+    "/console/admin",
+];
+
+/// What stands between `start` and the next quotation mark, for each `start`.
+fn quoted<'a>(page: &'a str, start: &'a str) -> impl Iterator<Item = &'a str> {
+    let rests = page.split(start).skip(1);
+    rests.filter_map(|rest| rest.split('"').next())
+}
+
+#[tokio::test]
+async fn every_form_that_changes_a_project_says_which() {
+    let (backend, owner) = with_team().await;
+    owner.push("train", pairs(8)).await.unwrap();
+    let checkpoints = finetuner::TrainingCheckpoint::new();
+    let run = fit(&owner, "r", 1).callback(checkpoints).await.unwrap();
+    run.wait().await.unwrap();
+    let browser = Browser {
+        backend: &backend,
+        cookie: sign_in(&backend).await,
+    };
+    let team = [("name", "team")];
+    browser.send("/console/projects/switch", &team).await;
+    let mut waiting = vec!["/console/".to_owned()];
+    let (mut seen, mut checked) = (BTreeSet::new(), BTreeSet::new());
+    while let Some(path) = waiting.pop() {
+        let (status, page) = browser.get(&path).await;
+        if status != StatusCode::OK {
+            continue;
+        }
+        for form in page.split("<form").skip(1) {
+            let form = form.split("</form>").next().unwrap_or_default();
+            let action = quoted(form, "action=\"").next().unwrap_or(&path);
+            let is_own = OF_NO_PROJECT.iter().any(|start| action.starts_with(start));
+            // Trying a model changes nothing.
+            if form.contains("method=\"post\"") && !is_own && !action.ends_with("/try") {
+                let says = form.contains("name=\"project\" value=\"team\"");
+                assert!(says, "{path}: {action} does not say its project");
+                checked.insert(action.to_owned());
+            }
+        }
+        for link in quoted(&page, "href=\"/console/") {
+            let link = link.split('#').next().unwrap_or_default();
+            let link = format!("/console/{}", link.replace("&amp;", "&"));
+            let is_file = ["download", ".css", ".svg", ".csv"];
+            let is_page = !is_file.iter().any(|part| link.contains(part));
+            if is_page && seen.len() < 300 && seen.insert(link.clone()) {
+                waiting.push(link);
+            }
+        }
+    }
+    for end in [
+        "/r/delete",
+        "/r/clone",
+        "/r/continue",
+        "/project/members",
+        "/project/delete",
+    ] {
+        let is_checked = checked.iter().any(|action| action.ends_with(end));
+        assert!(is_checked, "{end}: {checked:?}");
+    }
 }
