@@ -146,6 +146,10 @@ pub(crate) struct Gates {
     pub(crate) submissions: Arc<Gate>,
     /// A part of an upload is in memory until it is whole.
     pub(crate) parts: Arc<Gate>,
+    /// A file that a browser sends takes room on the disk until it is read.
+    pub(crate) spools: Arc<Gate>,
+    /// Reading such a file takes a core, and memory for its largest rows.
+    pub(crate) imports: Arc<Gate>,
     /// A request for embeddings is in memory with its pictures.
     pub(crate) embeddings: Arc<Gate>,
     /// Embedding a data set takes a while.
@@ -166,6 +170,8 @@ impl Default for Gates {
             previews: gate("previews of data", (4, 2), (1024, 256)),
             submissions: gate("checks of new runs", (4, 2), (1024, 256)),
             parts: gate("parts of uploads", (32, 4), (1024, 64)),
+            spools: gate("uploads of files", (16, 2), (16, 2)),
+            imports: gate("files that are read", (2, 1), (64, 4)),
             embeddings: gate("requests for embeddings", (64, 32), (2048, 512)),
             indexes: gate("data sets that are embedded", (2, 1), (16, 4)),
         }

@@ -52,6 +52,11 @@ impl Space {
         (self.look)(&self.folder)
     }
 
+    /// Returns the folder whose disk this is.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Refuses something new of so many bytes if it would use the reserve.
     pub(crate) fn check(&self, what: &str, bytes: u64) -> Result<()> {
         let Some(disk) = (self.look)(&self.folder) else {
