@@ -370,6 +370,36 @@ def check(server, browser):
                                ("admin-storage", "/storage", "Stored"), ("admin-audit", "/audit", "run.start")):
         browser.look(name, f"/console/admin{path}", wanted)
 
+    # Uploads a file with a problem, then the corrected one.
+    with tempfile.TemporaryDirectory() as folder:
+        table = Path(folder) / "pairs.csv"
+        table.write_text("anchor,positive\nred dress,a long red dress\nshoe,\n")
+        browser.look("upload", "/console/data/new", "Upload data")
+        browser.find("#name").send_keys("pairs")
+        browser.find("#file").send_keys(str(table))
+        browser.find("form[data-upload] [type=submit]").click()
+        browser.says("1 problem in it")
+        browser.photograph("upload-problems")
+        driver.get_log("browser")
+        table.write_text("anchor,positive\nred dress,a long red dress\nshoe,a shoe\n")
+        browser.find("#file").send_keys(str(table))
+        browser.find("form[data-upload] [type=submit]").click()
+        browser.wait("the data", lambda: browser.find("h1").text == "pairs")
+    browser.says("a long red dress")
+
+    # Starts a run with the form.
+    browser.find(".actions a[href*=start]").click()
+    browser.says("The same run as code")
+    browser.look("start", "/console/start?data=clip-fashion-train-data", "a picture and its text")
+    browser.find("#name").send_keys("from-page")
+    browser.find("#epochs").clear()
+    browser.find("#epochs").send_keys("1")
+    browser.find("button[value=start]").click()
+    browser.wait("the run", lambda: browser.find("h1").text == "from-page")
+    browser.look("queue", "/console/queue", "Waiting")
+    browser.open(f"{RUNS}/from-page")
+    browser.says("Finished")
+
     # A program asks for authorization.
     granted = {}
     stream = requests.get(f"{server.url}/v2/rpc/user.identity.proxiedAuthorize", stream=True, timeout=120)
@@ -394,6 +424,8 @@ def check(server, browser):
     webdriver.ActionChains(driver).send_keys(Keys.TAB).perform()
     assert driver.switch_to.active_element.text == "Skip to content"
     webdriver.ActionChains(driver).send_keys(Keys.ENTER, Keys.TAB).perform()
+    assert driver.switch_to.active_element.text == "Start a run"
+    webdriver.ActionChains(driver).send_keys(Keys.TAB).perform()
     assert driver.switch_to.active_element.text == "default"
     webdriver.ActionChains(driver).send_keys(Keys.ENTER).perform()
     browser.wait("the list", lambda: "default" in browser.find("h1").text)

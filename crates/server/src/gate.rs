@@ -148,6 +148,10 @@ pub(crate) struct Gates {
     pub(crate) submissions: Arc<Gate>,
     /// Parts of uploads, which are in memory until they are complete.
     pub(crate) parts: Arc<Gate>,
+    /// Uploads of files by a browser, which take disk space until they are read.
+    pub(crate) spools: Arc<Gate>,
+    /// Reading of such files, which takes one core and memory for the largest rows.
+    pub(crate) imports: Arc<Gate>,
     /// Requests for embeddings, which are in memory with their pictures.
     pub(crate) embeddings: Arc<Gate>,
     /// Embedding of data sets, which takes a while.
@@ -168,6 +172,8 @@ impl Default for Gates {
             previews: gate("previews of data", (4, 2), (1024, 256)),
             submissions: gate("checks of new runs", (4, 2), (1024, 256)),
             parts: gate("parts of uploads", (32, 4), (1024, 64)),
+            spools: gate("uploads of files", (16, 2), (16, 2)),
+            imports: gate("files that are read", (2, 1), (64, 4)),
             embeddings: gate("requests for embeddings", (64, 32), (2048, 512)),
             indexes: gate("data sets that are embedded", (2, 1), (16, 4)),
         }

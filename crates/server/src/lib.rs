@@ -39,6 +39,7 @@ mod error;
 mod folder;
 mod gate;
 mod http;
+mod imports;
 pub mod launcher;
 mod oidc;
 mod outbox;

@@ -17,7 +17,7 @@ use crate::{
     database::{self, Database, Scope},
     error::StartError,
     folder::{attach_database, bad_folder, lock, open, open_database},
-    http,
+    http, imports,
     launcher::{self, Home, Launcher, LauncherSettings, Threads},
     oidc::Oidc,
     outbox,
@@ -190,6 +190,7 @@ impl Server {
             source,
         };
         let address = listener.local_addr().map_err(listen)?;
+        imports::sweep(&folder);
         let space = Space::new(folder.clone(), self.settings.disk_reserve);
         let app = App::new(database, store, self.settings, space, oidc, key, &id);
         let router = api::router(Arc::clone(&app));

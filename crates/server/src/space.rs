@@ -53,6 +53,11 @@ impl Space {
         (self.measure)(&self.folder)
     }
 
+    /// Returns the folder whose disk this is.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Refuses something new of `bytes` bytes if it would use the reserve.
     pub(crate) fn check(&self, what: &str, bytes: u64) -> Result<()> {
         let Some(disk) = (self.measure)(&self.folder) else {

@@ -289,10 +289,10 @@ fn open(stored: &Stored, name: DataName<'_>) -> EngineResult<Documents> {
 }
 
 /// The most documents of one data set.
-const MAX_DOCUMENTS: u64 = 5_000_000;
+pub(crate) const MAX_DOCUMENTS: u64 = 5_000_000;
 /// The most bytes that a data set may have unpacked: this many, and so many for
 /// each that it has packed. Pictures hardly shrink, and texts not that much.
-const MAX_UNPACKED: (u64, u64) = (64 << 20, 64);
+pub(crate) const MAX_UNPACKED: (u64, u64) = (64 << 20, 64);
 
 /// The documents of a stored data set, unless they are more than can be
 /// handled. A picture stands in for each that the worker will fetch, so that

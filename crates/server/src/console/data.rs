@@ -1,5 +1,7 @@
 //! Data sets and models, and a look into documents.
 
+mod upload;
+
 use std::sync::Arc;
 
 use axum::{
@@ -15,20 +17,25 @@ use serde_json::Value;
 use super::{
     Page, Session,
     frame::{page as framed, pager, pages},
+    start,
     words::{bytes, count, name as shown_name, path, query, time},
 };
 use crate::{
     app::App,
-    database::{ArtifactList, ArtifactRow},
+    database::{ArtifactList, ArtifactRow, UseRow},
     documents,
     error::ApiError,
     ticket::Download,
 };
 
+pub(crate) use upload::{form as upload_form, upload};
+
 /// Artifacts of a page.
 const PAGE: u64 = 50;
 /// Documents of a page.
 const DOCUMENTS: u64 = 24;
+/// Runs that are listed beside what they used.
+const USES: u64 = 20;
 /// Characters of a text that are shown.
 const TEXT: usize = 400;
 /// Parts of a document that are shown, and how deep.
@@ -75,7 +82,12 @@ pub(crate) async fn list(
     let nameless = nameless.map(|artifact| artifact.id.clone()).collect();
     let makers = app.database.makers(project, nameless).await?;
     let content = html! {
-        h1 { "Data and models" }
+        div .head {
+            h1 { "Data and models" }
+            @if session.writes() {
+                div .actions role="group" aria-label="Actions" { a .button href="/console/data/new" { "Upload data" } }
+            }
+        }
         form .row method="get" action="/console/data" role="search" {
             label for="q" { "Name" }
             input id="q" name="q" value=(asked.q);
@@ -203,12 +215,16 @@ pub(crate) async fn page(
         .makers(session.user.namespace.clone(), vec![artifact.id.clone()]);
     let makers = makers.await?;
     let maker = makers.get(&artifact.id);
+    let uses = uses_of(&app, &session, &artifact).await?;
     let content = html! {
         nav .crumbs aria-label="Path" { a href="/console/data" { "Data and models" } }
         div .head {
             h1 { (shown_title(&artifact, maker)) }
             div .actions role="group" aria-label="Actions" {
                 a .button href={ (here) "/download" } download { "Download" }
+                @if let (Some(data), true) = (&artifact.name, session.writes() && artifact.kind == "documentArray") {
+                    a .button .quiet href=(start::address(data)) { "Start a run" }
+                }
             }
         }
         dl .facts {
@@ -216,6 +232,7 @@ pub(crate) async fn page(
                 dt { "Created by run" }
                 dd { a href=(path(&["experiments", experiment, "runs", run])) { (shown_name(run)) } }
             }
+            @if let Some(file) = file_of(&artifact) { dt { "Read from" } dd { (shown_name(&file)) } }
             dt { "Kind" } dd { (kind_name(&artifact.kind)) }
             dt { "Size" } dd { (bytes(artifact.size)) }
             dt { "Updated" } dd { (time(&artifact.updated_at)) }
@@ -223,6 +240,7 @@ pub(crate) async fn page(
             dt { "ID" } dd { code .long { (artifact.id) } }
             dt { "SHA-256" } dd { code .long { (artifact.content) } }
         }
+        (used_by(&uses))
         @match &documents {
             None => {}
             Some(Err(reason)) => { p .problem { "The documents can't be shown: " (reason.message()) } }
@@ -243,6 +261,57 @@ pub(crate) async fn page(
     };
     let title = title_of(&artifact, maker);
     Ok(framed(&session, "Data and models", &title, &content).into_response())
+}
+
+/// The file that was uploaded as this data.
+fn file_of(artifact: &ArtifactRow) -> Option<String> {
+    let meta: Value = serde_json::from_str(&artifact.meta_data).ok()?;
+    meta["file"].as_str().map(str::to_owned)
+}
+
+/// The last runs that used an artifact.
+async fn uses_of(
+    app: &App,
+    session: &Session,
+    artifact: &ArtifactRow,
+) -> Result<Vec<UseRow>, ApiError> {
+    let (project, name) = (session.user.namespace.clone(), artifact.name.clone());
+    // The project's runs are looked through.
+    let _turn = app.gates.previews.enter(&session.user.person).await?;
+    let uses = match artifact.kind.as_str() {
+        "documentArray" => {
+            let content = artifact.content.clone();
+            app.database
+                .runs_over(project, name, content, USES + 1)
+                .await
+        }
+        _ => {
+            let id = artifact.id.clone();
+            app.database.runs_from(project, id, name, USES + 1).await
+        }
+    };
+    Ok(uses?)
+}
+
+/// Links to runs that used an artifact.
+fn used_by(uses: &[UseRow]) -> Markup {
+    html! {
+        @if !uses.is_empty() {
+            section aria-labelledby="uses" {
+                h2 #uses { "Used by" }
+                ul .uses {
+                    @for used in uses.iter().take(USES as usize) { li {
+                        a href=(path(&["experiments", &used.experiment, "runs", &used.run])) {
+                            (shown_name(&used.experiment)) " / " (shown_name(&used.run))
+                        }
+                        ", " (time(&used.created_at))
+                        @if !used.is_current { " " span .hint { "an earlier version of this data" } }
+                    } }
+                }
+                @if uses.len() as u64 > USES { p .hint { "And earlier runs." } }
+            }
+        }
+    }
 }
 
 /// The address of a document of a data set, counted from 0.

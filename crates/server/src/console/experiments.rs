@@ -18,10 +18,15 @@ pub(crate) async fn page(State(app): State<Arc<App>>, session: Session) -> Page 
         .experiments(session.user.namespace.clone(), None)
         .await?;
     let content = html! {
-        h1 { "Experiments" }
+        div .head {
+            h1 { "Experiments" }
+            @if session.writes() {
+                div .actions role="group" aria-label="Actions" { a .button href="/console/start" { "Start a run" } }
+            }
+        }
         @if experiments.is_empty() {
             p { "There are no experiments yet. The first run that a program starts with "
-                code { "fit" } " creates the experiment " code { "default" } "." }
+                code { "fit" } ", or that is started here, creates the experiment " code { "default" } "." }
         } @else {
             div .scroll { table {
                 thead { tr {

@@ -100,6 +100,7 @@ pub(super) fn page(session: &Session, here: &str, title: &str, content: &Markup)
                 a .brand href="/console/" { "finetuner" }
                 (part("Experiments", "/console/"))
                 (part("Data and models", "/console/data"))
+                (part("Queue", "/console/queue"))
                 (part("Projects", "/console/projects"))
                 (part("Tokens", "/console/tokens"))
                 (part("Guides", "/docs/"))

@@ -177,6 +177,50 @@ document.addEventListener("change", (event) => {
   replace(address.href).catch(() => connected(false));
 });
 
+// Files: shows how far an upload is, and keeps the chosen file where something is
+// wrong.
+document.addEventListener("submit", (event) => {
+  const form = event.target.closest("form[data-upload]");
+  if (form === null) return;
+  event.preventDefault();
+  const bar = form.querySelector("progress");
+  const told = form.querySelector("[role=status]");
+  const button = form.querySelector("[type=submit]");
+  const end = (text) => {
+    bar.hidden = true;
+    told.textContent = text;
+    button.disabled = false;
+  };
+  const request = new XMLHttpRequest();
+  request.responseType = "document";
+  request.upload.onprogress = ({ loaded, total }) => {
+    bar.max = total;
+    bar.value = loaded;
+    told.textContent = loaded < total
+      ? `${Math.floor((100 * loaded) / total)} % sent`
+      : "The server reads the file.";
+  };
+  request.onload = () => {
+    const here = new URL(form.action).pathname;
+    if (new URL(request.responseURL).pathname !== here) {
+      location.assign(request.responseURL);
+      return;
+    }
+    const answer = request.response?.querySelector("main");
+    if (!answer) return end("The server's answer can't be read. Send the file again.");
+    const main = document.querySelector("main");
+    morph(main, answer);
+    enhance(main);
+    end("");
+    main.querySelector("[role=alert]")?.scrollIntoView({ block: "center" });
+  };
+  request.onerror = () => end("The connection broke. Send the file again.");
+  request.open("POST", form.action);
+  request.send(new FormData(form));
+  bar.hidden = false;
+  button.disabled = true;
+});
+
 localTimes(document);
 enhance(document);
 

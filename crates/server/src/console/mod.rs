@@ -15,10 +15,12 @@ mod metrics;
 mod oidc;
 mod project_form;
 mod projects;
+mod queue;
 mod run;
 mod runs;
 mod sign_in;
 mod snippets;
+mod start;
 mod state;
 mod tokens;
 mod try_it;
@@ -95,7 +97,15 @@ pub(crate) fn router(app: &Arc<App>) -> Router<Arc<App>> {
                 .layer(DefaultBodyLimit::max(try_it::MAX_FORM)),
         )
         .route("/console/compare", get(compare::page))
+        .route("/console/start", get(start::form).post(start::start))
+        .route("/console/queue", get(queue::page))
         .route("/console/data", get(data::list))
+        .route(
+            "/console/data/new",
+            get(data::upload_form)
+                .post(data::upload)
+                .layer(DefaultBodyLimit::disable()),
+        )
         .route("/console/data/{id}", get(data::page))
         .route("/console/data/{id}/picture", get(data::picture))
         .route("/console/data/{id}/download", get(data::download))

@@ -60,31 +60,40 @@ pub(crate) async fn page(
             }
         };
     }
-    if asked.out == "yes" {
-        return Ok(signed_out(&app).into_response());
-    }
-    Ok(form(&app, &asked.next, "", None))
+    let said = match asked.out.as_str() {
+        "yes" => signed_out(&app),
+        _ => html! {},
+    };
+    Ok(form_with(&app, &said, &asked.next, "", None))
 }
 
-/// Says that somebody has signed out. The session at the provider goes on.
+/// Says that somebody has signed out. The session at the provider stays open.
 fn signed_out(app: &App) -> Markup {
     let oidc = app.oidc.as_ref();
     let provider = oidc.and_then(|oidc| Some((oidc.name(), oidc.sign_out_page()?)));
-    let body = html! {
-        main .narrow {
-            h1 { "You have signed out" }
+    html! {
+        p .done role="status" {
+            "You have signed out."
             @if let Some((name, page)) = provider {
-                p { "If you signed in through " (visible(name)) ", your session there goes on. "
-                    a href=(page) rel="noreferrer" { "Sign out there too" } "." }
+                " Your session at " (visible(name)) " is still open. "
+                a href=(page) rel="noreferrer" { "Sign out there too" } "."
             }
-            p { a .button href="/console/signin" { "Sign in again" } }
         }
-    };
-    document("Signed out", &body)
+    }
 }
 
 /// The form, with the name that was typed and what was wrong.
 pub(super) fn form(app: &App, next: &str, name: &str, problem: Option<&ApiError>) -> Response {
+    form_with(app, &html! {}, next, name, problem)
+}
+
+fn form_with(
+    app: &App,
+    said: &Markup,
+    next: &str,
+    name: &str,
+    problem: Option<&ApiError>,
+) -> Response {
     let provider = app.oidc.as_ref().map(|oidc| {
         let address = format!("/console/oidc/start{}", query(&[("next", next)]));
         (visible(oidc.name()), address)
@@ -92,6 +101,7 @@ pub(super) fn form(app: &App, next: &str, name: &str, problem: Option<&ApiError>
     let body = html! {
         main .narrow {
             h1 { "Sign in to finetuner" }
+            (said)
             @if let Some(problem) = problem {
                 p .problem .message role="alert" { (problem.message()) }
             }

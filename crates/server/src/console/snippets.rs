@@ -59,7 +59,7 @@ fn quoted(text: &str) -> String {
 }
 
 /// A text for a shell, in single quotes.
-fn for_shell(text: &str) -> String {
+pub(super) fn for_shell(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 

@@ -11,6 +11,7 @@ mod connections;
 mod events;
 mod experiments;
 mod identities;
+mod links;
 mod mail;
 mod open;
 mod outbox;
@@ -22,6 +23,7 @@ mod served;
 mod shares;
 mod upkeep;
 mod usage;
+mod waiting;
 mod webhooks;
 
 use std::{
@@ -41,6 +43,7 @@ pub(crate) use events::StoredEvent;
 pub(crate) use experiments::ExperimentRow;
 pub(crate) use finetuner_protocol::FoundDocuments as Found;
 pub(crate) use identities::Linked;
+pub(crate) use links::UseRow;
 pub(crate) use mail::{MailAddress, PutMail};
 pub(crate) use open::replace;
 pub(crate) use outbox::{CONFIRM, Due, MessageRow, Next, Receiver, RunEvent};
@@ -53,6 +56,7 @@ pub(crate) use runs::{CANCELLED, Created, NewRunRow, RunRow};
 pub(crate) use served::ModelRow;
 pub(crate) use shares::{NewShare, ShareRow};
 pub(crate) use usage::Usage;
+pub(crate) use waiting::QueuedRow;
 pub(crate) use webhooks::{NewWebhook, WebhookRow};
 
 /// One entry for each version of the schema. Entries are never changed, only

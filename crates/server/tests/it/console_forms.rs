@@ -53,6 +53,21 @@ async fn a_run_is_cloned_with_changes_and_gone_on_from() {
     );
     assert_eq!(hyper["loss"], "CLIPLoss");
     made.wait().await.unwrap();
+    backend.finetuner.push("other", pairs(6)).await.unwrap();
+    let other = [
+        ("name", "on-other"),
+        ("epochs", "1"),
+        ("batch_size", "4"),
+        ("learning_rate", "1e-4"),
+        ("train_data", "other"),
+    ];
+    let (status, page) = browser.post(&clone, &other).await;
+    assert_eq!(status, StatusCode::SEE_OTHER, "{page}");
+    let on_other = backend.finetuner.get_run("on-other").await.unwrap();
+    let config = serde_json::to_value(on_other.config()).unwrap();
+    assert_eq!(config["data"]["train_data"], "other");
+    assert_eq!(config["model"]["name"], "clip-small");
+    on_other.wait().await.unwrap();
     // A name that is taken: what was typed is still there.
     let (status, page) = browser.post(&clone, &fields("first-2")).await;
     assert_eq!(status, StatusCode::CONFLICT);

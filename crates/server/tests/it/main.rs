@@ -6,6 +6,7 @@ mod admin;
 mod cache;
 mod command;
 mod console;
+mod console_data;
 mod console_forms;
 mod console_lists;
 mod console_security;

@@ -63,9 +63,17 @@ pub(super) async fn list(app: &App, session: &Session, run: &RunRow) -> Result<M
         true => synthesis(app, session, &config).await?,
         false => training(app, session, run, &config).await?,
     };
+    let made = app
+        .database
+        .artifact(session.user.namespace.clone(), run.artifact_id.clone())
+        .await?;
     Ok(html! {
         dl .facts {
             (own)
+            @if let Some(made) = made {
+                dt { "Result" }
+                dd { a href=(path(&["data", &made.id])) { (if makes_data(run) { "data" } else { "model" }) } }
+            }
             (fact("Device", &run.device))
             dt { "Created" } dd { (time(&run.created_at)) }
             @if !session.user.is_personal {

@@ -31,6 +31,14 @@ const SETTINGS: [(&str, &str, bool); 3] = [
     ("learning_rate", "Learning rate", false),
 ];
 
+/// Texts that can be changed in a clone, and where the configuration has them.
+const TEXTS: [(&str, &str, &str); 4] = [
+    ("model", "Model", "/model/name"),
+    ("train_data", "Training data", "/data/train_data"),
+    ("eval_data", "Validation data", "/data/eval_data"),
+    ("loss", "Loss", "/hyper_parameters/loss"),
+];
+
 /// What was typed into one of the forms.
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -41,6 +49,10 @@ pub(crate) struct Typed {
     batch_size: String,
     learning_rate: String,
     checkpoint: String,
+    model: String,
+    train_data: String,
+    eval_data: String,
+    loss: String,
 }
 
 impl Typed {
@@ -51,6 +63,20 @@ impl Typed {
             _ => self.learning_rate.trim(),
         }
     }
+
+    fn text(&self, field: &str) -> &str {
+        match field {
+            "model" => self.model.trim(),
+            "train_data" => self.train_data.trim(),
+            "eval_data" => self.eval_data.trim(),
+            _ => self.loss.trim(),
+        }
+    }
+}
+
+/// A text of a configuration. None if it is not there, or something else.
+fn text_at<'a>(config: &'a Value, place: &str) -> Option<&'a str> {
+    config.pointer(place)?.as_str()
 }
 
 fn problem(text: Option<&str>) -> Markup {
@@ -100,6 +126,14 @@ fn clone_page(session: &Session, run: &RunRow, typed: &Typed, wrong: Option<&str
             (session.project_field())
             (names(typed))
             @if !makes_data(run) {
+                @let config = config_of(run);
+                // What the run does not name, or names as a list, is left as it is.
+                @for (field, label, place) in TEXTS {
+                    @if text_at(&config, place).is_some() {
+                        label for=(field) { (label) }
+                        input id=(field) name=(field) value=(typed.text(field)) required autocapitalize="none";
+                    }
+                }
                 @for (field, label, is_whole) in SETTINGS {
                     label for=(field) { (label) @if field != "epochs" { " (empty: chosen for you)" } }
                     input id=(field) name=(field) value=(typed.setting(field))
@@ -126,6 +160,18 @@ pub(crate) async fn clone_form(
         epochs: setting(&config, "epochs"),
         batch_size: setting(&config, "batch_size"),
         learning_rate: setting(&config, "learning_rate"),
+        model: text_at(&config, "/model/name")
+            .unwrap_or_default()
+            .to_owned(),
+        train_data: text_at(&config, "/data/train_data")
+            .unwrap_or_default()
+            .to_owned(),
+        eval_data: text_at(&config, "/data/eval_data")
+            .unwrap_or_default()
+            .to_owned(),
+        loss: text_at(&config, "/hyper_parameters/loss")
+            .unwrap_or_default()
+            .to_owned(),
         ..Typed::default()
     };
     Ok(clone_page(&session, &run, &typed, None))
@@ -166,6 +212,15 @@ fn body_of_clone(run: &RunRow, typed: &Typed) -> Result<Value, ApiError> {
         if !config["hyper_parameters"].is_object() {
             let reason = "`hyper_parameters` of this run is not an object: it can't be changed";
             return Err(ApiError::unprocessable(reason));
+        }
+        for (field, _, place) in TEXTS {
+            let text = typed.text(field);
+            // A form without the field leaves it as it is.
+            if let Some(Value::String(had)) = config.pointer_mut(place)
+                && !text.is_empty()
+            {
+                text.clone_into(had);
+            }
         }
         for (field, label, is_whole) in SETTINGS {
             let text = typed.setting(field);

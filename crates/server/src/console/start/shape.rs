@@ -1,0 +1,184 @@
+//! What a dataset holds, by its first documents, and the settings to begin with.
+
+use std::collections::BTreeSet;
+
+use finetuner_protocol::{
+    CLIP_SMALL, Content, Document, EFFICIENTNET_SMALL, Loss, MINILM_SMALL, Modality, SCORE_TAG,
+    Task,
+};
+
+/// What the documents of a dataset are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// A text with a label each.
+    LabelledTexts,
+    /// A picture with a label each.
+    LabelledPictures,
+    /// Two texts or more: a match, and perhaps negatives.
+    Texts,
+    /// Two texts and how similar they are.
+    ScoredTexts,
+    /// A text and a picture.
+    TextAndPicture,
+    /// Two pictures or more.
+    Pictures,
+    /// Something that no default fits.
+    Other,
+}
+
+/// Settings to begin with.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Defaults {
+    pub(super) model: &'static str,
+    pub(super) loss: Loss,
+    pub(super) epochs: &'static str,
+    pub(super) batch_size: u64,
+    pub(super) learning_rate: &'static str,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Text,
+    Picture,
+    Other,
+}
+
+fn kind_of(document: &Document) -> Kind {
+    let named = document.modality.as_ref();
+    match (&document.content, named) {
+        (Some(Content::Text(_)), _) => Kind::Text,
+        (Some(Content::Tensor(_)), _) => Kind::Other,
+        (Some(Content::Blob(_)), Some(Modality::Mesh)) => Kind::Other,
+        (Some(Content::Blob(_)), _) => Kind::Picture,
+        (None, Some(Modality::Image)) => Kind::Picture,
+        (None, _) if !document.uri.is_empty() => Kind::Picture,
+        _ => Kind::Other,
+    }
+}
+
+/// Returns the number of different labels.
+fn labels(documents: &[Document]) -> usize {
+    let labels = documents.iter().filter_map(Document::label);
+    labels.collect::<BTreeSet<String>>().len()
+}
+
+impl Shape {
+    /// Returns what all of these documents are.
+    pub(super) fn of(documents: &[Document]) -> Self {
+        let mut shapes = documents.iter().map(Self::of_one);
+        let Some(first) = shapes.next() else {
+            return Self::Other;
+        };
+        match shapes.all(|shape| shape == first) {
+            // Pairs are sent as texts that share a label with few others.
+            true if first == Self::LabelledTexts
+                && labels(documents) * 5 >= documents.len() * 2 =>
+            {
+                Self::Texts
+            }
+            true => first,
+            false => Self::Other,
+        }
+    }
+
+    fn of_one(document: &Document) -> Self {
+        let kinds: Vec<Kind> = document.chunks.iter().map(kind_of).collect();
+        let all = |wanted: Kind| kinds.iter().all(|kind| *kind == wanted);
+        match kinds.len() {
+            0 => match kind_of(document) {
+                Kind::Text => Self::LabelledTexts,
+                Kind::Picture => Self::LabelledPictures,
+                Kind::Other => Self::Other,
+            },
+            1 => Self::Other,
+            2 if kinds.contains(&Kind::Text) && kinds.contains(&Kind::Picture) => {
+                Self::TextAndPicture
+            }
+            2 if all(Kind::Text) && document.tags.contains_key(SCORE_TAG) => Self::ScoredTexts,
+            _ if all(Kind::Text) => Self::Texts,
+            _ if all(Kind::Picture) => Self::Pictures,
+            _ => Self::Other,
+        }
+    }
+
+    /// The words of a page for it.
+    pub(super) fn words(self) -> &'static str {
+        match self {
+            Self::LabelledTexts => "texts with labels, or texts that belong together",
+            Self::LabelledPictures => "pictures with labels, or pictures that belong together",
+            Self::Texts => "texts that belong together, perhaps with negatives",
+            Self::ScoredTexts => "two texts and how similar they are",
+            Self::TextAndPicture => "a picture and its text",
+            Self::Pictures => "pictures with a match and perhaps negatives",
+            Self::Other => "documents of several kinds",
+        }
+    }
+
+    /// The task of models that fit.
+    pub(super) fn task(self) -> Option<Task> {
+        match self {
+            Self::LabelledTexts | Self::Texts | Self::ScoredTexts => Some(Task::TextToText),
+            Self::TextAndPicture => Some(Task::TextToImage),
+            Self::LabelledPictures | Self::Pictures => Some(Task::ImageToImage),
+            Self::Other => None,
+        }
+    }
+
+    /// The settings to begin with, over so many documents. The rates are those of the
+    /// guide "Choosing a model and a loss".
+    pub(super) fn defaults(self, documents: u64) -> Defaults {
+        let (model, loss, epochs, learning_rate) = match self {
+            Self::TextAndPicture => (CLIP_SMALL, Loss::Clip, "5", "1e-4"),
+            Self::Texts => (MINILM_SMALL, Loss::MultipleNegativeRanking, "3", "5e-5"),
+            Self::ScoredTexts => (MINILM_SMALL, Loss::CoSent, "3", "5e-5"),
+            Self::LabelledTexts | Self::Other => (MINILM_SMALL, Loss::TripletMargin, "3", "5e-5"),
+            Self::LabelledPictures | Self::Pictures => {
+                (EFFICIENTNET_SMALL, Loss::TripletMargin, "5", "1e-4")
+            }
+        };
+        Defaults {
+            model,
+            loss,
+            epochs,
+            // A batch needs several examples to compare, and an epoch several batches.
+            batch_size: (documents / 8).next_power_of_two().clamp(4, 64),
+            learning_rate,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_fit_what_documents_are() {
+        let text = || Document::text("a");
+        let picture = || Document::blob(vec![1]);
+        let pair = |one: Document, two: Document| Document::new().with_chunk(one).with_chunk(two);
+        for (document, shape) in [
+            (text(), Shape::LabelledTexts),
+            (picture(), Shape::LabelledPictures),
+            (Document::uri("https://a/b.png"), Shape::LabelledPictures),
+            (pair(text(), picture()), Shape::TextAndPicture),
+            (pair(text(), text()), Shape::Texts),
+            (
+                pair(text(), text()).with_tag(SCORE_TAG, "1"),
+                Shape::ScoredTexts,
+            ),
+            (pair(picture(), picture()), Shape::Pictures),
+            (Document::tensor(&[1.0], &[1]), Shape::Other),
+        ] {
+            assert_eq!(Shape::of(&[document.clone(), document]), shape);
+        }
+        let labelled = |label: &str| text().with_label(label);
+        let pairs = ["a", "a", "b", "b"].map(labelled);
+        assert_eq!(Shape::of(&pairs), Shape::Texts);
+        let classes = ["a"; 12].map(labelled);
+        assert_eq!(Shape::of(&classes), Shape::LabelledTexts);
+        assert_eq!(Shape::of(&[text(), picture()]), Shape::Other);
+        assert_eq!(Shape::of(&[]), Shape::Other);
+        let batches = [0, 10, 100, 100_000].map(|n| Shape::Texts.defaults(n).batch_size);
+        assert_eq!(batches, [4, 4, 16, 64]);
+    }
+}

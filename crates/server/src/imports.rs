@@ -1,0 +1,131 @@
+//! Files that a browser sends as training data: kept on the disk while they are
+//! read, read by the crate that the client reads them with, and stored as the same
+//! documents.
+//!
+//! Nobody trusts the files. Paths in them can't leave the folder of the upload,
+//! sizes are counted instead of believed, and rows, pages and files have limits.
+
+mod pack;
+mod spool;
+mod table;
+mod unzip;
+
+use std::{path::Path, sync::Arc};
+
+use finetuner_data::{DocumentSource, Error as DataError, Problems};
+use finetuner_protocol::Document;
+use serde_json::json;
+
+use crate::{
+    app::App,
+    database::{Identity, NewArtifact},
+    error::ApiError,
+    secret,
+    store::Upload,
+};
+
+pub(crate) use spool::{Spool, sweep};
+pub(crate) use table::{FirstRow, Reading, Rows};
+
+/// Documents that are shown beside what is wrong with others.
+const SHOWN: usize = 3;
+
+/// Why a file is not stored.
+pub(crate) enum Refusal {
+    /// The server can't store it, or may not.
+    Failed(ApiError),
+    /// A setting can't be used, or the file as a whole.
+    Field(&'static str, String),
+    /// Rows can't be used. The first good documents show how they are read.
+    Rows(Problems, Vec<Document>),
+}
+
+impl From<ApiError> for Refusal {
+    fn from(error: ApiError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl Refusal {
+    /// What is wrong with data in `folder`, whose path nobody is told.
+    fn data(error: DataError, folder: &Path) -> Self {
+        let prefix = format!("{}/", folder.display());
+        let public = |text: &str| table::words(&text.replace(&prefix, ""));
+        match error {
+            DataError::Data(mut problems) => {
+                for problem in &mut problems.problems {
+                    problem.reason = public(&problem.reason);
+                }
+                Self::Rows(problems, Vec::new())
+            }
+            DataError::File { path, error } => {
+                tracing::warn!("An uploaded file can't be read: {path}: {error}");
+                Self::Field("file", "it can't be read: send it again".to_owned())
+            }
+            other => {
+                let reason = public(&other.to_string());
+                let is_encoding = reason.starts_with("`encoding`");
+                Self::Field(if is_encoding { "encoding" } else { "file" }, reason)
+            }
+        }
+    }
+}
+
+/// A dataset to store.
+pub(crate) struct NewData {
+    pub(crate) user: Identity,
+    pub(crate) name: String,
+    pub(crate) public: bool,
+    pub(crate) reading: Reading,
+}
+
+/// Reads a file that has come whole and stores its documents. Returns the ID of the
+/// dataset.
+pub(crate) async fn store(app: Arc<App>, spool: Spool, new: NewData) -> Result<String, Refusal> {
+    let upload = app.upload(&new.user, Some(&new.name)).await?;
+    let (spooled, space) = (spool.finish().await?, app.space.clone());
+    let (runtime, reading) = (tokio::runtime::Handle::current(), new.reading.clone());
+    let file = spooled.name.clone();
+    let read = move || {
+        let source = table::source(&spooled, &reading, &space)?;
+        let checked = source
+            .check("the file")
+            .map_err(|error| refused(error, &source, spooled.folder()))?;
+        let fault = |error| Refusal::data(error, spooled.folder());
+        let upload = pack::pack(&source, &checked, upload, spooled.size, &runtime, fault)?;
+        Ok::<_, Refusal>((checked.summary, upload))
+    };
+    let read = app.gates.imports.run(&new.user.person, read).await?;
+    let (summary, upload): (_, Upload) = read?;
+    let mut meta_data = summary.to_meta_data();
+    meta_data["version"] = json!({"finetuner-server": env!("CARGO_PKG_VERSION")});
+    meta_data["file"] = file.into();
+    let id = app
+        .keep(upload, async |stored| {
+            let row = NewArtifact {
+                id: secret::new_id(),
+                project_id: new.user.namespace.clone(),
+                created_by: Some(new.user.person.clone()),
+                name: Some(new.name),
+                kind: "documentArray".to_owned(),
+                public: new.public,
+                meta_data: meta_data.to_string(),
+                content: stored.content.clone(),
+                size: stored.size,
+            };
+            app.put_artifact(new.user, row).await
+        })
+        .await?;
+    Ok(id)
+}
+
+/// What is wrong with rows, and the first documents before that.
+fn refused(error: DataError, source: &DocumentSource, folder: &Path) -> Refusal {
+    match Refusal::data(error, folder) {
+        Refusal::Rows(problems, _) => {
+            let good = source.loaded().take(SHOWN).map_while(Result::ok);
+            Refusal::Rows(problems, good.collect())
+        }
+        other => other,
+    }
+}

@@ -1,0 +1,173 @@
+//! A file on its way in, in a folder of its own beside the database.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+use tempfile::TempDir;
+use tokio::{fs::File, io::AsyncWriteExt};
+
+use crate::{
+    app::App,
+    error::{ApiError, Result},
+    space::Space,
+    store::MAX_ARTIFACT_BYTES,
+};
+
+/// How the names of these folders begin.
+const PREFIX: &str = "incoming-";
+/// After so many bytes, the room on the disk is looked at again.
+const CHECKED: u64 = 16 << 20;
+/// The most characters of a file's name that are kept.
+const MAX_NAME: usize = 100;
+
+/// A file that is being received. Dropped, it is removed.
+pub(crate) struct Spool {
+    folder: TempDir,
+    file: File,
+    name: String,
+    size: u64,
+    space: Space,
+}
+
+impl Spool {
+    /// Begins a file that its sender calls `name`.
+    pub(crate) async fn begin(app: &App, name: &str) -> Result<Self> {
+        let space = app.space.clone();
+        space.check("upload", 0)?;
+        let folder = tempfile::Builder::new()
+            .prefix(PREFIX)
+            .tempdir_in(space.folder())
+            .map_err(stored)?;
+        let name = plain_name(name);
+        let file = File::create(folder.path().join(&name)).await;
+        Ok(Self {
+            file: file.map_err(stored)?,
+            folder,
+            name,
+            size: 0,
+            space,
+        })
+    }
+
+    pub(crate) async fn write(&mut self, bytes: Bytes) -> Result<()> {
+        let before = self.size;
+        self.size += bytes.len() as u64;
+        if self.size > MAX_ARTIFACT_BYTES {
+            return Err(ApiError::too_large(format!(
+                "`file` has more than {} GiB: split it",
+                MAX_ARTIFACT_BYTES >> 30
+            )));
+        }
+        if before / CHECKED != self.size / CHECKED {
+            self.space.check("upload", 0)?;
+        }
+        self.file.write_all(&bytes).await.map_err(stored)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.size == 0
+    }
+
+    pub(super) async fn finish(mut self) -> Result<Spooled> {
+        self.file.flush().await.map_err(stored)?;
+        Ok(Spooled {
+            folder: self.folder,
+            name: self.name,
+            size: self.size,
+        })
+    }
+}
+
+/// A file that has come whole. Dropped, it is removed.
+pub(super) struct Spooled {
+    folder: TempDir,
+    /// Its name in the folder.
+    pub(super) name: String,
+    pub(super) size: u64,
+}
+
+impl Spooled {
+    pub(super) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(super) fn path(&self) -> PathBuf {
+        self.folder.path().join(&self.name)
+    }
+}
+
+/// The error of a file that can't be written.
+pub(super) fn stored(error: io::Error) -> ApiError {
+    error.into()
+}
+
+/// The last part of a file's name, without characters that mean something.
+fn plain_name(name: &str) -> String {
+    let last = name.rsplit(['/', '\\']).next().unwrap_or_default();
+    let plain = |c: char| match c {
+        c if c.is_alphanumeric() || "._- ".contains(c) => c,
+        _ => '_',
+    };
+    let plain: String = last.chars().map(plain).collect();
+    // The ending says what the file is.
+    let count = plain.chars().count();
+    let plain: String = plain.chars().skip(count.saturating_sub(MAX_NAME)).collect();
+    let plain = plain.trim_start_matches('.');
+    match plain {
+        "" => "data".to_owned(),
+        plain => plain.to_owned(),
+    }
+}
+
+/// Removes what a server that was killed has left. Blocks.
+pub(crate) fn sweep(folder: &Path) {
+    let Ok(found) = std::fs::read_dir(folder) else {
+        return;
+    };
+    for entry in found.flatten() {
+        if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            continue;
+        }
+        if let Err(error) = std::fs::remove_dir_all(entry.path()) {
+            let path = entry.path();
+            tracing::warn!("{} can't be removed: {error}", path.display());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lead_nowhere() {
+        for (name, plain) in [
+            ("train.csv", "train.csv"),
+            ("../../etc/passwd", "passwd"),
+            ("C:\\data\\größe 1.jsonl", "größe 1.jsonl"),
+            ("..", "data"),
+            ("", "data"),
+            ("a\0b<c>.csv", "a_b_c_.csv"),
+        ] {
+            assert_eq!(plain_name(name), plain);
+        }
+        // 255 bytes are allowed in a file's name.
+        assert!(plain_name(&format!("{}.csv", "ä".repeat(300))).len() < 255);
+        assert!(plain_name(&format!("{}.csv", "ä".repeat(300))).ends_with(".csv"));
+    }
+
+    #[test]
+    fn what_was_left_is_removed_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["incoming-1", "content"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        sweep(folder.path());
+        let names = std::fs::read_dir(folder.path()).unwrap();
+        let names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["content"]);
+    }
+}
