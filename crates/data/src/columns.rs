@@ -15,7 +15,11 @@
 /// ```no_run
 /// use finetuner::{Columns, Csv, CsvOptions, Dataset};
 ///
-/// let columns = Columns::new().anchor("title").positive("body").add_negative("other").add_negative("wrong");
+/// let columns = Columns::new()
+///     .anchor("title")
+///     .positive("body")
+///     .add_negative("other")
+///     .add_negative("wrong");
 /// let rows = Dataset::json_lines("train.jsonl").columns(columns.clone());
 /// // The first row of the CSV file has the names.
 /// let csv = Csv::path("train.csv").options(CsvOptions::new().columns(columns));

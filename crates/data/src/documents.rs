@@ -99,7 +99,7 @@ impl Documents {
     }
 
     /// Creates the documents of a row. Empty rows and repeated pairs have none.
-    fn take(&mut self, mut record: Row) -> Result<(), Fault> {
+    fn convert(&mut self, mut record: Row) -> Result<(), Fault> {
         self.line = record.number;
         let shared = Arc::clone(&self.shared);
         let roles = &shared.roles;
@@ -281,15 +281,15 @@ impl Iterator for Documents {
             if let Some(fault) = self.failed.take() {
                 return Some(Err(fault));
             }
-            let taken = match self.rows.as_mut()?.next() {
+            let result = match self.rows.as_mut()?.next() {
                 None => {
                     self.warn_of_repeats();
                     self.rows = None;
                     return None;
                 }
-                Some(record) => record.and_then(|record| self.take(record)),
+                Some(record) => record.and_then(|record| self.convert(record)),
             };
-            if let Err(fault) = taken {
+            if let Err(fault) = result {
                 return Some(Err(fault));
             }
         }

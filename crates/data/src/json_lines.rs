@@ -151,7 +151,7 @@ fn cell(value: Value) -> Cell {
         Value::Bool(value) => Cell::Text(value.to_string()),
         Value::Array(values) => Cell::of_list(values.into_iter().map(cell)),
         // An image in the form of the library `datasets`: an object of path and bytes.
-        Value::Object(mut picture) => match (picture.remove("path"), picture.get("bytes")) {
+        Value::Object(mut image) => match (image.remove("path"), image.get("bytes")) {
             (Some(Value::String(path)), None | Some(Value::Null)) => Cell::Text(path),
             _ => Cell::Other("an object"),
         },
@@ -295,21 +295,21 @@ mod tests {
     fn bad_lines_are_reported_and_do_not_hide_the_next() {
         let found = lines("{\"a\": 1}\n{\"a\": NaN}\n[1]\n{\"a\": 2}\n{\"a\": \"x");
         assert!(found[0].is_ok() && found[3].is_ok());
-        let told = |i: usize| found[i].clone().unwrap_err();
+        let reported = |i: usize| found[i].clone().unwrap_err();
         assert!(
-            told(1).starts_with("2: it is not valid JSON at byte 7"),
+            reported(1).starts_with("2: it is not valid JSON at byte 7"),
             "{}",
-            told(1)
+            reported(1)
         );
         assert!(
-            told(2).starts_with("3: it is not a JSON object"),
+            reported(2).starts_with("3: it is not a JSON object"),
             "{}",
-            told(2)
+            reported(2)
         );
         assert!(
-            told(4).starts_with("5: it is not valid JSON"),
+            reported(4).starts_with("5: it is not valid JSON"),
             "{}",
-            told(4)
+            reported(4)
         );
     }
 

@@ -102,8 +102,8 @@ mod tests {
     #[test]
     fn numbers_in_different_notations_are_errors() {
         let train = labels(&["1", "1", "2", "2"]);
-        let told = labels(&["1.0", "2.0"]).compare(&train).unwrap_err();
-        assert!(told.contains("`1.0` and `1`"), "{told}");
+        let reported = labels(&["1.0", "2.0"]).compare(&train).unwrap_err();
+        assert!(reported.contains("`1.0` and `1`"), "{reported}");
         // Evaluation data may have other classes than the training data.
         assert_eq!(labels(&["3.0", "4.0"]).compare(&train), Ok(()));
         assert_eq!(labels(&["1", "3.0"]).compare(&train), Ok(()));

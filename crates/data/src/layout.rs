@@ -1,10 +1,10 @@
-//! The kind of data that a file's rows hold.
+//! Layouts of training data.
 
 use finetuner_protocol::{Modality, Task};
 
 use crate::error::{Error, Result};
 
-/// The kind of data that a file's rows hold.
+/// The layout of training data: the contents of items, or texts in every cell.
 ///
 /// ```
 /// use finetuner_data::Layout;
@@ -54,8 +54,8 @@ impl Layout {
             Task::MeshToMesh => (Kind::Mesh, Kind::Mesh),
             other => {
                 return Err(Error::setup(format!(
-                    "a model for `{other}` can't be trained on a CSV, JSON Lines or Parquet file: give \
-                     documents"
+                    "a model for `{other}` can't be trained on a CSV, JSON Lines or Parquet file: \
+                     give documents"
                 )));
             }
         };

@@ -200,9 +200,9 @@ fn cell(field: &Field) -> Cell {
 
 /// Returns an image as the library `datasets` writes it: its bytes, or else its path.
 fn image(image: &Record) -> Cell {
-    let member = |wanted: &str| {
+    let member = |member: &str| {
         let mut members = image.get_column_iter();
-        let found = members.find(|(name, _)| name.as_str() == wanted);
+        let found = members.find(|(name, _)| name.as_str() == member);
         found.map_or(Cell::Missing, |(_, field)| cell(field))
     };
     match (member("bytes"), member("path")) {

@@ -88,8 +88,8 @@ impl Roles {
 
     /// Returns the roles of named columns.
     ///
-    /// If a row has several items and no scores, a label column of numbers is taken as
-    /// the score, as in data sets for sentence-transformers.
+    /// If a row has several items and no scores, a label column of numbers is the
+    /// score, as in data sets for sentence-transformers.
     fn of_columns(
         items: Vec<Field>,
         mut label: Option<usize>,

@@ -1,4 +1,4 @@
-//! Tells URIs of local files from other URIs.
+//! Distinguishes URIs of local files from other URIs.
 
 /// Returns the path of a URI that names a local file, or `None` for other URIs.
 ///

@@ -2,7 +2,7 @@
 
 use std::{io::Read, path::PathBuf};
 
-use super::{options::CsvOptions, read::Reading};
+use super::{options::CsvOptions, read::CsvTable};
 use crate::{
     documents, error::Result, input::Input, layout::Layout, source::DocumentSource, table::Table,
 };
@@ -98,6 +98,6 @@ impl Csv {
     pub(crate) fn table(mut self) -> Result<Box<dyn Table>> {
         self.input = self.input.repeatable()?;
         let name = self.input.name(UNNAMED);
-        Ok(Box::new(Reading::new(self.input, self.options, name)?))
+        Ok(Box::new(CsvTable::new(self.input, self.options, name)?))
     }
 }

@@ -30,7 +30,7 @@ const DIALECT_SAMPLE: usize = 16 << 10;
 
 /// A CSV file, the way to read it, and its first rows.
 #[derive(Debug)]
-pub(super) struct Reading {
+pub(super) struct CsvTable {
     input: Input,
     options: CsvOptions,
     name: String,
@@ -55,7 +55,7 @@ impl From<Record> for Row {
     }
 }
 
-impl Table for Reading {
+impl Table for CsvTable {
     fn name(&self) -> &str {
         &self.name
     }
@@ -81,7 +81,7 @@ impl Table for Reading {
     }
 }
 
-impl Reading {
+impl CsvTable {
     /// Reads the start of the input. `name` is its name in errors.
     pub(super) fn new(input: Input, options: CsvOptions, name: String) -> Result<Self> {
         options.common.check()?;
@@ -123,8 +123,8 @@ impl Reading {
         } else if let Some(rival) = rival {
             tracing::warn!(
                 file = %start_of(&name),
-                "the delimiter may be `{}` or `{}`; `{0}` is used. Set `CsvOptions::dialect` if this is \
-                 wrong",
+                "the delimiter may be `{}` or `{}`; `{0}` is used. Set \
+                 `CsvOptions::dialect` if this is wrong",
                 char::from(rules.delimiter),
                 char::from(rival)
             );
@@ -211,8 +211,8 @@ fn detected_encoding(input: &Input, name: &str, start: &[u8]) -> Result<String> 
     if encoding != "utf-8" {
         tracing::warn!(
             file = %start_of(name),
-            "the file is not UTF-8 and is read as {encoding}. Set `CsvOptions::encoding` if this is \
-             wrong"
+            "the file is not UTF-8 and is read as {encoding}. Set `CsvOptions::encoding` if \
+             this is wrong"
         );
     }
     Ok(encoding.to_owned())
@@ -227,9 +227,9 @@ fn start(input: &Input, name: &str) -> Result<(Vec<u8>, bool)> {
     let mut from = input.open()?;
     let mut bytes = Vec::new();
     loop {
-        let wanted = SAMPLE.max(bytes.len());
-        let read = from.by_ref().take(wanted as u64).read_to_end(&mut bytes);
-        if read.map_err(failed)? < wanted {
+        let size = SAMPLE.max(bytes.len());
+        let read = from.by_ref().take(size as u64).read_to_end(&mut bytes);
+        if read.map_err(failed)? < size {
             return Ok((bytes, true));
         }
         if bytes.contains(&b'\n') || bytes.contains(&b'\r') || bytes.len() > MAX_CELL {

@@ -264,8 +264,8 @@ impl<I: Iterator<Item = Result<char, DecodeError>>> Records<I> {
         Err(RecordError::Line(
             opened,
             format!(
-                "the cell that begins with `{}` contains {count} lines of {width} columns each: its \
-                 quote seems not to be closed in its row. If these lines are one text, set a \
+                "the cell that begins with `{}` contains {count} lines of {width} columns each: \
+                 its quote seems not to be closed in its row. If these lines are one text, set a \
                  dialect, such as `CsvOptions::dialect(Dialect::Excel)`",
                 start_of(cell.split('\n').next().unwrap_or_default())
             ),

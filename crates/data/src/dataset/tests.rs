@@ -156,28 +156,30 @@ fn problems_name_the_row_and_column() {
     );
     let error = texts(lines(text)).unwrap_err();
     let problems = &error.problems().unwrap().problems;
-    let told: Vec<(u64, &str)> = problems
+    let reported: Vec<(u64, &str)> = problems
         .iter()
         .map(|problem| (problem.number, problem.reason.as_str()))
         .collect();
     let no_text = "it has no visible text";
-    assert_eq!(told[0], (2, &*format!("column `negative`: {no_text}")));
+    assert_eq!(reported[0], (2, &*format!("column `negative`: {no_text}")));
     assert_eq!(
-        told[1],
+        reported[1],
         (
             3,
             &*format!("column `positive`: {no_text}; column `negative`: {no_text}")
         )
     );
-    assert_eq!(told[2].0, 4);
+    assert_eq!(reported[2].0, 4);
     assert!(
-        told[2]
+        reported[2]
             .1
             .contains("column `anchor` holds an object, expected a text")
-            && told[2].1.contains("column `negative` has an empty list"),
-        "{told:?}"
+            && reported[2]
+                .1
+                .contains("column `negative` has an empty list"),
+        "{reported:?}"
     );
-    assert_eq!(told[3].0, 5);
+    assert_eq!(reported[3].0, 5);
     let scored = |score: &str| {
         let rest = r#""anchor": "a", "positive": "b", "negative": "c""#;
         refused(lines(&format!(

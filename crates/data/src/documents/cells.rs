@@ -62,8 +62,8 @@ impl Shared {
         if label.len() != cell.len() && self.is_first(Warning::SpacesAroundLabel) {
             tracing::warn!(
                 file = %self.file(),
-                "the label `{}` in row {} has spaces around it. Spaces around labels are removed in \
-                 all rows",
+                "the label `{}` in row {} has spaces around it. Spaces around labels are removed \
+                 in all rows",
                 start_of(cell),
                 record.number
             );
@@ -165,7 +165,8 @@ impl Shared {
         if options.is_outside(&path) {
             let shown = start_of(cell);
             return Err(bad(format!(
-                "`{shown}` is outside the folder that files must be in: copy the file into the folder"
+                "`{shown}` is outside the folder that files must be in: copy the file into the \
+                 folder"
             )));
         }
         let path = options.path(&path);

@@ -224,8 +224,8 @@ mod tests {
         let packed = packed.finish().unwrap();
         let mut bomb = header(100, packed.len() as u8 * 2, 2);
         bomb.extend(&packed);
-        let told = sizes(&bomb, true).err().unwrap();
-        assert!(told.contains("more than the 50 bytes"), "{told}");
+        let reported = sizes(&bomb, true).err().unwrap();
+        assert!(reported.contains("more than the 50 bytes"), "{reported}");
         assert!(sizes(&bomb, false).is_ok());
     }
 

@@ -62,15 +62,15 @@ pub(super) fn recognized(
         .filter_map(|(column, name)| Some((known(name)?, column)))
         .collect();
     columns.sort_unstable();
-    let of = |wanted: &dyn Fn(Known) -> bool| -> Vec<usize> {
-        let found = columns.iter().filter(|(known, _)| wanted(*known));
+    let with = |has_role: &dyn Fn(Known) -> bool| -> Vec<usize> {
+        let found = columns.iter().filter(|(known, _)| has_role(*known));
         found.map(|(_, column)| *column).collect()
     };
-    let ranked = of(&|known| known <= Known::Negative(u32::MAX));
+    let ranked = with(&|known| known <= Known::Negative(u32::MAX));
     let ranked_is_empty = ranked.is_empty();
-    let (texts, images) = (of(&|k| k == Known::Text), of(&|k| k == Known::Image));
-    let labels = of(&|known| known == Known::Label);
-    let scores = of(&|known| matches!(known, Known::Score(_)));
+    let (texts, images) = (with(&|k| k == Known::Text), with(&|k| k == Known::Image));
+    let labels = with(&|known| known == Known::Label);
+    let scores = with(&|known| matches!(known, Known::Score(_)));
     let mut one_role = columns.iter().filter(|(known, _)| {
         *known < Known::Negative(0) || matches!(known, Known::Label | Known::Score(_))
     });
@@ -92,7 +92,7 @@ pub(super) fn recognized(
     let mut items: Vec<Field> = Vec::new();
     if kinds.0 == kinds.1 {
         let own = if kinds.0 == Kind::Text { texts } else { images };
-        let has = |wanted: Known| columns.iter().any(|(known, _)| *known == wanted);
+        let has = |role: Known| columns.iter().any(|(known, _)| *known == role);
         let first = has(Known::Anchor) || has(Known::Hypothesis);
         let all = match (ranked.is_empty(), first, &*own) {
             (true, _, own) => own.to_vec(),
@@ -126,7 +126,7 @@ pub(super) fn recognized(
 /// Apart from labels and scores, two columns are a pair in the order of the file, and a
 /// single column is an item with a label.
 pub(super) fn unknown(names: &[String], kinds: Kinds, table: &dyn Table) -> Result<Roles> {
-    let is = |column: usize, wanted: fn(Known) -> bool| known(&names[column]).is_some_and(wanted);
+    let is = |column: usize, role: fn(Known) -> bool| known(&names[column]).is_some_and(role);
     let all = 0..names.len();
     let scores: Vec<usize> = all
         .clone()

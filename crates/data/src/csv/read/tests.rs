@@ -4,7 +4,7 @@ use super::*;
 
 fn rows(bytes: &[u8], options: &CsvOptions) -> Result<Vec<Record>, Error> {
     let input = Input::read(bytes, "the CSV reader")?;
-    let reading = Reading::new(input, options.clone(), "the CSV text".to_owned());
+    let reading = CsvTable::new(input, options.clone(), "the CSV text".to_owned());
     let rows = reading?.records()?;
     let error = |fault| match fault {
         Fault::Row(problem) => Error::row(problem.number, problem.reason),
@@ -127,7 +127,7 @@ fn rows_are_limited_and_sampled_repeatably() {
     assert_eq!(count(CsvOptions::new().size(7)), 7);
     let half = CsvOptions::new().sampling_rate(0.5);
     assert!((350..650).contains(&count(half.clone())));
-    let reading = Reading::new(
+    let reading = CsvTable::new(
         Input::Bytes(text.as_bytes().into()),
         half,
         "the CSV text".to_owned(),

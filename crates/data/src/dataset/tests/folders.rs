@@ -59,14 +59,14 @@ fn images_of_a_folder_have_captions_or_labels() {
     std::fs::write(path("metadata.jsonl"), lines).unwrap();
     let error = found(&Task::ImageToImage).unwrap_err();
     let problems = &error.problems().unwrap().problems;
-    let told: Vec<&str> = problems.iter().map(|p| p.reason.as_str()).collect();
+    let reported: Vec<&str> = problems.iter().map(|p| p.reason.as_str()).collect();
     assert!(
-        told[0].contains("column `file_name`") && told[0].contains("is outside the folder"),
-        "{told:?}"
+        reported[0].contains("column `file_name`") && reported[0].contains("is outside the folder"),
+        "{reported:?}"
     );
     assert!(
-        told[1].contains("is outside the folder") && told[2].contains("no file"),
-        "{told:?}"
+        reported[1].contains("is outside the folder") && reported[2].contains("no file"),
+        "{reported:?}"
     );
 }
 
@@ -85,18 +85,18 @@ fn links_out_of_a_folder_are_errors() {
     std::fs::write(path("metadata.jsonl"), lines).unwrap();
     let error = documents(Dataset::image_folder(folder.path()), &Task::ImageToImage).unwrap_err();
     let problems = &error.problems().unwrap().problems;
-    let told: Vec<(u64, &str)> = problems
+    let reported: Vec<(u64, &str)> = problems
         .iter()
         .map(|p| (p.number, p.reason.as_str()))
         .collect();
-    assert_eq!(told.len(), 2, "{told:?}");
+    assert_eq!(reported.len(), 2, "{reported:?}");
     assert!(
-        told[0].0 == 2 && told[0].1.contains("`outside.png` is outside"),
-        "{told:?}"
+        reported[0].0 == 2 && reported[0].1.contains("`outside.png` is outside"),
+        "{reported:?}"
     );
     assert!(
-        told[1].0 == 3 && told[1].1.contains("there is no file"),
-        "{told:?}"
+        reported[1].0 == 3 && reported[1].1.contains("there is no file"),
+        "{reported:?}"
     );
 }
 
@@ -119,21 +119,30 @@ fn confined_files_have_limits_and_name_only_files_in_their_folder() {
     assert_eq!(reasons("a.png").unwrap().len(), 1);
     assert_eq!(reasons("https://example.org/a.png").unwrap().len(), 1);
     for cell in [outside.as_str(), "../a.png", &format!("file://{outside}")] {
-        let told = reasons(cell).unwrap_err();
-        assert!(told.contains("is outside the folder"), "{cell}: {told}");
+        let reported = reasons(cell).unwrap_err();
+        assert!(
+            reported.contains("is outside the folder"),
+            "{cell}: {reported}"
+        );
     }
-    let told = reasons("b.png").unwrap_err();
-    assert!(told.contains("is not an image"), "{told}");
+    let reported = reasons("b.png").unwrap_err();
+    assert!(reported.contains("is not an image"), "{reported}");
     let csv = crate::CsvOptions::new().confined(&inner).is_labeled(true);
     let csv = crate::Csv::text(format!("{outside},x\n")).options(csv);
     let layout = Layout::of_task(&Task::ImageToImage).unwrap();
-    let told = csv.documents(layout).unwrap().check("x").unwrap_err();
-    assert!(told.to_string().contains("is outside the folder"), "{told}");
+    let reported = csv.documents(layout).unwrap().check("x").unwrap_err();
+    assert!(
+        reported.to_string().contains("is outside the folder"),
+        "{reported}"
+    );
 
     let long = format!("{{\"text\": \"{}\", \"label\": 1}}", "x".repeat(9 << 20));
     assert!(texts(lines(&long)).is_ok());
-    let told = texts(lines(&long).confined(&inner)).unwrap_err();
-    assert!(told.to_string().contains("more than the 8 MiB"), "{told}");
+    let reported = texts(lines(&long).confined(&inner)).unwrap_err();
+    assert!(
+        reported.to_string().contains("more than the 8 MiB"),
+        "{reported}"
+    );
     let row = format!("\"{}\",b\n", "x".repeat(9 << 20));
     let csv = |options| crate::Csv::text(&row).options(options);
     let layout = Layout::of_task(&Task::TextToText).unwrap();
@@ -142,10 +151,13 @@ fn confined_files_have_limits_and_name_only_files_in_their_folder() {
             .and_then(|all| all.check("x").map(drop))
     };
     checked(csv(crate::CsvOptions::new())).unwrap();
-    let told = checked(csv(crate::CsvOptions::new().confined(&inner))).unwrap_err();
-    assert!(told.to_string().contains("more than the 8 MiB"), "{told}");
+    let reported = checked(csv(crate::CsvOptions::new().confined(&inner))).unwrap_err();
+    assert!(
+        reported.to_string().contains("more than the 8 MiB"),
+        "{reported}"
+    );
     let members: Vec<String> = (0..2000).map(|n| format!("\"c{n}\": 1")).collect();
     let wide = format!("{{{}}}", members.join(", "));
-    let told = texts(lines(&wide).confined(&inner)).unwrap_err();
-    assert!(told.to_string().contains("2000 columns"), "{told}");
+    let reported = texts(lines(&wide).confined(&inner)).unwrap_err();
+    assert!(reported.to_string().contains("2000 columns"), "{reported}");
 }
