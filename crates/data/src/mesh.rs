@@ -157,8 +157,8 @@ mod tests {
 
     #[test]
     fn the_same_file_gives_the_same_cloud() {
-        let cloud = || cloud("a.off", OFF.as_bytes(), 16).unwrap();
-        assert_eq!(cloud(), cloud());
+        let sample = || cloud("a.off", OFF.as_bytes(), 16).unwrap();
+        assert_eq!(sample(), sample());
     }
 
     #[test]

@@ -98,7 +98,10 @@ fn check_limits(input: &Input, name: &str) -> Result<()> {
         let rejected = |reason: String| Error::rows(name, 0, reason);
         pages::check_footer(&mut file).map_err(rejected)?;
         let reader = open(input, name)?;
-        pages::check_pages(file, reader.metadata()).map_err(rejected)
+        // `ColumnChunkMetaData::byte_range` panics on negative offsets and sizes.
+        let checked = catching(|| pages::check_pages(file, reader.metadata()));
+        let checked = checked.map_err(|Panicked| broken(name, 0, CORRUPT))?;
+        checked.map_err(rejected)
     }
     match input {
         Input::Path(path) => {

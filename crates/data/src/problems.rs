@@ -33,16 +33,6 @@ pub struct Problems {
 }
 
 /// The problem of one row or document.
-///
-/// ```no_run
-/// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
-/// use finetuner::Csv;
-///
-/// let pushed = finetuner.push("train", Csv::path("train.csv")).await;
-/// let first = pushed.err().and_then(|error| error.problems()?.problems.first().cloned());
-/// # Ok(())
-/// # }
-/// ```
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Problem {

@@ -6,12 +6,6 @@ use super::{
 };
 
 /// Delimiter and quotes of a CSV file. The names are from Python's `csv` module.
-///
-/// ```no_run
-/// use finetuner::{CsvOptions, Dialect};
-///
-/// let options = CsvOptions::new().dialect(Dialect::ExcelTab);
-/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Dialect {

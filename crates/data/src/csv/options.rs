@@ -24,12 +24,6 @@ pub struct CsvOptions {
 }
 
 /// Content of the first row of a CSV file.
-///
-/// ```no_run
-/// use finetuner::{Csv, CsvOptions, FirstRow};
-///
-/// let csv = Csv::path("train.csv").options(CsvOptions::new().first_row(FirstRow::Names));
-/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FirstRow {

@@ -140,7 +140,7 @@ impl<F: Read + Seek> Chunk<'_, F> {
             sizes.dictionary = sizes.dictionary.max(unpacked);
         } else {
             sizes.largest = sizes.largest.max(unpacked);
-            sizes.values += header.values()?;
+            sizes.values = sizes.values.saturating_add(header.values()?);
         }
         if self.is_gzip {
             // In a data page of version 2, the levels before the values are not compressed.

@@ -1,6 +1,7 @@
 //! Rows of files in every encoding and dialect.
 
 use super::*;
+use crate::source::Fault;
 
 fn rows(bytes: &[u8], options: &CsvOptions) -> Result<Vec<Record>, Error> {
     let input = Input::read(bytes, "the CSV reader")?;

@@ -66,6 +66,15 @@ fn corrupt_files_are_errors() {
         std::fs::write(&path, bytes).unwrap();
         let _ = texts(Dataset::parquet(&path));
     }
+    // In Thrift's zigzag form, the lowest bit of a number is its sign.
+    let footer = u32::from_le_bytes(*whole.last_chunk::<8>().unwrap().first_chunk().unwrap());
+    for offset in whole.len() - 8 - footer as usize..whole.len() - 8 {
+        let mut bytes = whole.clone();
+        bytes[offset] ^= 1;
+        let path = folder.path().join("negative");
+        std::fs::write(&path, bytes).unwrap();
+        let _ = texts(Dataset::parquet(&path).confined(folder.path()));
+    }
     let missing = texts(Dataset::parquet("no-such.parquet")).unwrap_err();
     assert!(matches!(missing, Error::File { .. }), "{missing}");
 }
