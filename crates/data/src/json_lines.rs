@@ -321,7 +321,7 @@ mod tests {
             assert!(error.problems().is_some(), "{error}");
             error.to_string()
         };
-        assert!(refused("\n \n").contains("there are no rows"));
+        assert!(refused("\n \n").contains("it has no rows"));
         assert!(refused("[\n{\"a\": 1},\n").contains("one object in each line"));
         assert!(refused("a,b\n").contains("1: it is not valid JSON"));
     }

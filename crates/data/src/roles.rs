@@ -9,7 +9,7 @@ use finetuner_protocol::text::start_of;
 
 use crate::{
     error::{Error, Result},
-    layout::{Kind, Kinds, Layout},
+    layout::{Kind, Layout},
     table::{Cell, Row, Table},
 };
 use given::given;

@@ -72,7 +72,7 @@ pub(super) fn by_place(kinds: Kinds, table: &dyn Table) -> Result<Roles> {
     let items = (0..2 + negatives)
         .map(|column| field(column, first))
         .collect();
-    let mut roles = Roles::new(Meaning::Members, items, width);
+    let mut roles = Roles::new(Meaning::Chunks, items, width);
     roles.scores = (width - numbers..width).collect();
     Ok(roles)
 }
