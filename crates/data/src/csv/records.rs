@@ -1,8 +1,9 @@
 //! Parses characters as records, one at a time, like Python's `csv` module.
 //!
-//! Unlike Python, an unclosed quote is an error. Python silently reads all rows up to the
-//! next quote as one text. If another cell's quote closes it, the error is a guess from
-//! the look of the text, which is only made if the dialect is detected too.
+//! Python silently reads an unclosed quote and all rows up to the next quote as one text.
+//! Here it is an error if no quote follows, or if text follows the next quote. A cell of
+//! many lines that look like rows is an error too. That check is a guess, and is left out
+//! if the dialect is given.
 
 use finetuner_protocol::text::start_of;
 
