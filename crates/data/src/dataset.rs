@@ -1,4 +1,4 @@
-//! Files of rows whose columns have names.
+//! JSON Lines, Parquet files and folders of images.
 
 use std::{
     io::Read,
@@ -12,23 +12,23 @@ use crate::{
     error::{Error, Result},
     input::Input,
     json_lines::JsonLines,
+    layout::Layout,
     options::Options,
-    roles::Layout,
     source::DocumentSource,
     table::Table,
 };
 
-/// A file of rows whose columns have names: JSON Lines, Parquet, or a folder of
-/// pictures. The names are those of the library `datasets`.
+/// Training data with named columns: JSON Lines, Parquet, or a folder of images.
 ///
-/// Rows are read as they are sent, a few at a time. [`Columns`] names the columns to
-/// train on. Without it, columns are recognised by the names that data sets for
-/// sentence-transformers have, and the log says which were taken. A row that can't
-/// be used is an error with its number and column.
+/// The formats are those of the library `datasets`. Rows are read while they are
+/// uploaded, a few at a time. [`Columns`] names the columns to train on. Without it,
+/// columns are recognized by the names that data sets for sentence-transformers have,
+/// and their roles are logged. A row that can't be used is an error with its number and
+/// column.
 ///
-/// Pictures that rows name are uploaded with the data. Before pushing a file that
-/// somebody else has written, look at the paths in it. Only
-/// [`Dataset::image_folder`] refuses files outside of its folder.
+/// Images that rows name by a local path are uploaded with the data. Before you push a
+/// file that someone else wrote, check the paths in it. Only [`Dataset::image_folder`]
+/// and [`Dataset::confined`] reject files outside their folder.
 ///
 /// | columns | training data |
 /// | --- | --- |
@@ -65,12 +65,12 @@ enum Source {
 }
 
 impl Dataset {
-    /// A file with a JSON object in each line, in UTF-8.
+    /// Reads a UTF-8 file with a JSON object in each line.
     pub fn json_lines(path: impl Into<PathBuf>) -> Self {
         Self::new(Source::JsonLines(Input::Path(path.into())))
     }
 
-    /// JSON Lines from a reader, which is read to its end into memory.
+    /// Reads JSON Lines from a reader, which is read into memory at once.
     ///
     /// # Errors
     /// Returns an error if reading fails.
@@ -79,20 +79,22 @@ impl Dataset {
         Ok(Self::new(Source::JsonLines(input)))
     }
 
-    /// A Parquet file. Pages may be uncompressed or compressed with Snappy, zstd
-    /// or gzip. Pictures may be bytes, or the struct of bytes and path that the
-    /// library `datasets` writes. One page of each column is in memory at a time,
-    /// decompressed.
+    /// Reads a Parquet file.
+    ///
+    /// Pages may be uncompressed or compressed with Snappy, zstd or gzip. Images may be
+    /// bytes, or the struct of bytes and path that the library `datasets` writes. One
+    /// decompressed page of each column is in memory at a time.
     #[cfg(feature = "parquet")]
     pub fn parquet(path: impl Into<PathBuf>) -> Self {
         Self::new(Source::Parquet(path.into()))
     }
 
-    /// A folder of pictures with a `metadata.csv` or `metadata.jsonl` in it, as
-    /// `imagefolder` of the library `datasets`: the column `file_name` names
-    /// pictures of the folder, others their captions (`text`) or labels (`label`).
-    /// Pictures outside of the folder are refused, and so are links that lead out of
-    /// it.
+    /// Reads a folder of images with a `metadata.csv` or `metadata.jsonl`.
+    ///
+    /// The format is `imagefolder` of the library `datasets`: the column `file_name` has
+    /// the paths of the images in the folder, and other columns have their captions
+    /// (`text`) or labels (`label`). Paths and symbolic links to files outside the folder
+    /// are errors.
     pub fn image_folder(path: impl Into<PathBuf>) -> Self {
         Self::new(Source::ImageFolder(path.into()))
     }
@@ -104,45 +106,51 @@ impl Dataset {
         }
     }
 
-    /// Names the columns to train on.
+    /// Sets the columns to train on.
     #[must_use]
     pub fn columns(mut self, columns: Columns) -> Self {
         self.options.columns = columns;
         self
     }
 
-    /// Takes this many rows at most, from the start; all by default.
+    /// Sets the maximum number of rows, from the start; all rows by default.
     #[must_use]
     pub fn size(mut self, rows: u64) -> Self {
         self.options.size = Some(rows);
         self
     }
 
-    /// Takes each row with this probability, from 0 to 1; all by default.
+    /// Sets the probability that a row is used, from 0 to 1; all rows by default.
     #[must_use]
     pub fn sampling_rate(mut self, rate: f64) -> Self {
         self.options.sampling_rate = Some(rate);
         self
     }
 
-    /// The folder that paths of pictures begin at; the current one by default, and
-    /// the folder itself for [`Dataset::image_folder`].
+    /// Sets the folder that paths of images are relative to.
+    ///
+    /// The default is the current folder, or for [`Dataset::image_folder`] the folder
+    /// itself.
     #[must_use]
     pub fn base_folder(mut self, folder: impl Into<PathBuf>) -> Self {
         self.options.base_folder = Some(folder.into());
         self
     }
 
-    /// Reads the file as one that somebody else has written: what its rows name must
-    /// lie in this folder and look like a picture, rows are limited to 8 MiB, and
-    /// the pages of a Parquet file to what 256 MiB of memory hold.
+    /// Sets limits for a file that another user wrote.
+    ///
+    /// Files that rows name must be in this folder and begin like images. A row is
+    /// limited to 8 MiB, and the pages of a Parquet file that are in memory at once to
+    /// 256 MiB.
     #[must_use]
     pub fn confined(mut self, folder: impl Into<PathBuf>) -> Self {
         self.options.confine(folder.into());
         self
     }
 
-    /// Whether to read pictures that are files of this machine; yes by default.
+    /// Sets whether the content of local images is uploaded; `true` by default.
+    ///
+    /// If `false`, documents only have the paths of the images.
     #[must_use]
     pub fn convert_to_blob(mut self, convert: bool) -> Self {
         self.options.convert_to_blob = convert;
@@ -152,6 +160,7 @@ impl Dataset {
     #[doc(hidden)]
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
+        // Random samples differ, so data with a sampling rate is never the same.
         let same = match (&self.source, &other.source) {
             (Source::JsonLines(a), Source::JsonLines(b)) => a.is_same(b),
             #[cfg(feature = "parquet")]
@@ -162,8 +171,9 @@ impl Dataset {
         same && self.options == other.options && self.options.sampling_rate.is_none()
     }
 
-    /// Returns the documents for a layout. Each iteration reads the file again.
-    /// Blocks.
+    /// Returns the documents for a layout. Blocks.
+    ///
+    /// Each iteration over the documents reads the file again.
     ///
     /// # Errors
     /// Returns an error if the file can't be read or its columns can't be used.
@@ -180,7 +190,7 @@ impl Dataset {
     }
 }
 
-/// The table beside the pictures of a folder.
+/// Opens the metadata file of a folder of images.
 fn image_folder(folder: &Path, mut options: Options) -> Result<Box<dyn Table>> {
     options.base_folder.get_or_insert_with(|| folder.to_owned());
     options.confined = true;
@@ -192,12 +202,12 @@ fn image_folder(folder: &Path, mut options: Options) -> Result<Box<dyn Table>> {
         }
         (false, true) => Ok(Box::new(JsonLines::new(Input::Path(lines), options)?)),
         (true, true) => Err(Error::setup(format!(
-            "`{}` has a metadata.csv and a metadata.jsonl: leave one of them there",
+            "`{}` has both a metadata.csv and a metadata.jsonl: remove one of them",
             folder.display()
         ))),
         (false, false) => Err(Error::setup(format!(
-            "`{}` has no metadata.csv and no metadata.jsonl, whose column `file_name` names the \
-             pictures",
+            "`{}` has no metadata.csv and no metadata.jsonl: add one with a column `file_name` \
+             that has the paths of the images",
             folder.display()
         ))),
     }

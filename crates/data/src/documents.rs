@@ -1,9 +1,10 @@
 //! Converts rows to documents, one row at a time.
 
 mod cells;
+mod pairs;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -15,18 +16,20 @@ use finetuner_protocol::{
     text::{is_blank, start_of},
 };
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use crate::{
     error::Result,
-    roles::{Field, Layout, Meaning, Roles, columns, filled, warn_of_header},
+    layout::Layout,
+    roles::{Meaning, Roles, columns, filled, warn_of_header},
     source::{DocumentSource, Fault, Item, Numbered},
     table::{Cell, Row, Rows, Table, row},
 };
 use cells::{NO_TEXT, both};
+use pairs::Clusters;
 
-/// Returns the documents of a file for a layout. Each iteration reads the file from
-/// its start, with a few rows in memory.
+/// Returns the documents of a file for a layout.
+///
+/// Each iteration reads the file from its start.
 pub(crate) fn documents(table: Box<dyn Table>, layout: &Layout) -> Result<DocumentSource> {
     let (name, reads_files) = (table.name().to_owned(), table.options().convert_to_blob);
     let roles = Roles::of_table(layout, &*table)?;
@@ -34,48 +37,49 @@ pub(crate) fn documents(table: Box<dyn Table>, layout: &Layout) -> Result<Docume
     let shared = Arc::new(Shared {
         table,
         roles,
-        told: [const { AtomicBool::new(false) }; 3],
+        warned: [const { AtomicBool::new(false) }; 3],
     });
     let source = DocumentSource::of_items(move || Documents::new(Arc::clone(&shared)));
     Ok(source.reads_own_files(reads_files).named(name))
 }
 
+/// The state that all iterations over the documents of a file share.
 struct Shared {
     table: Box<dyn Table>,
     roles: Roles,
-    /// Warnings that were given already.
-    told: [AtomicBool; 3],
+    /// Whether each [`Warning`] was logged.
+    warned: [AtomicBool; 3],
+}
+
+/// A warning that is logged once for each file.
+#[derive(Clone, Copy)]
+enum Warning {
+    SpacesAroundLabel,
+    RepeatedPairs,
+    LikelyMissingLabel,
 }
 
 impl Shared {
-    /// Returns whether a warning is given for the first time.
-    fn is_new(&self, warning: usize) -> bool {
-        !self.told[warning].swap(true, Ordering::Relaxed)
+    /// Returns whether this is the first call for this warning.
+    fn is_first(&self, warning: Warning) -> bool {
+        !self.warned[warning as usize].swap(true, Ordering::Relaxed)
     }
 
+    /// Returns the name of the file for messages.
     fn file(&self) -> String {
         start_of(self.table.name())
     }
 }
 
-/// The documents of a file, as it is read.
+/// Iterator over the documents of a file.
 struct Documents {
     shared: Arc<Shared>,
     rows: Option<Rows>,
     failed: Option<Fault>,
-    /// Documents of the last row that were not returned yet.
+    /// Documents of the current row that were not returned yet.
     ready: VecDeque<Document>,
     line: u64,
-    related: Related,
-}
-
-/// Labels of the cells of earlier rows, by the hash of each cell, so that memory
-/// does not grow with the length of texts.
-#[derive(Default)]
-struct Related {
-    labels: HashMap<[u8; 16], u64>,
-    next: u64,
-    left_out: u64,
+    clusters: Clusters,
 }
 
 impl Documents {
@@ -90,12 +94,12 @@ impl Documents {
             failed,
             ready: VecDeque::new(),
             line: 0,
-            related: Related::default(),
+            clusters: Clusters::default(),
         }
     }
 
-    /// Makes the documents of a row. Empty and repeated rows have none.
-    fn take(&mut self, mut record: Row) -> Result<(), Fault> {
+    /// Creates the documents of a row. Empty rows and repeated pairs have none.
+    fn convert(&mut self, mut record: Row) -> Result<(), Fault> {
         self.line = record.number;
         let shared = Arc::clone(&self.shared);
         let roles = &shared.roles;
@@ -104,7 +108,7 @@ impl Documents {
         }
         if let Some(delimiter) = shared.table.delimiter() {
             let filled = filled(&record);
-            // Spreadsheets fill up with rows of delimiters only.
+            // Exports of spreadsheets may end with rows of delimiters only.
             if filled == 0 && record.cells.len() > 1 {
                 return Ok(());
             }
@@ -112,7 +116,7 @@ impl Documents {
             if record.cells.iter().all(is_blank) {
                 return Err(row(
                     record.number,
-                    "it holds only spaces or empty cells: delete it",
+                    "it has only spaces or empty cells: delete it",
                 ));
             }
             record.cells.truncate(filled.max(roles.width));
@@ -120,7 +124,7 @@ impl Documents {
                 return Err(row(
                     record.number,
                     format!(
-                        "it has {}, {} are wanted; columns are separated by `{delimiter}`, which \
+                        "it has {}, expected {}; columns are separated by `{delimiter}`, which \
                          `CsvOptions::dialect` can change",
                         columns(record.cells.len()),
                         roles.width
@@ -132,12 +136,12 @@ impl Documents {
             Meaning::Labelled => self.labelled(&record, roles),
             Meaning::Scored => self.scored(&record, roles),
             Meaning::Related => self.related(&record, roles),
-            Meaning::Members => self.members(&record, roles),
+            Meaning::Chunks => self.chunks(&record, roles),
             Meaning::Texts => Ok(()),
         }
     }
 
-    /// Takes every cell that is not empty as a text.
+    /// Creates a document of every cell that is not empty.
     fn texts(&mut self, record: &Row) -> Result<(), Fault> {
         for (column, cell) in record.cells.iter().enumerate() {
             let texts = match cell {
@@ -146,7 +150,7 @@ impl Documents {
                 Cell::Missing => &[],
                 Cell::Bytes(_) | Cell::Other(_) => {
                     let place = self.shared.table.column(column);
-                    return Err(row(record.number, format!("{place} holds no text")));
+                    return Err(row(record.number, format!("{place} has no text")));
                 }
             };
             for text in texts.iter().filter(|text| !text.trim().is_empty()) {
@@ -182,7 +186,7 @@ impl Documents {
             scores.extend(self.shared.scores(record, *column)?);
         }
         let [score] = &scores[..] else {
-            let reason = format!("it has {} scores, a pair has one", scores.len());
+            let reason = format!("it has {} scores, expected one for a pair", scores.len());
             return Err(row(record.number, reason));
         };
         let (one, two) = both(
@@ -195,8 +199,9 @@ impl Documents {
         Ok(())
     }
 
-    /// Makes one document of all items: an anchor, its match and its negatives.
-    fn members(&mut self, record: &Row, roles: &Roles) -> Result<(), Fault> {
+    /// Creates one document with an item in each chunk: an anchor, its positive and its
+    /// negatives.
+    fn chunks(&mut self, record: &Row, roles: &Roles) -> Result<(), Fault> {
         let mut document = Document::new();
         let (mut problems, mut count) = (Vec::new(), 0);
         let mixed = roles
@@ -237,8 +242,8 @@ impl Documents {
             }
             n => {
                 let reason = format!(
-                    "it has {n} scores and {negatives} negatives: give one for each negative, or \
-                     one for the match and each negative"
+                    "it has {n} scores and {negatives} negatives: give one score for each \
+                     negative, or one for the positive and each negative"
                 );
                 return Err(row(record.number, reason));
             }
@@ -250,62 +255,13 @@ impl Documents {
         Ok(())
     }
 
-    /// Makes documents of pairs: each query and all its documents share a label.
-    fn related(&mut self, record: &Row, roles: &Roles) -> Result<(), Fault> {
-        let [first, second] = roles.items[..] else {
-            return Ok(());
-        };
-        let key = |field: Field| {
-            let cell = match record.cells.get(field.column) {
-                Some(Cell::Text(text)) => text.as_bytes(),
-                Some(Cell::Bytes(bytes)) => bytes,
-                _ => &[],
-            };
-            let mut key = [0; 16];
-            key.copy_from_slice(&Sha256::digest(cell)[..16]);
-            key
-        };
-        let (a, b) = (key(first), key(second));
-        if self.related.labels.contains_key(&a) && self.related.labels.contains_key(&b) {
-            self.related.left_out += 1;
-            return Ok(());
-        }
-        let (one, two) = both(
-            self.shared.item(record, first),
-            self.shared.item(record, second),
-        )?;
-        let (mut one, mut two) = (
-            one.with_modality(first.kind.modality()),
-            two.with_modality(second.kind.modality()),
-        );
-        let known = self.related.labels.get(&a).copied();
-        let label = known.unwrap_or(self.related.next);
-        if known.is_none() {
-            self.related.next += 1;
-            self.related.labels.insert(a, label);
-            one = one.with_label(label);
-        }
-        self.related.labels.insert(b, label);
-        two = two.with_label(label);
-        if first.kind != second.kind {
-            let pair = Document::new().with_label(label);
-            self.ready.push_back(pair.with_chunk(one).with_chunk(two));
-            return Ok(());
-        }
-        if known.is_none() {
-            self.ready.push_back(one);
-        }
-        self.ready.push_back(two);
-        Ok(())
-    }
-
-    /// Warns of rows that repeated earlier ones.
-    fn end(&self) {
-        let left_out = self.related.left_out;
-        if left_out > 0 && self.shared.is_new(1) {
+    /// Warns of pairs that were skipped.
+    fn warn_of_repeats(&self) {
+        let repeated = self.clusters.repeated;
+        if repeated > 0 && self.shared.is_first(Warning::RepeatedPairs) {
             tracing::warn!(
                 file = %self.shared.file(),
-                "{left_out} rows are left out, since earlier rows hold both of their items"
+                "{repeated} rows are skipped, because both of their items are in earlier rows"
             );
         }
     }
@@ -325,15 +281,15 @@ impl Iterator for Documents {
             if let Some(fault) = self.failed.take() {
                 return Some(Err(fault));
             }
-            let taken = match self.rows.as_mut()?.next() {
+            let result = match self.rows.as_mut()?.next() {
                 None => {
-                    self.end();
+                    self.warn_of_repeats();
                     self.rows = None;
                     return None;
                 }
-                Some(record) => record.and_then(|record| self.take(record)),
+                Some(record) => record.and_then(|record| self.convert(record)),
             };
-            if let Err(fault) = taken {
+            if let Err(fault) = result {
                 return Some(Err(fault));
             }
         }

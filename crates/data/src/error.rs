@@ -1,4 +1,4 @@
-//! Why data can't be read.
+//! The error type of this crate.
 
 use std::{fmt, io, path::Path};
 
@@ -6,10 +6,9 @@ use finetuner_protocol::InvalidField;
 
 use crate::problems::Problems;
 
-/// The result of a call.
 pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why data can't be read or used.
+/// Reason why data can't be read or used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// An option has a value that is not allowed.
@@ -21,18 +20,18 @@ pub enum Error {
     /// A file can't be read.
     #[error("{path}: {error}")]
     File {
-        /// The path of the file, or a name for input without one.
+        /// Path of the file, or a description of input without a path.
         path: String,
-        /// The reason of the operating system.
+        /// Error of the operating system.
         error: io::Error,
     },
-    /// The options don't fit the data.
+    /// The options do not fit the data or the model.
     #[error("{0}")]
     Setup(String),
 }
 
 impl Error {
-    /// Returns the problems of rows and documents, if they are the error.
+    /// Returns the problems of rows and documents, if the error has them.
     #[must_use]
     pub fn problems(&self) -> Option<&Problems> {
         match self {
@@ -52,24 +51,24 @@ impl Error {
         Self::Setup(reason.to_string())
     }
 
-    /// A row or document that can't be used.
+    /// Creates the error of a row or document that can't be used.
     pub(crate) fn row(number: u64, reason: impl fmt::Display) -> Self {
         Self::rows("the data", number, reason)
     }
 
-    /// A row of a file that can't be used.
+    /// Creates the error of a row in a file. `number` is 0 for the whole file.
     pub(crate) fn rows(file: &str, number: u64, reason: impl fmt::Display) -> Self {
         let mut problems = Problems::new(file);
         problems.add(number, reason.to_string());
         problems.into()
     }
 
-    /// A setting that can't be used.
+    /// Creates the error of an option with an invalid value.
     pub(crate) fn invalid(field: &str, value: impl fmt::Display, limit: &str) -> Self {
         InvalidField::new(field, value, limit).into()
     }
 
-    /// Returns the problems of the data, if they are the error.
+    /// Returns the problems of rows and documents, or the error without them.
     pub(crate) fn into_problems(self) -> Result<Problems> {
         match self {
             Self::Data(problems) => Ok(problems),

@@ -1,10 +1,10 @@
-//! What fuzzers call.
+//! Entry points of the fuzzers.
 
 use finetuner_protocol::Task;
 
 use crate::{Csv, CsvOptions, Dataset, Layout};
 
-/// CSV files and JSON Lines; the first byte chooses the options.
+/// Reads the input as CSV and as JSON Lines. The first byte selects the options.
 pub fn csv(bytes: &[u8]) {
     let Some((choice, bytes)) = bytes.split_first() else {
         return;
@@ -19,7 +19,7 @@ pub fn csv(bytes: &[u8]) {
     let mut options = CsvOptions::new()
         .is_labeled(choice & 4 > 0)
         .convert_to_blob(choice & 8 > 0);
-    // Else the encoding is guessed.
+    // Without an encoding, it is detected.
     if choice & 3 > 0 {
         options = options.encoding(encodings[usize::from(choice & 3)]);
     }

@@ -1,4 +1,4 @@
-//! The bytes of a file of rows.
+//! Input of a reader: a file, or bytes in memory.
 
 use std::{
     fs::File,
@@ -9,7 +9,7 @@ use std::{
 
 use crate::error::{Error, Result};
 
-/// A file, or bytes in its form.
+/// A file, or the content of a file.
 #[derive(Clone, Debug)]
 pub(crate) enum Input {
     Path(PathBuf),
@@ -17,7 +17,7 @@ pub(crate) enum Input {
 }
 
 impl Input {
-    /// Reads a reader to its end. `what` names it in errors.
+    /// Reads all bytes of a reader. `what` is its description in errors.
     pub(crate) fn read(mut reader: impl Read, what: &str) -> Result<Self> {
         let mut bytes = Vec::new();
         let read = reader.read_to_end(&mut bytes);
@@ -25,7 +25,7 @@ impl Input {
         Ok(Self::Bytes(bytes.into()))
     }
 
-    /// Reads input that can be read only once, such as a pipe, into memory.
+    /// Reads a path that can be read only once, such as a pipe, into memory.
     pub(crate) fn repeatable(self) -> Result<Self> {
         let Self::Path(path) = &self else {
             return Ok(self);
@@ -37,7 +37,7 @@ impl Input {
         Ok(Self::Bytes(std::fs::read(path).map_err(failed)?.into()))
     }
 
-    /// Returns the file's name, or `what` for bytes.
+    /// Returns the path for messages, or `what` for bytes.
     pub(crate) fn name(&self, what: &str) -> String {
         match self {
             Self::Path(path) => path.display().to_string(),
@@ -45,7 +45,7 @@ impl Input {
         }
     }
 
-    /// Opens it at its start.
+    /// Opens a reader at the start of the input.
     pub(crate) fn open(&self) -> Result<Box<dyn Read + Send>> {
         Ok(match self {
             Self::Path(path) => Box::new(File::open(path).map_err(|e| Error::file(path, e))?),
@@ -53,6 +53,7 @@ impl Input {
         })
     }
 
+    /// Returns whether both are the same file or share their bytes.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Path(a), Self::Path(b)) => a == b,

@@ -1,4 +1,4 @@
-//! JSON Lines: one object in each line. The members of the objects are the columns.
+//! JSON Lines: one object in each line. The keys of the objects are the columns.
 
 use std::{
     collections::HashSet,
@@ -12,29 +12,33 @@ use crate::{
     error::{Error, Result},
     input::Input,
     options::Options,
+    selection::Selected,
     source::Fault,
-    table::{Cell, Row, Rows, Table, Wanted, row},
+    table::{Cell, Row, Rows, Table, row},
 };
 
-/// Name of input without a file, in errors.
+/// Name of input without a file in errors.
 const UNNAMED: &str = "the JSON lines";
-/// The most columns of a file that somebody else has written. Each row has a cell
-/// for each.
+/// Maximum columns of a file from another user. Every row takes memory for each of them.
 const MAX_COLUMNS: usize = 1000;
-/// The most rows and bytes of the sample that decides the roles of the columns.
+/// Maximum rows and bytes of the sample, from which the columns and their roles follow.
 const SAMPLE: (usize, usize) = (200, 256 << 10);
 
-/// A JSON Lines file and its sample.
+/// A JSON Lines file, its columns, and its first rows.
 pub(crate) struct JsonLines {
     input: Input,
     options: Options,
     name: String,
     names: Vec<String>,
     sample: Vec<Row>,
+    /// Seed of the random sample, so that each pass over the file selects the same rows.
     seed: u64,
 }
 
 impl JsonLines {
+    /// Opens a file and reads its first rows.
+    ///
+    /// A key that no row of the sample has is not a column.
     pub(crate) fn new(input: Input, options: Options) -> Result<Self> {
         options.check()?;
         let name = input.name(UNNAMED);
@@ -56,20 +60,20 @@ impl JsonLines {
                 }
             }
         }
-        if options.is_foreign && names.len() > MAX_COLUMNS {
+        if options.is_untrusted && names.len() > MAX_COLUMNS {
             let reason = format!(
-                "the rows have {} columns, {MAX_COLUMNS} are allowed: leave out those that are not \
-                 trained on",
+                "the rows have {} columns, at most {MAX_COLUMNS} are allowed: remove those that \
+                 are not used for training",
                 names.len()
             );
             return Err(Error::rows(&name, 0, reason));
         }
-        // The columns follow from the sample: it needs a row.
+        // Without a row, there are no columns.
         if objects.is_empty() {
             return Err(match end {
                 Some(Fault::Row(problem)) => Error::rows(&name, problem.number, problem.reason),
                 Some(Fault::End(error)) => named(error, &name),
-                None => Error::rows(&name, 0, "the file is empty: there are no rows in it"),
+                None => Error::rows(&name, 0, "the file is empty: it has no rows"),
             });
         }
         let sample = objects
@@ -87,7 +91,7 @@ impl JsonLines {
     }
 }
 
-/// Returns an error of reading with the file's name.
+/// Adds the name of the file to an error of [`Lines`].
 fn named(error: Error, name: &str) -> Error {
     match error.into_problems() {
         Ok(problems) => {
@@ -123,13 +127,13 @@ impl Table for JsonLines {
             let (number, object) = line?;
             Ok(cells(number, object, &names))
         });
-        Ok(Box::new(Wanted::new(rows, &self.options, self.seed)))
+        Ok(Box::new(Selected::new(rows, &self.options, self.seed)))
     }
 }
 
 type Object = Map<String, Value>;
 
-/// Returns the members of an object as cells of the columns.
+/// Returns an object as a row with a cell for each column.
 fn cells(number: u64, mut object: Object, names: &[String]) -> Row {
     let cell = |name: &String| object.remove(name).map_or(Cell::Missing, cell);
     Row {
@@ -146,20 +150,21 @@ fn cell(value: Value) -> Cell {
         Value::Number(number) => Cell::Text(number.to_string()),
         Value::Bool(value) => Cell::Text(value.to_string()),
         Value::Array(values) => Cell::of_list(values.into_iter().map(cell)),
-        // A picture, as the library `datasets` writes it.
-        Value::Object(mut picture) => match (picture.remove("path"), picture.get("bytes")) {
+        // An image in the form of the library `datasets`: an object of path and bytes.
+        Value::Object(mut image) => match (image.remove("path"), image.get("bytes")) {
             (Some(Value::String(path)), None | Some(Value::Null)) => Cell::Text(path),
             _ => Cell::Other("an object"),
         },
     }
 }
 
-/// Reads objects, a line at a time, and skips empty lines.
+/// Iterator over the objects of a file with their line numbers. Skips empty lines.
 struct Lines {
     from: BufReader<Box<dyn Read + Send>>,
-    /// The most bytes of a line.
+    /// Maximum bytes of a line.
     max_line: usize,
     line: u64,
+    /// Bytes that were read.
     bytes: usize,
     ended: bool,
 }
@@ -199,7 +204,10 @@ impl Iterator for Lines {
             }
             self.line += 1;
             if line.len() > self.max_line {
-                let reason = format!("the line has more than {} MiB", self.max_line >> 20);
+                let reason = format!(
+                    "the line has more than the {} MiB that are allowed",
+                    self.max_line >> 20
+                );
                 return Some(Err(self.end(Error::row(self.line, reason))));
             }
             let mut text = line.as_slice();
@@ -218,7 +226,7 @@ impl Iterator for Lines {
     }
 }
 
-/// Returns the object in a line, or the reason why there is none.
+/// Parses the object in a line.
 fn object(text: &[u8]) -> Result<Object, String> {
     let shown = start_of(&String::from_utf8_lossy(&text[..text.len().min(400)]));
     match serde_json::from_slice(text) {
@@ -227,8 +235,8 @@ fn object(text: &[u8]) -> Result<Object, String> {
             "it is not a JSON object such as {{\"anchor\": \"...\", \"positive\": \"...\"}}: `{shown}`"
         )),
         Err(_) if text == b"[" || text == b"{" => Err(
-            "the file is one JSON value over many lines: write one object in each line, as \
-             `jq -c '.[]'` does"
+            "the file is one JSON value over many lines: write one object in each line, for \
+             example with `jq -c '.[]'`"
                 .to_owned(),
         ),
         Err(error) => {
@@ -284,36 +292,36 @@ mod tests {
     }
 
     #[test]
-    fn bad_lines_are_told_and_do_not_hide_the_next() {
+    fn bad_lines_are_reported_and_do_not_hide_the_next() {
         let found = lines("{\"a\": 1}\n{\"a\": NaN}\n[1]\n{\"a\": 2}\n{\"a\": \"x");
         assert!(found[0].is_ok() && found[3].is_ok());
-        let told = |i: usize| found[i].clone().unwrap_err();
+        let reported = |i: usize| found[i].clone().unwrap_err();
         assert!(
-            told(1).starts_with("2: it is not valid JSON at byte 7"),
+            reported(1).starts_with("2: it is not valid JSON at byte 7"),
             "{}",
-            told(1)
+            reported(1)
         );
         assert!(
-            told(2).starts_with("3: it is not a JSON object"),
+            reported(2).starts_with("3: it is not a JSON object"),
             "{}",
-            told(2)
+            reported(2)
         );
         assert!(
-            told(4).starts_with("5: it is not valid JSON"),
+            reported(4).starts_with("5: it is not valid JSON"),
             "{}",
-            told(4)
+            reported(4)
         );
     }
 
     #[test]
-    fn a_file_without_a_first_row_is_refused() {
+    fn a_file_without_a_first_row_is_an_error() {
         let refused = |text: &str| {
             let input = Input::read(text.as_bytes(), "test").unwrap();
             let error = JsonLines::new(input, Options::default()).err().unwrap();
             assert!(error.problems().is_some(), "{error}");
             error.to_string()
         };
-        assert!(refused("\n \n").contains("there are no rows"));
+        assert!(refused("\n \n").contains("it has no rows"));
         assert!(refused("[\n{\"a\": 1},\n").contains("one object in each line"));
         assert!(refused("a,b\n").contains("1: it is not valid JSON"));
     }

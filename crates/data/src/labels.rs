@@ -1,21 +1,20 @@
-//! Checks whether labels are usable for training and evaluation.
+//! Checks that labels can be used for training and evaluation.
 
 use std::collections::BTreeSet;
 
 use finetuner_protocol::{Document, text::start_of};
 
-/// Maximum number of different labels that are kept for the comparison.
+/// Maximum number of distinct labels that are kept. The rest is not checked.
 const MAX_KEPT: usize = 1000;
 
-/// The labels of documents without chunks, which are trained on by their labels
-/// only.
+/// The labels of documents without chunks, whose labels are their only training signal.
 #[derive(Debug, Default)]
 pub struct Labels {
     documents: u64,
-    /// The first [`MAX_KEPT`] different labels.
+    /// The first [`MAX_KEPT`] distinct labels.
     kept: BTreeSet<String>,
-    /// Whether `kept` is incomplete: a document has chunks or no label, or there are
-    /// more labels.
+    /// Whether the checks do not apply: a document has chunks or no label, or there are
+    /// more than [`MAX_KEPT`] labels.
     is_partial: bool,
 }
 
@@ -32,10 +31,10 @@ impl Labels {
         }
     }
 
-    /// Refuses data in which all documents have the same label.
+    /// Checks that the documents have at least two labels.
     ///
     /// # Errors
-    /// Returns why nothing can be learned from it.
+    /// Returns the reason if all documents have the same label.
     pub fn check(&self) -> Result<(), String> {
         match self.kept.first() {
             Some(label) if !self.is_partial && self.kept.len() == 1 => Err(format!(
@@ -47,11 +46,11 @@ impl Labels {
         }
     }
 
-    /// Refuses labels that can't match those of `other`.
+    /// Checks that these labels are written like those of `other`, the training data.
     ///
     /// # Errors
-    /// Returns the reason if none of them is equal, but some are the same number in
-    /// another notation.
+    /// Returns the reason if no label is in both, but two labels are the same number in
+    /// different notations, such as `1` and `1.0`.
     pub fn compare(&self, other: &Self) -> Result<(), String> {
         if self.is_partial || other.is_partial || !self.kept.is_disjoint(&other.kept) {
             return Ok(());
@@ -62,8 +61,8 @@ impl Labels {
                 |theirs: &&String| number(label).is_some() && number(theirs) == number(label);
             if let Some(theirs) = other.kept.iter().find(same) {
                 return Err(format!(
-                    "none of its labels occurs in `train_data`, but `{}` and `{}` are the same \
-                     number: write labels the same way in both",
+                    "none of its labels is in `train_data`, but `{}` and `{}` are the same number: \
+                     write labels in the same way in both",
                     start_of(label),
                     start_of(theirs)
                 ));
@@ -86,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn one_class_teaches_nothing() {
+    fn one_class_is_an_error() {
         assert!(
             labels(&["a", "a"])
                 .check()
@@ -101,11 +100,11 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_are_written_differently_are_told() {
+    fn numbers_in_different_notations_are_errors() {
         let train = labels(&["1", "1", "2", "2"]);
-        let told = labels(&["1.0", "2.0"]).compare(&train).unwrap_err();
-        assert!(told.contains("`1.0` and `1`"), "{told}");
-        // An evaluation may contain other classes than the training data.
+        let reported = labels(&["1.0", "2.0"]).compare(&train).unwrap_err();
+        assert!(reported.contains("`1.0` and `1`"), "{reported}");
+        // Evaluation data may have other classes than the training data.
         assert_eq!(labels(&["3.0", "4.0"]).compare(&train), Ok(()));
         assert_eq!(labels(&["1", "3.0"]).compare(&train), Ok(()));
         let many: Vec<String> = (0..2000).map(|n| n.to_string()).collect();

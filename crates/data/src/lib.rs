@@ -1,23 +1,22 @@
-//! Reads training data: CSV in the layouts of the Python client, JSON Lines,
-//! Parquet, folders of pictures, and a program's own documents.
+//! Reads training data as documents: CSV files in the layouts of the Python client,
+//! JSON Lines, Parquet, folders of images, and documents that a program creates.
 //!
-//! Nothing here knows HTTP. The client reads files with this crate before it sends
-//! them, the server reads files that a browser has sent.
+//! The crate validates data and has no network code. The client uploads what it
+//! reads.
 //!
 //! | columns | meaning |
 //! | --- | --- |
-//! | item, label | items of one label are a positive pair |
-//! | query, document | both have the same meaning |
-//! | text, image (either order) | a pair for CLIP |
-//! | item, item, score | how similar the two are |
-//! | anchor, match, negatives | one negative or more, with scores or without |
+//! | item, label | items with the same label are positives of each other |
+//! | query, document | a positive pair |
+//! | text, image (either order) | a text-image pair, for CLIP |
+//! | item, item, score | a pair and its similarity |
+//! | anchor, positive, negatives | one or more negatives, with or without scores |
 //! | any (for `synthesize`) | every cell is a text |
 //!
-//! A file is read from its start each time that its documents are needed, once
-//! to check them and once for each attempt to send them, with a few rows in
-//! memory: `table::Table` reads rows, `roles` decides what their columns hold,
-//! `documents` makes documents of them. Pairs keep 24 bytes for each different
-//! item.
+//! Every pass over the documents reads the file from its start: one pass validates
+//! them, and each upload attempt is another. Only a few rows are in memory at a time.
+//! `table::Table` reads rows, `roles` assigns a role to each column, and `documents`
+//! converts rows to documents. Pairs also keep 24 bytes for each distinct item.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -27,27 +26,31 @@ mod csv;
 mod dataset;
 mod documents;
 mod error;
+mod files;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
 mod input;
 mod json_lines;
 mod labels;
+mod layout;
 mod mesh;
 mod options;
 #[cfg(feature = "parquet")]
 mod parquet;
 mod problems;
 mod roles;
+mod selection;
 mod source;
 mod table;
+mod uri;
 
 pub use columns::Columns;
 pub use csv::{Csv, CsvOptions, Dialect, FirstRow};
 pub use dataset::Dataset;
 pub use error::Error;
 pub use labels::Labels;
+pub use layout::Layout;
 pub use mesh::points_of;
 pub use problems::{MAX_PROBLEMS, Problem, Problems};
-pub use roles::Layout;
 pub use source::{Checked, DocumentSource};

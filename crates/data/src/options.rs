@@ -1,20 +1,20 @@
-//! Options that all files of rows share.
+//! Options that CSV files and [`Dataset`](crate::Dataset) share.
 
 use std::path::{Component, Path, PathBuf};
 
 use crate::{
-    check::local_path,
     columns::Columns,
     error::{Error, Result},
+    uri::local_path,
 };
 
-/// The most bytes of a row.
+/// Maximum bytes of a row.
 const MAX_ROW: usize = 64 << 20;
-/// The most bytes of a row that somebody else has written. Parsed, it may take a
-/// hundred times as much memory.
-const MAX_FOREIGN_ROW: usize = 8 << 20;
+/// Maximum bytes of a row from another user. A parsed row may take a hundred times as
+/// much memory.
+const MAX_UNTRUSTED_ROW: usize = 8 << 20;
 
-/// Options for reading rows and making documents of them.
+/// Options for reading rows and converting them to documents.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Options {
     pub(crate) columns: Columns,
@@ -25,11 +25,11 @@ pub(crate) struct Options {
     pub(crate) create_point_clouds: bool,
     pub(crate) point_cloud_size: u32,
     pub(crate) base_folder: Option<PathBuf>,
-    /// Whether files must lie in the base folder.
+    /// Whether files that rows name must be in the base folder.
     pub(crate) confined: bool,
-    /// Whether somebody else has written the data: what is in memory at once is
-    /// limited, and files must look like pictures.
-    pub(crate) is_foreign: bool,
+    /// Whether another user wrote the data. Rows and pages of Parquet files then have
+    /// lower limits, and files that rows name must begin like images.
+    pub(crate) is_untrusted: bool,
 }
 
 impl Default for Options {
@@ -44,39 +44,38 @@ impl Default for Options {
             point_cloud_size: 2048,
             base_folder: None,
             confined: false,
-            is_foreign: false,
+            is_untrusted: false,
         }
     }
 }
 
 impl Options {
-    /// Refuses numbers out of range.
+    /// Checks the values that have a limited range.
     pub(crate) fn check(&self) -> Result<()> {
         match self.sampling_rate {
-            Some(rate) if !(0.0..=1.0).contains(&rate) => Err(Error::invalid(
-                "sampling_rate",
-                rate,
-                "from 0 to 1 is allowed",
-            )),
+            Some(rate) if !(0.0..=1.0).contains(&rate) => {
+                Err(Error::invalid("sampling_rate", rate, "0 to 1 are allowed"))
+            }
             _ => Ok(()),
         }
     }
 
-    /// Reads data that somebody else has written. Its files lie in `folder`.
+    /// Sets the limits for data from another user, whose files are in `folder`.
     pub(crate) fn confine(&mut self, folder: PathBuf) {
         self.base_folder = Some(folder);
         self.confined = true;
-        self.is_foreign = true;
+        self.is_untrusted = true;
     }
 
-    /// Returns the most bytes of a row, or of a line.
+    /// Returns the maximum size of a row: bytes of a JSON line, characters of a CSV row.
     pub(crate) fn max_row(&self) -> usize {
-        match self.is_foreign {
-            true => MAX_FOREIGN_ROW,
+        match self.is_untrusted {
+            true => MAX_UNTRUSTED_ROW,
             false => MAX_ROW,
         }
     }
 
+    /// Resolves a path in a cell against the base folder.
     pub(crate) fn path(&self, path: &Path) -> PathBuf {
         match &self.base_folder {
             Some(folder) => folder.join(path),
@@ -84,9 +83,11 @@ impl Options {
         }
     }
 
-    /// Returns whether a path of a cell leads out of the folder that it must lie in,
-    /// by its own parts or by a link.
-    pub(crate) fn leads_out(&self, path: &Path) -> bool {
+    /// Returns whether a path in a cell is forbidden because it is outside the base
+    /// folder.
+    ///
+    /// Absolute paths, `..` and symbolic links out of the folder count as outside.
+    pub(crate) fn is_outside(&self, path: &Path) -> bool {
         if !self.confined {
             return false;
         }
@@ -101,16 +102,16 @@ impl Options {
         };
         match (folder.canonicalize(), self.path(path).canonicalize()) {
             (Ok(folder), Ok(file)) => !file.starts_with(folder),
-            // A file that does not exist gets an error of its own.
+            // A missing file is reported with an error of its own.
             _ => false,
         }
     }
 
-    /// Returns whether a cell is an address or a path, or looks like one.
-    pub(crate) fn names_something(&self, cell: &str) -> bool {
+    /// Returns whether a cell is or resembles the URL or path of a file.
+    pub(crate) fn is_reference(&self, cell: &str) -> bool {
         match local_path(cell) {
-            // Nobody learns which files are elsewhere.
-            Some(path) if self.leads_out(&path) => false,
+            // The result must not reveal whether a file outside the folder exists.
+            Some(path) if self.is_outside(&path) => false,
             None => !cell.is_empty() && !cell.contains(char::is_whitespace),
             Some(path) => {
                 let path = self.path(&path);

@@ -1,5 +1,6 @@
-//! Parquet files, read one page of each column at a time.
+//! Parquet files. One page of each column is in memory at a time.
 
+mod header;
 mod pages;
 
 use std::{
@@ -21,30 +22,33 @@ use crate::{
     error::{Error, Result},
     input::Input,
     options::Options,
+    selection::Selected,
     source::Fault,
-    table::{Cell, Row, Rows, Table, Wanted},
+    table::{Cell, Row, Rows, Table},
 };
 
-/// Rows of the sample that decides the roles of the columns.
+/// Rows of the sample from which the roles of the columns are detected.
 const SAMPLE: usize = 50;
 
-/// A Parquet file and its sample.
+/// A Parquet file, its columns, and its first rows.
 pub(crate) struct Parquet {
     input: Input,
     options: Options,
     name: String,
     names: Vec<String>,
     sample: Vec<Row>,
+    /// Seed of the random sample, so that each pass over the file selects the same rows.
     seed: u64,
 }
 
 impl Parquet {
+    /// Opens a file and reads its first rows.
     pub(crate) fn new(path: PathBuf, options: Options) -> Result<Self> {
         options.check()?;
         let input = Input::Path(path).repeatable()?;
         let name = input.name("the Parquet file");
-        if options.is_foreign {
-            check_claims(&input, &name)?;
+        if options.is_untrusted {
+            check_limits(&input, &name)?;
         }
         let reader = open(&input, &name)?;
         let schema = reader.metadata().file_metadata().schema();
@@ -63,6 +67,7 @@ impl Parquet {
         Ok(found)
     }
 
+    /// Returns all rows from the start of the file. The first error ends them.
     fn read(&self) -> Result<impl Iterator<Item = Result<Row, Fault>> + Send + use<>> {
         let (name, reader) = (self.name.clone(), open(&self.input, &self.name)?);
         let mut records = Some(RowIter::from_file_into(reader));
@@ -79,7 +84,7 @@ impl Parquet {
                     }));
                 }
                 Ok(Some(Err(error))) => broken(&name, number, &error.to_string()),
-                Err(Panicked) => broken(&name, number, BROKEN),
+                Err(Panicked) => broken(&name, number, CORRUPT),
             };
             records = None;
             Some(Err(Fault::End(end)))
@@ -87,13 +92,16 @@ impl Parquet {
     }
 }
 
-/// Checks what a file of somebody else announces, before it is read.
-fn check_claims(input: &Input, name: &str) -> Result<()> {
+/// Checks the size of a file from another user in memory, before it is read.
+fn check_limits(input: &Input, name: &str) -> Result<()> {
     fn check(mut file: impl Read + Seek, input: &Input, name: &str) -> Result<()> {
-        let told = |reason: String| Error::rows(name, 0, reason);
-        pages::check_footer(&mut file).map_err(told)?;
+        let rejected = |reason: String| Error::rows(name, 0, reason);
+        pages::check_footer(&mut file).map_err(rejected)?;
         let reader = open(input, name)?;
-        pages::check_pages(file, reader.metadata()).map_err(told)
+        // `ColumnChunkMetaData::byte_range` panics on negative offsets and sizes.
+        let checked = catching(|| pages::check_pages(file, reader.metadata()));
+        let checked = checked.map_err(|Panicked| broken(name, 0, CORRUPT))?;
+        checked.map_err(rejected)
     }
     match input {
         Input::Path(path) => {
@@ -104,6 +112,7 @@ fn check_claims(input: &Input, name: &str) -> Result<()> {
     }
 }
 
+/// Creates the error of a file that can't be parsed from a row on.
 fn broken(name: &str, number: u64, reason: &str) -> Error {
     let reason = start_of(reason);
     Error::rows(
@@ -113,17 +122,18 @@ fn broken(name: &str, number: u64, reason: &str) -> Error {
     )
 }
 
-/// The reason for a file at which the reader panicked.
-const BROKEN: &str = "the file is broken";
+/// The reason if the reader panics.
+const CORRUPT: &str = "the file is corrupt";
 
-/// The reader panicked.
+/// Panic of the reader.
 struct Panicked;
 
-/// Calls the reader, which panics at some broken files.
+/// Calls the reader, which panics on some corrupt files.
 fn catching<T>(read: impl FnOnce() -> T) -> Result<T, Panicked> {
     catch_unwind(AssertUnwindSafe(read)).map_err(|_| Panicked)
 }
 
+/// Opens a file and parses its footer.
 fn open(input: &Input, name: &str) -> Result<Box<dyn FileReader>> {
     fn reader(from: impl ChunkReader + 'static) -> Result<Box<dyn FileReader>, ParquetError> {
         Ok(Box::new(SerializedFileReader::new(from)?))
@@ -137,7 +147,7 @@ fn open(input: &Input, name: &str) -> Result<Box<dyn FileReader>> {
     };
     match opened {
         Ok(opened) => opened.map_err(|e| broken(name, 0, &e.to_string())),
-        Err(Panicked) => Err(broken(name, 0, BROKEN)),
+        Err(Panicked) => Err(broken(name, 0, CORRUPT)),
     }
 }
 
@@ -159,7 +169,7 @@ impl Table for Parquet {
     }
 
     fn rows(&self) -> Result<Rows> {
-        Ok(Box::new(Wanted::new(
+        Ok(Box::new(Selected::new(
             self.read()?,
             &self.options,
             self.seed,
@@ -173,7 +183,7 @@ fn cell(field: &Field) -> Cell {
         Field::Null => Cell::Missing,
         Field::Str(text) => Cell::Text(text.clone()),
         Field::Bytes(bytes) => Cell::Bytes(bytes.data().to_vec()),
-        Field::Group(picture) => of_picture(picture),
+        Field::Group(group) => image(group),
         Field::ListInternal(list) => Cell::of_list(list.elements().iter().map(cell)),
         Field::Bool(value) => Cell::Text(value.to_string()),
         Field::Byte(n) => Cell::Text(n.to_string()),
@@ -191,11 +201,11 @@ fn cell(field: &Field) -> Cell {
     }
 }
 
-/// Returns a picture that the library `datasets` has written: its bytes, or its path.
-fn of_picture(picture: &Record) -> Cell {
-    let member = |wanted: &str| {
-        let mut members = picture.get_column_iter();
-        let found = members.find(|(name, _)| name.as_str() == wanted);
+/// Returns an image as the library `datasets` writes it: its bytes, or else its path.
+fn image(image: &Record) -> Cell {
+    let member = |member: &str| {
+        let mut members = image.get_column_iter();
+        let found = members.find(|(name, _)| name.as_str() == member);
         found.map_or(Cell::Missing, |(_, field)| cell(field))
     };
     match (member("bytes"), member("path")) {

@@ -1,11 +1,11 @@
-//! Problems in data, collected before they are reported.
+//! Problems of training data, which are collected and reported together.
 
 use std::fmt;
 
 /// Maximum number of problems in one error.
 pub const MAX_PROBLEMS: usize = 20;
 
-/// All problems of some data.
+/// The problems of one file or set of documents.
 ///
 /// ```no_run
 /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -24,36 +24,27 @@ pub const MAX_PROBLEMS: usize = 20;
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Problems {
-    /// The data, as the program named it: an argument, a name or a file.
+    /// The argument, name or file of the data.
     pub data: String,
     /// The first problems, at most [`MAX_PROBLEMS`].
     pub problems: Vec<Problem>,
-    /// Number of all problems.
+    /// Number of all problems, including those that are not listed.
     pub total: u64,
 }
 
-/// Problem of one row or document.
-///
-/// ```no_run
-/// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
-/// use finetuner::Csv;
-///
-/// let pushed = finetuner.push("train", Csv::path("train.csv")).await;
-/// let first = pushed.err().and_then(|error| error.problems()?.problems.first().cloned());
-/// # Ok(())
-/// # }
-/// ```
+/// The problem of one row or document.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Problem {
-    /// Row of a CSV file or document of an array, counted from 1; 0 for the whole.
+    /// Line of a text file, or position of a row or document, counted from 1. 0 if the
+    /// problem concerns all of the data.
     pub number: u64,
-    /// Reason why it can't be used.
+    /// Reason why the row or document can't be used.
     pub reason: String,
 }
 
 impl Problems {
-    /// Returns the problem of data that can't be used as a whole.
+    /// Creates the problem of data that can't be used as a whole.
     pub fn whole(data: impl Into<String>, reason: impl Into<String>) -> Self {
         let mut problems = Self::new(data);
         problems.add(0, reason);
@@ -68,6 +59,7 @@ impl Problems {
         }
     }
 
+    /// Adds a problem. Only the first [`MAX_PROBLEMS`] are kept.
     pub(crate) fn add(&mut self, number: u64, reason: impl Into<String>) {
         self.total += 1;
         if self.problems.len() < MAX_PROBLEMS {

@@ -1,29 +1,31 @@
-//! Streams of documents: read once to check them, and again to send them.
+//! Streams of documents that can be read repeatedly: to validate them, and to upload
+//! them.
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use finetuner_protocol::{Document, DocumentArray, Summary, SummaryCounter};
 
 use crate::{
-    check::{check_document, local_path},
+    check::check_document,
     error::{Error, Result},
+    files::{Files, LoadFault, check_files, load_files},
     labels::Labels,
     problems::{Problem, Problems},
 };
 
-/// A document with its row or position in the source, for errors.
+/// A document and its number for errors: its row, or its position in the source.
 #[derive(Debug)]
 pub(crate) struct Numbered {
     pub(crate) number: u64,
     pub(crate) document: Document,
 }
 
-/// Why a source does not return a document.
+/// Reason why a source returns no document.
 #[derive(Debug)]
 pub(crate) enum Fault {
-    /// This row can't be used. Others may follow.
+    /// A row can't be used. The rows after it can still be read.
     Row(Problem),
-    /// The source can't continue.
+    /// The source can't be read any further.
     End(Error),
 }
 
@@ -31,16 +33,15 @@ pub(crate) enum Fault {
 pub(crate) type Item = Result<Numbered, Fault>;
 pub(crate) type Items = Box<dyn Iterator<Item = Item> + Send>;
 
-/// Documents that are produced one at a time.
+/// Documents that are produced one at a time, while they are uploaded.
 ///
-/// They are produced repeatedly: once to check them, and once for each attempt to
-/// send them.
+/// They are produced once for the validation and once for each upload attempt.
 ///
 /// ```no_run
 /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
 /// use finetuner::{Document, DocumentSource};
 ///
-/// // Images are read from their files while they are sent.
+/// // Each image file is read when it is uploaded.
 /// let source = DocumentSource::new(|| {
 ///     (0..100_000).map(|n| {
 ///         Document::new()
@@ -56,23 +57,14 @@ pub(crate) type Items = Box<dyn Iterator<Item = Item> + Send>;
 pub struct DocumentSource {
     make: Arc<dyn Fn() -> Items + Send + Sync>,
     files: Files,
-    /// The file that the documents are read from, for errors.
+    /// Name of the file that the documents are read from, for errors.
     name: Option<Arc<str>>,
-}
-
-/// Whose local files are read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Files {
-    /// Documents that this program created.
-    Own,
-    All,
-    None,
 }
 
 impl DocumentSource {
     /// Creates a source from a function that returns an iterator.
     ///
-    /// `make` must return the same documents each time.
+    /// Each call of `make` must return the same documents.
     ///
     /// ```no_run
     /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -96,7 +88,7 @@ impl DocumentSource {
 
     /// Creates a source from an iterator of results.
     ///
-    /// It is like [`DocumentSource::new`], but the first error ends the push, and
+    /// Like [`DocumentSource::new`], but an error from the iterator ends the push, and
     /// nothing is stored.
     ///
     /// ```no_run
@@ -131,7 +123,7 @@ impl DocumentSource {
         })
     }
 
-    /// Creates a source of documents and faults.
+    /// Creates a source from an iterator of documents and faults.
     pub(crate) fn of_items<I>(make: impl Fn() -> I + Send + Sync + 'static) -> Self
     where
         I: Iterator<Item = Item> + Send + 'static,
@@ -143,20 +135,20 @@ impl DocumentSource {
         }
     }
 
-    /// Sets whether local files that documents name are read and sent.
+    /// Sets whether the local files that documents name are uploaded.
     ///
-    /// By default, this is done for documents that the program has created. A
-    /// document that was pulled or read from a file may come from somebody else, so
-    /// it is refused if it names a local file: otherwise, shared data could make a
-    /// program upload its files. `true` reads the files of all documents, `false`
-    /// reads none.
+    /// By default, only documents that the program created may name local files. A
+    /// document that was pulled or read from a file may come from another user, and
+    /// could otherwise make the program upload private files. It is an error if such
+    /// a document names a local file. `true` uploads the files of all documents,
+    /// `false` uploads none.
     #[must_use]
     pub fn reads_files(mut self, read: bool) -> Self {
         self.files = if read { Files::All } else { Files::None };
         self
     }
 
-    /// Sets whether local files are read, for documents that this program created.
+    /// Sets whether the files of documents that this program created are read.
     pub(crate) fn reads_own_files(mut self, read: bool) -> Self {
         self.files = if read { Files::Own } else { Files::None };
         self
@@ -178,12 +170,13 @@ impl DocumentSource {
         (self.make)()
     }
 
-    /// Reads all documents once, collects their problems, and summarizes them.
+    /// Validates all documents, collects their problems, and summarizes them. Blocks.
     ///
-    /// `data` names them in errors. Blocks.
+    /// `data` is the name in errors, unless the documents are read from a file.
     ///
     /// # Errors
-    /// Returns [`Error::Data`] with every document that can't be used.
+    /// Returns [`Error::Data`] with the number of all problems and the first of them,
+    /// or an error that ended the reading, such as [`Error::File`].
     pub fn check(&self, data: &str) -> Result<Checked> {
         let (mut counter, mut labels) = (SummaryCounter::default(), Labels::default());
         let mut problems = Problems::new(self.name.as_deref().unwrap_or(data));
@@ -211,7 +204,7 @@ impl DocumentSource {
             }
         }
         if is_empty {
-            problems.add(0, "there are no documents in it");
+            problems.add(0, "it contains no documents");
         }
         problems.into_result()?;
         Ok(Checked {
@@ -220,19 +213,19 @@ impl DocumentSource {
         })
     }
 
-    /// Returns the documents with the content of the files that they name. Blocks.
+    /// Returns the documents with the content of their local files. Blocks.
     pub fn loaded(&self) -> impl Iterator<Item = Result<Document>> + Send + use<> {
         let files = self.files;
         self.iter().map(move |item| loaded(item, files))
     }
 }
 
-/// Summary of valid documents.
+/// Result of a successful validation.
 #[derive(Debug)]
 pub struct Checked {
-    /// Their number and kinds.
+    /// Number and contents of the documents.
     pub summary: Summary,
-    /// Their labels.
+    /// Labels of the documents.
     pub labels: Labels,
 }
 
@@ -257,42 +250,6 @@ impl std::fmt::Debug for DocumentSource {
     }
 }
 
-/// Returns the local file to read for a document, if any and if allowed.
-fn file_of(document: &Document, files: Files) -> Result<Option<PathBuf>, String> {
-    if document.content.is_some() || document.embedding.is_some() || files == Files::None {
-        return Ok(None);
-    }
-    let Some(path) = local_path(&document.uri) else {
-        return Ok(None);
-    };
-    if files == Files::All || !document.other.origin.is_received() {
-        return Ok(Some(path));
-    }
-    // For a document with chunks, only the chunks are used.
-    if !document.chunks.is_empty() {
-        return Ok(None);
-    }
-    Err(format!(
-        "document `{}` names the local file `{}`, but was pulled or read from a file, so it may \
-         come from somebody else: allow it with `DocumentSource::from(documents).reads_files(true)`",
-        document.id,
-        finetuner_protocol::text::start_of(&document.uri)
-    ))
-}
-
-fn check_files(document: &Document, files: Files) -> Result<(), String> {
-    if let Some(path) = file_of(document, files)? {
-        let shown = || finetuner_protocol::text::start_of(&path.to_string_lossy());
-        match std::fs::metadata(&path) {
-            Ok(about) if about.is_file() => {}
-            Ok(_) => return Err(format!("{} is not a file", shown())),
-            Err(error) => return Err(format!("{}: {error}", shown())),
-        }
-    }
-    let mut chunks = document.chunks.iter();
-    chunks.try_for_each(|chunk| check_files(chunk, files))
-}
-
 fn loaded(item: Item, files: Files) -> Result<Document> {
     let Numbered {
         number,
@@ -307,19 +264,4 @@ fn loaded(item: Item, files: Files) -> Result<Document> {
         LoadFault::File(error) => error,
     })?;
     Ok(document)
-}
-
-enum LoadFault {
-    Refused(String),
-    File(Error),
-}
-
-/// Reads the files that a document and its chunks name into their content.
-fn load_files(document: &mut Document, files: Files) -> Result<(), LoadFault> {
-    if let Some(path) = file_of(document, files).map_err(LoadFault::Refused)? {
-        let bytes = std::fs::read(&path).map_err(|e| LoadFault::File(Error::file(&path, e)))?;
-        document.content = Some(finetuner_protocol::Content::Blob(bytes));
-    }
-    let mut chunks = document.chunks.iter_mut();
-    chunks.try_for_each(|chunk| load_files(chunk, files))
 }

@@ -1,5 +1,5 @@
-//! From bytes to characters, a piece at a time. A byte that the encoding does
-//! not know is an error, never a replacement character.
+//! Decodes bytes to characters incrementally. Invalid bytes are errors and never become
+//! replacement characters.
 
 use std::io::{self, Read};
 
@@ -7,24 +7,25 @@ use encoding_rs::{Decoder, DecoderResult, Encoding};
 
 use crate::error::{Error, Result};
 
-/// Bytes that are read at once.
+/// Bytes of a read.
 const PIECE: usize = 64 << 10;
 
-/// The upper half of the code page of DOS, which the web does not know.
+/// Characters 128 to 255 of DOS code page 437, which is not an encoding of the web.
 const CP437: &str = "ÇüéâäàåçêëèïîìÄÅÉæÆôöòûùÿÖÜ¢£¥₧ƒáíóúñÑªº¿⌐¬½¼¡«»░▒▓│┤╡╢╖╕╣║╗╝╜╛┐└┴┬├─┼╞╟╚╔╩╦╠═╬╧╨╤╥╙╘╒╓╫╪┘┌█▄▌▐▀αßΓπΣσµτΦΘΩδ∞φε∩≡±≥≤⌠⌡÷≈°∙·√ⁿ²■\u{a0}";
-/// That of western Europe.
+/// Characters 128 to 255 of DOS code page 850, for western Europe.
 const CP850: &str = "ÇüéâäàåçêëèïîìÄÅÉæÆôöòûùÿÖÜø£Ø×ƒáíóúñÑªº¿®¬½¼¡«»░▒▓│┤ÁÂÀ©╣║╗╝¢¥┐└┴┬├─┼ãÃ╚╔╩╦╠═╬¤ðÐÊËÈıÍÎÏ┘┌█▄¦Ì▀ÓßÔÒõÕµþÞÚÛÙýÝ¯´\u{ad}±‗¾¶§÷¸°¨·¹³²■\u{a0}";
 
-/// How bytes are read as characters.
+/// A character encoding.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Charset {
+    /// An encoding of the WHATWG Encoding Standard.
     Web(&'static Encoding),
-    /// The characters of the bytes from 128 on; bytes without one are errors.
+    /// ASCII and the characters of the bytes from 128 on. Other bytes are errors.
     Page(&'static str),
 }
 
 impl Charset {
-    /// Finds the encoding of an option, by Python's name or the web's.
+    /// Returns the encoding with a name of Python or of the web.
     pub(super) fn find(encoding: &str) -> Result<Self> {
         let label = encoding.trim().to_ascii_lowercase().replace('_', "-");
         let label = match label.as_str() {
@@ -34,7 +35,7 @@ impl Charset {
             "utf-16-be" => "utf-16be",
             "cp437" | "437" | "ibm437" => return Ok(Self::Page(CP437)),
             "cp850" | "850" | "ibm850" => return Ok(Self::Page(CP850)),
-            // The web takes it for windows-1252, so that UTF-8 would be misread.
+            // The web treats ASCII as windows-1252, which would misread UTF-8.
             "ascii" | "us-ascii" | "646" => return Ok(Self::Page("")),
             "utf-32" => "unsupported",
             other => other,
@@ -42,34 +43,38 @@ impl Charset {
         let known = Encoding::for_label(label.as_bytes()).map(Self::Web);
         known.ok_or_else(|| {
             Error::setup(format!(
-                "`encoding` is `{encoding}`: utf-8, utf-16, latin-1, cp437, cp850 and the other \
-                 encodings of the web are known"
+                "`encoding` is `{encoding}`, which is not supported: give utf-8, utf-16, latin-1, \
+                 cp437, cp850 or another encoding of the web"
             ))
         })
     }
 }
 
-/// Why there is no next character.
+/// Reason why no more characters can be read.
 #[derive(Debug)]
-pub(super) enum Broken {
-    /// The bytes are not of this encoding.
+pub(super) enum DecodeError {
+    /// A byte is invalid in this encoding.
     Encoding(String),
     Io(io::Error),
 }
 
-/// The characters of a reader. A byte order mark says more than the option.
+/// Iterator over the characters of a reader.
+///
+/// A byte order mark overrides a [`Charset::Web`] encoding.
 pub(super) struct Chars<R> {
     from: R,
     decoding: Decoding,
     bytes: Box<[u8]>,
-    /// What of `bytes` is still to be decoded.
+    /// Range of `bytes` that was not decoded yet.
     start: usize,
     end: usize,
+    /// Decoded characters, and the byte offset of the next one.
     text: String,
-    place: usize,
+    offset: usize,
+    /// Whether the reader is at its end.
     is_last: bool,
     ended: bool,
-    broken: Option<Broken>,
+    error: Option<DecodeError>,
 }
 
 enum Decoding {
@@ -89,23 +94,23 @@ impl<R: Read> Chars<R> {
             start: 0,
             end: 0,
             text: String::new(),
-            place: 0,
+            offset: 0,
             is_last: false,
             ended: false,
-            broken: None,
+            error: None,
         }
     }
 
-    /// Decodes more, after all of `text` was taken.
-    fn fill(&mut self) -> Result<(), Broken> {
+    /// Decodes more characters, after all of `text` was returned.
+    fn fill(&mut self) -> Result<(), DecodeError> {
         self.text.clear();
-        self.place = 0;
+        self.offset = 0;
         if self.start == self.end && !self.is_last {
             (self.start, self.end) = (0, 0);
             self.end = loop {
                 match self.from.read(&mut self.bytes) {
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    read => break read.map_err(Broken::Io)?,
+                    read => break read.map_err(DecodeError::Io)?,
                 }
             };
             self.is_last = self.end == 0;
@@ -121,14 +126,14 @@ impl<R: Read> Chars<R> {
                 self.text.extend(&good);
                 self.ended = self.is_last;
                 if good.len() < bytes.len() {
-                    // What comes before it is good.
+                    // The characters before the error are returned first.
                     self.ended = true;
-                    self.broken = Some(Broken::Encoding("ASCII".to_owned()));
+                    self.error = Some(DecodeError::Encoding("ASCII".to_owned()));
                 }
                 self.start = self.end;
             }
             Decoding::Web(decoder) => {
-                // At least as much as one character takes.
+                // The decoder needs room for at least one character.
                 let room = decoder.max_utf8_buffer_length_without_replacement(bytes.len());
                 self.text.reserve(room.unwrap_or(4 * PIECE).max(16));
                 let (result, read) = decoder.decode_to_string_without_replacement(
@@ -141,10 +146,10 @@ impl<R: Read> Chars<R> {
                     DecoderResult::InputEmpty => self.ended = self.is_last,
                     DecoderResult::OutputFull => {}
                     DecoderResult::Malformed(..) => {
-                        // What comes before it is good.
+                        // The characters before the error are returned first.
                         self.ended = true;
                         let name = decoder.encoding().name().to_owned();
-                        self.broken = Some(Broken::Encoding(name));
+                        self.error = Some(DecodeError::Encoding(name));
                     }
                 }
             }
@@ -154,27 +159,28 @@ impl<R: Read> Chars<R> {
 }
 
 impl<R: Read> Iterator for Chars<R> {
-    type Item = Result<char, Broken>;
+    type Item = Result<char, DecodeError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            if let Some(c) = self.text[self.place..].chars().next() {
-                self.place += c.len_utf8();
+            if let Some(c) = self.text[self.offset..].chars().next() {
+                self.offset += c.len_utf8();
                 return Some(Ok(c));
             }
             if self.ended {
-                return self.broken.take().map(Err);
+                return self.error.take().map(Err);
             }
-            if let Err(broken) = self.fill() {
+            if let Err(error) = self.fill() {
                 self.ended = true;
-                return Some(Err(broken));
+                return Some(Err(error));
             }
         }
     }
 }
 
-/// Returns which UTF-16 a file without a mark is that was announced as
-/// something else: every second byte of a western text is 0.
+/// Detects UTF-16 without a byte order mark: every second byte of a western text is 0.
+///
+/// `start` is the start of the file. Returns the name of the encoding.
 pub(super) fn looks_like_utf16(start: &[u8]) -> Option<&'static str> {
     let zeros = |odd: usize| {
         start
@@ -185,7 +191,7 @@ pub(super) fn looks_like_utf16(start: &[u8]) -> Option<&'static str> {
             .count()
     };
     let (even, odd) = (zeros(0), zeros(1));
-    let most = start.len() * 2 / 5;
+    let threshold = start.len() * 2 / 5;
     match (even, odd) {
         _ if start.len() < 8
             || start.starts_with(b"\xff\xfe")
@@ -193,8 +199,8 @@ pub(super) fn looks_like_utf16(start: &[u8]) -> Option<&'static str> {
         {
             None
         }
-        (0, odd) if odd >= most => Some("utf-16le"),
-        (even, 0) if even >= most => Some("utf-16be"),
+        (0, odd) if odd >= threshold => Some("utf-16le"),
+        (even, 0) if even >= threshold => Some("utf-16be"),
         _ => None,
     }
 }
@@ -203,12 +209,12 @@ pub(super) fn looks_like_utf16(start: &[u8]) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    fn read(bytes: &[u8], encoding: &str) -> Result<String, Broken> {
+    fn read(bytes: &[u8], encoding: &str) -> Result<String, DecodeError> {
         Chars::new(bytes, Charset::find(encoding).unwrap()).collect()
     }
 
     #[test]
-    fn python_and_dos_names_of_encodings_are_known() {
+    fn python_and_dos_names_of_encodings_are_supported() {
         let utf16: Vec<u8> = "größe".encode_utf16().flat_map(u16::to_le_bytes).collect();
         assert_eq!(read(&utf16, "utf_16_le").unwrap(), "größe");
         assert_eq!(read(b"gr\x94\xe1e \xe3", "cp437").unwrap(), "größe π");
@@ -223,18 +229,21 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_before_a_wrong_byte_is_read() {
+    fn characters_before_an_invalid_byte_are_read() {
         let mut chars = Chars::new(&b"a\xef\xbf\xbdb\xff"[..], Charset::find("utf-8").unwrap());
         let good: String = chars.by_ref().map_while(Result::ok).collect();
-        // The error was taken with the last good character.
+        // `map_while` consumed the error.
         assert_eq!(good, "a\u{fffd}b");
         let large = ["x".repeat(3 * PIECE), "é".repeat(PIECE)].concat();
         assert_eq!(read(large.as_bytes(), "utf-8").unwrap(), large);
-        assert!(matches!(read(b"ab\xc3", "utf-8"), Err(Broken::Encoding(_))));
+        assert!(matches!(
+            read(b"ab\xc3", "utf-8"),
+            Err(DecodeError::Encoding(_))
+        ));
     }
 
     #[test]
-    fn utf16_without_a_mark_is_seen() {
+    fn utf16_without_a_mark_is_detected() {
         let le: Vec<u8> = "red,dress\n"
             .encode_utf16()
             .flat_map(u16::to_le_bytes)

@@ -1,24 +1,23 @@
-//! CSV files and texts.
+//! CSV files and CSV texts.
 
 use std::{io::Read, path::PathBuf};
 
-use super::{options::CsvOptions, read::Reading};
+use super::{options::CsvOptions, read::CsvTable};
 use crate::{
-    documents, error::Result, input::Input, roles::Layout, source::DocumentSource, table::Table,
+    documents, error::Result, input::Input, layout::Layout, source::DocumentSource, table::Table,
 };
 
-/// Name of input without a file, in errors.
+/// Name of input without a file in errors.
 const UNNAMED: &str = "the CSV text";
 
-/// A CSV file, or text in its form.
+/// A CSV file or CSV text.
 ///
-/// A row that can't be used is an error with its line, and so is a quote that is
-/// not closed in its row. Doubtful contents are warnings through `tracing`: a first
-/// row that looks like a header, columns that could be separated otherwise, labels
-/// with spaces around them.
+/// A row that can't be used is an error with its line, and so is a quote that is not
+/// closed in its row. Warnings about doubtful contents go to `tracing`: a first row that
+/// looks like a header, a second possible delimiter, or labels with spaces around them.
 ///
-/// The pictures and meshes that it names are uploaded when it is pushed. Before
-/// pushing a file that somebody else has written, look at the paths in it.
+/// Images and meshes that rows name by a local path are uploaded with the data. Before
+/// you push a file that someone else wrote, check the paths in it.
 ///
 /// ```no_run
 /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -36,7 +35,7 @@ pub struct Csv {
 }
 
 impl Csv {
-    /// A file.
+    /// Reads a file.
     pub fn path(path: impl Into<PathBuf>) -> Self {
         Self {
             input: Input::Path(path.into()),
@@ -44,7 +43,7 @@ impl Csv {
         }
     }
 
-    /// Text from a reader, which is read to its end into memory.
+    /// Reads text from a reader, which is read into memory at once.
     ///
     /// # Errors
     /// Returns an error if reading fails.
@@ -55,7 +54,7 @@ impl Csv {
         })
     }
 
-    /// A text.
+    /// Reads a text.
     #[must_use]
     pub fn text(text: impl AsRef<str>) -> Self {
         Self {
@@ -64,7 +63,7 @@ impl Csv {
         }
     }
 
-    /// Sets the options of the file.
+    /// Sets the options for reading.
     #[must_use]
     pub fn options(mut self, options: CsvOptions) -> Self {
         self.options = options;
@@ -80,13 +79,14 @@ impl Csv {
     #[doc(hidden)]
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
-        // Random rows differ each time.
-        let is_drawn = self.options.common.sampling_rate.is_some();
-        self.input.is_same(&other.input) && self.options == other.options && !is_drawn
+        // Random samples differ, so data with a sampling rate is never the same.
+        let is_sampled = self.options.common.sampling_rate.is_some();
+        self.input.is_same(&other.input) && self.options == other.options && !is_sampled
     }
 
-    /// Returns the documents of the file for a layout. Each iteration reads the file
-    /// again. Blocks.
+    /// Returns the documents for a layout. Blocks.
+    ///
+    /// Each iteration over the documents reads the file again.
     ///
     /// # Errors
     /// Returns an error if the file can't be read or its columns can't be used.
@@ -94,9 +94,10 @@ impl Csv {
         documents::documents(self.table()?, &layout)
     }
 
+    /// Opens the file and detects how to read it.
     pub(crate) fn table(mut self) -> Result<Box<dyn Table>> {
         self.input = self.input.repeatable()?;
         let name = self.input.name(UNNAMED);
-        Ok(Box::new(Reading::new(self.input, self.options, name)?))
+        Ok(Box::new(CsvTable::new(self.input, self.options, name)?))
     }
 }

@@ -4,11 +4,13 @@ mod chars;
 mod dialect;
 mod encoding;
 mod file;
+mod guess;
 mod options;
 #[cfg(test)]
 mod python;
 mod read;
 mod records;
+mod rows;
 mod rules;
 
 pub use dialect::Dialect;

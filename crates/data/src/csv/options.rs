@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::dialect::Dialect;
 use crate::{columns::Columns, options::Options};
 
-/// Options for reading a CSV file. The defaults are the Python client's.
+/// Options for reading CSV data. The defaults are those of the Python client.
 ///
 /// ```no_run
 /// use finetuner::{Csv, CsvOptions};
@@ -17,28 +17,22 @@ use crate::{columns::Columns, options::Options};
 pub struct CsvOptions {
     pub(crate) common: Options,
     pub(super) dialect: Dialect,
-    /// `None`: guessed.
+    /// `None` to detect it.
     pub(super) encoding: Option<String>,
     pub(super) header: Option<Vec<String>>,
     pub(super) first_row: FirstRow,
 }
 
-/// What the first row of a CSV file holds.
-///
-/// ```no_run
-/// use finetuner::{Csv, CsvOptions, FirstRow};
-///
-/// let csv = Csv::path("train.csv").options(CsvOptions::new().first_row(FirstRow::Names));
-/// ```
+/// Content of the first row of a CSV file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FirstRow {
-    /// Data, as every other row.
+    /// Data, like every other row.
     #[default]
     Data,
     /// The names of the columns.
     Names,
-    /// Names if each is one that [`Columns`] recognises, or else data.
+    /// Names if all cells are common names of columns, and data otherwise.
     Guess,
 }
 
@@ -55,12 +49,12 @@ impl Default for CsvOptions {
 }
 
 impl CsvOptions {
-    /// The defaults.
+    /// Creates the default options.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Options for a file whose first row holds names.
+    /// Creates options for a file whose first row has the names of the columns.
     pub(crate) fn with_names(common: Options) -> Self {
         Self {
             common,
@@ -69,88 +63,98 @@ impl CsvOptions {
         }
     }
 
-    /// Takes this many rows at most, from the start; all by default.
+    /// Sets the maximum number of rows, from the start; all rows by default.
     pub fn size(mut self, rows: u64) -> Self {
         self.common.size = Some(rows);
         self
     }
 
-    /// Takes each row with this probability, from 0 to 1; all by default.
+    /// Sets the probability that a row is used, from 0 to 1; all rows by default.
     pub fn sampling_rate(mut self, rate: f64) -> Self {
         self.common.sampling_rate = Some(rate);
         self
     }
 
-    /// Delimiter and quotes; [`Dialect::Auto`] by default.
+    /// Sets the delimiter and quotes; [`Dialect::Auto`] by default.
     pub fn dialect(mut self, dialect: Dialect) -> Self {
         self.dialect = dialect;
         self
     }
 
-    /// The file's encoding, such as `utf-16` or `latin-1`. A byte order mark at the
-    /// file's start overrides it. By default a file is UTF-8. A file that is not, but
-    /// reads well as UTF-16 or windows-1252, is read as such with a warning.
+    /// Sets the encoding of the file, such as `utf-16` or `latin-1`.
+    ///
+    /// A byte order mark at the start of the file overrides it. By default the encoding
+    /// is UTF-8, or with a warning UTF-16 or windows-1252 if the file clearly has it.
     pub fn encoding(mut self, encoding: impl Into<String>) -> Self {
         self.encoding = Some(encoding.into());
         self
     }
 
-    /// Whether the second column is a label, rather than another item of the
-    /// same meaning; not by default.
+    /// Sets whether the second column is a label; `false` by default.
+    ///
+    /// Otherwise the second column is a positive of the first.
     pub fn is_labeled(mut self, labeled: bool) -> Self {
         self.common.is_labeled = labeled;
         self
     }
 
-    /// Whether to read pictures that are files of this machine; yes by default.
+    /// Sets whether the content of local images is uploaded; `true` by default.
+    ///
+    /// If `false`, documents only have the paths of the images.
     pub fn convert_to_blob(mut self, convert: bool) -> Self {
         self.common.convert_to_blob = convert;
         self
     }
 
-    /// Whether point clouds are drawn from the meshes of a model such as
-    /// `pointnet++`, where they are files of this machine; yes by default.
-    /// OFF, OBJ and STL files can be read. The points of a mesh are the same
-    /// each time it is read.
+    /// Sets whether point clouds are sampled from local meshes; `true` by default.
+    ///
+    /// This applies to models of meshes, such as `pointnet++`. Meshes are OFF, OBJ or STL
+    /// files. The same file always gives the same points.
     pub fn create_point_clouds(mut self, create: bool) -> Self {
         self.common.create_point_clouds = create;
         self
     }
 
-    /// Points of a cloud; 2048 by default.
+    /// Sets the number of points of a point cloud; 2048 by default.
     pub fn point_cloud_size(mut self, points: u32) -> Self {
         self.common.point_cloud_size = points;
         self
     }
 
-    /// What the first row holds; data by default. With [`CsvOptions::header`] or
-    /// [`CsvOptions::columns`], it holds names.
+    /// Sets the content of the first row; [`FirstRow::Data`] by default.
+    ///
+    /// With [`CsvOptions::header`] or [`CsvOptions::columns`], the first row always has
+    /// names.
     pub fn first_row(mut self, first_row: FirstRow) -> Self {
         self.first_row = first_row;
         self
     }
 
-    /// The names in the first row. A file with other names is an error. By default the
-    /// first row is data. Names that [`Columns`] lists give their columns a role.
+    /// Sets the names that the first row must have.
+    ///
+    /// A file with other names is an error. Columns with a name in the documentation of
+    /// [`Columns`] get its role.
     pub fn header<I: IntoIterator<Item: Into<String>>>(mut self, names: I) -> Self {
         self.header = Some(names.into_iter().map(Into::into).collect());
         self
     }
 
-    /// Names the columns to train on. The first row of the file holds their names.
+    /// Sets the columns to train on. The first row of the file has the names.
     pub fn columns(mut self, columns: Columns) -> Self {
         self.common.columns = columns;
         self
     }
 
-    /// Reads the file as one that somebody else has written: what its rows name must
-    /// lie in this folder and look like a picture, and rows are limited to 8 MiB.
+    /// Sets limits for a file that another user wrote.
+    ///
+    /// Files that rows name must be in this folder and begin like images. A row is
+    /// limited to 8 Mi characters.
     pub fn confined(mut self, folder: impl Into<PathBuf>) -> Self {
         self.common.confine(folder.into());
         self
     }
 
-    /// The folder that paths in the file begin at; the current one by default.
+    /// Sets the folder that paths are relative to; the current folder by default.
     pub fn base_folder(mut self, folder: impl Into<PathBuf>) -> Self {
         self.common.base_folder = Some(folder.into());
         self

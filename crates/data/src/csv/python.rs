@@ -1,31 +1,31 @@
-//! What the Python client makes of the same files is made here: the cases are
-//! in `tests/fixtures/csv`, with the script that made them.
+//! Compares the documents of CSV files with those of the Python client. The cases and
+//! the script that created them are in `tests/fixtures/csv`.
 
 use finetuner_protocol::{Document, Modality, listed_task};
 use serde_json::{Value, json};
 
 use super::{dialect::Dialect, file::Csv, options::CsvOptions};
-use crate::{error::Result, roles::Layout};
+use crate::{error::Result, layout::Layout};
 
-/// Cases in which something else is right, and why.
-const BETTER: [(&str, &str); 6] = [
-    ("byte order mark", "the mark is no part of the first cell"),
-    ("empty lines", "an empty line is no row, where Python fails"),
+/// Cases with intentional differences, and the reasons.
+const DIFFERENT: [(&str, &str); 6] = [
+    ("byte order mark", "the mark is not part of the first cell"),
+    ("empty lines", "an empty line is skipped; Python fails"),
     (
         "synthesis",
-        "one column of texts is read, where Python finds no delimiter and fails",
+        "a single column of texts is read; Python finds no delimiter and fails",
     ),
     (
         "four columns",
-        "they are an anchor, its match and two negatives",
+        "the columns are an anchor, its positive and two negatives",
     ),
     (
         "latin-1 unsaid",
-        "what reads well as windows-1252 is read as such, where Python says that the file is empty",
+        "windows-1252 is detected; Python reports an empty file",
     ),
     (
         "ragged",
-        "the row is named, where Python says that the file is empty",
+        "the error names the row; Python reports an empty file",
     ),
 ];
 
@@ -103,18 +103,21 @@ fn read(case: &Value, folder: &std::path::Path) -> Result<Vec<Value>> {
         .collect()
 }
 
-/// Documents hold whole numbers as others.
-fn plain(value: &Value) -> Value {
+/// Converts all numbers to floating point, which documents do with integers.
+fn normalized(value: &Value) -> Value {
     match value {
         Value::Number(n) => json!(n.as_f64().unwrap()),
-        Value::Array(items) => items.iter().map(plain).collect(),
-        Value::Object(map) => map.iter().map(|(k, v)| (k.clone(), plain(v))).collect(),
+        Value::Array(items) => items.iter().map(normalized).collect(),
+        Value::Object(map) => map
+            .iter()
+            .map(|(k, v)| (k.clone(), normalized(v)))
+            .collect(),
         other => other.clone(),
     }
 }
 
 #[test]
-fn documents_are_the_python_clients_or_the_error_is_better() {
+fn documents_are_those_of_the_python_client() {
     let folder = tempfile::tempdir().unwrap();
     for name in ["a.png", "b.jpg", "c.gif"] {
         let content = [b"\x89PNG\r\n\x1a\n", name.as_bytes()].concat();
@@ -126,24 +129,26 @@ fn documents_are_the_python_clients_or_the_error_is_better() {
     for case in &cases {
         let name = case["name"].as_str().unwrap();
         let ours = read(case, folder.path());
-        if BETTER.iter().any(|(better, _)| *better == name) {
+        if DIFFERENT.iter().any(|(different, _)| *different == name) {
             continue;
         }
         match (&case["documents"], ours) {
             (Value::Null, Err(error)) => assert!(error.to_string().len() > 20, "{name}: {error}"),
             (Value::Null, Ok(ours)) => panic!("{name}: {ours:?}, not {}", case["error"]),
             (_, Err(error)) => panic!("{name}: {error}"),
-            (theirs, Ok(ours)) => assert_eq!(plain(&json!(ours)), plain(theirs), "{name}"),
+            (theirs, Ok(ours)) => {
+                assert_eq!(normalized(&json!(ours)), normalized(theirs), "{name}")
+            }
         }
     }
     let case = |name: &str| cases.iter().find(|case| case["name"] == name).unwrap();
-    let better = |name: &str| read(case(name), folder.path());
-    assert_eq!(better("byte order mark").unwrap()[0]["text"], "one");
-    assert_eq!(better("empty lines").unwrap().len(), 4);
-    assert_eq!(better("synthesis").unwrap().len(), 3);
-    let chunks = better("four columns").unwrap()[0]["chunks"].clone();
+    let ours = |name: &str| read(case(name), folder.path());
+    assert_eq!(ours("byte order mark").unwrap()[0]["text"], "one");
+    assert_eq!(ours("empty lines").unwrap().len(), 4);
+    assert_eq!(ours("synthesis").unwrap().len(), 3);
+    let chunks = ours("four columns").unwrap()[0]["chunks"].clone();
     assert_eq!(chunks.as_array().unwrap().len(), 4);
-    assert_eq!(better("latin-1 unsaid").unwrap()[0]["text"], "größe");
-    let error = better("ragged").unwrap_err();
+    assert_eq!(ours("latin-1 unsaid").unwrap()[0]["text"], "größe");
+    let error = ours("ragged").unwrap_err();
     assert_eq!(error.problems().unwrap().problems[0].number, 2, "{error}");
 }

@@ -1,17 +1,17 @@
-//! From a file to rows: the sample that decides how it is read, the header, the
-//! draw.
+//! Detects the encoding, the dialect and the header of a CSV file from its start.
 
 use std::io::{BufReader, Read};
 
 use finetuner_protocol::text::{cut, start_of};
-use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::{
-    chars::{Broken as BrokenChars, Chars, Charset, looks_like_utf16},
-    dialect::{self, Dialect, Guess},
+    chars::{Chars, Charset, looks_like_utf16},
+    dialect::Dialect,
     encoding,
+    guess::{Guess, hint},
     options::{CsvOptions, FirstRow},
-    records::{Broken, MAX_CELL, Record, Records},
+    records::{MAX_CELL, Record, Records},
+    rows::Rows,
     rules::Rules,
 };
 use crate::{
@@ -19,30 +19,30 @@ use crate::{
     input::Input,
     options::Options,
     roles::looks_like_header,
-    source::Fault,
-    table::{Cell, Row, Rows as TableRows, Table, row},
+    selection::Sampler,
+    table::{Cell, Row, Rows as TableRows, Table},
 };
 
-/// Bytes that are looked at before the file is read.
+/// Bytes of the sample. It is longer if the first row is.
 const SAMPLE: usize = 64 << 10;
-/// Characters from which the dialect is guessed.
-const GUESSED: usize = 16 << 10;
+/// Bytes of text from which the dialect is detected.
+const DIALECT_SAMPLE: usize = 16 << 10;
 
-/// How a file is read, decided from its start.
+/// A CSV file, the way to read it, and its first rows.
 #[derive(Debug)]
-pub(super) struct Reading {
+pub(super) struct CsvTable {
     input: Input,
     options: CsvOptions,
     name: String,
     charset: Charset,
     rules: Rules,
-    /// The first line says what the delimiter is, and is no row.
+    /// Whether the first line declares the delimiter (`sep=;`) and is not a row.
     has_hint: bool,
-    /// Decides which rows are drawn: the same ones each time.
+    /// Seed of the random sample, so that each pass over the file selects the same rows.
     seed: u64,
-    /// The names of the columns, where the first row holds names.
+    /// The names of the columns, if the first row has names.
     names: Option<Vec<String>>,
-    /// The first rows, without a header.
+    /// The first rows after the header.
     sample: Vec<Row>,
 }
 
@@ -55,7 +55,7 @@ impl From<Record> for Row {
     }
 }
 
-impl Table for Reading {
+impl Table for CsvTable {
     fn name(&self) -> &str {
         &self.name
     }
@@ -81,34 +81,34 @@ impl Table for Reading {
     }
 }
 
-impl Reading {
-    /// Looks at the start of the input, which errors call `name`.
+impl CsvTable {
+    /// Reads the start of the input. `name` is its name in errors.
     pub(super) fn new(input: Input, options: CsvOptions, name: String) -> Result<Self> {
         options.common.check()?;
         let (bytes, is_whole) = start(&input, &name)?;
         let encoding = match &options.encoding {
             Some(encoding) => encoding.clone(),
-            None => guessed_encoding(&input, &name, &bytes)?,
+            None => detected_encoding(&input, &name, &bytes)?,
         };
         let charset = Charset::find(&encoding)?;
         if let Some(encoding) = looks_like_utf16(&bytes)
             && matches!(charset, Charset::Web(known) if known == encoding_rs::UTF_8)
         {
             let reason = format!(
-                "every second byte is 0, as in {encoding}: say so with `CsvOptions::encoding(\
-                 \"{encoding}\")`"
+                "every second byte is 0, as in {encoding}: if this is the encoding, set \
+                 `CsvOptions::encoding(\"{encoding}\")`"
             );
             return Err(Error::rows(&name, 1, reason));
         }
         let text: String = Chars::new(bytes.as_slice(), charset)
             .map_while(std::result::Result::ok)
             .collect();
-        // The last row may be cut.
+        // The last row of the sample may be incomplete.
         let text = match is_whole {
             true => text.as_str(),
             false => whole_rows(&text, text.len()),
         };
-        let hint = dialect::hint(
+        let hint = hint(
             text.split_inclusive(['\n', '\r'])
                 .next()
                 .unwrap_or_default(),
@@ -117,14 +117,14 @@ impl Reading {
             Some(_) => text.split_once(['\n', '\r']).map_or("", |(_, rest)| rest),
             None => text,
         };
-        let Guess { mut rules, rival } = options.dialect.rules(whole_rows(rows, GUESSED));
+        let Guess { mut rules, rival } = options.dialect.rules(whole_rows(rows, DIALECT_SAMPLE));
         if let (Some(delimiter), Dialect::Auto) = (hint, options.dialect) {
             rules.delimiter = delimiter;
         } else if let Some(rival) = rival {
             tracing::warn!(
                 file = %start_of(&name),
-                "columns may be separated by `{}` or by `{}`; `{0}` is taken. Set \
-                 `CsvOptions::dialect` to decide",
+                "the delimiter may be `{}` or `{}`; `{0}` is used. Set \
+                 `CsvOptions::dialect` if this is wrong",
                 char::from(rules.delimiter),
                 char::from(rival)
             );
@@ -132,7 +132,7 @@ impl Reading {
         if matches!(options.dialect, Dialect::Auto) {
             tracing::info!(
                 file = %start_of(&name),
-                "read as {encoding}, columns separated by {:?}, quotes {:?}",
+                "encoding {encoding}, delimiter {:?}, quotes {:?}",
                 char::from(rules.delimiter),
                 char::from(rules.quote)
             );
@@ -169,13 +169,13 @@ impl Reading {
         })
     }
 
-    /// Reads the rows from the start.
+    /// Returns the selected rows from the start of the file.
     fn records(&self) -> Result<Rows> {
         let chars = Chars::new(BufReader::new(self.input.open()?), self.charset);
         let options = &self.options;
-        let is_guessed = matches!(options.dialect, Dialect::Auto);
+        let is_detected = matches!(options.dialect, Dialect::Auto);
         let mut records = Records::new(chars, self.rules)
-            .suspecting_rows(is_guessed)
+            .suspecting_rows(is_detected)
             .limited(options.common.max_row());
         if self.has_hint {
             records.skip_line();
@@ -184,29 +184,26 @@ impl Reading {
             records,
             name: self.name.clone(),
             header: self.names.clone(),
-            draw: options
-                .common
-                .sampling_rate
-                .map(|rate| (rate, StdRng::seed_from_u64(self.seed))),
+            sampler: Sampler::new(&options.common, self.seed),
             left: options.common.size.unwrap_or(u64::MAX),
-            given: 0,
+            returned: 0,
             ended: false,
         })
     }
 }
 
-/// The encoding of a file where none was given. Says so where it is not UTF-8.
-fn guessed_encoding(input: &Input, name: &str, start: &[u8]) -> Result<String> {
+/// Detects the encoding of a file. Warns if it is not UTF-8.
+fn detected_encoding(input: &Input, name: &str, start: &[u8]) -> Result<String> {
     let mut failed = None;
     let open = || {
         input.open().map_err(|error| {
-            let told = std::io::Error::other(error.to_string());
+            let shown = std::io::Error::other(error.to_string());
             failed = Some(error);
-            told
+            shown
         })
     };
-    let guessed = encoding::guess(start, open);
-    let encoding = match (guessed, failed) {
+    let detected = encoding::detect(start, open);
+    let encoding = match (detected, failed) {
         (_, Some(error)) => return Err(error),
         (Err(error), None) => return Err(Error::file(std::path::Path::new(name), error)),
         (Ok(encoding), None) => encoding,
@@ -214,22 +211,25 @@ fn guessed_encoding(input: &Input, name: &str, start: &[u8]) -> Result<String> {
     if encoding != "utf-8" {
         tracing::warn!(
             file = %start_of(name),
-            "the file is not UTF-8 and is read as {encoding}: set `CsvOptions::encoding` to decide"
+            "the file is not UTF-8 and is read as {encoding}. Set `CsvOptions::encoding` if \
+             this is wrong"
         );
     }
     Ok(encoding.to_owned())
 }
 
-/// The first bytes of a file, with one whole row where it is not too long, and
-/// whether they are all.
+/// Returns the start of a file, and whether it is the whole file.
+///
+/// The start contains at least one line end, unless the first line is longer than a cell
+/// may be.
 fn start(input: &Input, name: &str) -> Result<(Vec<u8>, bool)> {
     let failed = |e| Error::file(std::path::Path::new(name), e);
     let mut from = input.open()?;
     let mut bytes = Vec::new();
     loop {
-        let wanted = SAMPLE.max(bytes.len());
-        let read = from.by_ref().take(wanted as u64).read_to_end(&mut bytes);
-        if read.map_err(failed)? < wanted {
+        let size = SAMPLE.max(bytes.len());
+        let read = from.by_ref().take(size as u64).read_to_end(&mut bytes);
+        if read.map_err(failed)? < size {
             return Ok((bytes, true));
         }
         if bytes.contains(&b'\n') || bytes.contains(&b'\r') || bytes.len() > MAX_CELL {
@@ -238,7 +238,7 @@ fn start(input: &Input, name: &str) -> Result<(Vec<u8>, bool)> {
     }
 }
 
-/// Whole rows from the start of a text that is longer: at least one.
+/// Returns the complete lines within the first `limit` bytes, but at least one line.
 fn whole_rows(text: &str, limit: usize) -> &str {
     if text.len() < limit {
         return text;
@@ -248,91 +248,6 @@ fn whole_rows(text: &str, limit: usize) -> &str {
         .rfind(['\n', '\r'])
         .or_else(|| text.find(['\n', '\r']));
     end.map_or(text, |end| &text[..=end])
-}
-
-/// The rows of a file that are wanted, one after the other.
-pub(super) struct Rows {
-    records: Records<Chars<BufReader<Box<dyn Read + Send>>>>,
-    name: String,
-    header: Option<Vec<String>>,
-    draw: Option<(f64, StdRng)>,
-    left: u64,
-    given: u64,
-    ended: bool,
-}
-
-impl Rows {
-    fn read(&mut self) -> Result<Option<Record>, Fault> {
-        loop {
-            let record = match self.records.next() {
-                None if self.given == 0 => {
-                    let reason = "CSV file not exist or is empty: there are no rows in it";
-                    return Err(row(0, reason));
-                }
-                None => return Ok(None),
-                Some(record) => record.map_err(|broken| self.fault(broken))?,
-            };
-            if let Some(names) = self.header.take() {
-                let found: Vec<&str> = record.cells.iter().map(|cell| cell.trim()).collect();
-                let wanted: Vec<&str> = names.iter().map(|name| name.trim()).collect();
-                if found != wanted {
-                    let (found, wanted) = (found.join(", "), wanted.join(", "));
-                    let (found, wanted) = (start_of(&found), start_of(&wanted));
-                    let reason = format!("the header is `{found}`, not `{wanted}`");
-                    self.given += 1;
-                    return Err(row(record.line, reason));
-                }
-                continue;
-            }
-            if let Some((rate, random)) = &mut self.draw
-                && random.random::<f64>() >= *rate
-            {
-                continue;
-            }
-            if self.left == 0 {
-                self.ended = true;
-                return Ok(None);
-            }
-            self.left -= 1;
-            self.given += 1;
-            return Ok(Some(record));
-        }
-    }
-
-    /// What ends the reading.
-    fn fault(&self, broken: Broken) -> Fault {
-        match broken {
-            Broken::Line(line, reason) => Fault::End(Error::rows(&self.name, line, reason)),
-            Broken::Chars(line, BrokenChars::Encoding(name)) => {
-                let reason = format!(
-                    "it is not {name}: say what it is with `CsvOptions::encoding`, such as \
-                     `latin-1`"
-                );
-                Fault::End(Error::rows(&self.name, line, reason))
-            }
-            Broken::Chars(_, BrokenChars::Io(error)) => {
-                Fault::End(Error::file(std::path::Path::new(&self.name), error))
-            }
-        }
-    }
-}
-
-impl Iterator for Rows {
-    type Item = Result<Record, Fault>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.ended {
-            return None;
-        }
-        let read = self.read();
-        // A wrong header is told with what is wrong with the rows.
-        self.ended |= match &read {
-            Ok(record) => record.is_none(),
-            Err(Fault::Row(problem)) => problem.number == 0,
-            Err(Fault::End(_)) => true,
-        };
-        read.transpose()
-    }
 }
 
 #[cfg(test)]

@@ -1,67 +1,68 @@
-//! From characters to records, as Python's `csv` reads them, one at a time.
+//! Parses characters as records, one at a time, like Python's `csv` module.
 //!
-//! What Python reads without a word although it is broken is an error here: a
-//! quote that is never closed, or closed many lines later by the quote of
-//! another cell, and makes one text of all rows in between. The latter is a
-//! guess, which is left out where a dialect is given.
+//! Python silently reads an unclosed quote and all rows up to the next quote as one text.
+//! Here it is an error if no quote follows, or if text follows the next quote. A cell of
+//! many lines that look like rows is an error too. That check is a guess, and is left out
+//! if the dialect is given.
 
 use finetuner_protocol::text::start_of;
 
-use super::{chars::Broken as BrokenChars, rules::Rules};
+use super::{chars::DecodeError, rules::Rules};
 
-/// The most bytes of a cell.
+/// Maximum bytes of a cell.
 pub(super) const MAX_CELL: usize = 64 << 20;
-/// From how many lines on a cell is suspected to hold rows.
-const MANY_LINES: usize = 50;
+/// Minimum lines of a cell that is suspected to contain rows.
+const SUSPICIOUS_LINES: usize = 50;
 
-/// The cells of a row, and the line in which it begins, counted from 1.
+/// The cells of a row, and its first line, counted from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Record {
     pub(super) line: u64,
     pub(super) cells: Vec<String>,
 }
 
-/// Why there is no next record.
+/// Reason why no more records can be read.
 #[derive(Debug)]
-pub(super) enum Broken {
-    /// The text is no CSV from this line on.
+pub(super) enum RecordError {
+    /// The text is not valid CSV from this line on.
     Line(u64, String),
-    /// It can't be read.
-    Chars(u64, BrokenChars),
+    /// The characters of this line can't be read.
+    Chars(u64, DecodeError),
 }
 
+/// State of the parser.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     /// Before the first character of a cell.
     Start,
     Plain,
     Quoted,
-    /// Behind a quote within quotes.
+    /// After a quote within quotes.
     Quote,
-    /// Behind the escape character.
+    /// After the escape character.
     Escape {
         quoted: bool,
     },
 }
 
-/// Reads records. Empty lines are none.
+/// Iterator over the records of a text. Skips empty lines.
 pub(super) struct Records<I> {
     chars: I,
     rules: Rules,
     line: u64,
-    /// A line feed here belongs to the line end before.
+    /// Whether the last character was a carriage return, which a line feed may follow.
     after_return: bool,
     ended: bool,
-    failed: Option<Broken>,
-    /// The cells of the first record.
+    failed: Option<RecordError>,
+    /// Number of cells of the first record.
     width: Option<usize>,
-    /// Whether a cell that looks like many rows is refused.
+    /// Whether a cell that looks like many rows is an error.
     suspects_rows: bool,
-    /// The most characters of a row.
+    /// Maximum characters of a row.
     max_row: usize,
 }
 
-impl<I: Iterator<Item = Result<char, BrokenChars>>> Records<I> {
+impl<I: Iterator<Item = Result<char, DecodeError>>> Records<I> {
     pub(super) fn new(chars: I, rules: Rules) -> Self {
         Self {
             chars,
@@ -76,39 +77,39 @@ impl<I: Iterator<Item = Result<char, BrokenChars>>> Records<I> {
         }
     }
 
-    /// Refuses rows with more characters than this.
+    /// Sets the maximum number of characters of a row.
     pub(super) fn limited(mut self, max_row: usize) -> Self {
         self.max_row = max_row;
         self
     }
 
-    /// Refuses cells that look like many rows. That is a guess, like the dialect.
+    /// Sets whether a cell that looks like many rows is an error.
     pub(super) fn suspecting_rows(mut self, suspects: bool) -> Self {
         self.suspects_rows = suspects;
         self
     }
 
-    /// Passes over the rest of a line.
+    /// Skips the rest of the line.
     pub(super) fn skip_line(&mut self) {
         let line = self.line;
         while self.line == line && !self.ended {
             match self.take() {
                 Ok(Some(_)) => {}
                 Ok(None) => self.ended = true,
-                Err(broken) => {
-                    self.failed = Some(broken);
+                Err(error) => {
+                    self.failed = Some(error);
                     break;
                 }
             }
         }
     }
 
-    /// The next character. Counts line ends of all three kinds.
-    fn take(&mut self) -> Result<Option<char>, Broken> {
+    /// Returns the next character, and counts lines that end with CR, LF or CRLF.
+    fn take(&mut self) -> Result<Option<char>, RecordError> {
         let c = match self.chars.next() {
             None => return Ok(None),
             Some(Ok(c)) => c,
-            Some(Err(broken)) => return Err(Broken::Chars(self.line, broken)),
+            Some(Err(error)) => return Err(RecordError::Chars(self.line, error)),
         };
         if c == '\r' || (c == '\n' && !self.after_return) {
             self.line += 1;
@@ -117,7 +118,7 @@ impl<I: Iterator<Item = Result<char, BrokenChars>>> Records<I> {
         Ok(Some(c))
     }
 
-    fn read(&mut self) -> Result<Option<Record>, Broken> {
+    fn read(&mut self) -> Result<Option<Record>, RecordError> {
         let (delimiter, quote) = (
             char::from(self.rules.delimiter),
             char::from(self.rules.quote),
@@ -130,17 +131,17 @@ impl<I: Iterator<Item = Result<char, BrokenChars>>> Records<I> {
         let mut cell = String::new();
         let mut state = State::Start;
         let mut characters = 0;
-        // Where the quote of this cell is.
+        // The line of the opening quote, or of the start of the cell.
         let mut opened = self.line;
         loop {
             let line = self.line;
             let Some(c) = self.take()? else {
                 if matches!(state, State::Quoted | State::Escape { quoted: true }) {
-                    return Err(Broken::Line(
+                    return Err(RecordError::Line(
                         opened,
                         format!(
-                            "the quote {quote} before `{}` is never closed: close it, or write it \
-                             twice within quotes",
+                            "the quote {quote} before `{}` is never closed: close it, or write a \
+                             quote that is part of the text twice, within quotes",
                             start_of(&cell)
                         ),
                     ));
@@ -157,7 +158,7 @@ impl<I: Iterator<Item = Result<char, BrokenChars>>> Records<I> {
             match state {
                 State::Start | State::Plain | State::Quote if ends_line => {
                     if record.cells.is_empty() && cell.is_empty() && state == State::Start {
-                        // An empty line, or the second half of a line end.
+                        // An empty line, or the line feed of CRLF.
                         record.line = self.line;
                         continue;
                     }
@@ -196,11 +197,12 @@ impl<I: Iterator<Item = Result<char, BrokenChars>>> Records<I> {
                 }
                 State::Quote => {
                     if line > opened {
-                        return Err(Broken::Line(
+                        return Err(RecordError::Line(
                             opened,
                             format!(
                                 "the quote {quote} before `{}` is not closed in its row: the next \
-                                 one is in line {line}, within a cell",
+                                 quote is in line {line}, inside a cell. Close it, or write a \
+                                 quote that is part of the text twice, within quotes",
                                 start_of(&cell)
                             ),
                         ));
@@ -216,34 +218,36 @@ impl<I: Iterator<Item = Result<char, BrokenChars>>> Records<I> {
             }
             characters += 1;
             if characters > self.max_row {
-                return Err(Broken::Line(
+                return Err(RecordError::Line(
                     record.line,
                     format!(
-                        "the row has more than {} MiB: is a quote in it closed?",
+                        "the row has more than the {} MiB that are allowed: check that its quotes \
+                         are closed",
                         self.max_row >> 20
                     ),
                 ));
             }
             if cell.len() > MAX_CELL {
-                return Err(Broken::Line(
+                return Err(RecordError::Line(
                     opened,
                     format!(
-                        "a cell has more than {} MiB: `{}`. Is its quote closed?",
-                        MAX_CELL >> 20,
-                        start_of(&cell)
+                        "the cell that begins with `{}` has more than the {} MiB that are allowed: \
+                         check that its quote is closed",
+                        start_of(&cell),
+                        MAX_CELL >> 20
                     ),
                 ));
             }
         }
     }
 
-    /// Refuses a cell of many lines that are rows by their look.
-    fn check_lines(&self, opened: u64, cell: &str) -> Result<(), Broken> {
+    /// Checks that a cell does not look like many rows.
+    fn check_lines(&self, opened: u64, cell: &str) -> Result<(), RecordError> {
         let width = self.width.filter(|width| *width > 1 && self.suspects_rows);
         let Some(width) = width else {
             return Ok(());
         };
-        // The first and the last line are parts of rows.
+        // The first and last lines may be parts of rows.
         let mut lines = cell.split('\n');
         lines.next();
         lines.next_back();
@@ -255,14 +259,14 @@ impl<I: Iterator<Item = Result<char, BrokenChars>>> Records<I> {
             }
             count += 1;
         }
-        if count < MANY_LINES {
+        if count < SUSPICIOUS_LINES {
             return Ok(());
         }
-        Err(Broken::Line(
+        Err(RecordError::Line(
             opened,
             format!(
-                "the cell that begins with `{}` has {count} lines of {width} columns in it: its \
-                 quote is not closed in its row. If these lines are one text, say so with a \
+                "the cell that begins with `{}` contains {count} lines of {width} columns each: \
+                 its quote seems not to be closed in its row. If these lines are one text, set a \
                  dialect, such as `CsvOptions::dialect(Dialect::Excel)`",
                 start_of(cell.split('\n').next().unwrap_or_default())
             ),
@@ -270,15 +274,15 @@ impl<I: Iterator<Item = Result<char, BrokenChars>>> Records<I> {
     }
 }
 
-impl<I: Iterator<Item = Result<char, BrokenChars>>> Iterator for Records<I> {
-    type Item = Result<Record, Broken>;
+impl<I: Iterator<Item = Result<char, DecodeError>>> Iterator for Records<I> {
+    type Item = Result<Record, RecordError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.ended {
             return None;
         }
         let read = match self.failed.take() {
-            Some(broken) => Err(broken),
+            Some(error) => Err(error),
             None => self.read(),
         };
         match &read {

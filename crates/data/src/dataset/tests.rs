@@ -1,4 +1,8 @@
-//! Rows with named columns, and the documents that they become.
+//! Documents of rows with named columns.
+
+mod folders;
+#[cfg(feature = "parquet")]
+mod parquet;
 
 use std::path::PathBuf;
 
@@ -34,8 +38,8 @@ fn of_chunks(document: &Document) -> Vec<&str> {
 }
 
 #[test]
-fn names_of_data_sets_for_sentence_transformers_are_known() {
-    // The order of the columns is not that of their meaning.
+fn names_of_sentence_transformers_data_are_recognized() {
+    // The columns are not in the order of their roles.
     let text =
         r#"{"negative_2": "n2", "answer": "a", "id": 7, "negative_1": "n1", "question": "q"}"#;
     let found = texts(lines(text)).unwrap();
@@ -49,7 +53,7 @@ fn names_of_data_sets_for_sentence_transformers_are_known() {
         (of_chunks(&found[0]), &found[0].tags[SCORE_TAG]),
         (vec!["a", "b"], &json!("0.5"))
     );
-    // A label of numbers beside two sentences is their score.
+    // A label column of numbers beside two sentences is their score.
     let found = texts(lines(
         r#"{"sentence_A": "a", "sentence_B": "b", "label": 4}"#,
     ))
@@ -68,7 +72,7 @@ fn names_of_data_sets_for_sentence_transformers_are_known() {
     assert_eq!(found[0].tags[SCORE_TAG], json!([2.0, 0.5, 1.0]));
     let text = r#"{"hypothesis": "h", "entailment": "e", "contradiction": "c"}"#;
     assert_eq!(of_chunks(&texts(lines(text)).unwrap()[0]), ["h", "e", "c"]);
-    // Two columns that are not known are taken in their order.
+    // Two columns with unknown names are a pair, in their order.
     let found = texts(lines(r#"{"title": "t", "body": "b"}"#)).unwrap();
     assert_eq!(found[0].as_text(), Some("t"));
 }
@@ -107,7 +111,7 @@ fn columns_are_chosen_by_their_names() {
         ),
         (
             Columns::new().anchor("title"),
-            "only one column has items, and none a label",
+            "only one column has items, and no column has labels",
         ),
         (
             Columns::new().text("title").label("by").add_score("m"),
@@ -119,23 +123,26 @@ fn columns_are_chosen_by_their_names() {
         ),
         (
             Columns::new().text("title").image("body"),
-            "embeds texts or pictures, not both",
+            "embeds either texts or images",
         ),
     ] {
         let found = refused(columns);
-        assert!(found.contains(part), "{part} is missing in: {found}");
+        assert!(found.contains(part), "`{part}` is missing in: {found}");
     }
     let unnamed = refused(Columns::new());
-    assert!(unnamed.contains("say with `Columns`"), "{unnamed}");
-    let twice = self::refused(lines(r#"{"query": "q", "question": "p", "answer": "a"}"#));
     assert!(
-        twice.contains("`query` and `question` may mean the same"),
-        "{twice}"
+        unnamed.contains("name those to train on with `Columns`"),
+        "{unnamed}"
+    );
+    let duplicate = self::refused(lines(r#"{"query": "q", "question": "p", "answer": "a"}"#));
+    assert!(
+        duplicate.contains("`query` and `question` may have the same role"),
+        "{duplicate}"
     );
 }
 
 #[test]
-fn bad_rows_are_told_by_row_and_column() {
+fn problems_name_the_row_and_column() {
     let text = concat!(
         r#"{"anchor": "a", "positive": "b", "negative": "c"}"#,
         "\n",
@@ -149,28 +156,30 @@ fn bad_rows_are_told_by_row_and_column() {
     );
     let error = texts(lines(text)).unwrap_err();
     let problems = &error.problems().unwrap().problems;
-    let told: Vec<(u64, &str)> = problems
+    let reported: Vec<(u64, &str)> = problems
         .iter()
         .map(|problem| (problem.number, problem.reason.as_str()))
         .collect();
-    let no_text = "it holds no text that can be seen";
-    assert_eq!(told[0], (2, &*format!("column `negative`: {no_text}")));
+    let no_text = "it has no visible text";
+    assert_eq!(reported[0], (2, &*format!("column `negative`: {no_text}")));
     assert_eq!(
-        told[1],
+        reported[1],
         (
             3,
             &*format!("column `positive`: {no_text}; column `negative`: {no_text}")
         )
     );
-    assert_eq!(told[2].0, 4);
+    assert_eq!(reported[2].0, 4);
     assert!(
-        told[2]
+        reported[2]
             .1
-            .contains("column `anchor` holds an object, a text is wanted")
-            && told[2].1.contains("column `negative` holds an empty list"),
-        "{told:?}"
+            .contains("column `anchor` holds an object, expected a text")
+            && reported[2]
+                .1
+                .contains("column `negative` has an empty list"),
+        "{reported:?}"
     );
-    assert_eq!(told[3].0, 5);
+    assert_eq!(reported[3].0, 5);
     let scored = |score: &str| {
         let rest = r#""anchor": "a", "positive": "b", "negative": "c""#;
         refused(lines(&format!(
@@ -187,7 +196,7 @@ fn bad_rows_are_told_by_row_and_column() {
 }
 
 #[test]
-fn a_part_of_the_rows_is_the_same_each_time() {
+fn each_pass_samples_the_same_rows() {
     let text: String = (0..500)
         .map(|i| format!("{{\"text\": \"t{i}\", \"label\": {}}}\n", i % 2))
         .collect();
@@ -196,87 +205,19 @@ fn a_part_of_the_rows_is_the_same_each_time() {
     let source = half
         .documents(Layout::of_task(&Task::TextToText).unwrap())
         .unwrap();
-    let drawn = || -> Vec<Option<String>> {
+    let sampled = || -> Vec<Option<String>> {
         let items = source.iter().map(|item| item.unwrap().document);
         items
             .map(|document| document.as_text().map(str::to_owned))
             .collect()
     };
-    assert!((150..350).contains(&drawn().len()));
-    assert_eq!(drawn(), drawn());
+    assert!((150..350).contains(&sampled().len()));
+    assert_eq!(sampled(), sampled());
     assert!(refused(lines(&text).sampling_rate(2.0)).contains("sampling_rate"));
 }
 
 #[test]
-fn pictures_of_a_folder_have_captions_or_labels_beside_them() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name);
-    std::fs::create_dir(path("sub")).unwrap();
-    for name in ["a.png", "sub/b.png"] {
-        std::fs::write(path(name), name).unwrap();
-    }
-    let rows = || Dataset::image_folder(folder.path());
-    let found = |task: &Task| documents(rows(), task);
-    let error = found(&Task::TextToImage).unwrap_err().to_string();
-    assert!(
-        error.contains("no metadata.csv and no metadata.jsonl"),
-        "{error}"
-    );
-
-    std::fs::write(
-        path("metadata.csv"),
-        "file_name,text\na.png,red\nsub/b.png,\"blue, dark\"\n",
-    )
-    .unwrap();
-    let documents = found(&Task::TextToImage).unwrap();
-    let [image, text] = &documents[1].chunks[..] else {
-        panic!("{documents:?}")
-    };
-    assert_eq!(
-        (image.modality.as_ref(), text.as_text()),
-        (Some(&Modality::Image), Some("blue, dark"))
-    );
-    assert!(image.uri.ends_with("sub/b.png"), "{}", image.uri);
-
-    let lines =
-        "{\"file_name\": \"a.png\", \"label\": 1}\n{\"file_name\": \"sub/b.png\", \"label\": 0}\n";
-    std::fs::write(path("metadata.jsonl"), lines).unwrap();
-    let error = found(&Task::ImageToImage).unwrap_err().to_string();
-    assert!(
-        error.contains("a metadata.csv and a metadata.jsonl"),
-        "{error}"
-    );
-    std::fs::remove_file(path("metadata.csv")).unwrap();
-    let documents = found(&Task::ImageToImage).unwrap();
-    assert_eq!(documents[0].label().unwrap(), "1");
-
-    // Data of somebody else must not make a program upload other files.
-    let outside = path("../outside.png");
-    let lines = format!(
-        "{{\"file_name\": \"../x.png\", \"label\": 1}}\n{{\"file_name\": {}, \"label\": 0}}\n\
-         {{\"file_name\": \"none.png\", \"label\": 0}}\n",
-        json!(
-            outside
-                .canonicalize()
-                .unwrap_or(PathBuf::from("/etc/hostname"))
-        )
-    );
-    std::fs::write(path("metadata.jsonl"), lines).unwrap();
-    let error = found(&Task::ImageToImage).unwrap_err();
-    let problems = &error.problems().unwrap().problems;
-    let told: Vec<&str> = problems.iter().map(|p| p.reason.as_str()).collect();
-    assert!(
-        told[0].contains("column `file_name`") && told[0].contains("leads out"),
-        "{told:?}"
-    );
-    assert!(
-        told[1].contains("leads out") && told[2].contains("no file"),
-        "{told:?}"
-    );
-}
-
-#[test]
-fn csv_files_with_names_are_read_by_them() {
+fn csv_files_have_roles_by_the_names_of_columns() {
     let read = |text: &str, options: CsvOptions| {
         let source = Csv::text(text).options(options);
         let source = source.documents(Layout::of_task(&Task::TextToText)?)?;
@@ -298,94 +239,18 @@ fn csv_files_with_names_are_read_by_them() {
     assert_eq!(of_chunks(&found[0]), ["a", "p", "n"]);
     let error = read("negative,anchor,positive\nn,a,p\nn,a\n,a,p\n", header).unwrap_err();
     let error = error.to_string();
+    assert!(error.contains("3: it has 2 columns, expected 3"), "{error}");
     assert!(
-        error.contains("3: it has 2 columns, 3 are wanted"),
+        error.contains("4: column `negative`: it has no visible text"),
         "{error}"
     );
-    assert!(
-        error.contains("4: column `negative`: it holds no text"),
-        "{error}"
-    );
-    // Names that say nothing leave the columns as they are.
+    // With unknown names, the columns are a pair.
     let found = read("x,y\nq,a\n", CsvOptions::new().header(["x", "y"])).unwrap();
     assert_eq!((found.len(), found[0].as_text()), (2, Some("q")));
 }
 
-#[cfg(feature = "parquet")]
-mod parquet {
-    use super::*;
-
-    fn file(name: &str) -> Dataset {
-        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parquet");
-        Dataset::parquet(folder.join(name))
-    }
-
-    #[test]
-    fn every_usual_compression_gives_the_same_rows() {
-        for codec in ["none", "snappy", "gzip", "zstd"] {
-            let found = texts(file(&format!("{codec}.parquet"))).unwrap();
-            assert_eq!(found.len(), 6, "{codec}");
-            let chunks = ["question 5", "answer 5", "wrong 5", "worse 5"];
-            assert_eq!(of_chunks(&found[5]), chunks, "{codec}");
-            assert_eq!(found[5].tags[SCORE_TAG], json!([0.5, 5.25]), "{codec}");
-        }
-        let other = refused(file("lz4.parquet"));
-        assert!(
-            other.contains("can't be read") && other.to_lowercase().contains("lz4"),
-            "{other}"
-        );
-    }
-
-    #[test]
-    fn pictures_and_labels_are_read() {
-        let found = documents(file("pictures.parquet"), &Task::TextToImage).unwrap();
-        let [image, text] = &found[1].chunks[..] else {
-            panic!("{found:?}")
-        };
-        assert!(image.as_blob().unwrap().starts_with(b"\x89PNG"));
-        assert_eq!(text.as_text(), Some("another dot"));
-        let missing = refused(file("labels.parquet"));
-        assert!(
-            missing.contains("3: column `text`: it holds no text"),
-            "{missing}"
-        );
-        assert_eq!(
-            texts(file("labels.parquet").size(2)).unwrap()[1]
-                .label()
-                .unwrap(),
-            "1"
-        );
-    }
-
-    #[test]
-    fn broken_files_are_told() {
-        let folder = tempfile::tempdir().unwrap();
-        let whole = std::fs::read("tests/fixtures/parquet/snappy.parquet").unwrap();
-        let broken = |name: &str, bytes: &[u8]| {
-            let path = folder.path().join(name);
-            std::fs::write(&path, bytes).unwrap();
-            let error = texts(Dataset::parquet(&path)).unwrap_err();
-            assert!(error.problems().is_some(), "{error}");
-            error.to_string()
-        };
-        assert!(broken("empty", b"").contains("can't be read"));
-        assert!(broken("text", b"anchor,positive\na,b\n").contains("can't be read"));
-        assert!(broken("cut", &whole[..whole.len() - 20]).contains("can't be read"));
-        // Any wrong byte gives an error or rows, and no panic.
-        for place in (4..whole.len()).step_by(7) {
-            let mut bytes = whole.clone();
-            bytes[place] ^= 0xff;
-            let path = folder.path().join("flipped");
-            std::fs::write(&path, bytes).unwrap();
-            let _ = texts(Dataset::parquet(&path));
-        }
-        let missing = texts(Dataset::parquet("no-such.parquet")).unwrap_err();
-        assert!(matches!(missing, Error::File { .. }), "{missing}");
-    }
-}
-
 #[test]
-fn a_value_of_every_kind_has_a_text() {
+fn numbers_and_booleans_are_texts() {
     let values = json!({"text": 1.5, "label": true});
     let found = texts(lines(&Value::to_string(&values))).unwrap();
     assert_eq!(
@@ -394,88 +259,8 @@ fn a_value_of_every_kind_has_a_text() {
     );
 }
 
-#[cfg(unix)]
 #[test]
-fn links_out_of_a_folder_of_pictures_are_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    let outside = tempfile::NamedTempFile::new().unwrap();
-    let path = |name: &str| folder.path().join(name);
-    std::fs::write(path("a.png"), "a").unwrap();
-    std::os::unix::fs::symlink(path("a.png"), path("inside.png")).unwrap();
-    std::os::unix::fs::symlink(outside.path(), path("outside.png")).unwrap();
-    let lines = "{\"file_name\": \"inside.png\", \"label\": 0}\n\
-                 {\"file_name\": \"outside.png\", \"label\": 1}\n\
-                 {\"file_name\": \"a\\u0000.png\", \"label\": 1}\n";
-    std::fs::write(path("metadata.jsonl"), lines).unwrap();
-    let error = documents(Dataset::image_folder(folder.path()), &Task::ImageToImage).unwrap_err();
-    let problems = &error.problems().unwrap().problems;
-    let told: Vec<(u64, &str)> = problems
-        .iter()
-        .map(|p| (p.number, p.reason.as_str()))
-        .collect();
-    assert_eq!(told.len(), 2, "{told:?}");
-    assert!(
-        told[0].0 == 2 && told[0].1.contains("`outside.png` leads out"),
-        "{told:?}"
-    );
-    assert!(
-        told[1].0 == 3 && told[1].1.contains("there is no file"),
-        "{told:?}"
-    );
-}
-
-#[test]
-fn a_file_of_somebody_else_has_limits_and_names_no_files_elsewhere() {
-    let folder = tempfile::tempdir().unwrap();
-    let inner = folder.path().join("inner");
-    std::fs::create_dir(&inner).unwrap();
-    let picture = b"\x89PNG\r\n\x1a\n and more";
-    for name in ["a.png", "inner/a.png"] {
-        std::fs::write(folder.path().join(name), picture).unwrap();
-    }
-    std::fs::write(inner.join("b.png"), "a text").unwrap();
-    let outside = folder.path().join("a.png").display().to_string();
-    let reasons = |cell: &str| {
-        let line = json!({"image": cell, "label": "x"}).to_string();
-        let rows = lines(&line).confined(&inner);
-        documents(rows, &Task::ImageToImage).map_err(|error| error.to_string())
-    };
-    assert_eq!(reasons("a.png").unwrap().len(), 1);
-    assert_eq!(reasons("https://example.org/a.png").unwrap().len(), 1);
-    for cell in [outside.as_str(), "../a.png", &format!("file://{outside}")] {
-        let told = reasons(cell).unwrap_err();
-        assert!(told.contains("leads out of the folder"), "{cell}: {told}");
-    }
-    let told = reasons("b.png").unwrap_err();
-    assert!(told.contains("is not a picture"), "{told}");
-    let csv = crate::CsvOptions::new().confined(&inner).is_labeled(true);
-    let csv = crate::Csv::text(format!("{outside},x\n")).options(csv);
-    let layout = Layout::of_task(&Task::ImageToImage).unwrap();
-    let told = csv.documents(layout).unwrap().check("x").unwrap_err();
-    assert!(told.to_string().contains("leads out"), "{told}");
-
-    let long = format!("{{\"text\": \"{}\", \"label\": 1}}", "x".repeat(9 << 20));
-    assert!(texts(lines(&long)).is_ok());
-    let told = texts(lines(&long).confined(&inner)).unwrap_err();
-    assert!(told.to_string().contains("more than 8 MiB"), "{told}");
-    let row = format!("\"{}\",b\n", "x".repeat(9 << 20));
-    let csv = |options| crate::Csv::text(&row).options(options);
-    let layout = Layout::of_task(&Task::TextToText).unwrap();
-    let checked = |csv: crate::Csv| {
-        csv.documents(layout)
-            .and_then(|all| all.check("x").map(drop))
-    };
-    checked(csv(crate::CsvOptions::new())).unwrap();
-    let told = checked(csv(crate::CsvOptions::new().confined(&inner))).unwrap_err();
-    assert!(told.to_string().contains("more than 8 MiB"), "{told}");
-    let members: Vec<String> = (0..2000).map(|n| format!("\"c{n}\": 1")).collect();
-    let wide = format!("{{{}}}", members.join(", "));
-    let told = texts(lines(&wide).confined(&inner)).unwrap_err();
-    assert!(told.to_string().contains("2000 columns"), "{told}");
-}
-
-#[test]
-fn the_first_row_is_names_where_they_are_known_ones() {
+fn a_first_row_of_known_names_can_be_detected() {
     use crate::{Csv, CsvOptions, FirstRow};
     let count = |text: &str, first_row| {
         let csv = Csv::text(text).options(CsvOptions::new().first_row(first_row));
@@ -497,7 +282,7 @@ fn the_first_row_is_names_where_they_are_known_ones() {
 }
 
 #[test]
-fn a_line_with_many_columns_is_read_in_time() {
+fn a_line_with_many_columns_takes_linear_time() {
     let members: Vec<String> = (0..100_000).map(|n| format!("\"c{n}\": {n}")).collect();
     let text = format!(
         "{{\"anchor\": \"a\", \"positive\": \"p\", {}}}\n",

@@ -1,5 +1,5 @@
-//! Reads the cells of a row: items, labels and scores, or the reason why a cell
-//! can't be used.
+//! Reads the items, labels and scores in the cells of a row. A cell that can't be used
+//! is an error with its row and column.
 
 use std::{fs::File, io::Read, path::Path};
 
@@ -8,22 +8,23 @@ use finetuner_protocol::{
     text::{is_blank, is_missing, may_be_missing, start_of},
 };
 
-use super::Shared;
+use super::{Shared, Warning};
 use crate::{
-    check::local_path,
+    layout::Kind,
     mesh,
-    roles::{Field, Kind},
+    roles::Field,
     source::Fault,
     table::{Cell, Row, row},
+    uri::local_path,
 };
 
-/// The reason for a file that is no picture.
-const NO_PICTURE: &str = "it is not a picture that can be read (PNG, JPEG, GIF, WebP, BMP)";
-/// The reason for an item without letters.
-pub(super) const NO_TEXT: &str = "it holds no text that can be seen";
+/// The reason for content in an unsupported image format.
+const NO_IMAGE: &str = "it is not an image in a supported format (PNG, JPEG, GIF, WebP, BMP)";
+/// The reason for a text of spaces and invisible characters only.
+pub(super) const NO_TEXT: &str = "it has no visible text";
 
 impl Shared {
-    /// Returns the text of a cell.
+    /// Returns the text of a cell. It is empty for a missing value.
     pub(super) fn text<'a>(&self, record: &'a Row, column: usize) -> Result<&'a str, Fault> {
         let what = match record.cells.get(column) {
             None => return Ok(""),
@@ -38,11 +39,11 @@ impl Shared {
         let place = self.table.column(column);
         Err(row(
             record.number,
-            format!("{place} holds {what}, a text is wanted"),
+            format!("{place} holds {what}, expected a text"),
         ))
     }
 
-    /// Returns the label of a row.
+    /// Returns the label of a row without spaces around it.
     pub(super) fn label(&self, record: &Row, column: usize) -> Result<String, Fault> {
         let cell = self.text(record, column)?;
         let label = cell.trim();
@@ -58,32 +59,32 @@ impl Shared {
                 format!("its label is `{label}`, a missing value: give it one, or delete the row"),
             ));
         }
-        if label.len() != cell.len() && self.is_new(0) {
+        if label.len() != cell.len() && self.is_first(Warning::SpacesAroundLabel) {
             tracing::warn!(
                 file = %self.file(),
-                "the label `{}` in row {} has spaces around it. They are left out, here and in \
-                 other rows",
+                "the label `{}` in row {} has spaces around it. Spaces around labels are removed \
+                 in all rows",
                 start_of(cell),
                 record.number
             );
         }
-        if may_be_missing(label) && self.is_new(2) {
+        if may_be_missing(label) && self.is_first(Warning::LikelyMissingLabel) {
             tracing::warn!(
                 file = %self.file(),
-                "the label in row {} is `{label}`, which may stand for a missing value. It is \
-                 taken for a class like others: leave such rows out where they have no label",
+                "the label in row {} is `{label}`, which may be a placeholder for a missing value. \
+                 It is used as a label: delete such rows if they have no label",
                 record.number
             );
         }
         Ok(label.to_owned())
     }
 
-    /// Returns the scores in a column as texts, as the Python client sends them.
+    /// Returns the scores in a cell, as texts like the Python client's.
     pub(super) fn scores(&self, record: &Row, column: usize) -> Result<Vec<String>, Fault> {
         let list = match record.cells.get(column) {
             Some(Cell::List(list)) => list.clone(),
             _ => match self.text(record, column)? {
-                // A list in a cell of a CSV file.
+                // A list of scores in one CSV cell: `[0.5, 1]`.
                 text if text.trim_start().starts_with('[') => {
                     let inner = text.trim().trim_start_matches('[').trim_end_matches(']');
                     inner
@@ -97,7 +98,7 @@ impl Shared {
         let comma = self.table.delimiter() == Some(',');
         let score = |cell: String| {
             let mut score = cell.clone();
-            // A comma that does not separate columns may be decimal.
+            // If commas do not separate columns, a comma may be a decimal comma.
             if !comma && cell.matches(',').count() == 1 {
                 score = cell.replace(',', ".");
             }
@@ -113,26 +114,26 @@ impl Shared {
         list.into_iter().map(score).collect()
     }
 
-    /// Returns the items in a cell: one, or those of a list.
+    /// Returns the items in a cell: one, or several for a list.
     pub(super) fn items(&self, record: &Row, field: Field) -> Result<Vec<Document>, Fault> {
         let Some(Cell::List(list)) = record.cells.get(field.column) else {
             return self.item(record, field).map(|item| vec![item]);
         };
         if list.is_empty() {
             let place = self.table.column(field.column);
-            return Err(row(record.number, format!("{place} holds an empty list")));
+            return Err(row(record.number, format!("{place} has an empty list")));
         }
         let item = |text: &String| self.item_of(record.number, field, text);
         list.iter().map(item).collect()
     }
 
-    /// Returns the item in a cell.
+    /// Returns the only item in a cell.
     pub(super) fn item(&self, record: &Row, field: Field) -> Result<Document, Fault> {
         match record.cells.get(field.column) {
             Some(Cell::Bytes(bytes)) if field.kind == Kind::Image => {
-                if self.table.options().is_foreign && !is_picture(bytes) {
+                if self.table.options().is_untrusted && !is_image(bytes) {
                     let place = self.table.column(field.column);
-                    return Err(row(record.number, format!("{place}: {NO_PICTURE}")));
+                    return Err(row(record.number, format!("{place}: {NO_IMAGE}")));
                 }
                 Ok(Document::blob(bytes.clone()))
             }
@@ -143,6 +144,7 @@ impl Shared {
         }
     }
 
+    /// Creates an item of a text, or of the path or URL of an image or mesh.
     fn item_of(&self, number: u64, field: Field, cell: &str) -> Result<Document, Fault> {
         let place = self.table.column(field.column);
         let bad = |reason: String| row(number, format!("{place}: {reason}"));
@@ -153,29 +155,30 @@ impl Shared {
             };
         }
         if cell.is_empty() {
-            let reason = format!("{place} is empty, a file or an address is wanted");
+            let reason = format!("{place} is empty, expected a path or a URL");
             return Err(row(number, reason));
         }
         let options = self.table.options();
         let Some(path) = local_path(cell) else {
             return Ok(with_type(Document::uri(cell), Path::new(cell)));
         };
-        if options.leads_out(&path) {
+        if options.is_outside(&path) {
             let shown = start_of(cell);
             return Err(bad(format!(
-                "`{shown}` leads out of the folder of pictures: copy the file into the folder"
+                "`{shown}` is outside the folder that files must be in: copy the file into the \
+                 folder"
             )));
         }
         let path = options.path(&path);
         if !path.is_file() {
             return Err(bad(format!(
-                "there is no file `{}`, and it is no address",
+                "there is no file `{}`, and it is not a URL",
                 start_of(&path.to_string_lossy())
             )));
         }
-        if field.kind == Kind::Image && options.is_foreign && !is_picture(&head_of(&path)) {
+        if field.kind == Kind::Image && options.is_untrusted && !is_image(&head_of(&path)) {
             let shown = start_of(cell);
-            return Err(bad(format!("`{shown}`: {NO_PICTURE}")));
+            return Err(bad(format!("`{shown}`: {NO_IMAGE}")));
         }
         if field.kind == Kind::Mesh && options.create_point_clouds {
             let cloud = mesh::point_cloud(&path, options.point_cloud_size);
@@ -200,7 +203,7 @@ pub(super) fn both(
     }
 }
 
-/// Returns the first bytes of a file; none if it can't be read.
+/// Returns the first 12 bytes of a file, or none if it can't be read.
 fn head_of(path: &Path) -> Vec<u8> {
     let mut head = Vec::new();
     if let Ok(file) = File::open(path) {
@@ -209,14 +212,14 @@ fn head_of(path: &Path) -> Vec<u8> {
     head
 }
 
-/// Returns whether bytes begin as a picture does.
-fn is_picture(bytes: &[u8]) -> bool {
+/// Returns whether bytes begin like an image in a supported format.
+fn is_image(bytes: &[u8]) -> bool {
     const STARTS: [&[u8]; 4] = [b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM"];
     let is_webp = bytes.starts_with(b"RIFF") && bytes.get(8..12) == Some(b"WEBP");
     is_webp || STARTS.iter().any(|start| bytes.starts_with(start))
 }
 
-/// Sets the media type of a picture by the ending of its file's name.
+/// Sets the media type of an image by the extension of its file name.
 fn with_type(document: Document, path: &Path) -> Document {
     let kind = mime_guess::from_path(path).first_raw();
     match kind.filter(|kind| kind.starts_with("image/")) {

@@ -1,4 +1,4 @@
-//! Rows and the documents that they become, layout by layout.
+//! Documents of rows in each layout.
 
 use finetuner_protocol::{Content, DocumentArray, Modality, NdArray, Task, listed_task};
 use serde_json::json;
@@ -16,7 +16,7 @@ fn read(text: &str, model: &str, options: CsvOptions) -> Result<DocumentArray> {
     Ok(source.iter().map(|item| item.unwrap().document).collect())
 }
 
-fn pictures(names: &[&str]) -> (tempfile::TempDir, CsvOptions) {
+fn images(names: &[&str]) -> (tempfile::TempDir, CsvOptions) {
     let folder = tempfile::tempdir().unwrap();
     for name in names {
         std::fs::write(folder.path().join(name), name).unwrap();
@@ -26,7 +26,7 @@ fn pictures(names: &[&str]) -> (tempfile::TempDir, CsvOptions) {
 }
 
 #[test]
-fn texts_of_one_query_have_one_label_and_come_once() {
+fn texts_of_a_query_share_a_label_and_repeats_are_skipped() {
     let text = "q1,d1\nq1,d2\nq2,d3\nq1,d1\n";
     let documents = read(text, "bert-base-cased", CsvOptions::new()).unwrap();
     let found: Vec<_> = documents
@@ -51,8 +51,8 @@ fn texts_of_one_query_have_one_label_and_come_once() {
 }
 
 #[test]
-fn text_and_picture_come_in_either_order() {
-    let (_folder, options) = pictures(&["a.png", "b.jpg"]);
+fn text_and_image_are_in_either_order() {
+    let (_folder, options) = images(&["a.png", "b.jpg"]);
     for text in ["a.png,red\nb.jpg,blue\n", "red,a.png\nblue,b.jpg\n"] {
         let documents = read(text, "clip-base-en", options.clone()).unwrap();
         assert_eq!(documents.len(), 2);
@@ -71,7 +71,7 @@ fn text_and_picture_come_in_either_order() {
 }
 
 #[test]
-fn labels_scores_and_plain_texts() {
+fn labels_scores_and_single_texts_are_read() {
     let options = CsvOptions::new().is_labeled(true);
     let documents = read("a,x\nb,y\n", "bert-base-cased", options).unwrap();
     assert_eq!(documents[1].label().unwrap(), "y");
@@ -83,8 +83,8 @@ fn labels_scores_and_plain_texts() {
 }
 
 #[test]
-fn meshes_become_clouds_of_points() {
-    let (folder, options) = pictures(&[]);
+fn meshes_become_point_clouds() {
+    let (folder, options) = images(&[]);
     for name in ["a.off", "b.off"] {
         let mesh = "OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n";
         std::fs::write(folder.path().join(name), mesh).unwrap();
@@ -103,7 +103,7 @@ fn meshes_become_clouds_of_points() {
 }
 
 #[test]
-fn columns_behind_a_pair_are_its_negatives_with_scores_or_without() {
+fn columns_after_a_pair_are_negatives_with_or_without_scores() {
     let rows = |text: &str| {
         let documents = read(text, "bert-base-cased", CsvOptions::new()).unwrap();
         let of = |document: &finetuner_protocol::Document| {
@@ -152,13 +152,13 @@ fn columns_behind_a_pair_are_its_negatives_with_scores_or_without() {
             (2, format!("column 3: {NO_TEXT}")),
             (
                 3,
-                "it has 3 columns, 4 are wanted; columns are separated by `,`, which \
+                "it has 3 columns, expected 4; columns are separated by `,`, which \
                  `CsvOptions::dialect` can change"
                     .to_owned()
             ),
             (
                 4,
-                "it has 5 columns, 4 are wanted; columns are separated by `,`, which \
+                "it has 5 columns, expected 4; columns are separated by `,`, which \
                  `CsvOptions::dialect` can change"
                     .to_owned()
             ),
@@ -175,7 +175,7 @@ fn columns_behind_a_pair_are_its_negatives_with_scores_or_without() {
 
 #[test]
 fn every_bad_row_is_named() {
-    let (_folder, options) = pictures(&["a.png"]);
+    let (_folder, options) = images(&["a.png"]);
     let text = "a.png,red\nmissing.png,blue\na.png\n,green\n";
     let error = read(text, "clip-base-en", options).unwrap_err();
     let problems = &error.problems().unwrap().problems;
@@ -191,21 +191,21 @@ fn every_bad_row_is_named() {
     let four = "https://a/b.png,b,c,d\n";
     let error = read(four, "clip-base-en", CsvOptions::new()).unwrap_err();
     assert!(error.to_string().contains("4 columns"), "{error}");
-    let (_folder, options) = pictures(&["a.obj"]);
+    let (_folder, options) = images(&["a.obj"]);
     let error = read("a.obj,b.obj\n", "pointnet++", options).unwrap_err();
     assert!(error.to_string().contains("no area"), "{error}");
     assert!(error.to_string().contains("no file"), "{error}");
 }
 
 #[test]
-fn addresses_are_left_where_they_are() {
+fn urls_are_not_fetched() {
     let text = "https://example.com/a.png,red\n";
     let documents = read(text, "clip-base-en", CsvOptions::new()).unwrap();
     assert_eq!(documents[0].chunks[0].uri, "https://example.com/a.png");
     assert_eq!(documents[0].chunks[0].content, None);
 }
 
-/// What is wrong with each row of a labelled file of texts.
+/// Returns the row and the reason of each problem of a text file.
 fn faults(text: &str, options: CsvOptions) -> Vec<(u64, String)> {
     let error = read(text, "bert-base-cased", options).unwrap_err();
     let problems = error.problems().unwrap_or_else(|| panic!("{error}"));
@@ -243,7 +243,7 @@ fn semicolon_files_with_decimal_commas_keep_their_columns() {
 }
 
 #[test]
-fn missing_labels_are_told_and_spaces_around_labels_left_out() {
+fn missing_labels_are_errors_and_spaces_around_labels_are_removed() {
     let text = "a,dress\nb,\nc,  \nd,nan\ne,NaN\nf,shirt\n";
     let faults = faults(text, labelled());
     let lines: Vec<u64> = faults.iter().map(|(line, _)| *line).collect();
@@ -256,7 +256,7 @@ fn missing_labels_are_told_and_spaces_around_labels_left_out() {
 }
 
 #[test]
-fn empty_columns_and_rows_of_a_spreadsheet_are_left_out() {
+fn empty_columns_and_rows_of_a_spreadsheet_are_skipped() {
     assert_eq!(labels("a,dress,,\nb,shoe,,\n,,,\n,,,\n"), ["dress", "shoe"]);
     let pairs = |text: &str| read(text, "bert-base-cased", CsvOptions::new()).unwrap();
     let documents = pairs("a red dress,dress,\na white shoe,shoe,\n");
@@ -264,7 +264,7 @@ fn empty_columns_and_rows_of_a_spreadsheet_are_left_out() {
         (documents.len(), documents[1].as_text()),
         (4, Some("dress"))
     );
-    // A score that is missing is no empty column.
+    // A missing score is not an empty column.
     let scored = "a,b,\nc,d,0.5\ne,f,0.1\n";
     let faults = faults(scored, CsvOptions::new());
     assert_eq!(faults, [(1, "its score is empty".to_owned())]);
@@ -274,7 +274,7 @@ fn empty_columns_and_rows_of_a_spreadsheet_are_left_out() {
 }
 
 #[test]
-fn texts_that_show_nothing_are_told() {
+fn invisible_texts_are_errors() {
     let text = "\u{200b}\u{feff},a\n\u{1}\u{2},b\n\u{a0},c\nd,e\n";
     let faults = faults(text, labelled());
     let lines: Vec<u64> = faults.iter().map(|(line, _)| *line).collect();
@@ -284,7 +284,7 @@ fn texts_that_show_nothing_are_told() {
 }
 
 #[test]
-fn errors_show_the_start_of_a_text_alone() {
+fn errors_show_only_the_start_of_a_text() {
     let long = "x".repeat(100_000);
     for (text, model) in [
         (format!("c,d,0.1\na,b,{long}\n"), "bert-base-cased"),
@@ -304,8 +304,8 @@ fn errors_show_the_start_of_a_text_alone() {
 }
 
 #[test]
-fn the_picture_is_the_column_that_names_files() {
-    let (_folder, options) = pictures(&["dress.png", "shoe.png"]);
+fn the_image_column_is_the_one_that_names_files() {
+    let (_folder, options) = images(&["dress.png", "shoe.png"]);
     let text_of = |text: &str| {
         let documents = read(text, "clip-base-en", options.clone()).unwrap();
         let chunks = documents[0].chunks.clone();
@@ -319,7 +319,7 @@ fn the_picture_is_the_column_that_names_files() {
     for text in [
         format!("dress.png,{note}\nshoe.png,a white shoe\n"),
         format!("{note},dress.png\na white shoe,shoe.png\n"),
-        // The first row alone would say something else.
+        // Only the first row suggests another order.
         format!("{note},dress.png\nshoe.png,shoe.png\nb,dress.png\n"),
     ] {
         assert_eq!(text_of(&text), note);
@@ -329,8 +329,8 @@ fn the_picture_is_the_column_that_names_files() {
 }
 
 #[test]
-fn rows_of_another_machine_are_refused_each_with_its_line() {
-    let (_folder, options) = pictures(&["up.png"]);
+fn paths_of_another_machine_are_errors_with_their_lines() {
+    let (_folder, options) = images(&["up.png"]);
     let text = "pics\\red shoe.png,a\nC:\\Users\\a.png,b\nC:/Users/a.png,c\n\
                 file:///C:/Users/a.png,d\n~/pics/a.png,e\n./up.png,f\nfile://nas/a.png,g\n";
     let error = read(text, "clip-base-en", options).unwrap_err();
@@ -340,7 +340,7 @@ fn rows_of_another_machine_are_refused_each_with_its_line() {
 }
 
 #[test]
-fn a_file_is_read_as_its_documents_are_asked_for() {
+fn a_file_is_read_lazily() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("train.csv");
     std::fs::write(&path, "a,x\nb,y\n".repeat(20_000)).unwrap();
@@ -349,7 +349,7 @@ fn a_file_is_read_as_its_documents_are_asked_for() {
     let source = csv.documents(layout).unwrap();
     let mut items = source.iter();
     assert!(items.next().unwrap().is_ok());
-    // What is behind the part that was read is not in memory.
+    // Rows after the part that was read are not in memory.
     let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
     file.set_len(0).unwrap();
     let read = items.count();

@@ -1,15 +1,18 @@
-//! Roles that the options give by name.
+//! Roles that [`Columns`] assigns to columns by their names.
 
 use finetuner_protocol::text::start_of;
 
-use super::{Field, Kind, Kinds, Roles};
+use super::{Field, Roles};
 use crate::{
     columns::Columns,
     error::{Error, Result},
+    layout::{Kind, Kinds},
     table::Table,
 };
 
-/// Returns the roles that the options give.
+/// Returns the roles that the options assign.
+///
+/// `names` are the columns of the file.
 pub(super) fn given(
     columns: &Columns,
     names: &[String],
@@ -38,10 +41,15 @@ pub(super) fn given(
         let own = if kinds.0 == Kind::Text { text } else { image };
         let other = if kinds.0 == Kind::Text { image } else { text };
         if other.is_some() {
-            return bad("the model embeds texts or pictures, not both: name the others only");
+            return bad(
+                "the model embeds either texts or images: give only `text` or only `image`, as the \
+                 model needs",
+            );
         }
         if anchor.is_some() && own.is_some() {
-            return bad("`anchor` and `text` or `image` both name the first item: give one");
+            return bad(
+                "`anchor` and `text` or `image` both name the first item: give one of them",
+            );
         }
         let first = anchor.or(own);
         if first.is_none() && (positive.is_some() || !negatives.is_empty()) {
@@ -57,11 +65,11 @@ pub(super) fn given(
         }));
     } else {
         if !negatives.is_empty() {
-            return bad("a model of texts and pictures takes no negatives");
+            return bad("training on texts and images takes no negatives: remove `negative`");
         }
         let (Some(text), Some(image)) = (text.or(anchor).or(positive), image) else {
             return bad(
-                "a model of texts and pictures needs both: name them with `text` and `image`",
+                "the model needs texts and images: name both columns with `text` and `image`",
             );
         };
         let field = |column, kind| Field { column, kind };
@@ -73,12 +81,12 @@ pub(super) fn given(
     let mut used: Vec<usize> = items.iter().map(|item| item.column).collect();
     used.extend(label.iter().chain(&scores));
     used.sort_unstable();
-    if let Some(twice) = used.windows(2).find(|pair| pair[0] == pair[1]) {
-        let name = names.get(twice[0]).map_or("", String::as_str);
+    if let Some(repeated) = used.windows(2).find(|pair| pair[0] == pair[1]) {
+        let name = names.get(repeated[0]).map_or("", String::as_str);
         return bad(&format!("`{}` is named twice", start_of(name)));
     }
     if items.len() == 1 && !scores.is_empty() {
         return bad("`score` needs two items to compare: `anchor` and `positive`");
     }
-    Roles::of_names(items, label, scores, names.len(), table)
+    Roles::of_columns(items, label, scores, names.len(), table)
 }

@@ -1,21 +1,22 @@
-//! Roles that follow from the names of columns, as data sets for
-//! sentence-transformers have them.
+//! Roles that follow from the names that columns have in data sets for
+//! sentence-transformers.
 
 use finetuner_protocol::text::start_of;
 
-use super::{Field, Kind, Kinds, Roles, tell};
+use super::{Field, Roles, log_roles};
 use crate::{
     error::{Error, Result},
+    layout::{Kind, Kinds},
     table::{Cell, Table},
 };
 
-/// The role that the name of a column gives it.
+/// Role of a column with a known name. Variants are in the order of the items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Known {
     Anchor,
     Hypothesis,
     Positive,
-    /// Negatives are in the order of their numbers.
+    /// A negative, by the number in its name; 0 without one.
     Negative(u32),
     Text,
     Image,
@@ -23,7 +24,7 @@ enum Known {
     Score(u32),
 }
 
-/// Returns the role of a name in data sets for sentence-transformers.
+/// Returns the role of a column, or `None` if its name is not known.
 fn known(name: &str) -> Option<Known> {
     let name = name.trim().to_ascii_lowercase().replace(['-', ' '], "_");
     let letters = name.trim_end_matches(|c: char| c.is_ascii_digit());
@@ -47,8 +48,10 @@ fn known(name: &str) -> Option<Known> {
     })
 }
 
-/// Returns the roles that names give, or `None` if the names say too little.
-pub(super) fn recognised(
+/// Returns the roles of columns with known names. Other columns are ignored.
+///
+/// Returns `None` if the known names do not determine the roles.
+pub(super) fn recognized(
     names: &[String],
     kinds: Kinds,
     table: &dyn Table,
@@ -59,28 +62,28 @@ pub(super) fn recognised(
         .filter_map(|(column, name)| Some((known(name)?, column)))
         .collect();
     columns.sort_unstable();
-    let of = |wanted: &dyn Fn(Known) -> bool| -> Vec<usize> {
-        let found = columns.iter().filter(|(known, _)| wanted(*known));
+    let with = |has_role: &dyn Fn(Known) -> bool| -> Vec<usize> {
+        let found = columns.iter().filter(|(known, _)| has_role(*known));
         found.map(|(_, column)| *column).collect()
     };
-    let ranked = of(&|known| known <= Known::Negative(u32::MAX));
+    let ranked = with(&|known| known <= Known::Negative(u32::MAX));
     let ranked_is_empty = ranked.is_empty();
-    let (texts, images) = (of(&|k| k == Known::Text), of(&|k| k == Known::Image));
-    let labels = of(&|known| known == Known::Label);
-    let scores = of(&|known| matches!(known, Known::Score(_)));
+    let (texts, images) = (with(&|k| k == Known::Text), with(&|k| k == Known::Image));
+    let labels = with(&|known| known == Known::Label);
+    let scores = with(&|known| matches!(known, Known::Score(_)));
     let mut one_role = columns.iter().filter(|(known, _)| {
         *known < Known::Negative(0) || matches!(known, Known::Label | Known::Score(_))
     });
     let mut before: Option<&(Known, usize)> = None;
-    let twice = one_role.find_map(|column| {
+    let duplicate = one_role.find_map(|column| {
         let same = before.filter(|before| before.0 == column.0);
         before = Some(column);
         same.map(|same| (same.1, column.1))
     });
-    if let Some((a, b)) = twice {
+    if let Some((a, b)) = duplicate {
         return Err(Error::setup(format!(
-            "`{}`: the columns `{}` and `{}` may mean the same: name the columns to train on with \
-             `Columns`",
+            "`{}`: the columns `{}` and `{}` may have the same role: name the columns to train on \
+             with `Columns`",
             start_of(table.name()),
             start_of(&names[a]),
             start_of(&names[b])
@@ -89,7 +92,7 @@ pub(super) fn recognised(
     let mut items: Vec<Field> = Vec::new();
     if kinds.0 == kinds.1 {
         let own = if kinds.0 == Kind::Text { texts } else { images };
-        let has = |wanted: Known| columns.iter().any(|(known, _)| *known == wanted);
+        let has = |role: Known| columns.iter().any(|(known, _)| *known == role);
         let first = has(Known::Anchor) || has(Known::Hypothesis);
         let all = match (ranked.is_empty(), first, &*own) {
             (true, _, own) => own.to_vec(),
@@ -110,18 +113,20 @@ pub(super) fn recognised(
         items = vec![field(*text, Kind::Text), field(*image, Kind::Image)];
         items.sort_by_key(|item| item.column);
     }
-    // Several texts that say nothing of each other are no negatives.
-    let vague = ranked_is_empty && items.len() > 2;
-    if items.is_empty() || vague || (items.len() == 1 && labels.is_empty()) {
+    // Nothing tells which of several texts or images are positives or negatives.
+    let is_ambiguous = ranked_is_empty && items.len() > 2;
+    if items.is_empty() || is_ambiguous || (items.len() == 1 && labels.is_empty()) {
         return Ok(None);
     }
-    Roles::of_names(items, labels.first().copied(), scores, names.len(), table).map(Some)
+    Roles::of_columns(items, labels.first().copied(), scores, names.len(), table).map(Some)
 }
 
-/// Returns the roles of columns with unknown names: two items in their order, or an
-/// item with its label.
-pub(super) fn in_order(names: &[String], kinds: Kinds, table: &dyn Table) -> Result<Roles> {
-    let is = |column: usize, wanted: fn(Known) -> bool| known(&names[column]).is_some_and(wanted);
+/// Returns the roles of columns with unknown names.
+///
+/// Apart from labels and scores, two columns are a pair in the order of the file, and a
+/// single column is an item with a label.
+pub(super) fn unknown(names: &[String], kinds: Kinds, table: &dyn Table) -> Result<Roles> {
+    let is = |column: usize, role: fn(Known) -> bool| known(&names[column]).is_some_and(role);
     let all = 0..names.len();
     let scores: Vec<usize> = all
         .clone()
@@ -131,14 +136,14 @@ pub(super) fn in_order(names: &[String], kinds: Kinds, table: &dyn Table) -> Res
     let items: Vec<usize> = all
         .filter(|i| !scores.contains(i) && Some(*i) != label)
         .collect();
-    let possible = match items.len() {
+    let is_clear = match items.len() {
         1 => label.is_some(),
         n => n == 2 && kinds.0 == kinds.1,
     };
-    if !possible {
+    if !is_clear {
         let known: Vec<String> = names.iter().map(|n| format!("`{}`", start_of(n))).collect();
         return Err(Error::setup(format!(
-            "`{}` has the columns {}: say with `Columns` which of them to train on, such as \
+            "`{}` has the columns {}: name those to train on with `Columns`, such as \
              `Columns::new().anchor(...).positive(...)`",
             start_of(table.name()),
             known.join(", ")
@@ -148,12 +153,12 @@ pub(super) fn in_order(names: &[String], kinds: Kinds, table: &dyn Table) -> Res
         column,
         kind: kinds.0,
     });
-    let roles = Roles::of_names(items.collect(), label, scores, names.len(), table)?;
-    tell(&roles, names, table);
+    let roles = Roles::of_columns(items.collect(), label, scores, names.len(), table)?;
+    log_roles(&roles, names, table);
     Ok(roles)
 }
 
-/// Returns whether the cells of a row are all names of columns.
+/// Returns whether all cells of a row are common names of columns.
 pub(crate) fn looks_like_header<'a>(mut cells: impl Iterator<Item = &'a str>) -> bool {
     const OTHERS: [&str; 9] = [
         "description",
@@ -173,7 +178,7 @@ pub(crate) fn looks_like_header<'a>(mut cells: impl Iterator<Item = &'a str>) ->
     })
 }
 
-/// Warns of a first row that looks like the names of columns.
+/// Warns if the first row is read as data but looks like the names of columns.
 pub(crate) fn warn_of_header(table: &dyn Table) {
     let Some(row) = table.sample().first().filter(|row| row.cells.len() > 1) else {
         return;

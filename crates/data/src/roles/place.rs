@@ -1,26 +1,30 @@
-//! Roles that follow from the number of columns and the first rows, as in the Python
-//! client.
+//! Roles of columns without names. They follow from the number of columns and the first
+//! rows, as in the Python client.
 
 use finetuner_protocol::text::start_of;
 
-use super::{Field, Kind, Kinds, Meaning, Roles, columns, filled, is_numeric};
+use super::{Field, Meaning, Roles, columns, filled, is_numeric};
 use crate::{
     error::{Error, Result},
+    layout::{Kind, Kinds},
     table::{Cell, Row, Table},
 };
 
-/// Returns the roles by the number of columns and their first cells, as the Python
-/// client does.
+/// Returns the roles by the number of columns and the cells of the sample.
+///
+/// Two columns are a pair, and three are a scored pair if the third has a number or the
+/// items are a text and an image. Otherwise the columns after a pair are its negatives,
+/// then one score for each negative or one for each item after the anchor.
 pub(super) fn by_place(kinds: Kinds, table: &dyn Table) -> Result<Roles> {
     let (options, sample) = (table.options(), table.sample());
-    // Text and picture may come in either order, the same in all rows.
-    let places = |column: usize| {
+    // Text and image may be in either order, which is the same in all rows.
+    let references = |column: usize| {
         let cells = sample.iter().filter_map(|row| row.cells.get(column));
         let texts = cells.filter_map(Cell::text);
-        texts.filter(|cell| options.names_something(cell)).count()
+        texts.filter(|cell| options.is_reference(cell)).count()
     };
     let (first, second) = match kinds {
-        (Kind::Text, Kind::Image) if places(0) > places(1) => (Kind::Image, Kind::Text),
+        (Kind::Text, Kind::Image) if references(0) > references(1) => (Kind::Image, Kind::Text),
         kinds => kinds,
     };
     let field = |column, kind| Field { column, kind };
@@ -31,7 +35,7 @@ pub(super) fn by_place(kinds: Kinds, table: &dyn Table) -> Result<Roles> {
         return Ok(roles);
     }
     let width = match usual_width(sample) {
-        // No rows is an error of the reading.
+        // Reading the file without rows fails later, with an error of its own.
         None | Some(2) => return Ok(Roles::new(Meaning::Related, pair(), 2)),
         Some(width) => width,
     };
@@ -53,34 +57,35 @@ pub(super) fn by_place(kinds: Kinds, table: &dyn Table) -> Result<Roles> {
         let number = sample.first().map_or(0, |row| row.number);
         let delimiter = table.delimiter().unwrap_or(',');
         let reason = format!(
-            "Can not determine the context of the csv: it has {}, separated by `{delimiter}`; two \
-             items, two items and a score, an item and a label, or an anchor with its match, \
-             negatives, and a score for each or none are possible",
+            "the roles of the columns are not clear: the row has {}, separated by `{delimiter}`; \
+             expected two items, two items and a score, an item and a label, or an anchor with \
+             its positive, its negatives, and optionally a score for each",
             columns(width)
         );
         return Err(Error::rows(table.name(), number, reason));
     }
     tracing::info!(
         file = %start_of(table.name()),
-        "{}: an anchor, its match, {negatives} negatives and {numbers} scores",
+        "{}: an anchor, its positive, {negatives} negatives and {numbers} scores",
         columns(width)
     );
     let items = (0..2 + negatives)
         .map(|column| field(column, first))
         .collect();
-    let mut roles = Roles::new(Meaning::Members, items, width);
+    let mut roles = Roles::new(Meaning::Chunks, items, width);
     roles.scores = (width - numbers..width).collect();
     Ok(roles)
 }
 
-/// Returns whether a column holds a number or nothing in some row.
+/// Returns whether a column has a number or an empty cell.
 fn has_number(sample: &[Row], column: usize) -> bool {
     let mut cells = sample.iter().filter_map(|row| row.cells.get(column));
     cells.any(|cell| cell.is_number() || cell.is_empty())
 }
 
-/// Returns the number of columns that most rows have, without empty ones at the end,
-/// or that of the first row if there is no majority.
+/// Returns the most frequent number of columns, without empty ones at the end.
+///
+/// If the first row has an equally frequent number, that number is returned.
 fn usual_width(sample: &[Row]) -> Option<usize> {
     let widths: Vec<usize> = sample
         .iter()

@@ -1,10 +1,11 @@
-//! Bytes of every encoding and dialect, and the rows that they hold.
+//! Rows of files in every encoding and dialect.
 
 use super::*;
+use crate::source::Fault;
 
 fn rows(bytes: &[u8], options: &CsvOptions) -> Result<Vec<Record>, Error> {
     let input = Input::read(bytes, "the CSV reader")?;
-    let reading = Reading::new(input, options.clone(), "the CSV text".to_owned());
+    let reading = CsvTable::new(input, options.clone(), "the CSV text".to_owned());
     let rows = reading?.records()?;
     let error = |fault| match fault {
         Fault::Row(problem) => Error::row(problem.number, problem.reason),
@@ -23,7 +24,7 @@ fn lines(text: &str) -> Vec<u64> {
     rows.into_iter().map(|row| row.line).collect()
 }
 
-/// The line and the reason of what ends the reading.
+/// Returns the line and the reason of the error that ends the reading.
 fn broken(bytes: &[u8]) -> (u64, String) {
     let error = rows(bytes, &CsvOptions::new().encoding("utf-8")).unwrap_err();
     let problem = error
@@ -58,10 +59,10 @@ fn every_common_encoding_and_line_end_gives_the_same_rows() {
 }
 
 #[test]
-fn a_wrong_encoding_is_told_with_its_line() {
+fn a_wrong_encoding_is_an_error_with_its_line() {
     assert_eq!(broken(b"a,b\ngr\xf6\xdfe,b\n").0, 2);
     assert!(broken(b"a,b\ngr\xf6\xdfe,b\n").1.contains("latin-1"));
-    // A good U+FFFD is no fault, and line ends of two characters are one.
+    // A replacement character of the file is valid, and CRLF is one line end.
     let text = "an old \u{fffd} sign,a\r\nfine,b\r\n".as_bytes();
     assert_eq!(broken(&[text, b"gr\xf6\xdfe,c\r\n"].concat()).0, 3);
     let unmarked: Vec<u8> = "red,dress\n"
@@ -70,14 +71,14 @@ fn a_wrong_encoding_is_told_with_its_line() {
         .collect();
     let (line, reason) = broken(&unmarked);
     assert!(line == 1 && reason.contains("utf-16le"), "{reason}");
-    // Without an encoding, it is guessed.
+    // Without the option, the encoding is detected.
     let options = CsvOptions::new();
     assert_eq!(read(b"a,b\ngr\xf6\xdfe,c\n", &options)[1], ["größe", "c"]);
     assert_eq!(read(&unmarked, &options), [["red", "dress"]]);
     let mixed = [text, b"gr\xf6\xdfe,c\r\n"].concat();
     let error = rows(&mixed, &options).unwrap_err();
     assert_eq!(error.problems().unwrap().problems[0].number, 3);
-    // ASCII has no other bytes, whatever the web says.
+    // Bytes above 127 are not ASCII, although the web reads them as windows-1252.
     let ascii = CsvOptions::new().encoding("ascii");
     assert_eq!(read(b"a,b\nc,d\n", &ascii), [["a", "b"], ["c", "d"]]);
     let error = rows("a,b\ngröße,c\n".as_bytes(), &ascii).unwrap_err();
@@ -87,7 +88,7 @@ fn a_wrong_encoding_is_told_with_its_line() {
 }
 
 #[test]
-fn a_header_is_skipped_where_it_is_the_one_that_was_said() {
+fn a_header_with_the_given_names_is_skipped() {
     let options = CsvOptions::new().header(["image", "title"]);
     assert_eq!(read(b"image,title\na,b\n", &options), [["a", "b"]]);
     assert_eq!(
@@ -98,13 +99,13 @@ fn a_header_is_skipped_where_it_is_the_one_that_was_said() {
     assert!(
         error
             .to_string()
-            .contains("`picture, title`, not `image, title`"),
+            .contains("`picture, title`, expected `image, title`"),
         "{error}"
     );
 }
 
 #[test]
-fn excels_hint_is_no_row() {
+fn the_delimiter_hint_of_excel_is_not_a_row() {
     let options = CsvOptions::new();
     let rows = [["a red dress", "dress"], ["a, b", "shoe"]];
     assert_eq!(
@@ -120,27 +121,27 @@ fn excels_hint_is_no_row() {
 }
 
 #[test]
-fn as_many_rows_as_are_wanted_and_the_same_ones_again() {
+fn rows_are_limited_and_sampled_repeatably() {
     let text: String = (0..1000).map(|n| format!("a{n},b\n")).collect();
     let count = |options: CsvOptions| rows(text.as_bytes(), &options).unwrap().len();
     assert_eq!(count(CsvOptions::new()), 1000);
     assert_eq!(count(CsvOptions::new().size(7)), 7);
     let half = CsvOptions::new().sampling_rate(0.5);
     assert!((350..650).contains(&count(half.clone())));
-    let reading = Reading::new(
+    let reading = CsvTable::new(
         Input::Bytes(text.as_bytes().into()),
         half,
         "the CSV text".to_owned(),
     )
     .unwrap();
-    let drawn = || {
+    let sampled = || {
         reading
             .records()
             .unwrap()
             .map(|row| row.unwrap().line)
             .collect::<Vec<_>>()
     };
-    assert_eq!(drawn(), drawn());
+    assert_eq!(sampled(), sampled());
     for bytes in [&b""[..], b"\n\n", b"\xef\xbb\xbf"] {
         assert!(
             rows(bytes, &CsvOptions::new())
@@ -157,7 +158,7 @@ fn as_many_rows_as_are_wanted_and_the_same_ones_again() {
 }
 
 #[test]
-fn spaces_and_quotes_are_as_the_dialect_says() {
+fn spaces_and_quotes_follow_the_dialect() {
     let dialect = |escape, skip_initial_space| {
         CsvOptions::new().dialect(Dialect::Custom {
             delimiter: b';',
@@ -172,7 +173,7 @@ fn spaces_and_quotes_are_as_the_dialect_says() {
     );
     let escaped = dialect(Some(b'\\'), false);
     assert_eq!(read(b"a;'b\\'c'\n", &escaped), [["a", "b'c"]]);
-    // As Python's `csv` reads them: an escaped quote opens and closes nothing.
+    // As in Python's `csv` module, an escaped quote neither opens nor closes a cell.
     let both = dialect(Some(b'\\'), true);
     assert_eq!(
         read(b"a; 'b\\'; c';  d\n  e\\;f; g\\' h;i\n", &both),
@@ -181,7 +182,7 @@ fn spaces_and_quotes_are_as_the_dialect_says() {
 }
 
 #[test]
-fn lines_are_those_of_the_file() {
+fn rows_have_the_line_numbers_of_the_file() {
     assert_eq!(lines("a,x\r\nb,y\r\n\r\nc,z"), [1, 2, 4]);
     assert_eq!(lines("a,x\rb,y\r\rc,z\r"), [1, 2, 4]);
     assert_eq!(lines("\n\na,x\n\n\nb,y\n"), [3, 6]);
@@ -195,7 +196,7 @@ fn lines_are_those_of_the_file() {
 }
 
 #[test]
-fn a_text_that_looks_like_rows_is_one_where_a_dialect_is_given() {
+fn a_text_that_looks_like_rows_is_a_cell_if_a_dialect_is_given() {
     let lines = "a line, of a poem\n".repeat(60);
     let text = format!("text,label\n\"{lines}\",poem\n");
     let (line, reason) = broken(text.as_bytes());
@@ -207,9 +208,9 @@ fn a_text_that_looks_like_rows_is_one_where_a_dialect_is_given() {
 }
 
 #[test]
-fn a_quote_that_swallows_rows_is_told_with_its_line() {
+fn an_unclosed_quote_is_an_error_with_its_line() {
     let rows: String = (0..3000).map(|n| format!("text {n},label\n")).collect();
-    // To the end of the file, to the next quote, and to one that closes it.
+    // The quote ends at the end of the file, at an opening quote, and at a closing one.
     for end in ["", "\"a, b\",label\n", "five inches 5\",label\n"] {
         let text = format!("a,b\n\"a red dress,dress\n{rows}{end}");
         let (line, reason) = broken(text.as_bytes());
@@ -220,7 +221,7 @@ fn a_quote_that_swallows_rows_is_told_with_its_line() {
         );
         assert!(reason.len() < 400, "{reason}");
     }
-    // A long text of a page is one cell.
+    // A text of many lines is one cell.
     let page = format!(
         "\"{}\",page\nb,c\n",
         "a line, of two, commas\n".repeat(3000)
