@@ -65,7 +65,7 @@ impl Webhooks {
             .header("webhook-signature", signature)
             .body(body);
         let answer = call.send().await;
-        let answer = answer.map_err(|e| Failure::new(outside::reason(e)))?;
+        let answer = answer.map_err(|e| Failure::new(without_address(outside::reason(e))))?;
         let status = answer.status();
         if status.is_success() {
             return Ok(format!("answered {status}"));
@@ -76,6 +76,16 @@ impl Webhooks {
             is_final: status == StatusCode::GONE,
             reason: format!("answered {status}"),
         })
+    }
+}
+
+/// Leaves out the private address of a name: owners must not learn it by a webhook.
+fn without_address(reason: String) -> String {
+    match reason.contains("of a private network") {
+        true => "the name belongs to this machine or to a private network, which the server does \
+                 not allow"
+            .to_owned(),
+        false => reason,
     }
 }
 
