@@ -1,6 +1,6 @@
 //! What a backend knows about artifacts: data and models.
 
-use finetuner_protocol::{Page, time::Timestamp};
+use finetuner_protocol::{AnnotationChange, Annotations, Page, time::Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -82,6 +82,39 @@ impl Finetuner {
         self.artifact("artifact.getDetail", "id", id).await
     }
 
+    /// Changes tags and note of an artifact, by its id: all of it or nothing.
+    ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// use finetuner::AnnotationChange;
+    ///
+    /// let data = finetuner.describe_documents("clip-fashion-train-data").await?;
+    /// let change = AnnotationChange::default().add_tags(["cleaned"]);
+    /// finetuner.annotate_artifact(&data.id, change).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::is_invalid`](crate::Error::is_invalid) if a tag or the note is not
+    /// allowed, [`Error::is_not_found`](crate::Error::is_not_found) if there is no
+    /// such artifact.
+    pub async fn annotate_artifact(&self, id: &str, change: AnnotationChange) -> Result<()> {
+        // What no backend accepts is refused before anything is sent.
+        change.apply(&mut Annotations::default())?;
+        let mut body = json!({
+            "id": id, "addTags": change.add_tags, "removeTags": change.remove_tags,
+        });
+        if let Some(tags) = change.tags {
+            body["tags"] = tags.into();
+        }
+        if let Some(note) = change.note {
+            body["note"] = note.into();
+        }
+        let call = Call::rpc("artifact.update").json(body).repeatable();
+        self.transport.done(call).await
+    }
+
     /// Deletes data, by its name.
     ///
     /// # Errors
@@ -147,6 +180,9 @@ pub struct ArtifactInfo {
     /// When it was last pushed.
     #[serde(default, rename = "updatedAt", with = "finetuner_protocol::time")]
     pub updated_at: Option<Timestamp>,
+    /// Its tags and its note.
+    #[serde(flatten)]
+    pub annotations: Annotations,
     /// Members that are not known here.
     #[serde(flatten)]
     pub extra: Map<String, Value>,

@@ -36,6 +36,10 @@ impl Run {
         }
     }
 
+    pub(super) fn info(&self) -> &RunInfo {
+        &self.info
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -12,6 +12,7 @@
 //! | [`callback`] | what happens beside the training |
 //! | [`names`] | losses, optimizers, statuses: names that may be unknown |
 //! | [`run`] | experiments, runs, their status and metrics |
+//! | [`annotations`] | tags and notes |
 //! | [`event`] | what happens in a run |
 //! | [`backbone`] | the models to start from |
 //! | [`mod@open_clip`] | models of open_clip by their names |
@@ -24,6 +25,7 @@
 //! Reading never fails on a member or a name that is new; both are kept and
 //! written back.
 
+pub mod annotations;
 pub mod backbone;
 pub mod callback;
 pub mod config;
@@ -48,6 +50,9 @@ pub mod time;
 #[cfg(feature = "worker")]
 pub mod worker;
 
+pub use annotations::{
+    AnnotationChange, Annotations, MAX_NOTE_BYTES, MAX_TAG_BYTES, MAX_TAGS, split_tags,
+};
 pub use backbone::{
     BACKBONES, Backbone, CLIP_SMALL, EFFICIENTNET_SMALL, MINILM_SMALL, ModelOption,
     TWO_TOWERS_SMALL, cross_encoder_hub_name, find_backbone, listed_task,

@@ -29,6 +29,19 @@ impl Fit {
         self
     }
 
+    /// Adds tags, by which lists of runs can be filtered.
+    pub fn tags<T: Into<String>>(mut self, tags: impl IntoIterator<Item = T>) -> Self {
+        self.tags.extend(tags.into_iter().map(Into::into));
+        self
+    }
+
+    /// A note about the run, which can be changed later; see
+    /// [`Run::set_note`](crate::Run::set_note).
+    pub fn note(mut self, text: impl Into<String>) -> Self {
+        self.note = text.into();
+        self
+    }
+
     /// Starts from the artifact of an earlier run in place of a backbone, as
     /// [`BaseModel::artifact`](crate::BaseModel::artifact) does.
     pub fn model_artifact(mut self, id: impl Into<String>) -> Self {

@@ -12,6 +12,14 @@ use crate::{console::run::config_of, database::RunRow};
 /// Names of a run, which always differ, and what has no effect on it.
 const NAMES: [&str; 4] = ["run_name", "experiment_name", "data.evaluate", "public"];
 
+/// What options of the model are where they are not named.
+const DEFAULTS: [(&str, &str); 4] = [
+    ("model.options.augmentation", "none"),
+    ("model.options.gradient_checkpointing", "no"),
+    ("model.options.precision", "float32"),
+    ("model.options.seed", "0"),
+];
+
 /// A setting in which runs differ.
 #[derive(Debug, PartialEq)]
 pub(super) struct Difference {
@@ -83,6 +91,10 @@ fn flat(config: Value) -> BTreeMap<String, String> {
     });
     let mut all = BTreeMap::new();
     walk("", whole.as_ref().unwrap_or(&config), &mut all);
+    for (field, value) in DEFAULTS.iter().filter(|_| is_training) {
+        all.entry((*field).to_owned())
+            .or_insert_with(|| (*value).to_owned());
+    }
     all
 }
 
@@ -159,7 +171,7 @@ mod tests {
     fn defaults_and_names_are_no_differences() {
         let short = json!({"model": {"name": "m"}, "data": {"train_data": "a-1"}, "run_name": "x"});
         let long = json!({
-            "model": {"name": "m", "freeze": false, "output_dim": null},
+            "model": {"name": "m", "freeze": false, "output_dim": null, "options": {"seed": 0}},
             "data": {"train_data": "a-2", "val_split": 0.0, "num_workers": 4},
             "hyper_parameters": {"epochs": 5, "optimizer": "Adam", "loss_options": {}},
             "callbacks": [], "run_name": "y",
