@@ -259,3 +259,42 @@ async fn what_is_selected_is_tagged_cancelled_and_deleted_after_a_question() {
     let (status, _) = browser.post(SELECTED, &[("do", "steal")]).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
 }
+
+#[tokio::test]
+async fn runs_are_compared_by_what_they_find_and_how_they_end() {
+    let backend = start().await;
+    for name in ["one", "two"] {
+        finished_run(&backend.finetuner, name).await;
+    }
+    let browser = browser(&backend).await;
+    let runs = "run=default%2Fone&run=default%2Ftwo";
+    let compare = format!("/console/compare?{runs}");
+    let page = browser
+        .page(&format!("{compare}&back=%2Fconsole%2Fruns%3Fq%3Do"))
+        .await;
+    for part in [
+        "id=\"examples\"",
+        "first hit: place",
+        ">train_loss<",
+        "href=\"/console/runs?q=o\"",
+        "name=\"back\" value=\"/console/runs?q=o\"",
+    ] {
+        assert!(page.contains(part), "{part} is not in {page}");
+    }
+    let sides = page.matches("class=\"found\"").count();
+    assert!(
+        sides >= 2 && sides % 2 == 0,
+        "each run has its side: {sides}"
+    );
+    // A part of the axis, and a way back to all of it.
+    let page = browser.page(&format!("{compare}&of=step&from=2")).await;
+    assert!(
+        page.contains("step from 2") && page.contains("Show all"),
+        "{page}"
+    );
+    assert!(page.contains("data-range=\"2 "), "{page}");
+    let page = browser
+        .page(&format!("{compare}&back=https%3A%2F%2Fevil.example"))
+        .await;
+    assert!(!page.contains("evil"), "{page}");
+}

@@ -19,7 +19,7 @@ use super::{
     chart::{Curve, View, ViewQuery, figure, style_of},
     frame::page as framed,
     run::{Curves, curves_of, run_path},
-    words::{count, name, path, visible},
+    words::{count, name, own_address, path, visible},
 };
 use crate::{api::find_run, app::App, database::RunRow, error::ApiError};
 
@@ -41,6 +41,12 @@ pub(crate) async fn page(
     let asked = asked.unwrap_or_default();
     let fields = url::form_urlencoded::parse(asked.as_bytes());
     let fields: Vec<(String, String)> = fields.into_owned().collect();
+    let of = |wanted: &str| {
+        let found = fields.iter().find(|(field, _)| field == wanted);
+        found.map(|(_, value)| value.as_str())
+    };
+    // The list in which the runs were selected.
+    let back = of("back").and_then(own_address);
     let mut chosen: Vec<&str> = Vec::new();
     for (_, id) in fields.iter().filter(|(field, _)| field == "run") {
         if chosen.len() <= MOST && !chosen.contains(&id.as_str()) {
@@ -48,8 +54,7 @@ pub(crate) async fn page(
         }
     }
     if !(2..=MOST).contains(&chosen.len()) {
-        let from = fields.iter().find(|(field, _)| field == "experiment");
-        let page = too_few(&session, chosen.len(), from.map(|(_, name)| name.as_str()));
+        let page = too_few(&session, chosen.len(), of("experiment"), back);
         return Ok((StatusCode::BAD_REQUEST, page).into_response());
     }
     let mut runs = Vec::new();
@@ -69,13 +74,15 @@ pub(crate) async fn page(
         own.push(curves_of(&app, run, points).await?);
     }
     let curves = curves(&runs, &own);
-    let kept: Vec<(&str, &str)> = chosen.iter().map(|id| ("run", *id)).collect();
+    let mut kept: Vec<(&str, &str)> = chosen.iter().map(|id| ("run", *id)).collect();
+    kept.extend(back.map(|back| ("back", back)));
     let content = html! {
         nav .crumbs aria-label="Path" {
             a href="/console/" { "Experiments" }
             @if runs.iter().all(|run| run.experiment == runs[0].experiment) {
                 " / " a href=(path(&["experiments", &runs[0].experiment])) { (name(&runs[0].experiment)) }
             }
+            @if let Some(back) = back { " / " a href=(back) { "Back to the list" } }
         }
         h1 { "Compare " (count(runs.len() as u64, "run")) }
         section aria-labelledby="results" { h2 #results { "Results" } (results::table(&runs, &own)) }
@@ -95,18 +102,19 @@ pub(crate) async fn page(
 }
 
 /// What is said where there is nothing to compare.
-fn too_few(session: &Session, chosen: usize, from: Option<&str>) -> Markup {
+fn too_few(session: &Session, chosen: usize, from: Option<&str>, back: Option<&str>) -> Markup {
     let content = html! {
         h1 { "Compare runs" }
         p .problem role="alert" {
             @if chosen > MOST { "You have selected more than " (MOST) " runs. At most " (MOST) " can be compared." }
             @else { "You have selected " (count(chosen as u64, "run")) ". Select at least 2 in a list of runs." }
         }
-        p { @match from {
-            Some(experiment) => {
+        p { @match (back, from) {
+            (Some(back), _) => { a href=(back) { "Back to the list" } }
+            (None, Some(experiment)) => {
                 a href=(path(&["experiments", experiment])) { "Back to the runs of " (name(experiment)) }
             }
-            None => { a href="/console/" { "Back to the experiments" } }
+            (None, None) => { a href="/console/" { "Back to the experiments" } }
         } }
     };
     framed(session, "Experiments", "Compare runs", &content)

@@ -50,7 +50,7 @@ pub(crate) async fn download(
             };
             let conditions = Conditions::read(&asked.filter).map_err(ApiError::bad_request)?;
             let listed = Listed::new(of, asked, Columns::default());
-            search(&app, &session.user, &listed, conditions, |found| {
+            search(&app, &session.user, &listed, conditions, true, |found| {
                 text(&found)
             })
             .await?
@@ -182,7 +182,7 @@ mod tests {
         assert!(lines[0].ends_with("details,epochs,learning_rate,mrr before,mrr after"));
         assert!(lines[1].starts_with(",\"x, \"\"y\"\"\",waiting,,1970-01-01T00:00:00Z,1.5,"));
         assert!(
-            lines[1].ends_with("\"a, b\",,,,,1e-5,0.5,0.75"),
+            lines[1].ends_with("\"a, b\",,,,,0.00001,0.5,0.75"),
             "{}",
             lines[1]
         );

@@ -288,7 +288,7 @@ async fn read(
         let among = listed.among(&user.namespace);
         return Ok(app.database.runs(among, filter(listed)).await?);
     }
-    let ids: Vec<i64> = search(app, user, listed, conditions, |found| {
+    let ids: Vec<i64> = search(app, user, listed, conditions, false, |found| {
         found.into_iter().map(|outline| outline.id).collect()
     })
     .await?;
@@ -299,18 +299,20 @@ async fn read(
 }
 
 /// Finds all runs that a list wants, in its order, and lets `make` make something
-/// of them in a thread that may block.
+/// of them in a thread that may block. `with_details` says whether that needs the
+/// configurations and metrics.
 async fn search<T: Send + 'static>(
     app: &App,
     user: &Identity,
     listed: &Listed,
     conditions: Conditions,
+    with_details: bool,
     make: impl FnOnce(Vec<Outline>) -> T + Send + 'static,
 ) -> Result<T, ApiError> {
     // The configurations of all runs are in memory for a moment.
     let turn = app.gates.previews.enter(&user.person).await?;
     let order = listed.order.clone();
-    let details = conditions.need_details() || order.needs_details();
+    let details = with_details || conditions.need_details() || order.needs_details();
     let outlines = outlines(app, user, listed, details).await?;
     let made = tokio::task::spawn_blocking(move || {
         let made = make(search::sorted(outlines, &conditions, &order));

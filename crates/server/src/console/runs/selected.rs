@@ -19,7 +19,7 @@ use crate::{
         frame::page as framed,
         run::run_path,
         state::badge,
-        words::{count, name},
+        words::{count, name, own_address},
     },
     database::{Refusal, RunRow},
     error::ApiError,
@@ -76,10 +76,7 @@ impl Sent {
 
     /// Where the list is. Addresses of other sites lead nowhere.
     fn back(&self) -> &str {
-        match self.of("back") {
-            back if back.starts_with("/console/") => back,
-            _ => "/console/runs",
-        }
+        own_address(self.of("back")).unwrap_or("/console/runs")
     }
 
     fn ids(&self) -> Vec<&str> {
