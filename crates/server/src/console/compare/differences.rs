@@ -59,12 +59,32 @@ fn between(configs: &[(BTreeMap<String, String>, Value)]) -> Vec<Difference> {
         });
         let compared: Vec<Option<String>> = compared.collect();
         let differ = compared.iter().any(|value| *value != compared[0]);
+        let values = told_apart(values, &compared);
         (differ && !NAMES.contains(&field.as_str())).then(|| Difference {
             label: label(field),
             values,
         })
     });
     fields.collect()
+}
+
+/// Values that look the same and are not: data of one name with different
+/// contents. The start of the content's SHA-256 tells them apart.
+fn told_apart(values: Vec<Option<String>>, compared: &[Option<String>]) -> Vec<Option<String>> {
+    let is_twin = |place: usize| {
+        let mut others = values.iter().zip(compared);
+        others.any(|(value, content)| {
+            value.is_some() && *value == values[place] && *content != compared[place]
+        })
+    };
+    let told = values.iter().enumerate().map(|(place, value)| {
+        let content = compared[place].as_deref().filter(|_| is_twin(place));
+        match (value, content.and_then(|content| content.get(..8))) {
+            (Some(value), Some(start)) => Some(format!("{value} ({start})")),
+            _ => value.clone(),
+        }
+    });
+    told.collect()
 }
 
 /// A field without the parts that everybody knows.
@@ -183,6 +203,15 @@ mod tests {
         assert_eq!(same, []);
         let found = differ((short, json!({"a-1": "0f"})), (long, json!({"a-2": "1e"})));
         let names = vec![Some("a-1".to_owned()), Some("a-2".to_owned())];
+        assert_eq!(found, [("train_data".to_owned(), names)]);
+        // One name, pushed anew with another content.
+        let config = json!({"model": {"name": "m"}, "data": {"train_data": "a"}});
+        let [one, other] = ["0123456789", "abcdef0123"].map(|sum| json!({"a": sum}));
+        let found = differ((config.clone(), one), (config, other));
+        let names = vec![
+            Some("a (01234567)".to_owned()),
+            Some("a (abcdef01)".to_owned()),
+        ];
         assert_eq!(found, [("train_data".to_owned(), names)]);
     }
 
