@@ -269,6 +269,23 @@ def check(server, browser):
     browser.wait("the rough curve", lambda: browser.all("polyline.rough"))
     assert "x=time" in driver.current_url and driver.execute_script("return window.untouched")
     browser.look("run-view", driver.current_url[len(server.url):], "logarithmic")
+    # A part of the axis: by dragging, by keys, and all of it again.
+    browser.open(f"{RUNS}/live")
+    chart = browser.find(".chart")
+    driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", chart)
+    field = browser.find(".chart .field")
+    width = lambda: (lambda low, high: high - low)(*map(float, browser.find(".chart").get_attribute("data-range").split()))
+    whole = width()
+    drag = webdriver.ActionChains(driver).move_to_element_with_offset(field, -100, 0).click_and_hold()
+    drag.move_to_element_with_offset(field, 100, 0).release().perform()
+    browser.wait("the part", lambda: width() < whole and "from=" in driver.current_url)
+    part = width()
+    browser.look("run-part", driver.current_url[len(server.url):], "Show all")
+    chart = browser.find(".chart")
+    chart.send_keys("+")
+    browser.wait("a smaller part", lambda: width() < part)
+    browser.find(".chart").send_keys("0")
+    browser.wait("the whole axis", lambda: width() == whole and "from=" not in driver.current_url)
 
     # Filters, sorting and comparison.
     browser.open(LIST)
@@ -285,11 +302,53 @@ def check(server, browser):
     browser.look("runs-sorted", driver.current_url[len(server.url):])
     for box in browser.all("tbody input[type=checkbox]")[:3]:
         box.click()
-    browser.find("form[action='/console/compare'] button").click()
+    browser.wait("how many are selected", lambda: "3 selected" in browser.find(".bar").text)
+    browser.find("button[formaction='/console/compare']").click()
     browser.wait("all three", lambda: "Compare 3 runs" in browser.text())
     # The run of the example has no values between steps.
     browser.look("compare", driver.current_url[len(server.url):], "Differences", "epochs", "Validation loss")
+    assert browser.all("#examples"), "what the models find is missing"
     browser.look("compare-none", "/console/compare?experiment=default", "0 runs")
+
+    # Tags and a note, the list of all runs by tag, other columns.
+    browser.open(f"{RUNS}/second")
+    browser.find("#edit-annotations summary").click()
+    browser.find("#tags").send_keys("baseline, long queries")
+    browser.find("#note").send_keys("Keep this one.\nIt is the best.")
+    browser.find("#edit-annotations button").click()
+    browser.says("Keep this one.\nIt is the best.")
+    browser.look("run-tagged", f"{RUNS}/second", "baseline", "Change tags and note")
+    browser.look("annotations", f"{RUNS}/second/annotations", "Tags and note of")
+    browser.open("/console/runs")
+    Select(browser.find("#tag")).select_by_visible_text("baseline")
+    browser.find("form[role=search] button").click()
+    browser.wait("the tagged run", lambda: [r.text for r in browser.all("tbody th")] == ["second"])
+    browser.look("all-runs", "/console/runs?tag=baseline", "default", "long queries")
+    browser.find("#columns summary").click()
+    browser.find("#columns input[value=batch_size]").click()
+    browser.find("#columns input[name=more]").send_keys("recall_at_8.change")
+    browser.find("#columns button[value=set]").click()
+    heads = lambda: [a.text for a in browser.all("thead a")]
+    browser.wait("the columns", lambda: "Batch size" in heads() and "recall_at_8.change" in heads())
+    browser.open("/console/runs")
+    assert "Batch size" in heads(), "the columns are forgotten"
+    browser.find("#columns summary").click()
+    browser.find("#columns button[value=default]").click()
+    browser.wait("the default columns", lambda: "Batch size" not in heads())
+    # Selected runs are tagged after a confirmation.
+    browser.find("#runs input[data-all]").click()
+    browser.find("button[value=tag]").click()
+    browser.wait("the question", lambda: browser.all("#add"))
+    browser.find("#add").send_keys("seen", Keys.ENTER)
+    browser.wait("the tags", lambda: len(browser.all("#runs .tag[href$=seen]")) == len(browser.all("#runs tbody tr")) > 2)
+    for action in ("tag", "delete"):
+        browser.find("#runs input[name=run]").click()
+        browser.find(f"button[value={action}]").click()
+        browser.wait("the question", lambda: "1 run" in browser.find("h1").text)
+        # The page is the answer to a form, so it can't be opened again.
+        browser.barriers(f"question, {action}")
+        browser.photograph(f"question-{action}")
+        browser.open("/console/runs")
 
     # A new run with the settings of another one.
     browser.open(f"{RUNS}/second")

@@ -104,12 +104,12 @@ pub use finetuner_data::{
 };
 #[doc(inline)]
 pub use finetuner_protocol::{
-    Backbone, CheckpointInfo, Class, Config, Content, Device, Distance, Document, DocumentArray,
-    DocumentError, ExamplesInfo, Generation, HardNegatives, InvalidField, LABEL_TAG, Lora, Loss,
-    MAX_EPOCHS, MetricPoint, MetricsInfo, Miner, Modality, ModelOption, MonitorMode,
-    MultiDatasetBatchSampler, NamedScore, NdArray, NegativesFormat, Optimizer, Options, Page,
-    Prompts, RunConfig, RunTask, SCORE_TAG, Sampler, SamplingStrategy, Scheduler, SchedulerOptions,
-    SchedulerStep, Status, StatusInfo, Summary, SynthesisConfig, Task,
+    AnnotationChange, Annotations, Backbone, CheckpointInfo, Class, Config, Content, Device,
+    Distance, Document, DocumentArray, DocumentError, ExamplesInfo, Generation, HardNegatives,
+    InvalidField, LABEL_TAG, Lora, Loss, MAX_EPOCHS, MetricPoint, MetricsInfo, Miner, Modality,
+    ModelOption, MonitorMode, MultiDatasetBatchSampler, NamedScore, NdArray, NegativesFormat,
+    Optimizer, Options, Page, Prompts, RunConfig, RunTask, SCORE_TAG, Sampler, SamplingStrategy,
+    Scheduler, SchedulerOptions, SchedulerStep, Status, StatusInfo, Summary, SynthesisConfig, Task,
     callback::{
         BestModelCheckpoint, EarlyStopping, MLFlowLogger, TrainingCheckpoint, WandBLogger,
         WiSEFTCallback,

@@ -1,6 +1,6 @@
 //! Information about artifacts at the backend: data and models.
 
-use finetuner_protocol::{Page, time::Timestamp};
+use finetuner_protocol::{AnnotationChange, Annotations, Page, time::Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -84,6 +84,39 @@ impl Finetuner {
         self.artifact("artifact.getDetail", "id", id).await
     }
 
+    /// Changes the tags and the note of an artifact, by its id, in one transaction.
+    ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// use finetuner::AnnotationChange;
+    ///
+    /// let data = finetuner.describe_documents("clip-fashion-train-data").await?;
+    /// let change = AnnotationChange::default().add_tags(["cleaned"]);
+    /// finetuner.annotate_artifact(&data.id, change).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::is_invalid`](crate::Error::is_invalid) if a tag or the note is not
+    /// allowed, [`Error::is_not_found`](crate::Error::is_not_found) if there is no
+    /// such artifact.
+    pub async fn annotate_artifact(&self, id: &str, change: AnnotationChange) -> Result<()> {
+        // Refuses what no backend would accept before anything is sent.
+        change.apply(&mut Annotations::default())?;
+        let mut body = json!({
+            "id": id, "addTags": change.add_tags, "removeTags": change.remove_tags,
+        });
+        if let Some(tags) = change.tags {
+            body["tags"] = tags.into();
+        }
+        if let Some(note) = change.note {
+            body["note"] = note.into();
+        }
+        let call = Call::rpc("artifact.update").json(body).repeatable();
+        self.transport.done(call).await
+    }
+
     /// Deletes a data set, by its name.
     ///
     /// # Errors
@@ -149,6 +182,9 @@ pub struct ArtifactInfo {
     /// Time of the last push.
     #[serde(default, rename = "updatedAt", with = "finetuner_protocol::time")]
     pub updated_at: Option<Timestamp>,
+    /// Tags and note.
+    #[serde(flatten)]
+    pub annotations: Annotations,
     /// Other fields of the answer.
     #[serde(flatten)]
     pub extra: Map<String, Value>,

@@ -215,6 +215,8 @@ pub(crate) struct Submission {
     pub(crate) device: Device,
     pub(crate) cpus: u64,
     pub(crate) description: Option<String>,
+    pub(crate) tags: Vec<String>,
+    pub(crate) note: String,
 }
 
 impl Submission {
@@ -226,6 +228,10 @@ impl Submission {
         new.cpus = Some(self.cpus);
         new.gpus = Some(1);
         new.description = self.description;
+        new.tags = self.tags;
+        new.note = self.note;
+        // What no backend accepts is refused before anything is sent.
+        new.annotations()?;
         let body = serde_json::to_value(new).map_err(Error::setup)?;
         Ok((self.experiment, body))
     }

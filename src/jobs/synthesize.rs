@@ -255,6 +255,8 @@ impl Synthesize {
             device: self.device,
             cpus: self.num_workers,
             description: self.description,
+            tags: Vec::new(),
+            note: String::new(),
         };
         push_and_submit(
             &self.finetuner,

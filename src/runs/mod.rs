@@ -1,5 +1,6 @@
 //! Runs and experiments: finding, following and saving them.
 
+mod annotations;
 mod artifact;
 mod checkpoints;
 mod experiment;

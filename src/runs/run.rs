@@ -38,6 +38,10 @@ impl Run {
         }
     }
 
+    pub(super) fn info(&self) -> &RunInfo {
+        &self.info
+    }
+
     /// Returns the name.
     #[must_use]
     pub fn name(&self) -> &str {

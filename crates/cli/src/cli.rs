@@ -80,6 +80,10 @@ pub(crate) enum Command {
     Metrics(commands::results::Metrics),
     /// Show what example queries found, before and after the training
     Examples(commands::results::Examples),
+    /// Show, add or remove the tags of a run
+    Tag(commands::annotations::Tag),
+    /// Show or change the note of a run
+    Note(commands::annotations::Note),
     /// Stop a run without a model
     Cancel(commands::runs::Named),
     /// Delete runs with their models
@@ -129,6 +133,8 @@ impl Command {
             Self::Logs(options) => options.run(session, output).await,
             Self::Metrics(options) => options.run(session, output).await,
             Self::Examples(options) => options.run(session, output).await,
+            Self::Tag(options) => options.run(session, output).await,
+            Self::Note(options) => options.run(session, output).await,
             Self::Cancel(named) => commands::runs::cancel(&named, session, output).await,
             Self::Delete(options) => options.run(session, output).await,
             Self::Save(options) => options.run(session, output).await,

@@ -12,6 +12,7 @@
 //! | [`callback`] | callbacks: evaluation, checkpoints, early stopping, logging |
 //! | [`names`] | losses, optimizers, statuses: names that may be unknown |
 //! | [`run`] | experiments, runs, their status and metrics |
+//! | [`annotations`] | tags and notes |
 //! | [`event`] | the events of a run |
 //! | [`backbone`] | models that runs can start from |
 //! | [`mod@open_clip`] | models of open_clip by name |
@@ -23,6 +24,7 @@
 //!
 //! Unknown members and names are not errors: they are kept and written back.
 
+pub mod annotations;
 pub mod backbone;
 pub mod callback;
 pub mod config;
@@ -47,6 +49,9 @@ pub mod time;
 #[cfg(feature = "worker")]
 pub mod worker;
 
+pub use annotations::{
+    AnnotationChange, Annotations, MAX_NOTE_BYTES, MAX_TAG_BYTES, MAX_TAGS, split_tags,
+};
 pub use backbone::{
     BACKBONES, Backbone, CLIP_SMALL, EFFICIENTNET_SMALL, MINILM_SMALL, ModelOption,
     TWO_TOWERS_SMALL, cross_encoder_hub_name, find_backbone, listed_task,

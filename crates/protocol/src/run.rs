@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use crate::{Device, RunConfig, RunTask, Status, SynthesisConfig, time::Timestamp};
+use crate::{
+    AnnotationChange, Annotations, Device, InvalidField, RunConfig, RunTask, Status,
+    SynthesisConfig, time::Timestamp,
+};
 
 /// A group of runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -65,6 +68,9 @@ pub struct RunInfo {
     /// Name of the data that a synthesis run has created.
     #[serde(default)]
     pub train_data: Option<String>,
+    /// Tags and note.
+    #[serde(flatten)]
+    pub annotations: Annotations,
     /// Other members, kept as received.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
@@ -195,6 +201,12 @@ pub struct NewRun {
     /// Description.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
+    /// Its first tags.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// Its first note.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub note: String,
 }
 
 impl NewRun {
@@ -210,7 +222,22 @@ impl NewRun {
             cpus: None,
             gpus: None,
             description: None,
+            tags: Vec::new(),
+            note: String::new(),
         }
+    }
+
+    /// Returns its first tags and its first note.
+    ///
+    /// # Errors
+    /// As for [`AnnotationChange::apply`].
+    pub fn annotations(&self) -> Result<Annotations, InvalidField> {
+        let mut annotations = Annotations::default();
+        let given = AnnotationChange::default()
+            .tags(&self.tags)
+            .note(&self.note);
+        given.apply(&mut annotations)?;
+        Ok(annotations)
     }
 }
 

@@ -296,6 +296,8 @@ async fn serve(file: &SettingsFile) -> Result<(), String> {
             return Err(reason.to_owned());
         }
     }
+    // Whoever reads that the server is ready may stop it at once.
+    let stopped = told_to_stop();
     let server = server.start().await.map_err(|e| e.to_string())?;
     say(&format!("Finetuner is ready at {}", server.url()));
     say(&format!(
@@ -317,7 +319,7 @@ async fn serve(file: &SettingsFile) -> Result<(), String> {
             say("`finetuner-server token` creates a token");
         }
     }
-    ended().await;
+    stopped.await;
     say("Stopping");
     server.stop().await;
     Ok(())
@@ -329,18 +331,29 @@ fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
-/// Waits for Ctrl-C or SIGTERM.
-async fn ended() {
-    #[cfg(unix)]
-    if let Ok(mut terminate) =
-        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
-    {
+/// Returns a future that waits for Ctrl-C or SIGTERM. Signals count from this call
+/// on.
+#[cfg(unix)]
+fn told_to_stop() -> impl Future<Output = ()> {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let signals = signal(SignalKind::terminate()).ok();
+    let signals = signals.zip(signal(SignalKind::interrupt()).ok());
+    async move {
+        // Without signal handling, the server runs until it is killed.
+        let Some((mut terminate, mut interrupt)) = signals else {
+            return std::future::pending().await;
+        };
         tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
             _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
         }
-        return;
     }
+}
+
+/// Waits for Ctrl-C.
+#[cfg(not(unix))]
+async fn told_to_stop() {
     // Without signal handling, the server runs until it is killed.
     if tokio::signal::ctrl_c().await.is_err() {
         std::future::pending::<()>().await;

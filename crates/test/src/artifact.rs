@@ -1,7 +1,7 @@
 //! Artifacts: pushed data, models of runs, and uploads in parts.
 
 use bytes::{Bytes, BytesMut};
-use finetuner_protocol::check_name;
+use finetuner_protocol::{AnnotationChange, Annotations, check_name};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -26,6 +26,7 @@ pub(crate) struct Artifact {
     meta_data: Value,
     pub(crate) bytes: Bytes,
     pub(crate) sha256: String,
+    annotations: Annotations,
 }
 
 impl Artifact {
@@ -40,6 +41,8 @@ impl Artifact {
             "sha256": self.sha256,
             "createdAt": CREATED_AT,
             "updatedAt": CREATED_AT,
+            "tags": self.annotations.tags,
+            "note": self.annotations.note,
         })
     }
 }
@@ -124,7 +127,9 @@ impl State {
         let name = fields.name.filter(|name| !name.is_empty());
         let same = |artifact: &Artifact| name.is_some() && artifact.name == name;
         let replaced = self.artifacts.iter().position(same);
-        let replaced = replaced.map(|at| self.artifacts.remove(at).id);
+        let replaced = replaced.map(|at| self.artifacts.remove(at));
+        let (replaced, annotations) =
+            replaced.map_or_else(Default::default, |a| (Some(a.id), a.annotations));
         let id = id.or(replaced).unwrap_or_else(|| self.new_id());
         self.artifacts.push(Artifact {
             id: id.clone(),
@@ -133,6 +138,7 @@ impl State {
             public: fields.public.eq_ignore_ascii_case("true"),
             meta_data: serde_json::from_str(&fields.meta_data).unwrap_or_default(),
             sha256: sha256(&bytes),
+            annotations,
             bytes,
         });
         id
@@ -153,6 +159,16 @@ impl State {
 
     pub(crate) fn artifact(&self, asked: &Asked) -> Result<&Artifact> {
         self.place(asked).map(|at| &self.artifacts[at])
+    }
+
+    pub(crate) fn annotate_artifact(
+        &mut self,
+        asked: &Asked,
+        change: &AnnotationChange,
+    ) -> Result<()> {
+        let at = self.place(asked)?;
+        let changed = change.apply(&mut self.artifacts[at].annotations);
+        changed.map_err(|e| Refusal::unprocessable(e.to_string()))
     }
 
     pub(crate) fn remove_artifact(&mut self, asked: &Asked) -> Result<()> {

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use finetuner_protocol::{
-    CheckpointInfo, Config, Event, ExamplesInfo, MetricsInfo, NewRun, RunConfig, RunTask, Status,
-    check_name,
+    Annotations, CheckpointInfo, Config, Event, ExamplesInfo, MetricsInfo, NewRun, RunConfig,
+    RunTask, Status, check_name,
 };
 use serde_json::{Value, json};
 
@@ -30,6 +30,8 @@ pub struct Submission {
     pub name: String,
     /// The description; empty without one.
     pub description: String,
+    /// The first tags and the first note.
+    pub annotations: Annotations,
     /// The configuration.
     pub config: Config,
     /// The body of the request.
@@ -65,8 +67,10 @@ impl Submission {
                 ));
             }
         }
+        let annotations = new.annotations();
         Ok(Self {
             experiment: experiment.to_owned(),
+            annotations: annotations.map_err(|e| Refusal::unprocessable(e.to_string()))?,
             name: new.name,
             description: new.description.unwrap_or_default(),
             config: new.config,
@@ -108,6 +112,7 @@ pub(crate) struct RunRecord {
     pub(crate) status: Status,
     pub(crate) details: String,
     pub(crate) submission: Option<Submission>,
+    pub(crate) annotations: Annotations,
     /// Idempotency key of the creating request.
     pub(crate) key: Option<String>,
     pub(crate) events: Vec<Event>,
@@ -131,6 +136,7 @@ impl RunRecord {
             status: Status::Created,
             details: WAITS.to_owned(),
             submission: None,
+            annotations: Annotations::default(),
             key: None,
             events: Vec::new(),
             metrics: MetricsInfo::default(),
@@ -195,6 +201,8 @@ impl RunRecord {
         json!({
             "name": self.name,
             "description": submission.map(|s| s.description.as_str()).unwrap_or_default(),
+            "tags": self.annotations.tags,
+            "note": self.annotations.note,
             "config": submission.map(Submission::sent_config),
             "created_at": CREATED_AT,
             "task": task,
@@ -276,6 +284,7 @@ impl State {
         let (experiment, name) = (run.experiment.clone(), run.name.clone());
         let finishes = !self.holds_runs && self.run_place(&experiment, &name).is_none();
         let record = self.prepared(&experiment, &name);
+        record.annotations.clone_from(&run.annotations);
         record.submission = Some(run);
         record.key = key;
         if finishes {

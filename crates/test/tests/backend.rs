@@ -144,6 +144,23 @@ async fn experiments_runs_and_tokens_are_listed_and_deleted() {
     }
     let page = shoes.list_runs().page(2, 2).await.unwrap();
     assert_eq!((page.total, page.items[0].name()), (3, "c"));
+    let run = shoes.get_run("b").await.unwrap();
+    run.add_tags(["baseline", "long"]).await.unwrap();
+    run.set_note("keep").await.unwrap();
+    let run = shoes.get_run("b").await.unwrap();
+    assert_eq!(
+        (run.tags().join(" "), run.note()),
+        ("baseline long".into(), "keep")
+    );
+    assert_eq!(run.set_tags([""; 0]).await.unwrap().note, "keep");
+    assert!(run.annotations().await.unwrap().tags.is_empty());
+    assert!(run.add_tags(["a,b"]).await.unwrap_err().is_invalid());
+    let first = finetuner.fit("minilm-small", "t").tags(["first"]).note("n");
+    let first = first.experiment_name("shoes").run_name("d").await.unwrap();
+    assert_eq!(
+        (first.tags().join(" "), first.note()),
+        ("first".into(), "n")
+    );
     shoes.delete_run("a").await.unwrap();
     assert!(shoes.get_run("a").await.unwrap_err().is_not_found());
     assert_eq!(finetuner.delete_experiments().await.unwrap().len(), 1);

@@ -125,6 +125,8 @@ pub struct Fit {
     device: Option<Device>,
     epochs: Option<u64>,
     description: Option<String>,
+    tags: Vec<String>,
+    note: String,
     train_data: DataSource,
     /// Further data, each with its weight.
     more_train_data: Vec<(DataSource, f64)>,
@@ -154,6 +156,8 @@ impl Fit {
             device: None,
             epochs: None,
             description: None,
+            tags: Vec::new(),
+            note: String::new(),
             train_data,
             more_train_data: Vec::new(),
             eval_data: None,
@@ -227,6 +231,8 @@ impl Fit {
             task: latest.then_some(RunTask::Training),
             device,
             description: self.description,
+            tags: self.tags,
+            note: self.note,
             config: self.config.into(),
         };
         push_and_submit(

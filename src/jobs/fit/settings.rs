@@ -28,6 +28,20 @@ impl Fit {
         self
     }
 
+    /// Adds tags. Lists of runs can be filtered by tags.
+    pub fn tags<T: Into<String>>(mut self, tags: impl IntoIterator<Item = T>) -> Self {
+        self.tags.extend(tags.into_iter().map(Into::into));
+        self
+    }
+
+    /// Sets the note of the run.
+    ///
+    /// [`Run::set_note`](crate::Run::set_note) changes it later.
+    pub fn note(mut self, text: impl Into<String>) -> Self {
+        self.note = text.into();
+        self
+    }
+
     /// Starts from the artifact of an earlier run instead of a backbone.
     ///
     /// [`BaseModel::artifact`](crate::BaseModel::artifact) does the same.

@@ -6,10 +6,13 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
-use finetuner::{ArtifactInfo, Content, Document, DocumentArray};
+use finetuner::{AnnotationChange, ArtifactInfo, Content, Document, DocumentArray, Finetuner};
 use serde_json::{Value, json};
 
-use super::runs::confirm;
+use super::{
+    annotations::{Tagging, show_note, show_tags},
+    runs::confirm,
+};
 use crate::{
     failure::{Failure, Result},
     output::{self, Output},
@@ -154,6 +157,20 @@ pub(crate) enum Data {
         /// Name of the data
         name: String,
     },
+    /// Show, add or remove the tags of data
+    Tag {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        tagging: Tagging,
+    },
+    /// Show or change the note of data
+    Note {
+        /// Its name
+        name: String,
+        /// The new note, "" for none; without it, the note is shown
+        text: Option<String>,
+    },
     /// Delete data
     Delete {
         /// Names of the data
@@ -196,6 +213,15 @@ impl Data {
                 });
                 output.line(&output::table(&["field", "value"], rows))
             }
+            Self::Tag { name, tagging } => {
+                let info = annotated(&finetuner, &name, tagging.change()).await?;
+                show_tags(&info.annotations, output)
+            }
+            Self::Note { name, text } => {
+                let change = text.map(|text| AnnotationChange::default().note(text));
+                let info = annotated(&finetuner, &name, change).await?;
+                show_note(&info.annotations, output)
+            }
             Self::Delete { names, yes } => {
                 for name in &names {
                     let found = finetuner.describe_documents(name).await;
@@ -211,6 +237,25 @@ impl Data {
             }
         }
     }
+}
+
+/// What is known about data after a change of its tags or its note, if there is
+/// one.
+async fn annotated(
+    finetuner: &Finetuner,
+    name: &str,
+    change: Option<AnnotationChange>,
+) -> Result<ArtifactInfo> {
+    let info = async || {
+        let info = finetuner.describe_documents(name).await;
+        info.map_err(|error| named(error, name))
+    };
+    let before = info().await?;
+    let Some(change) = change else {
+        return Ok(before);
+    };
+    finetuner.annotate_artifact(&before.id, change).await?;
+    info().await
 }
 
 fn named(error: finetuner::Error, name: &str) -> Failure {
@@ -239,5 +284,6 @@ fn as_json(info: &ArtifactInfo) -> Value {
         "id": info.id, "name": info.name, "documents": info.length(),
         "visibility": info.visibility, "created_at": info.created_at,
         "updated_at": info.updated_at, "meta_data": info.meta_data,
+        "tags": info.annotations.tags, "note": info.annotations.note,
     })
 }

@@ -54,6 +54,8 @@ impl Fit {
             mut config,
             device,
             description,
+            tags,
+            note,
         } = config::describe(self.config.as_deref(), &self.settings, self.train_data)?;
         let reading = &self.reading;
         let train_data = reading.source("DATA", &config.data.train_data).await?;
@@ -82,6 +84,8 @@ impl Fit {
             .fit_config(config)
             .train_data(train_data)
             .callbacks(callbacks)
+            .tags(tags)
+            .note(note.unwrap_or_default())
             .on_progress(transfer.watcher());
         for (source, weight) in more {
             fit = fit.more_train_data(source, weight);

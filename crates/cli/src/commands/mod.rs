@@ -1,6 +1,7 @@
 //! The commands, one file per group.
 
 pub(crate) mod account;
+pub(crate) mod annotations;
 pub(crate) mod data;
 #[cfg(feature = "local")]
 pub(crate) mod encode;

@@ -78,6 +78,7 @@ pub(crate) fn as_json(run: &Run, status: Option<&StatusInfo>) -> Value {
         "experiment": run.experiment(), "name": run.name(), "task": run.task(),
         "status": status.map(|s| &s.status), "details": status.map(|s| &s.details),
         "description": run.description(), "created_at": run.created_at(),
+        "tags": run.tags(), "note": run.note(),
     })
 }
 
@@ -91,6 +92,10 @@ pub(crate) struct Runs {
     /// given several times
     #[arg(long, short, value_parser = status_of)]
     status: Vec<Status>,
+    /// Only runs with this tag; may be given several times, for runs with all of
+    /// them
+    #[arg(long, short)]
+    tag: Vec<String>,
     /// Maximum number of runs to show, the newest of each experiment
     #[arg(long, short = 'n', default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
@@ -119,6 +124,7 @@ impl Runs {
         for experiment in &experiments {
             runs.extend(experiment.list_runs().await?);
         }
+        runs.retain(|run| self.tag.iter().all(|tag| run.tags().contains(tag)));
         runs.sort_by_key(Run::created_at);
         let limit = self.limit as usize;
         // Each status is another request, so only those of the shown runs are fetched.
@@ -156,10 +162,18 @@ impl Runs {
                 status.status.to_string(),
                 run.created_at()
                     .map_or_else(String::new, |at| at.to_string()),
+                run.tags().join(", "),
                 run.description().to_owned(),
             ]
         });
-        let header = ["experiment", "run", "status", "created", "description"];
+        let header = [
+            "experiment",
+            "run",
+            "status",
+            "created",
+            "tags",
+            "description",
+        ];
         output.line(&output::table(&header, rows))
     }
 }

@@ -63,6 +63,8 @@ fn a_run_is_followed_saved_and_searched_with() {
         "mini_batch_size=4",
         "--description",
         "eight pictures",
+        "--tag",
+        "baseline",
         "--watch",
         "--output",
         "model",
@@ -88,6 +90,19 @@ fn a_run_is_followed_saved_and_searched_with() {
     let status = machine.json(&["status", "clothes/first"]);
     assert_eq!(status["status"], "FINISHED");
     assert_eq!(status["description"], "eight pictures");
+    let tagged = machine.json(&["tag", "clothes/first", "small", "--remove", "none"]);
+    assert_eq!(tagged["tags"], serde_json::json!(["baseline", "small"]));
+    machine.text(&["note", "clothes/first", "keep it"]);
+    assert_eq!(machine.text(&["note", "clothes/first"]).trim(), "keep it");
+    let listed = machine.json(&["runs", "--tag", "small"]);
+    assert_eq!(listed[0]["note"], "keep it");
+    assert_eq!(
+        machine.json(&["runs", "--tag", "other"]),
+        serde_json::json!([])
+    );
+    machine.text(&["data", "tag", "train", "clean"]);
+    assert_eq!(machine.json(&["data", "show", "train"])["tags"][0], "clean");
+    machine.error(2, &["tag", "clothes/first", "a,b"]);
     assert!(
         machine
             .text(&["status", "first", "-e", "clothes"])

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     app::{App, to_the_end},
-    database::{ArtifactList, ArtifactRow, Identity, NewArtifact, Which, is_duplicate},
+    database::{ArtifactList, ArtifactRow, Identity, NewArtifact, Which},
     error::{ApiError, Result},
     secret,
     store::Stored,
@@ -85,7 +85,7 @@ impl UploadFields {
 }
 
 /// What is known about an artifact is JSON, and short: lists are made of it.
-fn check_meta_data(text: Option<&str>) -> Result<()> {
+pub(super) fn check_meta_data(text: Option<&str>) -> Result<()> {
     let text = text.unwrap_or_default();
     if text.len() > MAX_FIELD_BYTES {
         return Err(ApiError::too_large(format!(
@@ -213,7 +213,7 @@ impl Asked {
     }
 }
 
-fn missing(which: &Which) -> ApiError {
+pub(super) fn missing(which: &Which) -> ApiError {
     let (Which::Id(asked) | Which::Name(asked)) = which;
     ApiError::not_found(format!("there is no artifact `{asked}`"))
 }
@@ -347,6 +347,8 @@ fn about(artifact: &ArtifactRow) -> Value {
         "sha256": artifact.content,
         "createdAt": artifact.created_at,
         "updatedAt": artifact.updated_at,
+        "tags": artifact.annotations.tags,
+        "note": artifact.annotations.note,
     })
 }
 
@@ -452,46 +454,6 @@ pub(crate) async fn delete_many(
         deleted += u64::from(app.delete_artifact(user.clone(), which).await?);
     }
     Ok(success(json!({"deleted": deleted})))
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Changes {
-    id: String,
-    #[serde(default)]
-    name: Option<String>,
-    #[serde(default)]
-    meta_data: Option<Value>,
-    #[serde(default)]
-    public: Option<bool>,
-}
-
-pub(crate) async fn update(
-    State(app): State<Arc<App>>,
-    Writer(user): Writer,
-    Fields(changes): Fields<Changes>,
-) -> Result<Json<Value>> {
-    if let Some(name) = &changes.name {
-        check_name("name", name).map_err(|e| ApiError::bad_request(e.to_string()))?;
-    }
-    let id = changes.id.clone();
-    let meta_data = changes.meta_data.map(|meta_data| match meta_data {
-        Value::String(text) => text,
-        other => other.to_string(),
-    });
-    check_meta_data(meta_data.as_deref())?;
-    let updated = app
-        .database
-        .update_artifact(user, changes.id, changes.name, meta_data, changes.public)
-        .await
-        .map_err(|error| match is_duplicate(&error) {
-            true => ApiError::conflict("`name`: another artifact has it already"),
-            false => error.into(),
-        })?;
-    if !updated {
-        return Err(missing(&Which::Id(id)));
-    }
-    Ok(success(json!({"_id": id})))
 }
 
 #[cfg(test)]

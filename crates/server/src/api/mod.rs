@@ -4,6 +4,8 @@
 //! and without a slash at its end.
 
 mod admin;
+mod annotations;
+mod artifact_update;
 mod artifacts;
 mod auth;
 mod dry_run;
@@ -41,6 +43,7 @@ use axum::{
 };
 use tower_http::catch_panic::CatchPanicLayer;
 
+pub(crate) use annotations::{annotate, invalid as invalid_annotation};
 pub(crate) use auth::by_token;
 pub(crate) use logins::Logins;
 pub(crate) use logs::{as_it_comes, follow, text as log_text};
@@ -105,6 +108,10 @@ fn routes() -> Vec<(String, MethodRouter<Arc<App>>)> {
         (
             format!("{run}/checkpoints/{{number}}/runs"),
             post(runs::go_on),
+        ),
+        (
+            format!("{run}/annotations"),
+            get(annotations::get).put(annotations::put),
         ),
         (format!("{run}/cancel"), post(runs::cancel)),
         (
@@ -218,7 +225,10 @@ fn routes() -> Vec<(String, MethodRouter<Arc<App>>)> {
             "/v2/rpc/artifact.deleteMany".into(),
             post(artifacts::delete_many),
         ),
-        ("/v2/rpc/artifact.update".into(), post(artifacts::update)),
+        (
+            "/v2/rpc/artifact.update".into(),
+            post(artifact_update::update),
+        ),
         ("/v2/rpc/user.pat.create".into(), post(tokens::create)),
         ("/v2/rpc/user.pat.list".into(), post(tokens::list)),
         ("/v2/rpc/user.pat.delete".into(), post(tokens::delete)),

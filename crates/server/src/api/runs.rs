@@ -9,9 +9,9 @@ use axum::{
     response::Response,
 };
 use finetuner_protocol::{
-    Callback, CheckpointInfo, Config, Data, Event, ExamplesInfo, HyperParameters, MAX_POINTS,
-    MetricPoint, MetricsInfo, Model, NewRun, RunConfig, RunTask, Stage, Status, StatusInfo,
-    SynthesisConfig, check_name,
+    Annotations, Callback, CheckpointInfo, Config, Data, Event, ExamplesInfo, HyperParameters,
+    MAX_POINTS, MetricPoint, MetricsInfo, Model, NewRun, RunConfig, RunTask, Stage, Status,
+    StatusInfo, SynthesisConfig, check_name,
     text::cut,
     time::{self, Timestamp},
 };
@@ -19,6 +19,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
+    annotations::invalid,
     auth::{User, Writer},
     experiments::{self, MAX_DESCRIPTION, check_length},
     json::{self, JsonObject},
@@ -86,6 +87,7 @@ pub(crate) async fn create_from(
 
     let row = NewRunRow {
         experiment_id: experiment.id,
+        annotations: new.annotations().map_err(|e| invalid(&e))?,
         name: new.name.clone(),
         description: new.description.unwrap_or_default(),
         config: sent_config.unwrap_or_default(),
@@ -115,6 +117,7 @@ pub(super) fn read(body: &Value, experiment: &str) -> Result<NewRun> {
     let mut new: NewRun = json::from_value(body, "")?;
     check_name("run_name", &new.name).map_err(|e| ApiError::unprocessable(e.to_string()))?;
     check_length("description", new.description.as_deref(), MAX_DESCRIPTION)?;
+    new.annotations().map_err(|e| invalid(&e))?;
     let makes_data = new.task == Some(RunTask::Generation);
     // The address and the name beside the configuration decide.
     match &mut new.config {
@@ -494,6 +497,7 @@ pub(crate) async fn continue_from(
         idempotency_key,
         keep_checkpoints: checked.keep_checkpoints,
         first_checkpoint: Some(checkpoint.content),
+        annotations: Annotations::default(),
         data: json!(checked.contents).to_string(),
     };
     submit(app, user, &experiment, row, checked.holds).await
@@ -576,6 +580,8 @@ fn info(run: RunRow) -> Value {
     json!({
         "name": run.name,
         "description": run.description,
+        "tags": run.annotations.tags,
+        "note": run.annotations.note,
         "config": config,
         "created_at": run.created_at,
         "started_by": run.starter,

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     app::App,
-    database::{MessageRow, RunEvent, WebhookRow},
+    database::{Identity, MessageRow, Role, RunEvent, Scope, WebhookRow},
     error::{ApiError, Result},
     outbox,
 };
@@ -44,14 +44,15 @@ pub(crate) async fn create(
 ) -> Result<(StatusCode, Json<Value>)> {
     let events = new.events.unwrap_or_else(default_events);
     let (made, secret) = outbox::create(&app, user, &new.url, &events).await?;
-    let mut answer = info(&made);
+    let mut answer = info(&made, true);
     answer["secret"] = secret.into();
     Ok((StatusCode::CREATED, Json(answer)))
 }
 
 pub(crate) async fn list(State(app): State<Arc<App>>, User(user): User) -> Result<Json<Value>> {
+    let to_owner = owns(&user);
     let rows = app.database.webhooks(user.namespace).await?;
-    Ok(Json(rows.iter().map(info).collect()))
+    Ok(Json(rows.iter().map(|row| info(row, to_owner)).collect()))
 }
 
 pub(crate) async fn get(
@@ -59,7 +60,9 @@ pub(crate) async fn get(
     User(user): User,
     Path(id): Path<String>,
 ) -> Result<Json<Value>> {
-    Ok(Json(info(&find(&app, user.namespace, id).await?)))
+    let to_owner = owns(&user);
+    let row = find(&app, user.namespace, id).await?;
+    Ok(Json(info(&row, to_owner)))
 }
 
 pub(crate) async fn delete(
@@ -69,7 +72,7 @@ pub(crate) async fn delete(
 ) -> Result<Json<Value>> {
     let row = find(&app, user.namespace.clone(), id.clone()).await?;
     match app.database.delete_webhook(user, id).await? {
-        true => Ok(Json(info(&row))),
+        true => Ok(Json(info(&row, true))),
         false => Err(none(&row.id)),
     }
 }
@@ -110,6 +113,11 @@ pub(crate) async fn redeliver(
     Ok(Json(delivery(&again)))
 }
 
+/// Whether a user may see whole addresses.
+fn owns(user: &Identity) -> bool {
+    user.scope == Scope::All && user.role == Role::Owner
+}
+
 async fn find(app: &App, project: String, id: String) -> Result<WebhookRow> {
     let found = app.database.webhook(project, id.clone()).await?;
     found.ok_or_else(|| none(&id))
@@ -119,11 +127,12 @@ fn none(id: &str) -> ApiError {
     ApiError::not_found(format!("there is no webhook `{id}`"))
 }
 
-fn info(row: &WebhookRow) -> Value {
+/// A webhook; its whole address if `to_owner`.
+fn info(row: &WebhookRow, to_owner: bool) -> Value {
     let events: Vec<&str> = row.events.iter().map(|event| event.as_str()).collect();
     json!({
         "id": row.id,
-        "url": row.url,
+        "url": row.shown(to_owner),
         "events": events,
         "created_at": row.created_at,
     })

@@ -1,5 +1,5 @@
-// Values of curves under the pointer and at the arrow keys. The curves
-// themselves come from the server.
+// Values of curves under the pointer and at the arrow keys, and the choice of a
+// part of the axis. The curves themselves come from the server.
 
 const words = {
   step: (x) => `step ${round(x)}`,
@@ -42,6 +42,29 @@ function read(chart) {
   })).filter((curve) => curve.xs.length > 0);
 }
 
+// Asks the server for a part of the axis, or for all of it.
+function choose(part) {
+  const form = document.querySelector("form.view");
+  if (form === null) return;
+  for (const [i, name] of ["from", "to"].entries()) {
+    form.elements[name].value = part === null ? "" : String(Number(part[i].toPrecision(6)));
+  }
+  form.elements.to.dispatchEvent(new Event("change", { bubbles: true }));
+}
+
+const pair = (text) => text.split(" ").map(Number);
+
+// Shows half or twice as much of the axis around a place.
+function zoom(chart, factor, at) {
+  const [low, high] = pair(chart.dataset.range);
+  const [least, most] = pair(chart.dataset.whole);
+  const width = (high - low) * factor;
+  if (width >= most - least) return choose(null);
+  const middle = at !== null && at >= low && at <= high ? at : (low + high) / 2;
+  const start = Math.max(least, Math.min(middle - width / 2, most - width));
+  return choose([start, start + width]);
+}
+
 const known = new WeakSet();
 
 // Gives a chart its cursor. The curves are read anew each time, since a live
@@ -50,7 +73,7 @@ function equip(chart) {
   const label = chart.dataset.label;
   chart.setAttribute("tabindex", "0");
   chart.setAttribute("role", "slider");
-  chart.setAttribute("aria-label", `${label}; arrow keys read its values`);
+  chart.setAttribute("aria-label", `${label}; arrow keys read its values, plus and minus zoom, 0 shows all`);
   const all = read(chart).flatMap((curve) => curve.xs);
   if (all.length === 0) return;
   chart.setAttribute("aria-valuemin", String(Math.min(...all)));
@@ -111,9 +134,43 @@ function equip(chart) {
     chart.setAttribute("aria-valuetext", `${where}: ${texts.join(", ")}`);
   };
 
-  chart.addEventListener("pointermove", (event) => {
+  // Dragging a mouse chooses a part of the axis. A finger reads values.
+  let begun = null;
+  let part = null;
+  const shareOf = (event) => {
     const box = field.getBoundingClientRect();
-    const share = ((event.clientX - box.left) / box.width) * 100;
+    return Math.max(0, Math.min(100, ((event.clientX - box.left) / box.width) * 100));
+  };
+  const stop = () => {
+    part?.remove();
+    begun = null;
+    part = null;
+  };
+  chart.addEventListener("pointerdown", (event) => {
+    if (event.button !== 0 || event.pointerType === "touch") return;
+    begun = shareOf(event);
+    chart.setPointerCapture(event.pointerId);
+    event.preventDefault();
+    chart.focus({ preventScroll: true });
+  });
+  chart.addEventListener("pointercancel", stop);
+  chart.addEventListener("pointerup", (event) => {
+    if (begun === null) return;
+    const shares = [begun, shareOf(event)].sort((a, b) => a - b);
+    stop();
+    if (shares[1] - shares[0] < 1) return;
+    const [low, high] = pair(chart.dataset.range);
+    choose(shares.map((share) => low + (share / 100) * (high - low)));
+  });
+  chart.addEventListener("dblclick", () => choose(null));
+
+  chart.addEventListener("pointermove", (event) => {
+    const share = shareOf(event);
+    if (begun !== null) {
+      part ??= field.appendChild(document.createElementNS("http://www.w3.org/2000/svg", "rect"));
+      const rect = { class: "part", x: `${Math.min(begun, share)}%`, y: "0", width: `${Math.abs(share - begun)}%`, height: "100%" };
+      for (const [name, value] of Object.entries(rect)) part.setAttribute(name, value);
+    }
     let best = null;
     for (const curve of read(chart)) {
       const places = curve.places.map(([px]) => px);
@@ -129,6 +186,16 @@ function equip(chart) {
     if (at !== null && chart.matches(":focus-visible")) show(at);
   });
   chart.addEventListener("keydown", (event) => {
+    const keys = { "+": 0.5, "=": 0.5, "-": 2 };
+    const isPlain = !event.ctrlKey && !event.metaKey && !event.altKey;
+    if (isPlain && event.key in keys) {
+      event.preventDefault();
+      return zoom(chart, keys[event.key], at);
+    }
+    if (isPlain && (event.key === "0" || event.key === "Escape")) {
+      event.preventDefault();
+      return choose(null);
+    }
     const xs = [...new Set(read(chart).flatMap((curve) => curve.xs))].sort((a, b) => a - b);
     if (xs.length === 0) return;
     const here = at === null ? xs.length - 1 : nearest(xs, at);

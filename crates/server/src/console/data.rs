@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    Page, Session,
+    Page, Session, annotations,
     frame::{page as framed, pager, pages},
     start,
     words::{bytes, count, name as shown_name, path, query, time},
@@ -140,7 +140,7 @@ fn shown_title(artifact: &ArtifactRow, maker: Option<&(String, String)>) -> Mark
 }
 
 /// The title of an artifact's page.
-fn title_of(artifact: &ArtifactRow, maker: Option<&(String, String)>) -> String {
+pub(super) fn title_of(artifact: &ArtifactRow, maker: Option<&(String, String)>) -> String {
     match (&artifact.name, maker) {
         (Some(name), _) => name.clone(),
         (None, Some((_, run))) => format!("Model of run {run}"),
@@ -240,6 +240,8 @@ pub(crate) async fn page(
             dt { "ID" } dd { code .long { (artifact.id) } }
             dt { "SHA-256" } dd { code .long { (artifact.content) } }
         }
+        (annotations::shown(&artifact.annotations))
+        (annotations::editor(&session, &here, artifact.created_by.as_deref(), &artifact.annotations))
         (used_by(&uses))
         @match &documents {
             None => {}

@@ -2,21 +2,37 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
-use maud::html;
+use axum::extract::{Query, State};
+use maud::{Markup, html};
+use serde::Deserialize;
 
 use super::{
     Page, Session,
     frame::page as framed,
     words::{name, path, time},
 };
-use crate::app::App;
+use crate::{app::App, database::ExperimentRow};
 
-pub(crate) async fn page(State(app): State<Arc<App>>, session: Session) -> Page {
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct ListQuery {
+    /// `live` for the list alone.
+    part: String,
+}
+
+pub(crate) async fn page(
+    State(app): State<Arc<App>>,
+    session: Session,
+    Query(asked): Query<ListQuery>,
+) -> Page {
     let (experiments, _) = app
         .database
         .experiments(session.user.namespace.clone(), None)
         .await?;
+    let list = html! { div #experiments { (table(&experiments)) } };
+    if asked.part == "live" {
+        return Ok(list);
+    }
     let content = html! {
         div .head {
             h1 { "Experiments" }
@@ -24,6 +40,13 @@ pub(crate) async fn page(State(app): State<Arc<App>>, session: Session) -> Page 
                 div .actions role="group" aria-label="Actions" { a .button href="/console/start" { "Start a run" } }
             }
         }
+        div data-live="/console/?part=live" data-every="5" { (list) }
+    };
+    Ok(framed(&session, "Experiments", "Experiments", &content))
+}
+
+fn table(experiments: &[ExperimentRow]) -> Markup {
+    html! {
         @if experiments.is_empty() {
             p { "There are no experiments yet. The first run that a program starts with "
                 code { "fit" } ", or that is started here, creates the experiment " code { "default" } "." }
@@ -33,7 +56,7 @@ pub(crate) async fn page(State(app): State<Arc<App>>, session: Session) -> Page 
                     th scope="col" { "Name" } th scope="col" .number { "Runs" }
                     th scope="col" { "Created" } th scope="col" { "Description" }
                 } }
-                tbody { @for experiment in experiments.iter().rev() { tr {
+                tbody { @for experiment in experiments.iter().rev() { tr data-key=(experiment.id) {
                     th scope="row" {
                         a href=(path(&["experiments", &experiment.name])) { (name(&experiment.name)) }
                     }
@@ -43,6 +66,5 @@ pub(crate) async fn page(State(app): State<Arc<App>>, session: Session) -> Page 
                 } } }
             } }
         }
-    };
-    Ok(framed(&session, "Experiments", "Experiments", &content))
+    }
 }

@@ -99,6 +99,7 @@ pub(super) fn page(session: &Session, here: &str, title: &str, content: &Markup)
             nav aria-label="Main" {
                 a .brand href="/console/" { "finetuner" }
                 (part("Experiments", "/console/"))
+                (part("Runs", "/console/runs"))
                 (part("Data and models", "/console/data"))
                 (part("Queue", "/console/queue"))
                 (part("Projects", "/console/projects"))

@@ -96,8 +96,31 @@ function isMarked(part) {
   return selection !== null && !selection.isCollapsed && selection.containsNode(part, true);
 }
 
+// How many runs of a list are selected, and the box that selects all.
+function selection() {
+  const boxes = [...document.querySelectorAll("#runs input[name=run]")];
+  const chosen = boxes.filter((box) => box.checked).length;
+  for (const all of document.querySelectorAll("#runs input[data-all]")) {
+    all.hidden = boxes.length === 0;
+    all.checked = chosen > 0 && chosen === boxes.length;
+    all.indeterminate = chosen > 0 && chosen < boxes.length;
+  }
+  for (const count of document.querySelectorAll("#runs [data-count]")) {
+    const text = chosen === 0 ? "Nothing is selected: the CSV file has the whole list." : `${chosen} selected`;
+    if (count.textContent !== text) count.textContent = text;
+  }
+}
+
+document.addEventListener("change", ({ target }) => {
+  if (target.matches("#runs input[data-all]")) {
+    for (const box of document.querySelectorAll("#runs input[name=run]")) box.checked = target.checked;
+  }
+  if (target.closest("#runs") !== null) selection();
+});
+
 function enhance(root) {
   charts(root);
+  selection();
   for (const form of root.querySelectorAll("form[data-auto]")) form.classList.add("auto");
 }
 
@@ -107,6 +130,8 @@ async function replace(address) {
   if (page === null) return location.assign(address);
   const main = document.querySelector("main");
   morph(main, page.querySelector("main"));
+  // What was typed belongs to the view before.
+  for (const field of main.querySelectorAll("form[data-auto] input")) field.value = field.getAttribute("value") ?? "";
   enhance(main);
   return undefined;
 }

@@ -4,6 +4,7 @@
 
 mod account;
 mod admin;
+mod annotations;
 mod chart;
 mod compare;
 mod data;
@@ -91,11 +92,18 @@ pub(crate) fn router(app: &Arc<App>) -> Router<Arc<App>> {
         .route("/share/{key}/picture", get(run::shared_picture))
         .route("/share/{key}/download", get(run::shared_download))
         .route(
+            &format!("{run}/annotations"),
+            get(annotations::run_form).post(annotations::save_run),
+        )
+        .route(
             &format!("{run}/try"),
             get(try_it::page)
                 .post(try_it::search)
                 .layer(DefaultBodyLimit::max(try_it::MAX_FORM)),
         )
+        .route("/console/runs", get(runs::all))
+        .route("/console/runs/csv", get(runs::csv))
+        .route("/console/runs/selected", post(runs::act))
         .route("/console/compare", get(compare::page))
         .route("/console/start", get(start::form).post(start::start))
         .route("/console/queue", get(queue::page))
@@ -123,6 +131,10 @@ pub(crate) fn router(app: &Arc<App>) -> Router<Arc<App>> {
         .route(
             "/console/project/delete",
             get(projects::ask_to_delete).post(projects::delete),
+        )
+        .route(
+            "/console/data/{id}/annotations",
+            get(annotations::artifact_form).post(annotations::save_artifact),
         )
         .route("/console/account", get(account::show))
         .route("/console/tokens", get(tokens::list).post(tokens::create))

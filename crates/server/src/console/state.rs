@@ -4,7 +4,7 @@ use finetuner_protocol::Status;
 use maud::{Markup, html};
 
 use super::metrics;
-use crate::database::{CANCELLED, RunRow};
+use crate::database::{CANCELLED, Outline, RunRow};
 
 /// Where a run stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,12 +31,28 @@ impl State {
     ];
 
     pub(super) fn of(run: &RunRow) -> Self {
-        match run.status() {
-            Status::Finished if metrics::got_worse(&metrics::of(run)) => Self::Worse,
+        let is_worse = || metrics::got_worse(&metrics::of(run));
+        Self::of_parts(run.status(), &run.noted, run.has_worker, is_worse)
+    }
+
+    pub(super) fn of_outline(run: &Outline) -> Self {
+        let is_worse = || metrics::got_worse(&metrics::named(&run.metrics, &run.config));
+        let status = Status::from(run.status.as_str());
+        Self::of_parts(status, &run.noted, run.has_worker, is_worse)
+    }
+
+    fn of_parts(
+        status: Status,
+        noted: &str,
+        has_worker: bool,
+        is_worse: impl FnOnce() -> bool,
+    ) -> Self {
+        match status {
+            Status::Finished if is_worse() => Self::Worse,
             Status::Finished => Self::Finished,
-            Status::Failed if run.noted.starts_with(CANCELLED) => Self::Cancelled,
+            Status::Failed if noted.starts_with(CANCELLED) => Self::Cancelled,
             Status::Failed => Self::Failed,
-            Status::Started if run.has_worker => Self::Running,
+            Status::Started if has_worker => Self::Running,
             _ => Self::Waiting,
         }
     }

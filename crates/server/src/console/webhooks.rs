@@ -98,7 +98,7 @@ async fn show(app: &App, session: &Session, said: &Markup, typed: &Typed) -> Pag
                     th scope="col" { "Created" }
                 } }
                 tbody { @for hook in &hooks { tr {
-                    th scope="row" { a href=(address(hook)) { (name(&hook.url)) } }
+                    th scope="row" { a href=(address(hook)) { (name(&hook.shown(session.changes(None)))) } }
                     td data-label="Runs that" { (events_of(&hook.events)) }
                     td data-label="Created" { (time(&hook.created_at)) }
                 } } }
@@ -215,7 +215,7 @@ pub(crate) async fn show_one(
     let content = html! {
         (crumbs())
         div .head {
-            h1 { (name(&hook.url)) }
+            h1 { (name(&hook.shown(session.changes(None)))) }
             @if session.changes(None) { div .actions role="group" aria-label="Actions" {
                 form method="post" action={ (here) "/test" } {
                     (session.project_field())

@@ -89,6 +89,11 @@ pub(super) fn path(parts: &[&str]) -> String {
     url.path().to_owned()
 }
 
+/// An address of the console that a form has sent. One of another site is none.
+pub(super) fn own_address(text: &str) -> Option<&str> {
+    Some(text).filter(|text| text.starts_with("/console/"))
+}
+
 /// A query string of those fields that are not empty.
 pub(super) fn query(fields: &[(&str, &str)]) -> String {
     let mut text = url::form_urlencoded::Serializer::new(String::new());
@@ -153,6 +158,14 @@ mod tests {
             (2e7, "2.0e7"),
         ] {
             assert_eq!(number(value), text);
+        }
+    }
+
+    #[test]
+    fn addresses_of_other_sites_lead_nowhere() {
+        assert_eq!(own_address("/console/runs?q=x"), Some("/console/runs?q=x"));
+        for other in ["", "https://x.example/console/", "//x.example", "/v2/"] {
+            assert_eq!(own_address(other), None);
         }
     }
 

@@ -89,12 +89,14 @@ CREATE TABLE new_artifacts (
     size       INTEGER NOT NULL,
     created_at TEXT NOT NULL,
     updated_at TEXT NOT NULL,
+    tags       TEXT NOT NULL DEFAULT '[]',
+    note       TEXT NOT NULL DEFAULT '',
     UNIQUE (project_id, name)
 ) STRICT;
 INSERT INTO new_artifacts (id, project_id, created_by, name, type, public, meta_data, content,
-        size, created_at, updated_at)
+        size, created_at, updated_at, tags, note)
     SELECT id, user_id, user_id, name, type, public, meta_data, content, size, created_at,
-        updated_at FROM artifacts ORDER BY rowid;
+        updated_at, tags, note FROM artifacts ORDER BY rowid;
 DROP TABLE artifacts;
 ALTER TABLE new_artifacts RENAME TO artifacts;
 CREATE INDEX artifacts_by_content ON artifacts (content);

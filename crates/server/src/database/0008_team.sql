@@ -32,6 +32,8 @@ CREATE TABLE messages (
     -- One of the two: a webhook, or a user who gets e-mail.
     webhook_id TEXT REFERENCES webhooks (id) ON DELETE CASCADE,
     user_id    TEXT REFERENCES users (id) ON DELETE CASCADE,
+    -- Of e-mail about a run: its receiver must still be a member.
+    project_id TEXT REFERENCES projects (id) ON DELETE CASCADE,
     event      TEXT NOT NULL,
     -- JSON.
     body       TEXT NOT NULL,
@@ -48,6 +50,7 @@ CREATE TABLE messages (
 CREATE INDEX messages_due ON messages (due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX messages_by_webhook ON messages (webhook_id, id);
 CREATE INDEX messages_by_user ON messages (user_id, id);
+CREATE INDEX messages_by_project ON messages (project_id);
 
 -- Links by which anybody may read a run's page for a while.
 CREATE TABLE shares (
@@ -55,7 +58,7 @@ CREATE TABLE shares (
     -- SHA-256 of the key in the address.
     hash          BLOB NOT NULL UNIQUE,
     run_id        INTEGER NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
-    created_by    TEXT NOT NULL,
+    created_by    TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE,
     -- Whether the run's artifact may be downloaded too.
     with_artifact INTEGER NOT NULL,
     created_at    TEXT NOT NULL,
@@ -64,6 +67,7 @@ CREATE TABLE shares (
     opened_at     TEXT
 ) STRICT;
 CREATE INDEX shares_by_run ON shares (run_id);
+CREATE INDEX shares_by_user ON shares (created_by);
 
 -- Accounts of a sign-in provider, and the users that they belong to.
 CREATE TABLE identities (

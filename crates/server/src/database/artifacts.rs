@@ -1,9 +1,10 @@
 //! Artifacts: data that was pushed, and models that runs have made. The bytes
 //! are in the store, under the SHA-256 of the content.
 
+use finetuner_protocol::{AnnotationChange, Annotations};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{Database, Identity, NOW, Role, usage};
+use super::{Annotated, Database, Identity, NOW, Role, annotations, usage};
 
 /// An artifact.
 #[derive(Clone, Debug)]
@@ -17,6 +18,18 @@ pub(crate) struct ArtifactRow {
     pub(crate) size: u64,
     pub(crate) created_at: String,
     pub(crate) updated_at: String,
+    pub(crate) annotations: Annotations,
+    /// Who pushed it or started its run; none if the user was deleted.
+    pub(crate) created_by: Option<String>,
+}
+
+/// A change of what is known about an artifact. What it does not name stays.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ArtifactChange {
+    pub(crate) name: Option<String>,
+    pub(crate) meta_data: Option<String>,
+    pub(crate) public: Option<bool>,
+    pub(crate) annotations: AnnotationChange,
 }
 
 /// Which artifact is meant.
@@ -54,7 +67,8 @@ pub(crate) enum Put {
 }
 
 const COLUMNS: &str = "artifacts.id, artifacts.name, type, public, meta_data, content, size,
-    artifacts.created_at, updated_at";
+    artifacts.created_at, updated_at, artifacts.tags,
+    artifacts.note, artifacts.created_by";
 
 fn artifact(row: &Row<'_>) -> rusqlite::Result<ArtifactRow> {
     Ok(ArtifactRow {
@@ -67,6 +81,8 @@ fn artifact(row: &Row<'_>) -> rusqlite::Result<ArtifactRow> {
         size: row.get(6)?,
         created_at: row.get(7)?,
         updated_at: row.get(8)?,
+        annotations: annotations::annotations(row, 9, 10)?,
+        created_by: row.get(11)?,
     })
 }
 
@@ -325,16 +341,14 @@ impl Database {
         .await
     }
 
-    /// Changes what is known about an artifact of the project. Says whether it is
-    /// there.
+    /// Changes what is known about an artifact of the project, all of it or
+    /// nothing.
     pub(crate) async fn update_artifact(
         &self,
         by: Identity,
         id: String,
-        name: Option<String>,
-        meta_data: Option<String>,
-        public: Option<bool>,
-    ) -> rusqlite::Result<bool> {
+        change: ArtifactChange,
+    ) -> rusqlite::Result<Annotated> {
         self.write(move |db| {
             let transaction = db.transaction()?;
             by.check(&transaction, Role::Member)?;
@@ -345,18 +359,31 @@ impl Database {
                 [&by.namespace, &id],
                 |row| row.get(0),
             )?;
-            let changed = transaction.execute(
-                &format!(
-                    "UPDATE artifacts SET name = coalesce(?3, name),
-                         meta_data = coalesce(?4, meta_data), public = coalesce(?5, public),
-                         updated_at = {NOW}
-                     WHERE project_id = ?1 AND id = ?2"
-                ),
-                params![by.namespace, id, name, meta_data, public],
-            )?;
-            if changed == 1
-                && let Some(public) = public.filter(|public| *public != was_public)
-            {
+            let annotated =
+                annotations::annotate_artifact(&transaction, &by, &id, &change.annotations)?;
+            if !matches!(annotated, Annotated::Done(_)) {
+                return Ok(annotated);
+            }
+            // A note is no new version of what it is about.
+            let is_more = change.name.is_some() || change.meta_data.is_some();
+            if is_more || change.public.is_some() {
+                transaction.execute(
+                    &format!(
+                        "UPDATE artifacts SET name = coalesce(?3, name),
+                             meta_data = coalesce(?4, meta_data), public = coalesce(?5, public),
+                             updated_at = {NOW}
+                         WHERE project_id = ?1 AND id = ?2"
+                    ),
+                    params![
+                        by.namespace,
+                        id,
+                        change.name,
+                        change.meta_data,
+                        change.public
+                    ],
+                )?;
+            }
+            if let Some(public) = change.public.filter(|public| *public != was_public) {
                 let action = if public {
                     "data.publish"
                 } else {
@@ -365,7 +392,7 @@ impl Database {
                 by.note(&transaction, action, &id)?;
             }
             transaction.commit()?;
-            Ok(changed == 1)
+            Ok(annotated)
         })
         .await
     }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Actor, Database, Identity, NOW, is_duplicate, projects::check_name_is_free};
+use super::{Actor, Database, Identity, NOW, Refusal, is_duplicate, projects::check_name_is_free};
 use crate::{oidc::Subject, secret};
 
 /// Whether an account was linked.
@@ -97,8 +97,14 @@ impl Database {
         let who = who.clone();
         self.write(move |db| {
             let transaction = db.transaction()?;
-            check_name_is_free(&transaction, &name)?;
             let id = secret::new_id();
+            if let Err(error) = check_name_is_free(&transaction, &name) {
+                return match Refusal::of(&error) {
+                    // A project has it: the user chooses another one.
+                    Some(_) => Ok((Linked::NameTaken, id)),
+                    None => Err(error),
+                };
+            }
             let added = transaction.execute(
                 &format!("INSERT INTO users (id, name, created_at) VALUES (?1, ?2, {NOW})"),
                 params![id, name],
@@ -183,6 +189,13 @@ mod tests {
         let taken = db.add_user_of_identity("ada".into(), &who("a"), None).await;
         assert_eq!(taken.unwrap().0, Linked::NameTaken);
         assert_eq!(db.user_of_identity(&who("a")).await.unwrap(), None);
+        // The name of a project is taken too.
+        db.disturb("INSERT INTO projects (id, name, created_at) VALUES ('p', 'team', '')")
+            .await;
+        let taken = db
+            .add_user_of_identity("team".into(), &who("a"), None)
+            .await;
+        assert_eq!(taken.unwrap().0, Linked::NameTaken);
         let (linked, eve) = db
             .add_user_of_identity("eve".into(), &who("e"), None)
             .await

@@ -4,6 +4,7 @@
 mod access;
 mod accounts;
 mod admin;
+mod annotations;
 mod artifacts;
 mod audit;
 mod checkpoints;
@@ -36,7 +37,8 @@ pub(crate) use connections::Database;
 pub(crate) use access::{Identity, Refusal, Role, Wanted};
 pub(crate) use accounts::{NewToken, Scope, TokenRow};
 pub(crate) use admin::{AccountChange, AccountRow, Manager, OpenRun, StorageRow};
-pub(crate) use artifacts::{ArtifactList, ArtifactRow, NewArtifact, Put, Which};
+pub(crate) use annotations::Annotated;
+pub(crate) use artifacts::{ArtifactChange, ArtifactList, ArtifactRow, NewArtifact, Put, Which};
 pub(crate) use audit::{Actor, AuditFilter, Entry, csv};
 pub(crate) use checkpoints::CheckpointRow;
 pub(crate) use events::StoredEvent;
@@ -49,7 +51,7 @@ pub(crate) use open::replace;
 pub(crate) use outbox::{CONFIRM, Due, MessageRow, Next, Receiver, RunEvent};
 pub(crate) use projects::{MemberRow, ProjectRow};
 pub(crate) use queue::{Claim, End, Launched, Release};
-pub(crate) use run_lists::{Outline, RunFilter};
+pub(crate) use run_lists::{Among, Outline, RunFilter, Standing};
 #[cfg(test)]
 pub(crate) use runs::tests::with_run;
 pub(crate) use runs::{CANCELLED, Created, NewRunRow, RunRow};
@@ -67,6 +69,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("0003_queue.sql"),
     include_str!("0004_launches.sql"),
     include_str!("0005_jobs.sql"),
+    include_str!("0006_tags.sql"),
     include_str!("0007_projects.sql"),
     include_str!("0008_team.sql"),
 ];

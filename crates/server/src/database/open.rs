@@ -254,11 +254,12 @@ mod tests {
     use super::*;
 
     /// Databases of all released versions, as SQL.
-    const RELEASED: [(usize, &str); 4] = [
+    const RELEASED: [(usize, &str); 5] = [
         (1, include_str!("fixtures/schema-1.sql")),
         (2, include_str!("fixtures/schema-2.sql")),
         (3, include_str!("fixtures/schema-3.sql")),
         (4, include_str!("fixtures/schema-4.sql")),
+        (5, include_str!("fixtures/schema-5.sql")),
     ];
 
     fn make(path: &Path, sql: &str) {

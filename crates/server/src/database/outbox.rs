@@ -115,7 +115,7 @@ pub(crate) enum Receiver {
         url: String,
         secret: Vec<u8>,
     },
-    /// None if the user has turned e-mail off.
+    /// None if the user has turned e-mail off, was disabled or has left the project.
     Mail { address: Option<String> },
 }
 
@@ -174,7 +174,17 @@ pub(super) fn announce(db: &Connection, run_id: i64, event: RunEvent) -> rusqlit
     .to_string();
     for (webhook_id, user_id) in receivers {
         let to = (webhook_id.as_deref(), user_id.as_deref());
-        write(db, to, event.as_str(), &body)?;
+        let name = write(db, to, event.as_str(), &body)?;
+        if user_id.is_some() {
+            db.execute(
+                "UPDATE messages SET project_id = (
+                     SELECT project_id FROM runs
+                         JOIN experiments ON experiments.id = experiment_id
+                     WHERE runs.id = ?2)
+                 WHERE name = ?1",
+                params![name, run_id],
+            )?;
+        }
     }
     Ok(())
 }
@@ -243,7 +253,11 @@ pub(super) fn write(
     )?;
     db.execute(
         &format!(
-            "DELETE FROM messages WHERE {OWN} AND due_at IS NULL AND id <= (
+            // Codes of the last hour are counted.
+            "DELETE FROM messages WHERE {OWN} AND due_at IS NULL
+             AND NOT (event = '{CONFIRM}'
+                 AND created_at > strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-1 hour'))
+             AND id <= (
                  SELECT id FROM messages WHERE {OWN} AND due_at IS NULL
                  ORDER BY id DESC LIMIT 1 OFFSET ?3)"
         ),
@@ -273,6 +287,20 @@ impl Database {
             if found.is_none() {
                 return Ok(None);
             }
+            // One at a time: nobody can make the server call an address without a pause.
+            let waiting = transaction
+                .query_row(
+                    &format!(
+                        "SELECT {MESSAGE} FROM messages
+                         WHERE webhook_id = ?1 AND event = ?2 AND due_at IS NOT NULL"
+                    ),
+                    params![webhook_id, TEST],
+                    message,
+                )
+                .optional()?;
+            if waiting.is_some() {
+                return Ok(waiting);
+            }
             let body = json!({"type": TEST, "timestamp": time(&transaction)?, "data": {}});
             let name = write(
                 &transaction,
@@ -301,10 +329,14 @@ impl Database {
         self.read(move |db| {
             // Columns beside `min` are those of the row that has it.
             db.prepare_cached(
-                "SELECT min(due_at), messages.id, name, attempts, event, body, webhook_id, url,
+                "SELECT min(due_at), messages.id, messages.name, attempts, event, body, webhook_id, url,
                      secret, address
                  FROM messages LEFT JOIN webhooks ON webhooks.id = webhook_id
-                     LEFT JOIN mail_addresses ON mail_addresses.user_id = messages.user_id
+                     LEFT JOIN users ON users.id = messages.user_id AND NOT disabled
+                         AND (messages.project_id IS NULL OR EXISTS (
+                             SELECT 1 FROM members WHERE members.user_id = users.id
+                                 AND members.project_id = messages.project_id))
+                     LEFT JOIN mail_addresses ON mail_addresses.user_id = users.id
                  WHERE due_at <= ?1
                      AND coalesce(webhook_id, '') NOT IN (SELECT value FROM json_each(?2))
                  GROUP BY webhook_id ORDER BY min(due_at) LIMIT ?3",
@@ -348,8 +380,31 @@ impl Database {
         .await
     }
 
-    /// Writes down the outcome of the attempt after `attempts` others. Does
-    /// nothing if the message was sent again meanwhile.
+    /// Begins the attempt after `attempts` others. If its outcome is never written
+    /// down, the next one begins at `due_at`. Returns false if the message was sent
+    /// again or given up meanwhile.
+    pub(crate) async fn begin_attempt(
+        &self,
+        id: i64,
+        attempts: u32,
+        due_at: i64,
+    ) -> rusqlite::Result<bool> {
+        self.write(move |db| {
+            let begun = db.execute(
+                &format!(
+                    "UPDATE messages SET attempts = attempts + 1, due_at = ?3, outcome = '',
+                         tried_at = {NOW}
+                     WHERE id = ?1 AND attempts = ?2 AND due_at IS NOT NULL"
+                ),
+                params![id, attempts, due_at],
+            )?;
+            Ok(begun == 1)
+        })
+        .await
+    }
+
+    /// Writes down the outcome of an attempt, by its number. Does nothing if the
+    /// message was sent again meanwhile.
     pub(crate) async fn note_attempt(
         &self,
         id: i64,
@@ -364,8 +419,7 @@ impl Database {
         self.write(move |db| {
             db.execute(
                 &format!(
-                    "UPDATE messages SET attempts = attempts + 1, due_at = ?3, sent = ?4,
-                         outcome = ?5, tried_at = {NOW},
+                    "UPDATE messages SET due_at = ?3, sent = ?4, outcome = ?5, tried_at = {NOW},
                          -- The code of a confirmation is in its receiver's hands now.
                          body = CASE WHEN ?4 AND event = '{CONFIRM}' THEN '{{}}' ELSE body END
                      WHERE id = ?1 AND attempts = ?2 AND due_at IS NOT NULL"
@@ -456,15 +510,21 @@ mod tests {
         let name = made.unwrap().name;
         let later = now_ms() + 60_000;
         let message = due(&db, &[]).await.remove(0);
-        let note = async |attempts, next| {
-            db.note_attempt(message.id, attempts, next, "o".into())
-                .await
-                .unwrap();
-            db.deliveries(user.namespace.clone(), id.clone(), 1)
-                .await
-                .unwrap()
-                .remove(0)
+        let note = async |attempts: u32, next| {
+            let begun = db.begin_attempt(message.id, attempts, later).await;
+            begun.unwrap();
+            let noted = db.note_attempt(message.id, attempts + 1, next, "o".into());
+            noted.await.unwrap();
+            let rows = db.deliveries(user.namespace.clone(), id.clone(), 1).await;
+            rows.unwrap().remove(0)
         };
+        // An attempt whose outcome is lost is not made again at once.
+        assert!(db.begin_attempt(message.id, 0, later).await.unwrap());
+        assert!(due(&db, &[]).await.is_empty());
+        assert!(!db.begin_attempt(message.id, 0, later).await.unwrap());
+        db.send_again(user.clone(), id.clone(), name.clone())
+            .await
+            .unwrap();
         let row = note(0, Next::At(later)).await;
         assert_eq!(
             (row.attempts, row.sent, row.outcome.as_str()),

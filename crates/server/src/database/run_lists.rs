@@ -2,78 +2,186 @@
 
 use std::collections::HashMap;
 
-use rusqlite::{OptionalExtension, params, params_from_iter};
+use rusqlite::{OptionalExtension, params, params_from_iter, types::Value};
 
 use super::{
     Database,
     runs::{CANCELLED, RunRow, SELECT, run},
 };
 
-/// Which runs of an experiment are wanted, and in which order.
+/// Among which runs a list looks.
+#[derive(Clone, Debug)]
+pub(crate) enum Among {
+    /// Those of an experiment.
+    Experiment(i64),
+    /// Those of all experiments of a project.
+    Project(String),
+}
+
+impl From<i64> for Among {
+    fn from(experiment: i64) -> Self {
+        Self::Experiment(experiment)
+    }
+}
+
+impl Among {
+    /// The runs, where `?1` is [`Among::value`].
+    fn condition(&self) -> &'static str {
+        match self {
+            Self::Experiment(_) => "experiment_id = ?1",
+            Self::Project(_) => {
+                "experiment_id IN (SELECT id FROM experiments WHERE project_id = ?1)"
+            }
+        }
+    }
+
+    fn value(&self) -> Value {
+        match self {
+            Self::Experiment(id) => Value::Integer(*id),
+            Self::Project(id) => Value::Text(id.clone()),
+        }
+    }
+
+    /// How many there are. Triggers count the runs of each experiment.
+    fn count(&self) -> &'static str {
+        match self {
+            Self::Experiment(_) => "SELECT coalesce(sum(runs), 0) FROM experiments WHERE id = ?1",
+            Self::Project(_) => {
+                "SELECT coalesce(sum(runs), 0) FROM experiments WHERE project_id = ?1"
+            }
+        }
+    }
+}
+
+/// Where runs stand that are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Waiting for their first worker, or for another one.
+    Waiting,
+    /// With a worker.
+    Running,
+    Finished,
+    Failed,
+    /// Ended by a user.
+    Cancelled,
+}
+
+impl Standing {
+    /// As SQL, where `?4` is what the details of a cancelled run begin with.
+    fn condition(self) -> &'static str {
+        match self {
+            Self::Waiting => "(status = 'CREATED' OR status = 'STARTED' AND worker_token IS NULL)",
+            Self::Running => "status = 'STARTED' AND worker_token IS NOT NULL",
+            Self::Finished => "status = 'FINISHED'",
+            Self::Failed => "status = 'FAILED' AND instr(details, ?4) <> 1",
+            Self::Cancelled => "status = 'FAILED' AND instr(details, ?4) = 1",
+        }
+    }
+}
+
+/// Which runs are wanted, and in which order.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RunFilter {
-    /// With this status alone.
-    pub(crate) status: Option<String>,
-    /// Of those that failed: the ones that a user has cancelled, or the others.
-    pub(crate) cancelled: Option<bool>,
-    /// With this in their name or description alone, in capitals or not.
+    pub(crate) standing: Option<Standing>,
+    /// With this in their name, description or note alone, in capitals or not.
     pub(crate) text: Option<String>,
+    /// With this tag alone.
+    pub(crate) tag: Option<String>,
     pub(crate) newest_first: bool,
     /// Offset and limit; all of them where there is none.
     pub(crate) page: Option<(u64, u64)>,
 }
 
-/// The runs that a filter wants, of the experiment `?1`.
-const WANTED: &str = "experiment_id = ?1 AND status = coalesce(?2, status)
-    AND (?3 IS NULL OR instr(lower(name || char(10) || description), lower(?3)) > 0)
-    AND (?4 IS NULL OR (instr(details, ?5) = 1) = ?4)";
+impl RunFilter {
+    fn is_all(&self) -> bool {
+        self.standing.is_none() && self.text.is_none() && self.tag.is_none()
+    }
 
-/// What lists are sorted and filtered by, of one run.
-#[derive(Clone, Debug)]
+    /// The runs as SQL: `?2` is the text, `?3` the tag, `?4` the start of the
+    /// details of cancelled runs.
+    fn condition(&self, among: &Among) -> String {
+        // Every parameter has its place, also one that nothing is compared with.
+        let mut all = format!("{} AND ?4 <> ''", among.condition());
+        if let Some(standing) = self.standing {
+            all.push_str(" AND ");
+            all.push_str(standing.condition());
+        }
+        all.push_str(match self.text {
+            Some(_) => {
+                " AND instr(lower(name || char(10) || description || char(10) || note), lower(?2)) > 0"
+            }
+            None => " AND ?2 IS NULL",
+        });
+        all.push_str(match self.tag {
+            Some(_) => " AND EXISTS (SELECT 1 FROM json_each(tags) WHERE value = ?3)",
+            None => " AND ?3 IS NULL",
+        });
+        all
+    }
+}
+
+/// What lists are sorted and filtered by, and what files of them hold, of one run.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Outline {
     pub(crate) id: i64,
+    pub(crate) experiment: String,
     pub(crate) name: String,
+    pub(crate) description: String,
+    pub(crate) status: String,
+    pub(crate) noted: String,
+    pub(crate) has_worker: bool,
+    pub(crate) created_at: String,
     pub(crate) config: String,
     pub(crate) metrics: String,
     pub(crate) started_at: Option<i64>,
     pub(crate) ended_at: Option<i64>,
+    /// JSON: the tags.
+    pub(crate) tags: String,
+    pub(crate) note: String,
+}
+
+impl From<&RunRow> for Outline {
+    fn from(run: &RunRow) -> Self {
+        Self {
+            id: run.id,
+            experiment: run.experiment.clone(),
+            name: run.name.clone(),
+            description: run.description.clone(),
+            status: run.status.clone(),
+            noted: run.noted.clone(),
+            has_worker: run.has_worker,
+            created_at: run.created_at.clone(),
+            config: run.config.clone(),
+            metrics: run.metrics.clone(),
+            started_at: run.started_at,
+            ended_at: run.ended_at,
+            tags: super::annotations::stored(&run.annotations.tags),
+            note: run.annotations.note.clone(),
+        }
+    }
 }
 
 impl Database {
-    /// The runs of an experiment, and how many there are in all.
+    /// The runs that a filter wants, and how many there are in all.
     pub(crate) async fn runs(
         &self,
-        experiment_id: i64,
+        among: impl Into<Among>,
         filter: RunFilter,
     ) -> rusqlite::Result<(Vec<RunRow>, u64)> {
+        let among = among.into();
         let (offset, limit) = super::bounds(filter.page);
         self.read(move |db| {
-            let is_all =
-                filter.status.is_none() && filter.text.is_none() && filter.cancelled.is_none();
-            let wanted = match is_all {
-                true => {
-                    "experiment_id = ?1 AND ?2 IS NULL AND ?3 IS NULL AND ?4 IS NULL AND ?5 <> ''"
-                }
-                false => WANTED,
-            };
-            let RunFilter {
-                status,
-                text,
-                cancelled,
-                ..
-            } = &filter;
-            let values = params![experiment_id, status, text, cancelled, CANCELLED];
-            let total: i64 = match is_all {
+            let wanted = filter.condition(&among);
+            let value = among.value();
+            let total: i64 = match filter.is_all() {
                 true => db
-                    .prepare_cached("SELECT runs FROM experiments WHERE id = ?1")?
-                    .query_row([experiment_id], |row| row.get(0))
-                    .optional()?
-                    .unwrap_or_default(),
-                false => db.query_row(
-                    &format!("SELECT count(*) FROM runs WHERE {wanted}"),
-                    values,
-                    |row| row.get(0),
-                )?,
+                    .prepare_cached(among.count())?
+                    .query_row([&value], |row| row.get(0))?,
+                false => db
+                    .prepare_cached(&format!("SELECT count(*) FROM runs WHERE {wanted}"))?
+                    .query_row(params![value, filter.text, filter.tag, CANCELLED], |row| {
+                        row.get(0)
+                    })?,
             };
             let [order, reverse] = match filter.newest_first {
                 true => ["DESC", "ASC"],
@@ -91,19 +199,11 @@ impl Database {
             let rows = db
                 .prepare_cached(&format!(
                     "{SELECT} WHERE runs.id IN (
-                         SELECT id FROM runs WHERE {wanted} ORDER BY id {inner} LIMIT ?6 OFFSET ?7)
+                         SELECT id FROM runs WHERE {wanted} ORDER BY id {inner} LIMIT ?5 OFFSET ?6)
                      ORDER BY runs.id {order}"
                 ))?
                 .query_map(
-                    params![
-                        experiment_id,
-                        status,
-                        text,
-                        cancelled,
-                        CANCELLED,
-                        limit,
-                        offset
-                    ],
+                    params![value, filter.text, filter.tag, CANCELLED, limit, offset],
                     run,
                 )?
                 .collect::<Result<_, _>>()?;
@@ -113,32 +213,48 @@ impl Database {
     }
 
     /// The outlines of all runs that a filter wants, oldest first, whatever page
-    /// it names.
+    /// it names: at most `most`. Without `details`, configurations and metrics,
+    /// which take most of the room, are left out.
     pub(crate) async fn outlines(
         &self,
-        experiment_id: i64,
+        among: impl Into<Among>,
         filter: RunFilter,
+        details: bool,
+        most: u64,
     ) -> rusqlite::Result<Vec<Outline>> {
+        let among = among.into();
+        let (_, most) = super::bounds(Some((0, most)));
         self.read(move |db| {
+            let wanted = filter.condition(&among);
+            let details = match details {
+                true => "config, metrics",
+                false => "'', ''",
+            };
             let mut query = db.prepare_cached(&format!(
-                "SELECT id, name, config, metrics, started_at, ended_at FROM runs
-                 WHERE {WANTED} ORDER BY id"
+                "SELECT runs.id, experiments.name, runs.name, runs.description, status,
+                     runs.details, worker_token IS NOT NULL, runs.created_at, {details},
+                     started_at, ended_at, runs.tags, runs.note
+                 FROM runs JOIN experiments ON experiments.id = experiment_id
+                 WHERE runs.id IN (SELECT id FROM runs WHERE {wanted} ORDER BY id LIMIT ?5)
+                 ORDER BY runs.id"
             ))?;
-            let values = params![
-                experiment_id,
-                filter.status,
-                filter.text,
-                filter.cancelled,
-                CANCELLED
-            ];
+            let values = params![among.value(), filter.text, filter.tag, CANCELLED, most];
             let rows = query.query_map(values, |row| {
                 Ok(Outline {
                     id: row.get(0)?,
-                    name: row.get(1)?,
-                    config: row.get(2)?,
-                    metrics: row.get(3)?,
-                    started_at: row.get(4)?,
-                    ended_at: row.get(5)?,
+                    experiment: row.get(1)?,
+                    name: row.get(2)?,
+                    description: row.get(3)?,
+                    status: row.get(4)?,
+                    noted: row.get(5)?,
+                    has_worker: row.get(6)?,
+                    created_at: row.get(7)?,
+                    config: row.get(8)?,
+                    metrics: row.get(9)?,
+                    started_at: row.get(10)?,
+                    ended_at: row.get(11)?,
+                    tags: row.get(12)?,
+                    note: row.get(13)?,
                 })
             })?;
             rows.collect()
@@ -212,6 +328,7 @@ mod tests {
                     keep_checkpoints: 0,
                     first_checkpoint: None,
                     data: row.data,
+                    annotations: row.annotations,
                 },
                 None,
             )
@@ -251,28 +368,47 @@ mod tests {
             };
             assert_eq!(names(filter).await, (expected.into(), 3), "{page:?}");
         }
-        let filter = RunFilter {
-            status: Some("FAILED".into()),
+        let standing = |standing| RunFilter {
+            standing: Some(standing),
             ..all.clone()
         };
-        assert_eq!(names(filter).await, (String::new(), 0));
+        assert_eq!(names(standing(Standing::Failed)).await, (String::new(), 0));
         db.disturb(
             "UPDATE runs SET status = 'FAILED', details = 'Run cancelled by u' WHERE name = 'b-1';
-             UPDATE runs SET status = 'FAILED', details = 'why' WHERE name = 'a-1'",
+             UPDATE runs SET status = 'FAILED', details = 'why', tags = '[\"x\"]' WHERE name = 'a-1';
+             UPDATE runs SET status = 'STARTED' WHERE name = 'a-2'",
         )
         .await;
-        for (cancelled, expected) in [(None, "a-1 b-1"), (Some(true), "b-1"), (Some(false), "a-1")]
-        {
-            let filter = RunFilter {
-                status: Some("FAILED".into()),
-                cancelled,
-                ..all.clone()
-            };
-            assert_eq!(names(filter.clone()).await.0, expected);
-            let outlines = db.outlines(experiment, filter).await.unwrap();
-            let names: Vec<&str> = outlines.iter().map(|o| o.name.as_str()).collect();
-            assert_eq!(names.join(" "), expected);
+        let owner = db.identity_of("u").await.namespace;
+        for (wanted, expected) in [
+            (Standing::Failed, "a-1"),
+            (Standing::Cancelled, "b-1"),
+            (Standing::Waiting, "a-2"),
+            (Standing::Running, ""),
+            (Standing::Finished, ""),
+        ] {
+            assert_eq!(names(standing(wanted)).await.0, expected);
+            for among in [Among::Experiment(1), Among::Project(owner.clone())] {
+                let outlines = db
+                    .outlines(among, standing(wanted), false, 9)
+                    .await
+                    .unwrap();
+                let names: Vec<&str> = outlines.iter().map(|o| o.name.as_str()).collect();
+                assert_eq!(names.join(" "), expected);
+            }
         }
+        let tagged = RunFilter {
+            tag: Some("x".into()),
+            ..all.clone()
+        };
+        assert_eq!(names(tagged).await, ("a-1".into(), 1));
+        let (_, total) = db.runs(Among::Project(owner), all.clone()).await.unwrap();
+        assert_eq!(total, 3);
+        let (none, total) = db
+            .runs(Among::Project("x".into()), all.clone())
+            .await
+            .unwrap();
+        assert_eq!((none.len(), total), (0, 0));
         db.disturb("UPDATE runs SET status = 'CREATED', details = ''")
             .await;
         let rows = db.runs_by_ids(vec![first + 1, 99, first]).await.unwrap();

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use finetuner_protocol::Status;
+use finetuner_protocol::{Annotations, Status};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
-    Database, Identity, NOW, Role,
+    Database, Identity, NOW, Role, annotations,
     checkpoints::orphans,
     now_ms,
     queue::{begun_with, data_of},
@@ -56,6 +56,7 @@ pub(crate) struct RunRow {
     pub(crate) metrics: String,
     /// JSON: the content of its data by name, when it was made.
     pub(crate) data: String,
+    pub(crate) annotations: Annotations,
 }
 
 /// How far a run is.
@@ -167,6 +168,7 @@ pub(crate) struct NewRunRow {
     pub(crate) first_checkpoint: Option<String>,
     /// JSON: the content of its data by name.
     pub(crate) data: String,
+    pub(crate) annotations: Annotations,
 }
 
 /// Whether a run was stored.
@@ -182,7 +184,8 @@ pub(super) const SELECT: &str =
     config, device, task, status, details, runs.created_at, artifact_id, runs.idempotency_key,
     attempts, worker_token IS NOT NULL, started_at, ended_at, epoch, epochs, step, steps,
     pace_step, pace_at, metrics, data, launches, job IS NOT NULL, cpus, gpus,
-    created_by, (SELECT users.name FROM users WHERE users.id = created_by)
+    created_by, (SELECT users.name FROM users WHERE users.id = created_by), runs.tags,
+    runs.note
     FROM runs JOIN experiments ON experiments.id = experiment_id";
 
 pub(super) fn run(row: &Row<'_>) -> rusqlite::Result<RunRow> {
@@ -219,6 +222,7 @@ pub(super) fn run(row: &Row<'_>) -> rusqlite::Result<RunRow> {
         gpus: row.get(28)?,
         created_by: row.get(29)?,
         starter: row.get(30)?,
+        annotations: annotations::annotations(row, 31, 32)?,
     })
 }
 
@@ -285,9 +289,10 @@ impl Database {
                 &format!(
                     "INSERT INTO runs (experiment_id, name, description, config, device, task,
                          status, details, created_at, artifact_id, idempotency_key,
-                         keep_checkpoints, first_checkpoint, data, cpus, gpus, created_by)
+                         keep_checkpoints, first_checkpoint, data, cpus, gpus, created_by,
+                         tags, note)
                      VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'CREATED', ?7, {NOW}, ?8, ?9, ?10, ?11,
-                         ?12, ?13, ?14, ?15)"
+                         ?12, ?13, ?14, ?15, ?16, ?17)"
                 ),
                 params![
                     new.experiment_id,
@@ -304,7 +309,9 @@ impl Database {
                     new.data,
                     new.cpus,
                     new.gpus,
-                    by.person
+                    by.person,
+                    annotations::stored(&new.annotations.tags),
+                    new.annotations.note
                 ],
             )?;
             by.note(
@@ -453,6 +460,7 @@ pub(super) mod tests {
                 keep_checkpoints: 0,
                 first_checkpoint: None,
                 data: "{}".into(),
+                annotations: Annotations::default(),
             },
             None,
         )

@@ -31,7 +31,8 @@ pub(crate) struct NewShare {
     pub(crate) with_artifact: bool,
 }
 
-const COLUMNS: &str = "id, run_id, created_by, with_artifact, created_at, expires_at, opened,
+const COLUMNS: &str = "id, run_id,
+    (SELECT users.name FROM users WHERE users.id = created_by), with_artifact, created_at, expires_at, opened,
     opened_at";
 
 fn share(row: &Row<'_>) -> rusqlite::Result<ShareRow> {
@@ -78,7 +79,7 @@ impl Database {
                         secret::new_id(),
                         secret::hash(&key),
                         run_id,
-                        by.name,
+                        by.person,
                         new.with_artifact,
                         format!("+{} days", new.days),
                         most
@@ -139,13 +140,21 @@ impl Database {
         .await
     }
 
-    /// The link with this key, and its run.
+    /// The link with this key, and its run. A link is good as long as the user who made
+    /// it is a member of the run's project and not disabled.
     pub(crate) async fn shared(&self, key: &str) -> rusqlite::Result<Option<(ShareRow, RunRow)>> {
         let hash = secret::hash(key);
         self.read(move |db| {
             let found = db
                 .prepare_cached(&format!(
-                    "SELECT {COLUMNS} FROM shares WHERE hash = ?1 AND expires_at > {NOW}"
+                    "SELECT {COLUMNS} FROM shares WHERE hash = ?1 AND expires_at > {NOW}
+                         AND EXISTS (
+                             SELECT 1 FROM runs
+                                 JOIN experiments ON experiments.id = experiment_id
+                                 JOIN members ON members.project_id = experiments.project_id
+                                 JOIN users ON users.id = members.user_id
+                             WHERE runs.id = shares.run_id
+                                 AND users.id = shares.created_by AND NOT disabled)"
                 ))?
                 .query_row([hash], share)
                 .optional()?;
@@ -217,6 +226,23 @@ mod tests {
         assert!(!revoke(&eve, run).await);
         assert!(revoke(&owner, run).await);
         assert!(db.shared(&other).await.unwrap().is_none());
+        // It ends with the membership of the user who made it.
+        for (sql, back) in [
+            (
+                "UPDATE users SET disabled = 1",
+                "UPDATE users SET disabled = 0",
+            ),
+            (
+                "UPDATE members SET user_id = (SELECT id FROM users WHERE name = 'eve')
+                     WHERE project_id = (SELECT id FROM users WHERE name = 'u')",
+                "UPDATE members SET user_id = project_id",
+            ),
+        ] {
+            db.disturb(sql).await;
+            assert!(db.shared(&key).await.unwrap().is_none(), "{sql}");
+            db.disturb(back).await;
+            assert!(db.shared(&key).await.unwrap().is_some(), "{back}");
+        }
         db.disturb("UPDATE shares SET expires_at = '2020-01-01T00:00:00.000Z'")
             .await;
         assert!(db.shared(&key).await.unwrap().is_none());

@@ -46,6 +46,12 @@ impl Database {
                  WHERE job IS NOT NULL",
                 [],
             )?;
+            // The original sends them.
+            transaction.execute(
+                "UPDATE messages SET due_at = NULL, outcome = 'not sent: this is a copy'
+                 WHERE due_at IS NOT NULL",
+                [],
+            )?;
             transaction.execute(
                 "DELETE FROM settings WHERE name IN ('worker port', 'server id')",
                 [],

@@ -25,6 +25,20 @@ pub(crate) struct NewWebhook {
 }
 
 impl WebhookRow {
+    /// The address as a user sees it: whole for owners alone, since it may hold a key.
+    pub(crate) fn shown(&self, to_owner: bool) -> String {
+        let url = url::Url::parse(&self.url).ok().filter(|_| !to_owner);
+        match url {
+            Some(url) => format!(
+                "{}://{}/…",
+                url.scheme(),
+                url.host_str().unwrap_or_default()
+            ),
+            None if to_owner => self.url.clone(),
+            None => "…".to_owned(),
+        }
+    }
+
     /// The webhook in the audit log: its id and its host. The rest of an address may
     /// hold a key.
     fn label(&self) -> String {
@@ -174,7 +188,8 @@ impl Database {
             let again = transaction
                 .query_row(
                     &format!(
-                        "UPDATE messages SET due_at = ?4, attempts = 0, sent = 0
+                        "UPDATE messages SET due_at = ?4, attempts = 0, sent = 0,
+                             outcome = ''
                          WHERE name = ?3 AND webhook_id = (
                              SELECT id FROM webhooks WHERE project_id = ?1 AND id = ?2)
                          RETURNING {MESSAGE}"

@@ -164,6 +164,23 @@ async fn begin(
 }
 
 async fn attempt(app: &App, sender: &Sender, message: Due) {
+    // Written down first: while the database can't be written, nothing is sent, and a
+    // message whose outcome is lost is not sent again at once.
+    let pause = PAUSES.get(message.attempts as usize).or(PAUSES.last());
+    let pause = pause.map_or(0, |seconds| seconds * 1000);
+    let due_at = now_ms().saturating_add(i64::try_from(pause).unwrap_or(i64::MAX));
+    let begun = app
+        .database
+        .begin_attempt(message.id, message.attempts, due_at);
+    match begun.await {
+        Ok(true) => {}
+        Ok(false) => return,
+        Err(error) => {
+            tracing::warn!("Message {} can't be sent now: {error}", message.name);
+            tokio::time::sleep(TROUBLE).await;
+            return;
+        }
+    }
     let (next, outcome) = match sender.send(&message).await {
         Ok(outcome) => (Next::Sent, outcome),
         Err(failure) => {
@@ -176,14 +193,12 @@ async fn attempt(app: &App, sender: &Sender, message: Due) {
     }
     let noted = app
         .database
-        .note_attempt(message.id, message.attempts, next, outcome);
+        .note_attempt(message.id, message.attempts + 1, next, outcome);
     if let Err(error) = noted.await {
         tracing::warn!(
-            "The outcome of message {} can't be noted, so it is sent again: {error}",
+            "The outcome of message {} can't be noted, so it may be sent again: {error}",
             message.name
         );
-        // The message is still due: a look right away would find it again.
-        tokio::time::sleep(TROUBLE).await;
     }
 }
 

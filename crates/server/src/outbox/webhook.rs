@@ -67,7 +67,7 @@ impl Webhooks {
             .header("webhook-signature", signature)
             .body(body);
         let answer = call.send().await;
-        let answer = answer.map_err(|e| Failure::new(root_cause(e)))?;
+        let answer = answer.map_err(|e| Failure::new(without_address(root_cause(e))))?;
         let status = answer.status();
         if status.is_success() {
             return Ok(format!("answered {status}"));
@@ -78,6 +78,16 @@ impl Webhooks {
             is_final: status == StatusCode::GONE,
             reason: format!("answered {status}"),
         })
+    }
+}
+
+/// Leaves out the private address of a name: owners must not learn it by a webhook.
+fn without_address(reason: String) -> String {
+    match reason.contains("of a private network") {
+        true => "the name belongs to this machine or to a private network, which the server does \
+                 not allow"
+            .to_owned(),
+        false => reason,
     }
 }
 

@@ -136,6 +136,7 @@ async fn add_run(db: &Database, name: &str) {
         }
     };
     let row = NewRunRow {
+        annotations: Default::default(),
         experiment_id: experiment,
         name: name.into(),
         description: String::new(),

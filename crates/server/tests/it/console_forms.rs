@@ -219,6 +219,7 @@ async fn a_read_only_session_has_no_buttons_that_change_anything() {
     };
     for path in [
         "/console/experiments/default/runs/r",
+        "/console/runs",
         "/console/tokens",
         "/console/account",
     ] {
@@ -229,12 +230,14 @@ async fn a_read_only_session_has_no_buttons_that_change_anything() {
             "/delete\"",
             "/continue\"",
             "Create token",
+            "annotations\"",
+            "value=\"delete\"",
             "/console/password",
         ] {
             assert!(!page.contains(button), "{path} has {button}");
         }
     }
-    for path in ["clone", "continue", "cancel", "delete"] {
+    for path in ["clone", "continue", "cancel", "delete", "annotations"] {
         let address = format!("{RUNS}/r/{path}");
         assert_eq!(
             reader.get(&address).await.0,

@@ -24,6 +24,8 @@ fn routes(run: &str, artifact: &str) -> Vec<(Method, String)> {
         post(format!("{r}/delete")),
         get(format!("{r}/clone")),
         post(format!("{r}/clone")),
+        get(format!("{r}/annotations")),
+        post(format!("{r}/annotations")),
         get(format!("{r}/continue")),
         post(format!("{r}/continue")),
         get(format!(
@@ -32,15 +34,22 @@ fn routes(run: &str, artifact: &str) -> Vec<(Method, String)> {
         get(a.clone()),
         get(format!("{a}/picture?document=0")),
         get(format!("{a}/download")),
+        get(format!("{a}/annotations")),
+        post(format!("{a}/annotations")),
+        get(format!("/console/runs/csv?run=default%2F{run}")),
+        post("/console/runs/selected".into()),
     ]
 }
 
-/// A form that begins in this user's personal project.
-fn form(user: &'static str) -> [(&'static str, &'static str); 4] {
+/// The fields of all forms, begun in this user's personal project. Those of
+/// selected runs are about the run of the test.
+fn form(user: &'static str) -> [(&'static str, &'static str); 6] {
     [
         ("name", "stolen"),
         ("epochs", "1"),
         ("checkpoint", "1"),
+        ("run", "default/mine"),
+        ("do", "delete"),
         ("project", user),
     ]
 }

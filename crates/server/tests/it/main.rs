@@ -9,6 +9,7 @@ mod console;
 mod console_data;
 mod console_forms;
 mod console_lists;
+mod console_runs;
 mod console_security;
 mod hostile;
 mod hubble;

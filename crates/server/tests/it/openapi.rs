@@ -156,6 +156,7 @@ async fn every_route_answers_as_the_description_says() {
         "/history",
         "/events",
         "/checkpoints",
+        "/annotations",
     ] {
         call!(GET format!("{r}{part}"));
         call!(GET format!("{runs}/none{part}"));
@@ -164,6 +165,8 @@ async fn every_route_answers_as_the_description_says() {
     call!(GET format!("{r}/history?after=x"));
     call!(GET format!("{r}/logs"));
     call!(GET format!("{r}/logstream"));
+    call!(PUT format!("{r}/annotations"), json(&json!({"add_tags": ["a"], "note": "n"})));
+    call!(PUT format!("{r}/annotations"), json(&json!({"tags": ["a,b"]})));
     call!(POST format!("{r}/cancel"));
     call!(POST format!("{r}/checkpoints/1/runs"), json(&json!({"name": "n"})));
 
@@ -286,6 +289,8 @@ async fn every_route_answers_as_the_description_says() {
     call!(POST format!("{v}/artifact.list"), form(&[("filter", "type"), ("sort", "createdAt")]));
     call!(POST format!("{v}/artifact.update"), json(&json!({"id": id, "name": "d2", "public": true})));
     call!(POST format!("{v}/artifact.update"), json(&json!({"id": id, "name": "train"})));
+    call!(POST format!("{v}/artifact.update"), json(&json!({"id": id, "addTags": ["a"], "note": "n"})));
+    call!(POST format!("{v}/artifact.update"), form(&[("id", id.as_str()), ("tags", "a, b")]));
     let begun = call!(POST format!("{v}/artifact.beginUpload"), json(&json!({"name": "p"})));
     let upload = begun["data"]["uploadId"].as_str().unwrap().to_owned();
     let part = format!("{v}/artifact.uploadPart?uploadId={upload}&offset=");

@@ -33,6 +33,12 @@ pub(crate) fn routes(run: &str, artifact: &str) -> Vec<(Method, String, Body)> {
         get(format!("{r}/history")),
         get(format!("{r}/events")),
         get(format!("{r}/checkpoints")),
+        get(format!("{r}/annotations")),
+        (
+            Method::PUT,
+            format!("{r}/annotations"),
+            json(json!({"tags": ["stolen"]})),
+        ),
         get(format!("{r}/logs")),
         get(format!("{r}/logstream")),
         post(format!("{r}/cancel"), Body::None),

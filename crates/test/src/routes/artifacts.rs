@@ -9,6 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
+use finetuner_protocol::AnnotationChange;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -125,6 +126,32 @@ pub(super) async fn detail(
 ) -> Result<Json<Value>> {
     let about = shared.look(|state| state.artifact(&asked).map(Artifact::about))?;
     Ok(success(about))
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Update {
+    id: Option<String>,
+    tags: Option<Vec<String>>,
+    add_tags: Vec<String>,
+    remove_tags: Vec<String>,
+    note: Option<String>,
+}
+
+/// Changes tags and note.
+pub(super) async fn update(State(shared): State<Arc<Shared>>, body: Bytes) -> Result<Json<Value>> {
+    let update: Update = read(&body)?;
+    let mut change = AnnotationChange::default()
+        .add_tags(update.add_tags)
+        .remove_tags(update.remove_tags);
+    change.tags = update.tags;
+    change.note = update.note;
+    let asked = Asked {
+        id: update.id,
+        name: None,
+    };
+    shared.change(|state| state.annotate_artifact(&asked, &change))?;
+    Ok(success(json!({"_id": asked.id})))
 }
 
 pub(super) async fn delete(

@@ -56,6 +56,10 @@ fn routes() -> Vec<(String, MethodRouter<Arc<Shared>>)> {
             format!("{run}/checkpoints/{{number}}/runs"),
             post(runs::go_on),
         ),
+        (
+            format!("{run}/annotations"),
+            get(runs::annotations).put(runs::annotate),
+        ),
         (format!("{run}/cancel"), post(runs::cancel)),
         (format!("{run}/logs"), get(logs::text)),
         (format!("{run}/logstream"), get(logs::stream)),
@@ -79,6 +83,7 @@ fn routes() -> Vec<(String, MethodRouter<Arc<Shared>>)> {
         ),
         (rpc("artifact.list"), post(artifacts::list)),
         (rpc("artifact.getDetail"), post(artifacts::detail)),
+        (rpc("artifact.update"), post(artifacts::update)),
         (rpc("artifact.delete"), post(artifacts::delete)),
         (format!("{DOWNLOADS}{{id}}"), get(artifacts::download)),
     ]

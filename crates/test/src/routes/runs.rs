@@ -10,8 +10,8 @@ use axum::{
 };
 use bytes::Bytes;
 use finetuner_protocol::{
-    CheckpointInfo, Config, Event, ExamplesInfo, MAX_POINTS, MetricPoint, MetricsInfo, Status,
-    StatusInfo, Task, listed_task, time::Timestamp,
+    AnnotationChange, Annotations, CheckpointInfo, Config, Event, ExamplesInfo, MAX_POINTS,
+    MetricPoint, MetricsInfo, Status, StatusInfo, Task, listed_task, time::Timestamp,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -245,6 +245,29 @@ pub(super) async fn cancel(
         let run = state.prepared(&names.0, &names.1);
         run.set_status(Status::Failed, CANCELLED);
         Ok(Json(status_of(run)))
+    })
+}
+
+pub(super) async fn annotations(
+    State(shared): State<Arc<Shared>>,
+    Path(names): Names,
+) -> Result<Json<Annotations>> {
+    with_run(&shared, &names, |run| run.annotations.clone())
+}
+
+/// Changes tags and note.
+pub(super) async fn annotate(
+    State(shared): State<Arc<Shared>>,
+    Path(names): Names,
+    body: Bytes,
+) -> Result<Json<Annotations>> {
+    let change: AnnotationChange = read(&body)?;
+    shared.change(|state| {
+        state.submitted_run(&names.0, &names.1)?;
+        let run = state.prepared(&names.0, &names.1);
+        let changed = change.apply(&mut run.annotations);
+        changed.map_err(|e| Refusal::unprocessable(e.to_string()))?;
+        Ok(Json(run.annotations.clone()))
     })
 }
 

@@ -78,9 +78,11 @@ const PLACES: [(&str, &str); 42] = [
 #[derive(Debug)]
 pub(super) struct Described {
     pub(super) config: RunConfig,
-    /// These two are not part of the run configuration.
+    /// These are not part of the run configuration.
     pub(super) device: Option<String>,
     pub(super) description: Option<String>,
+    pub(super) tags: Vec<String>,
+    pub(super) note: Option<String>,
 }
 
 /// Combines file and options to a configuration.
@@ -109,6 +111,8 @@ pub(super) fn describe(
     add_pairs(&mut config, settings)?;
     let device = text(&mut config, "device")?;
     let description = text(&mut config, "description")?;
+    let tags = texts(&mut config, "tags")?;
+    let note = text(&mut config, "note")?;
     let config = parsed(config)?;
     let needed = [
         (
@@ -127,6 +131,8 @@ pub(super) fn describe(
             config,
             device,
             description,
+            tags,
+            note,
         }),
     }
 }
@@ -162,7 +168,7 @@ fn place(config: &mut Map<String, Value>, settings: Map<String, Value>) -> Resul
         let place = PLACES.iter().find(|(known, _)| *known == name);
         match (name.as_str(), place, value) {
             ("model" | "data", _, value @ Value::Object(_)) => set(config, &name, value),
-            ("device" | "description", _, value) => set(config, &name, value),
+            ("device" | "description" | "tags" | "note", _, value) => set(config, &name, value),
             (_, Some((_, place)), value) => set(config, place, value),
             (_, None, _) => {
                 return Err(Failure::usage(format!(
@@ -271,6 +277,15 @@ fn text(config: &mut Map<String, Value>, name: &str) -> Result<Option<String>> {
     }
 }
 
+/// Takes a list of texts out of the configuration.
+fn texts(config: &mut Map<String, Value>, name: &str) -> Result<Vec<String>> {
+    let Some(value) = config.remove(name) else {
+        return Ok(Vec::new());
+    };
+    let texts = serde_json::from_value(value.clone());
+    texts.map_err(|_| Failure::usage(format!("`{name}` is {value}: give a list of texts")))
+}
+
 /// Parses the configuration. Refuses unknown members, which are usually typing
 /// errors.
 fn parsed(mut config: Map<String, Value>) -> Result<RunConfig> {
@@ -336,7 +351,7 @@ mod tests {
             "--model clip-small --freeze --output-dim 8 --to-onnx --epochs 3 --batch-size 4 \
              --learning-rate 0.5 --loss CLIPLoss --loss-option temperature=0.1 --lora r=4 \
              --option seed=7 --scheduler-option num_warmup_steps=2 --prompt anchor=q: \
-             --more-train-data more=0.5 --val-split 0.25 --device cpu --description words \
+             --more-train-data more=0.5 --val-split 0.25 --device cpu --description words --tag a --tag b \
              --mine-hard-negatives num_negatives=2 --corpus all --callback EarlyStopping:patience=3 \
              --evaluate test --evaluate-option limit=4 --set data.num_workers=2",
             None,
@@ -377,6 +392,7 @@ mod tests {
         }
         assert_eq!(described.device.as_deref(), Some("cpu"));
         assert_eq!(described.description.as_deref(), Some("words"));
+        assert_eq!(described.tags, ["a", "b"]);
     }
 
     #[test]
@@ -437,6 +453,8 @@ mod tests {
         let others = [
             "device",
             "description",
+            "tags",
+            "note",
             "prompt",
             "evaluate",
             "evaluate_index",

@@ -49,6 +49,14 @@ struct RunSettings {
     #[arg(long, value_name = "TEXT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     description: Option<String>,
+    /// A tag of the run; may be given several times
+    #[arg(long = "tag", value_name = "TAG")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tags: Vec<String>,
+    /// A note about the run, which can be changed later
+    #[arg(long, value_name = "TEXT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
     /// Device: cuda or cpu [default: cuda, if the backend has it]
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]

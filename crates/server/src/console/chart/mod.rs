@@ -57,19 +57,26 @@ pub(super) fn style_of(place: usize) -> String {
 /// A figure of curves over a common axis, with the main values as a table for
 /// those who can't see it.
 pub(super) fn figure(title: &str, curves: &[Curve], view: &View) -> Markup {
-    let drawn: Vec<Drawn<'_>> = curves.iter().map(|curve| drawn(curve, view)).collect();
-    let all = || drawn.iter().flat_map(|curve| &curve.points).copied();
-    let Some(first) = all().next() else {
+    let mut drawn: Vec<Drawn<'_>> = curves.iter().map(|curve| drawn(curve, view)).collect();
+    let Some(whole) = range(drawn.iter().flat_map(|curve| &curve.points).map(|p| p.0)) else {
         return html! {};
     };
-    let log = view.log && all().all(|(_, y)| y > 0.0);
-    let range = |value: fn((f64, f64)) -> f64| {
-        all().fold((value(first), value(first)), |(low, high), point| {
-            (low.min(value(point)), high.max(value(point)))
-        })
+    for curve in &mut drawn {
+        curve.points.retain(|(x, _)| view.shows(*x));
+        if let Some(rough) = &mut curve.rough {
+            rough.retain(|(x, _)| view.shows(*x));
+        }
+    }
+    let all = || drawn.iter().flat_map(|curve| &curve.points).copied();
+    let Some(values) = range(all().map(|point| point.1)) else {
+        return html! { figure .figure {
+            figcaption { span .title { (title) } }
+            p .hint { "There are no values in this part of the axis." }
+        } };
     };
-    let x = ticks::Scale::new(range(|p| p.0), false);
-    let y = ticks::Scale::new(range(|p| p.1), log);
+    let log = view.log && all().all(|(_, y)| y > 0.0);
+    let x = ticks::Scale::new(view.range(whole), false);
+    let y = ticks::Scale::new(values, log);
     let name = view.axis.name();
     let summary = summary(&drawn);
     html! {
@@ -81,7 +88,8 @@ pub(super) fn figure(title: &str, curves: &[Curve], view: &View) -> Markup {
                 } }
             }
             div .chart role="img" aria-label={ (title) " by " (name) ". " (summary) }
-                data-x=(view.axis.word()) data-label={ (title) " by " (name) } {
+                data-x=(view.axis.word()) data-label={ (title) " by " (name) }
+                data-range={ (x.range().0) " " (x.range().1) } data-whole={ (whole.0) " " (whole.1) } {
                 (labels(&y, "ys", |place, text| format!(
                     "<text x=\"100%\" y=\"{place:.2}%\" dy=\".32em\">{text}</text>"
                 ), true, ticks::text))
@@ -98,6 +106,14 @@ pub(super) fn figure(title: &str, curves: &[Curve], view: &View) -> Markup {
             }
         }
     }
+}
+
+/// The least and the greatest of some values.
+fn range(mut values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
+    let first = values.next()?;
+    Some(values.fold((first, first), |(low, high), value| {
+        (low.min(value), high.max(value))
+    }))
 }
 
 fn anchor(place: f64) -> &'static str {
@@ -305,7 +321,7 @@ mod tests {
         let view = View {
             axis: Axis::Epoch,
             log: true,
-            smooth: 0.0,
+            ..View::default()
         };
         let svg = draw(&points, &view);
         assert!(
@@ -322,5 +338,20 @@ mod tests {
         };
         let svg = draw(&points, &smooth);
         assert!(svg.contains("line rough c0"), "{svg}");
+        // A part of the axis, by the values that it has.
+        let part = View {
+            from: Some(5.0),
+            to: Some(25.0),
+            ..View::default()
+        };
+        let svg = draw(&points, &part);
+        assert!(svg.contains("data-xs=\"10 20\"") && svg.contains("data-range=\"5 25\""));
+        assert!(svg.contains("data-whole=\"0 20\""), "{svg}");
+        assert!(svg.contains("points=\"250.0,0.0 750.0,1000.0\""), "{svg}");
+        let part = View {
+            from: Some(50.0),
+            ..View::default()
+        };
+        assert!(draw(&points, &part).contains("no values in this part"));
     }
 }

@@ -36,6 +36,11 @@ impl Scale {
         }
     }
 
+    /// The least and the greatest value of the axis.
+    pub(super) fn range(&self) -> (f64, f64) {
+        (self.low, self.high)
+    }
+
     /// Whether a value lies within.
     pub(super) fn holds(&self, value: f64) -> bool {
         (self.low..=self.high).contains(&value)

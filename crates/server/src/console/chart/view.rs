@@ -4,7 +4,7 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::{Point, ticks};
-use crate::console::words::seconds;
+use crate::console::words::{query, seconds};
 
 /// The smoothest curve that may be asked for.
 const SMOOTHEST: f64 = 0.99;
@@ -62,6 +62,10 @@ pub(in crate::console) struct ViewQuery {
     x: String,
     scale: String,
     smooth: String,
+    /// The part of the axis that is shown, and which axis that is.
+    from: String,
+    to: String,
+    of: String,
 }
 
 /// How curves are looked at.
@@ -72,16 +76,31 @@ pub(in crate::console) struct View {
     pub(super) log: bool,
     /// The part of the last smoothed value in the next one.
     pub(super) smooth: f64,
+    /// Where the part of the axis begins that is shown, and where it ends.
+    pub(super) from: Option<f64>,
+    pub(super) to: Option<f64>,
 }
 
 impl From<&ViewQuery> for View {
     fn from(query: &ViewQuery) -> Self {
         let axis = Axis::ALL.into_iter().find(|axis| axis.word() == query.x);
-        let smooth = query.smooth.parse().ok().filter(|s: &f64| s.is_finite());
+        let axis = axis.unwrap_or_default();
+        let number = |text: &str| text.trim().parse().ok().filter(|n: &f64| n.is_finite());
+        let smooth = number(&query.smooth);
+        // Steps are no seconds: another axis is shown as a whole.
+        let (mut from, mut to) = match query.of == axis.word() {
+            true => (number(&query.from), number(&query.to)),
+            false => (None, None),
+        };
+        if from.zip(to).is_some_and(|(from, to)| from >= to) {
+            (from, to) = (None, None);
+        }
         Self {
-            axis: axis.unwrap_or_default(),
+            axis,
             log: query.scale == "log",
             smooth: smooth.unwrap_or(0.0).clamp(0.0, SMOOTHEST),
+            from,
+            to,
         }
     }
 }
@@ -97,7 +116,25 @@ impl View {
             ),
             ("scale", given(self.log, "log".to_owned())),
             ("smooth", given(self.smooth > 0.0, self.smooth.to_string())),
+            ("from", bound(self.from)),
+            ("to", bound(self.to)),
+            ("of", given(self.is_part(), self.axis.word().to_owned())),
         ]
+    }
+
+    /// Whether a part of the axis is shown.
+    pub(in crate::console) fn is_part(&self) -> bool {
+        self.from.is_some() || self.to.is_some()
+    }
+
+    /// Whether a place of the axis is shown.
+    pub(super) fn shows(&self, x: f64) -> bool {
+        self.from.is_none_or(|from| x >= from) && self.to.is_none_or(|to| x <= to)
+    }
+
+    /// The part of an axis that is shown, of one whose values have this range.
+    pub(super) fn range(&self, (low, high): (f64, f64)) -> (f64, f64) {
+        (self.from.unwrap_or(low), self.to.unwrap_or(high))
     }
 
     /// Points smoothed by an exponential mean that does not lean to the first
@@ -119,6 +156,19 @@ impl View {
     /// address. The script sends it when something was chosen.
     pub(in crate::console) fn form(&self, action: &str, kept: &[(&str, &str)]) -> Markup {
         let smooth = [0.0, 0.6, 0.9, 0.97];
+        let whole = Self {
+            from: None,
+            to: None,
+            ..*self
+        };
+        let mut fields = kept.to_vec();
+        let own = whole.fields();
+        fields.extend(own.iter().map(|(name, value)| (*name, value.as_str())));
+        let unit = if self.axis == Axis::Time {
+            " (s) "
+        } else {
+            " "
+        };
         html! {
             form .row .view method="get" action=(action) data-auto {
                 @for (name, value) in kept { input type="hidden" name=(name) value=(value); }
@@ -136,10 +186,34 @@ impl View {
                         }
                     }
                 } }
+                input type="hidden" name="of" value=(self.axis.word());
+                label { "From" (unit) input .short type="number" step="any" name="from" value=(bound(self.from)); }
+                label { "To" (unit) input .short type="number" step="any" name="to" value=(bound(self.to)); }
                 button .quiet type="submit" { "Apply" }
+                span .hint role="status" { @if self.is_part() { (self.told()) } }
+                @if self.is_part() { a href={ (action) (query(&fields)) } { "Show all" } }
             }
         }
     }
+}
+
+impl View {
+    /// The part that is shown, in words.
+    fn told(&self) -> String {
+        let text = |value: f64| self.axis.text(value, 0.0);
+        let name = self.axis.name();
+        match (self.from, self.to) {
+            (Some(from), Some(to)) => format!("{name} {} to {}", text(from), text(to)),
+            (Some(from), None) => format!("{name} from {}", text(from)),
+            (None, Some(to)) => format!("{name} up to {}", text(to)),
+            (None, None) => String::new(),
+        }
+    }
+}
+
+/// The end of a part of an axis as a field has it.
+fn bound(value: Option<f64>) -> String {
+    value.map_or_else(String::new, |value| value.to_string())
 }
 
 #[cfg(test)]
@@ -152,11 +226,26 @@ mod tests {
             x: x.to_owned(),
             scale: scale.to_owned(),
             smooth: smooth.to_owned(),
+            ..ViewQuery::default()
         };
         let view = View::from(&query("time", "log", "0.9"));
         assert_eq!((view.axis, view.log, view.smooth), (Axis::Time, true, 0.9));
         let fields: Vec<String> = view.fields().into_iter().map(|(_, value)| value).collect();
-        assert_eq!(fields, ["time", "log", "0.9"]);
+        assert_eq!(fields, ["time", "log", "0.9", "", "", ""]);
+        let part = |from: &str, to: &str, of: &str| {
+            let query = ViewQuery {
+                from: from.to_owned(),
+                to: to.to_owned(),
+                of: of.to_owned(),
+                ..ViewQuery::default()
+            };
+            (View::from(&query).from, View::from(&query).to)
+        };
+        assert_eq!(part("2", "5.5", "step"), (Some(2.0), Some(5.5)));
+        assert_eq!(part("2", "", "step"), (Some(2.0), None));
+        for (from, to, of) in [("5", "2", "step"), ("2", "5", "time"), ("x", "NaN", "step")] {
+            assert_eq!(part(from, to, of), (None, None), "{from} {to} {of}");
+        }
         for odd in ["", "x", "NaN", "-1", "inf"] {
             assert_eq!(View::from(&query(odd, odd, odd)).smooth, 0.0, "{odd}");
         }

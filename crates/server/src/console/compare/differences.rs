@@ -12,6 +12,14 @@ use crate::{console::run::config_of, database::RunRow};
 /// Names of a run, which always differ, and what has no effect on it.
 const NAMES: [&str; 4] = ["run_name", "experiment_name", "data.evaluate", "public"];
 
+/// What options of the model are where they are not named.
+const DEFAULTS: [(&str, &str); 4] = [
+    ("model.options.augmentation", "none"),
+    ("model.options.gradient_checkpointing", "no"),
+    ("model.options.precision", "float32"),
+    ("model.options.seed", "0"),
+];
+
 /// A setting in which runs differ.
 #[derive(Debug, PartialEq)]
 pub(super) struct Difference {
@@ -51,12 +59,32 @@ fn between(configs: &[(BTreeMap<String, String>, Value)]) -> Vec<Difference> {
         });
         let compared: Vec<Option<String>> = compared.collect();
         let differ = compared.iter().any(|value| *value != compared[0]);
+        let values = told_apart(values, &compared);
         (differ && !NAMES.contains(&field.as_str())).then(|| Difference {
             label: label(field),
             values,
         })
     });
     fields.collect()
+}
+
+/// Values that look the same and are not: data of one name with different
+/// contents. The start of the content's SHA-256 tells them apart.
+fn told_apart(values: Vec<Option<String>>, compared: &[Option<String>]) -> Vec<Option<String>> {
+    let is_twin = |place: usize| {
+        let mut others = values.iter().zip(compared);
+        others.any(|(value, content)| {
+            value.is_some() && *value == values[place] && *content != compared[place]
+        })
+    };
+    let told = values.iter().enumerate().map(|(place, value)| {
+        let content = compared[place].as_deref().filter(|_| is_twin(place));
+        match (value, content.and_then(|content| content.get(..8))) {
+            (Some(value), Some(start)) => Some(format!("{value} ({start})")),
+            _ => value.clone(),
+        }
+    });
+    told.collect()
 }
 
 /// A field without the parts that everybody knows.
@@ -83,6 +111,10 @@ fn flat(config: Value) -> BTreeMap<String, String> {
     });
     let mut all = BTreeMap::new();
     walk("", whole.as_ref().unwrap_or(&config), &mut all);
+    for (field, value) in DEFAULTS.iter().filter(|_| is_training) {
+        all.entry((*field).to_owned())
+            .or_insert_with(|| (*value).to_owned());
+    }
     all
 }
 
@@ -159,7 +191,7 @@ mod tests {
     fn defaults_and_names_are_no_differences() {
         let short = json!({"model": {"name": "m"}, "data": {"train_data": "a-1"}, "run_name": "x"});
         let long = json!({
-            "model": {"name": "m", "freeze": false, "output_dim": null},
+            "model": {"name": "m", "freeze": false, "output_dim": null, "options": {"seed": 0}},
             "data": {"train_data": "a-2", "val_split": 0.0, "num_workers": 4},
             "hyper_parameters": {"epochs": 5, "optimizer": "Adam", "loss_options": {}},
             "callbacks": [], "run_name": "y",
@@ -171,6 +203,15 @@ mod tests {
         assert_eq!(same, []);
         let found = differ((short, json!({"a-1": "0f"})), (long, json!({"a-2": "1e"})));
         let names = vec![Some("a-1".to_owned()), Some("a-2".to_owned())];
+        assert_eq!(found, [("train_data".to_owned(), names)]);
+        // One name, pushed anew with another content.
+        let config = json!({"model": {"name": "m"}, "data": {"train_data": "a"}});
+        let [one, other] = ["0123456789", "abcdef0123"].map(|sum| json!({"a": sum}));
+        let found = differ((config.clone(), one), (config, other));
+        let names = vec![
+            Some("a (01234567)".to_owned()),
+            Some("a (abcdef01)".to_owned()),
+        ];
         assert_eq!(found, [("train_data".to_owned(), names)]);
     }
 

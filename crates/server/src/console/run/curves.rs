@@ -20,6 +20,8 @@ use crate::{
 
 /// Points of a curve that are drawn.
 const POINTS: u64 = 600;
+/// Points of a curve that are read where a part of it is drawn.
+const POINTS_OF_PART: u64 = 6000;
 /// Measurements between the steps that are drawn.
 const MEASURED: u64 = 2000;
 /// Metrics that are drawn of one run.
@@ -33,6 +35,8 @@ pub(in crate::console) struct Curves {
     pub(in crate::console) loss: Curve,
     pub(in crate::console) val_loss: Curve,
     pub(in crate::console) learning_rate: Curve,
+    /// The mean loss of the last epoch that has ended.
+    pub(in crate::console) train_loss: Option<f64>,
     /// The metric that tells most comes first.
     pub(in crate::console) metrics: Vec<Curve>,
 }
@@ -51,7 +55,13 @@ pub(super) async fn figures(
     page: &str,
     fields: &[(&str, &str)],
 ) -> Page {
-    let curves = of(app, run, POINTS).await?;
+    // A part of the axis shows more of its steps.
+    let points = if view.is_part() {
+        POINTS_OF_PART
+    } else {
+        POINTS
+    };
+    let curves = of(app, run, points).await?;
     let losses = [curves.loss, curves.val_loss];
     let losses: Vec<Curve> = losses
         .into_iter()
@@ -124,6 +134,10 @@ pub(in crate::console) async fn of(
         name: "val_loss".to_owned(),
         points: validation.collect(),
     };
+    let train_loss = epochs.iter().rev().find_map(|stored| match stored.event {
+        Event::Epoch { train_loss, .. } => Some(train_loss),
+        _ => None,
+    });
     let lines = app
         .database
         .lines_that_begin(run.id, LINE, MEASURED)
@@ -133,6 +147,7 @@ pub(in crate::console) async fn of(
         loss,
         val_loss,
         learning_rate,
+        train_loss,
         metrics,
     })
 }

@@ -21,14 +21,14 @@ use crate::{
 };
 
 /// Example queries that are shown.
-const EXAMPLES: usize = 5;
+pub(in crate::console) const EXAMPLES: usize = 5;
 /// Matches that are shown of each.
 const MATCHES: usize = 8;
 /// Documents that are shown of data that a run has made.
 const DOCUMENTS: u64 = 5;
 
 /// What one query found, in order.
-struct Side<'a> {
+pub(in crate::console) struct Side<'a> {
     texts: &'a [Value],
     places: &'a [u64],
     hits: &'a [bool],
@@ -51,14 +51,23 @@ impl<'a> Side<'a> {
         }
     }
 
+    pub(in crate::console) fn is_empty(&self) -> bool {
+        self.texts.is_empty()
+    }
+
+    /// Whether it is known which documents belong to the query.
+    pub(in crate::console) fn is_judged(&self) -> bool {
+        !self.hits.is_empty()
+    }
+
     /// The place of the first hit, counted from 1.
-    fn first_hit(&self) -> Option<usize> {
+    pub(in crate::console) fn first_hit(&self) -> Option<usize> {
         self.hits.iter().position(|hit| *hit).map(|place| place + 1)
     }
 }
 
 /// The examples of a run, as far as they are shown.
-pub(super) struct Examples {
+pub(in crate::console) struct Examples {
     queries: Vec<String>,
     texts: ExamplesInfo,
     before: Option<Found>,
@@ -68,7 +77,7 @@ pub(super) struct Examples {
 }
 
 impl Examples {
-    pub(super) async fn of(app: &App, run: &RunRow) -> Result<Self, ApiError> {
+    pub(in crate::console) async fn of(app: &App, run: &RunRow) -> Result<Self, ApiError> {
         let texts: ExamplesInfo = examples_of(app, run.id).await?;
         let names = match texts.after.is_empty() {
             true => &texts.before,
@@ -125,8 +134,19 @@ impl Examples {
         } }
     }
 
+    /// The queries of the evaluation after the training.
+    pub(in crate::console) fn asked(&self) -> impl Iterator<Item = &String> {
+        self.texts.after.keys()
+    }
+
+    /// What a query found after the training.
+    pub(in crate::console) fn after(&self, query: &str) -> Side<'_> {
+        let [_, after] = self.sides(query);
+        after
+    }
+
     /// What a query found.
-    fn found(&self, side: &Side<'_>, shared: Option<&str>) -> Markup {
+    pub(in crate::console) fn found(&self, side: &Side<'_>, shared: Option<&str>) -> Markup {
         html! { ol .found { @for (i, text) in side.texts.iter().take(MATCHES).enumerate() {
             @let text = text.as_str().map_or_else(|| text.to_string(), str::to_owned);
             @let hit = side.hits.get(i).copied().unwrap_or_default();
@@ -170,7 +190,7 @@ fn verdict([before, after]: &[Side<'_>; 2]) -> Markup {
         Some(place) => format!("place {place}"),
         None => "none".to_owned(),
     };
-    if before.hits.is_empty() || after.hits.is_empty() {
+    if !before.is_judged() || !after.is_judged() {
         return html! {};
     }
     let rank = |side: &Side<'_>| side.first_hit().unwrap_or(usize::MAX);

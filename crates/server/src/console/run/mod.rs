@@ -23,7 +23,7 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::{
-    Page, Session,
+    Page, Session, annotations,
     chart::{View, ViewQuery},
     frame::page as framed,
     words::{name, path, query},
@@ -36,6 +36,7 @@ use crate::{
 
 pub(crate) use actions::{ask_to_cancel, ask_to_delete, cancel, delete};
 pub(super) use curves::{Curves, of as curves_of};
+pub(super) use examples::{EXAMPLES, Examples};
 pub(super) use facts::{config_of, model_of, setting};
 pub(crate) use forms::{clone, clone_form, continue_form, go_on};
 pub(crate) use shared::{
@@ -54,7 +55,7 @@ pub(super) fn makes_data(run: &RunRow) -> bool {
 }
 
 /// The links that lead to a run's page.
-fn crumbs(run: &RunRow) -> Markup {
+pub(super) fn crumbs(run: &RunRow) -> Markup {
     html! {
         nav .crumbs aria-label="Path" {
             a href="/console/" { "Experiments" } " / "
@@ -124,6 +125,7 @@ pub(crate) async fn page(
     let content = html! {
         div data-live=[is_open.then_some(live_from)] {
             div #top data-final[!is_open] { (top) }
+            (annotations::editor(&session, &run_path(&shown.run), shown.run.created_by.as_deref(), &shown.run.annotations))
             (examples::section(&app, &session, &shown).await?)
             div #curves { (curves) }
             (tabs::section(&app, &shown).await?)

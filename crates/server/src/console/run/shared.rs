@@ -131,7 +131,9 @@ pub(crate) async fn picture(
     Query(PictureQuery { document }): Query<PictureQuery>,
 ) -> Page<Response> {
     let (share, run) = find(&app, &key).await?;
+    let turn = app.gates.previews.enter(&reader(&share)).await?;
     let examples = Examples::of(&app, &run).await?;
+    drop(turn);
     let data = examples.data_with(document);
     let data = data.ok_or_else(|| ApiError::not_found("there is no such picture"))?;
     let picture = picture_of(&app, &reader(&share), data, document, "").await?;

@@ -9,7 +9,7 @@ use crate::{
     api::status_of,
     app::App,
     console::{
-        Page, Session,
+        Page, Session, annotations,
         metrics::{self, Change},
         state::{State, badge, progress},
         words::{count, name, number, path, visible},
@@ -40,6 +40,7 @@ pub(super) async fn markup(app: &App, session: &Session, shown: &Shown) -> Page 
             (actions(session, shown))
         }
         @if !run.description.is_empty() { p { (name(&run.description)) } }
+        (annotations::shown(&run.annotations))
         @match State::of(run) {
             State::Failed => { p .problem role="alert" { (visible(&details)) } }
             State::Cancelled => { p .hint { (visible(&details)) } }

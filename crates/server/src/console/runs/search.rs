@@ -4,7 +4,10 @@ use std::cmp::Ordering;
 
 use serde_json::Value;
 
-use crate::{console::metrics, database::Outline};
+use crate::{
+    console::{metrics, state::State},
+    database::Outline,
+};
 
 /// The most conditions of a list.
 const MOST: usize = 20;
@@ -13,21 +16,34 @@ const OPERATORS: [&str; 7] = ["<=", ">=", "!=", "=", "<", ">", "~"];
 
 /// What a run has in a field.
 #[derive(Clone, Debug, PartialEq)]
-enum Field {
+pub(super) enum Field {
     Number(f64),
     Text(String),
+    Tags(Vec<String>),
     Missing,
 }
 
 /// A run as it is searched.
-struct Searched<'a> {
-    outline: &'a Outline,
-    config: Value,
-    metrics: finetuner_protocol::MetricsInfo,
+pub(super) struct Searched<'a> {
+    pub(super) outline: &'a Outline,
+    pub(super) config: Value,
+    pub(super) metrics: finetuner_protocol::MetricsInfo,
 }
 
+/// Fields that are known without the configuration and the metrics.
+const PLAIN: [&str; 8] = [
+    "created",
+    "duration",
+    "experiment",
+    "name",
+    "description",
+    "note",
+    "tag",
+    "tags",
+];
+
 impl<'a> Searched<'a> {
-    fn of(outline: &'a Outline) -> Self {
+    pub(super) fn of(outline: &'a Outline) -> Self {
         Self {
             outline,
             config: serde_json::from_str(&outline.config).unwrap_or_default(),
@@ -35,8 +51,44 @@ impl<'a> Searched<'a> {
         }
     }
 
-    fn field(&self, name: &str) -> Field {
+    /// Names and values of the hyper-parameters that the configuration names.
+    pub(super) fn hyper_parameters(&self) -> impl Iterator<Item = (&String, &Value)> {
+        let own = self.config["hyper_parameters"].as_object();
+        own.into_iter().flatten()
+    }
+
+    pub(super) fn tags(&self) -> Vec<String> {
+        serde_json::from_str(&self.outline.tags).unwrap_or_default()
+    }
+
+    pub(super) fn field(&self, name: &str) -> Field {
         let number = |value: Option<f64>| value.map_or(Field::Missing, Field::Number);
+        let own = self.outline;
+        let text = |text: &String| match text.is_empty() {
+            true => Field::Missing,
+            false => Field::Text(text.clone()),
+        };
+        match name {
+            "created" => return Field::Number(own.id as f64),
+            "experiment" => return text(&own.experiment),
+            "name" => return text(&own.name),
+            "description" => return text(&own.description),
+            "note" => return text(&own.note),
+            "tag" | "tags" => {
+                let tags = self.tags();
+                return if tags.is_empty() {
+                    Field::Missing
+                } else {
+                    Field::Tags(tags)
+                };
+            }
+            "state" => return Field::Text(State::of_outline(own).word().to_owned()),
+            "duration" => {
+                let times = own.started_at.zip(own.ended_at);
+                return number(times.map(|(started, ended)| (ended - started) as f64 / 1000.0));
+            }
+            _ => {}
+        }
         let after = self.metrics.after.get(name);
         if let Some(value) = after {
             return Field::Number(*value);
@@ -51,14 +103,8 @@ impl<'a> Searched<'a> {
             _ => {}
         }
         match name {
-            "created" => Field::Number(self.outline.id as f64),
-            "name" => Field::Text(self.outline.name.clone()),
             "model" => of_json(&self.config["model"]["name"]),
             "train_data" => of_json(&self.config["data"]["train_data"]),
-            "duration" => {
-                let times = self.outline.started_at.zip(self.outline.ended_at);
-                number(times.map(|(started, ended)| (ended - started) as f64 / 1000.0))
-            }
             other => of_json(&self.config["hyper_parameters"][other]),
         }
     }
@@ -103,6 +149,12 @@ impl Conditions {
         self.0.is_empty()
     }
 
+    /// Whether configurations or metrics are needed.
+    pub(super) fn need_details(&self) -> bool {
+        let mut fields = self.0.iter().map(|condition| &condition.field);
+        fields.any(|field| !PLAIN.contains(&field.as_str()))
+    }
+
     fn hold(&self, run: &Searched<'_>) -> bool {
         self.0
             .iter()
@@ -139,6 +191,7 @@ impl Condition {
     fn holds(&self, field: &Field) -> bool {
         let order = match (field, self.value.parse::<f64>()) {
             (Field::Missing, _) => return self.operator == "!=",
+            (Field::Tags(tags), _) => return self.holds_of(tags),
             (Field::Number(own), Ok(wanted)) => own.partial_cmp(&wanted),
             (Field::Number(_), Err(_)) => return self.operator == "!=",
             (Field::Text(own), _) => {
@@ -157,6 +210,20 @@ impl Condition {
             ">=" => order.is_ge(),
             "!=" => order.is_ne(),
             _ => order.is_eq(),
+        }
+    }
+}
+
+impl Condition {
+    /// Whether one of the tags is meant, or with `!=` none.
+    fn holds_of(&self, tags: &[String]) -> bool {
+        let wanted = self.value.to_lowercase();
+        let mut tags = tags.iter().map(|tag| tag.to_lowercase());
+        match self.operator {
+            "=" => tags.any(|tag| tag == wanted),
+            "!=" => tags.all(|tag| tag != wanted),
+            "~" => tags.any(|tag| tag.contains(&wanted)),
+            _ => false,
         }
     }
 }
@@ -198,6 +265,11 @@ impl Order {
         (self.field == "created").then_some(self.descending)
     }
 
+    /// Whether configurations or metrics are needed.
+    pub(super) fn needs_details(&self) -> bool {
+        !PLAIN.contains(&self.field.as_str())
+    }
+
     fn compare(&self, one: &Field, other: &Field) -> Ordering {
         let order = match (one, other) {
             // Runs without a value come last, whichever way.
@@ -206,8 +278,9 @@ impl Order {
             (_, Field::Missing) => return Ordering::Less,
             (Field::Number(one), Field::Number(other)) => one.total_cmp(other),
             (Field::Text(one), Field::Text(other)) => one.to_lowercase().cmp(&other.to_lowercase()),
-            (Field::Number(_), Field::Text(_)) => Ordering::Less,
-            (Field::Text(_), Field::Number(_)) => Ordering::Greater,
+            (Field::Tags(one), Field::Tags(other)) => one.cmp(other),
+            (Field::Number(_), _) | (Field::Text(_), Field::Tags(_)) => Ordering::Less,
+            (_, Field::Number(_)) | (Field::Tags(_), Field::Text(_)) => Ordering::Greater,
         };
         if self.descending {
             order.reverse()
@@ -217,16 +290,20 @@ impl Order {
     }
 }
 
-/// The ids of the runs that meet the conditions, in order; of equal ones the
-/// newest first.
-pub(super) fn ids(outlines: &[Outline], conditions: &Conditions, order: &Order) -> Vec<i64> {
-    let searched = outlines.iter().rev().map(Searched::of);
-    let mut found: Vec<(Field, i64)> = searched
-        .filter(|run| conditions.hold(run))
-        .map(|run| (run.field(&order.field), run.outline.id))
-        .collect();
+/// The runs that meet the conditions, in order; of equal ones the newest first.
+pub(super) fn sorted(
+    outlines: Vec<Outline>,
+    conditions: &Conditions,
+    order: &Order,
+) -> Vec<Outline> {
+    let searched = outlines.into_iter().rev().filter_map(|outline| {
+        let run = Searched::of(&outline);
+        let field = conditions.hold(&run).then(|| run.field(&order.field))?;
+        Some((field, outline))
+    });
+    let mut found: Vec<(Field, Outline)> = searched.collect();
     found.sort_by(|one, other| order.compare(&one.0, &other.0));
-    found.into_iter().map(|(_, id)| id).collect()
+    found.into_iter().map(|(_, outline)| outline).collect()
 }
 
 #[cfg(test)]
@@ -246,6 +323,9 @@ mod tests {
             ),
             started_at: Some(0),
             ended_at: Some(id * 1000),
+            tags: format!(r#"["all", "tag-{id}"]"#),
+            status: if id == 1 { "FAILED" } else { "FINISHED" }.to_owned(),
+            ..Outline::default()
         };
         vec![
             outline(1, "1e-4", 20, 0.5),
@@ -256,7 +336,8 @@ mod tests {
 
     fn found(filter: &str, sort: &str) -> Vec<i64> {
         let conditions = Conditions::read(filter).unwrap();
-        ids(&outlines(), &conditions, &Order::read(sort))
+        let found = sorted(outlines(), &conditions, &Order::read(sort));
+        found.into_iter().map(|outline| outline.id).collect()
     }
 
     #[test]
@@ -269,6 +350,8 @@ mod tests {
         assert_eq!(found("", "-recall_at_20.change"), [2, 1, 3]);
         assert_eq!(found("", "-name"), [3, 2, 1]);
         assert_eq!(found("", "nothing"), [3, 2, 1]);
+        assert_eq!(found("", "-tags"), [3, 2, 1]);
+        assert_eq!(found("", "state"), [1, 3, 2]);
     }
 
     #[test]
@@ -285,6 +368,10 @@ mod tests {
             ("nothing=1", vec![]),
             ("learning_rate=x", vec![]),
             (" , ", vec![3, 2, 1]),
+            ("tags=TAG-2", vec![2]),
+            ("tag!=tag-2, tag~ag", vec![3, 1]),
+            ("state=failed", vec![1]),
+            ("note=x", vec![]),
         ] {
             assert_eq!(found(filter, ""), expected, "{filter}");
         }

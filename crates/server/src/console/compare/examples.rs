@@ -1,0 +1,96 @@
+//! What the models of several runs find for the same queries, side by side.
+
+use maud::{Markup, html};
+
+use crate::{
+    app::App,
+    console::{
+        chart::style_of,
+        run::{EXAMPLES, Examples, run_path},
+        words::{name, visible},
+    },
+    database::RunRow,
+    error::ApiError,
+};
+
+/// Runs whose examples are shown: more are hardly compared by eye.
+const MOST: usize = 12;
+
+/// A run with its examples.
+struct Own<'a> {
+    place: usize,
+    run: &'a RunRow,
+    examples: Examples,
+}
+
+pub(super) async fn section(app: &App, runs: &[RunRow]) -> Result<Markup, ApiError> {
+    let mut all = Vec::new();
+    let mut left_out = 0;
+    for (place, run) in runs.iter().enumerate() {
+        let examples = Examples::of(app, run).await?;
+        if examples.asked().next().is_none() {
+            continue;
+        }
+        if all.len() == MOST {
+            left_out += 1;
+            continue;
+        }
+        all.push(Own {
+            place,
+            run,
+            examples,
+        });
+    }
+    let queries = queries(&all);
+    if queries.is_empty() {
+        return Ok(html! {});
+    }
+    Ok(html! { section .examples aria-labelledby="examples" {
+        h2 #examples { "Examples" }
+        p .hint {
+            "What the models find after the training. " span .hit-mark { "✓" }
+            " marks documents that belong to the query. The number is the distance to the query."
+            @if left_out > 0 { " The first " (MOST) " runs with examples are shown." }
+        }
+        @for query in &queries {
+            section .example aria-label={ "Query: " (visible(query)) } {
+                h3 { (name(query)) }
+                div .beside { @for own in &all { (side(own, query)) } }
+            }
+        }
+    } })
+}
+
+/// The queries, those that most of the runs have first.
+fn queries(all: &[Own<'_>]) -> Vec<String> {
+    let mut queries: Vec<(usize, &String)> = Vec::new();
+    for query in all.iter().flat_map(|own| own.examples.asked()) {
+        match queries.iter_mut().find(|(_, known)| *known == query) {
+            Some((count, _)) => *count += 1,
+            None => queries.push((1, query)),
+        }
+    }
+    queries.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
+    let first = queries.into_iter().take(EXAMPLES);
+    first.map(|(_, query)| query.clone()).collect()
+}
+
+fn side(own: &Own<'_>, query: &str) -> Markup {
+    let side = own.examples.after(query);
+    html! {
+        div {
+            h4 {
+                span class={ "key " (style_of(own.place)) } {}
+                a href=(run_path(own.run)) { (name(&own.run.name)) }
+                @if side.is_judged() {
+                    " · " @match side.first_hit() {
+                        Some(place) => { "first hit: place " (place) }
+                        None => { "no hit" }
+                    }
+                }
+            }
+            @if side.is_empty() { p .hint { "This run did not ask this query." } }
+            @else { (own.examples.found(&side, None)) }
+        }
+    }
+}

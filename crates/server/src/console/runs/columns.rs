@@ -1,0 +1,188 @@
+//! The columns of a list of runs: which there are, which are shown, and the
+//! cookie that remembers the choice.
+
+use axum::http::HeaderMap;
+use maud::{Markup, html};
+
+use super::{Listed, table::Shown};
+use crate::console::{cookie, words::visible};
+
+/// The cookie with the columns that were chosen.
+pub(super) const COOKIE: &str = "finetuner_columns";
+/// For how many seconds the choice is remembered.
+pub(super) const AGE: u32 = 365 * 86400;
+/// The most columns of a list, and bytes of all their names. Browsers keep cookies
+/// of 4 KiB.
+const MOST: usize = 40;
+const MOST_BYTES: usize = 2000;
+
+/// Stand for the metric that a list shows: its value before the training, after
+/// it, and the change.
+pub(super) const BEFORE: &str = "@before";
+pub(super) const AFTER: &str = "@after";
+pub(super) const CHANGE: &str = "@change";
+
+/// Columns that every list offers, and those among them that it shows where
+/// nothing was chosen.
+const KNOWN: [(&str, &str, bool); 18] = [
+    ("experiment", "Experiment", true),
+    ("state", "State", true),
+    ("tags", "Tags", true),
+    ("model", "Model", true),
+    ("train_data", "Training data", false),
+    ("loss", "Loss", false),
+    ("optimizer", "Optimizer", false),
+    ("learning_rate", "Learning rate", true),
+    ("epochs", "Epochs", true),
+    ("batch_size", "Batch size", false),
+    (BEFORE, "Metric before", true),
+    (AFTER, "Metric after", true),
+    (CHANGE, "Change of the metric", true),
+    ("duration", "Duration", true),
+    ("created", "Created", true),
+    ("device", "Device", false),
+    ("description", "Description", false),
+    ("note", "Note", false),
+];
+
+/// The columns that are shown, in order, beside the name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Columns(Vec<String>);
+
+impl Default for Columns {
+    fn default() -> Self {
+        let shown = KNOWN.iter().filter(|(.., shown)| *shown);
+        Self(shown.map(|(field, ..)| (*field).to_owned()).collect())
+    }
+}
+
+impl Columns {
+    /// Reads the choice that the cookie remembers.
+    pub(super) fn read(headers: &HeaderMap) -> Self {
+        let Some(value) = cookie(headers, COOKIE) else {
+            return Self::default();
+        };
+        let fields = url::form_urlencoded::parse(value.as_bytes());
+        let chosen = fields.filter(|(name, _)| name == "c");
+        Self::of(chosen.map(|(_, field)| field.into_owned())).unwrap_or_default()
+    }
+
+    /// Takes in a choice: `c` for each column, and `more` for further ones with
+    /// commas between them.
+    ///
+    /// # Errors
+    /// If it is too much for a cookie.
+    pub(super) fn chosen(fields: &[(String, String)]) -> Result<Self, String> {
+        let of = |wanted: &'static str| fields.iter().filter(move |(name, _)| name == wanted);
+        let more = of("more").flat_map(|(_, text)| text.split(',').map(str::trim));
+        let all = of("c").map(|(_, field)| field.as_str()).chain(more);
+        Self::of(all.map(str::to_owned))
+    }
+
+    fn of(fields: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut all: Vec<String> = Vec::new();
+        for field in fields.filter(|field| !field.is_empty()) {
+            if !all.contains(&field) {
+                all.push(field);
+            }
+        }
+        let bytes: usize = all.iter().map(String::len).sum();
+        if all.len() > MOST || bytes > MOST_BYTES {
+            return Err(format!(
+                "{} columns with names of {bytes} bytes: at most {MOST} columns and {MOST_BYTES} \
+                 bytes are allowed: choose fewer",
+                all.len()
+            ));
+        }
+        Ok(Self(all))
+    }
+
+    /// The cookie's value.
+    pub(super) fn value(&self) -> String {
+        let mut text = url::form_urlencoded::Serializer::new(String::new());
+        for field in &self.0 {
+            text.append_pair("c", field);
+        }
+        text.finish()
+    }
+
+    /// The columns of a list; the experiment is none where all runs have the same.
+    pub(super) fn shown(&self, of_one: bool) -> impl Iterator<Item = &str> {
+        let all = self.0.iter().map(String::as_str);
+        all.filter(move |field| !(of_one && *field == "experiment"))
+    }
+
+    fn has(&self, field: &str) -> bool {
+        self.0.iter().any(|own| own == field)
+    }
+}
+
+/// The head of a column.
+pub(super) fn label(field: &str) -> &str {
+    let known = KNOWN.iter().find(|(name, ..)| *name == field);
+    known.map_or(field, |(_, label, _)| label)
+}
+
+/// The form that chooses columns. It offers what the shown runs have.
+pub(super) fn form(listed: &Listed, shown: &Shown<'_>) -> Markup {
+    let own = &listed.columns;
+    let known = KNOWN.iter().map(|(field, ..)| (*field).to_owned());
+    let mut offered: Vec<String> = known.collect();
+    for field in shown.fields().into_iter().chain(own.0.clone()) {
+        if !offered.contains(&field) {
+            offered.push(field);
+        }
+    }
+    if listed.is_of_one() {
+        offered.retain(|field| field != "experiment");
+    }
+    html! {
+        details #columns {
+            summary { "Columns" }
+            form method="get" action=(listed.here) {
+                (listed.hidden_fields())
+                fieldset .choices {
+                    legend .hidden { "Columns to show" }
+                    @for field in &offered { label {
+                        input type="checkbox" name="c" value=(field) checked[own.has(field)];
+                        " " (visible(label(field)))
+                    } }
+                }
+                label { "Others, separated by commas " input .wide name="more"
+                    placeholder="recall_at_20.change, scheduler" autocapitalize="none"
+                    spellcheck="false"; }
+                div .row {
+                    button type="submit" name="columns" value="set" { "Show these columns" }
+                    button .quiet type="submit" name="columns" value="default" { "Default columns" }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::{HeaderValue, header};
+
+    use super::*;
+
+    #[test]
+    fn a_choice_survives_the_cookie() {
+        let fields = [
+            ("c", "state"),
+            ("more", "a.change, größe;,state"),
+            ("q", "x"),
+        ];
+        let fields = fields.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let chosen = Columns::chosen(&fields).unwrap();
+        assert_eq!(chosen.0, ["state", "a.change", "größe;"]);
+        let mut headers = HeaderMap::new();
+        assert_eq!(Columns::read(&headers), Columns::default());
+        let value = format!("a=b; {COOKIE}={}", chosen.value());
+        assert!(!chosen.value().contains([';', ' ', ',']));
+        headers.insert(header::COOKIE, HeaderValue::from_str(&value).unwrap());
+        assert_eq!(Columns::read(&headers), chosen);
+        let many = [("more".to_owned(), "x".repeat(3000))];
+        assert!(Columns::chosen(&many).unwrap_err().contains("3000 bytes"));
+    }
+}

@@ -1,0 +1,191 @@
+//! A list of runs as a CSV file: the runs that are selected, or all that the list
+//! has.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use axum::{
+    extract::{Query, RawQuery, State},
+    http::header,
+    response::{IntoResponse, Response},
+};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{
+    Columns, Conditions, ListQuery, Listed, find_experiment, search, search::Searched,
+    selected::find_all,
+};
+use crate::{
+    app::App,
+    console::{Page, Session, state::State as RunState},
+    database::Outline,
+    error::ApiError,
+};
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Asked {
+    /// The experiment, of a list that is one's.
+    experiment: String,
+}
+
+pub(crate) async fn download(
+    State(app): State<Arc<App>>,
+    session: Session,
+    Query(asked): Query<ListQuery>,
+    Query(Asked { experiment }): Query<Asked>,
+    RawQuery(raw): RawQuery,
+) -> Page<Response> {
+    let raw = raw.unwrap_or_default();
+    let fields = url::form_urlencoded::parse(raw.as_bytes());
+    let chosen: Vec<String> = fields
+        .filter(|(field, _)| field == "run")
+        .map(|(_, id)| id.into_owned())
+        .collect();
+    let text = match chosen.is_empty() {
+        true => {
+            let of = match experiment.is_empty() {
+                true => None,
+                false => Some(find_experiment(&app, &session, experiment).await?),
+            };
+            let conditions = Conditions::read(&asked.filter).map_err(ApiError::bad_request)?;
+            let listed = Listed::new(of, asked, Columns::default());
+            search(&app, &session.user, &listed, conditions, true, |found| {
+                text(&found)
+            })
+            .await?
+        }
+        false => {
+            let chosen: Vec<&str> = chosen.iter().map(String::as_str).collect();
+            let runs = find_all(&app, &session, &chosen).await?;
+            let outlines: Vec<Outline> = runs.iter().map(Outline::from).collect();
+            text(&outlines)
+        }
+    };
+    let text = text.map_err(|e| ApiError::internal(&e))?;
+    let headers = [
+        (header::CONTENT_TYPE, "text/csv; charset=utf-8"),
+        (
+            header::CONTENT_DISPOSITION,
+            "attachment; filename=\"runs.csv\"",
+        ),
+    ];
+    Ok((headers, text).into_response())
+}
+
+/// Columns that every file has.
+const KNOWN: [&str; 12] = [
+    "experiment",
+    "name",
+    "state",
+    "created",
+    "started",
+    "duration_seconds",
+    "model",
+    "train_data",
+    "tags",
+    "note",
+    "description",
+    "details",
+];
+
+fn text(outlines: &[Outline]) -> Result<Vec<u8>, csv::Error> {
+    let runs: Vec<Searched<'_>> = outlines.iter().map(Searched::of).collect();
+    let settings: BTreeSet<&str> = runs
+        .iter()
+        .flat_map(|run| run.hyper_parameters().map(|(name, _)| name.as_str()))
+        .collect();
+    let metrics: BTreeSet<&str> = runs
+        .iter()
+        .flat_map(|run| run.metrics.before.keys().chain(run.metrics.after.keys()))
+        .map(String::as_str)
+        .collect();
+    let mut file = csv::Writer::from_writer(Vec::new());
+    let mut head: Vec<String> = KNOWN.iter().map(|&name| name.to_owned()).collect();
+    head.extend(settings.iter().map(|&name| name.to_owned()));
+    for metric in &metrics {
+        head.extend([format!("{metric} before"), format!("{metric} after")]);
+    }
+    file.write_record(&head)?;
+    for run in &runs {
+        let mut cells = known(run);
+        let own = &run.config["hyper_parameters"];
+        cells.extend(settings.iter().map(|name| cell(&own[*name])));
+        for metric in &metrics {
+            let value = |value: Option<&f64>| value.map_or_else(String::new, f64::to_string);
+            cells.push(value(run.metrics.before.get(*metric)));
+            cells.push(value(run.metrics.after.get(*metric)));
+        }
+        file.write_record(&cells)?;
+    }
+    file.into_inner().map_err(|e| e.into_error().into())
+}
+
+fn known(run: &Searched<'_>) -> Vec<String> {
+    let own = run.outline;
+    let time = |at: Option<i64>| {
+        let at = at.and_then(|at| finetuner_protocol::time::Timestamp::from_millisecond(at).ok());
+        at.map_or_else(String::new, |at| at.to_string())
+    };
+    let took = own.started_at.zip(own.ended_at);
+    let took = took.map(|(started, ended)| ((ended - started) as f64 / 1000.0).to_string());
+    vec![
+        own.experiment.clone(),
+        own.name.clone(),
+        RunState::of_outline(own).word().to_owned(),
+        own.created_at.clone(),
+        time(own.started_at),
+        took.unwrap_or_default(),
+        cell(&run.config["model"]["name"]),
+        cell(&run.config["data"]["train_data"]),
+        run.tags().join(", "),
+        own.note.clone(),
+        own.description.clone(),
+        own.noted.clone(),
+    ]
+}
+
+/// A value of a configuration.
+fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_has_the_settings_and_metrics_of_all_runs() {
+        let outline = |name: &str, config: &str, metrics: &str| Outline {
+            name: name.to_owned(),
+            config: config.to_owned(),
+            metrics: metrics.to_owned(),
+            tags: r#"["a", "b"]"#.to_owned(),
+            started_at: Some(0),
+            ended_at: Some(1500),
+            ..Outline::default()
+        };
+        let all = [
+            outline(
+                "x, \"y\"",
+                r#"{"hyper_parameters": {"learning_rate": 1e-5}}"#,
+                r#"{"before": {"mrr": 0.5}, "after": {"mrr": 0.75}}"#,
+            ),
+            outline("z", r#"{"hyper_parameters": {"epochs": 3}}"#, "{}"),
+        ];
+        let text = String::from_utf8(text(&all).unwrap()).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].ends_with("details,epochs,learning_rate,mrr before,mrr after"));
+        assert!(lines[1].starts_with(",\"x, \"\"y\"\"\",waiting,,1970-01-01T00:00:00Z,1.5,"));
+        assert!(
+            lines[1].ends_with("\"a, b\",,,,,0.00001,0.5,0.75"),
+            "{}",
+            lines[1]
+        );
+        assert!(lines[2].ends_with(",3,,,"), "{}", lines[2]);
+    }
+}

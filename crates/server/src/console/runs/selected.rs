@@ -1,0 +1,228 @@
+//! What is done with the runs that are selected in a list: tagging, cancelling and
+//! deleting. Each asks first, on a page of its own.
+
+use std::sync::Arc;
+
+use axum::{
+    body::Bytes,
+    extract::State,
+    response::{IntoResponse, Redirect, Response},
+};
+use finetuner_protocol::{AnnotationChange, split_tags};
+use maud::{Markup, html};
+
+use crate::{
+    api::{annotate, find_run},
+    app::App,
+    console::{
+        Page, Session,
+        frame::page as framed,
+        run::run_path,
+        state::badge,
+        words::{count, name, own_address},
+    },
+    database::{Refusal, RunRow},
+    error::ApiError,
+};
+
+/// Runs that are changed at once.
+const MOST: usize = 1000;
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Action {
+    Tag,
+    Cancel,
+    Delete,
+}
+
+impl Action {
+    fn read(word: &str) -> Result<Self, ApiError> {
+        match word {
+            "tag" => Ok(Self::Tag),
+            "cancel" => Ok(Self::Cancel),
+            "delete" => Ok(Self::Delete),
+            _ => Err(ApiError::bad_request(format!(
+                "`do` is `{word}`: `tag`, `cancel` or `delete` is wanted"
+            ))),
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Tag => "tag",
+            Self::Cancel => "cancel",
+            Self::Delete => "delete",
+        }
+    }
+}
+
+/// The fields of the form, some of which come several times.
+struct Sent(Vec<(String, String)>);
+
+impl Sent {
+    fn read(body: &[u8]) -> Self {
+        Self(url::form_urlencoded::parse(body).into_owned().collect())
+    }
+
+    fn find(&self, wanted: &str) -> Option<&str> {
+        let found = self.0.iter().find(|(name, _)| name == wanted);
+        found.map(|(_, value)| value.as_str())
+    }
+
+    fn of(&self, wanted: &str) -> &str {
+        self.find(wanted).unwrap_or_default()
+    }
+
+    /// Where the list is. Addresses of other sites lead nowhere.
+    fn back(&self) -> &str {
+        own_address(self.of("back")).unwrap_or("/console/runs")
+    }
+
+    fn ids(&self) -> Vec<&str> {
+        let mut ids: Vec<&str> = Vec::new();
+        for (_, id) in self.0.iter().filter(|(name, _)| name == "run") {
+            if !ids.contains(&id.as_str()) {
+                ids.push(id);
+            }
+        }
+        ids
+    }
+}
+
+/// Finds runs by their experiments and names.
+pub(super) async fn find_all(
+    app: &App,
+    session: &Session,
+    ids: &[&str],
+) -> Result<Vec<RunRow>, ApiError> {
+    if ids.len() > MOST {
+        return Err(ApiError::bad_request(format!(
+            "`run` names {} runs: at most {MOST} are allowed at once; select fewer",
+            ids.len()
+        )));
+    }
+    let mut runs = Vec::new();
+    for id in ids {
+        let place = id.split_once('/').ok_or_else(|| {
+            ApiError::bad_request(format!("`run` is `{id}`: an experiment/run is wanted"))
+        })?;
+        let place = (place.0.to_owned(), place.1.to_owned());
+        runs.push(find_run(app, session.user.namespace.clone(), place).await?);
+    }
+    Ok(runs)
+}
+
+/// Asks, or does what was asked and confirmed.
+pub(crate) async fn act(
+    State(app): State<Arc<App>>,
+    session: Session,
+    body: Bytes,
+) -> Page<Response> {
+    session.may_write()?;
+    let sent = Sent::read(&body);
+    session.check_project(sent.find("project"))?;
+    let action = Action::read(sent.of("do"))?;
+    let runs = find_all(&app, &session, &sent.ids()).await?;
+    if runs.is_empty() {
+        let content = html! {
+            h1 { "Nothing is selected" }
+            p { "Select runs in the list first." }
+            p { a href=(sent.back()) { "Back to the list" } }
+        };
+        return Ok(framed(&session, "Runs", "Nothing is selected", &content).into_response());
+    }
+    // None is changed if one can't be.
+    if !runs
+        .iter()
+        .all(|run| session.changes(run.created_by.as_deref()))
+    {
+        let project = session.user.project.clone();
+        return Err(rusqlite::Error::from(Refusal::NotOwn { project }).into());
+    }
+    if sent.of("confirmed") != "yes" {
+        return Ok(ask(&session, action, &runs, &sent, None).into_response());
+    }
+    match action {
+        Action::Tag => {
+            let change = AnnotationChange::default()
+                .add_tags(split_tags(sent.of("add")))
+                .remove_tags(split_tags(sent.of("remove")));
+            if let Err(error) = annotate(&app, session.user.clone(), &runs, change).await {
+                let page = ask(&session, action, &runs, &sent, Some(error.message()));
+                return Ok((error.status(), page).into_response());
+            }
+        }
+        Action::Cancel => {
+            for run in runs.iter().filter(|run| !run.status().is_final()) {
+                app.cancel(run.id, session.user.clone()).await?;
+            }
+        }
+        Action::Delete => {
+            for run in runs {
+                app.delete_run(session.user.clone(), run).await?;
+            }
+        }
+    }
+    Ok(Redirect::to(sent.back()).into_response())
+}
+
+fn ask(
+    session: &Session,
+    action: Action,
+    runs: &[RunRow],
+    sent: &Sent,
+    wrong: Option<&str>,
+) -> Markup {
+    let open = runs.iter().filter(|run| !run.status().is_final()).count() as u64;
+    let all = count(runs.len() as u64, "run");
+    let (title, consequence, button) = match action {
+        Action::Tag => (
+            format!("Tag {all}"),
+            "The other tags of these runs stay.".to_owned(),
+            "Save the tags".to_owned(),
+        ),
+        Action::Cancel => (
+            format!("Cancel {}?", count(open, "run")),
+            "They end without a model. Their checkpoints stay: other runs can continue from the \
+             last ones. Runs that have ended stay as they are."
+                .to_owned(),
+            format!("Cancel {}", count(open, "run")),
+        ),
+        Action::Delete => (
+            format!("Delete {all}?"),
+            "Their models, checkpoints, curves and logs are deleted with them. Runs that train \
+             are ended."
+                .to_owned(),
+            format!("Delete {all}"),
+        ),
+    };
+    let content = html! {
+        h1 { (title) }
+        @if let Some(text) = wrong { p .problem .message role="alert" { (text) } }
+        p { (consequence) }
+        ul .selected { @for run in runs { li {
+            a href=(run_path(run)) { (name(&run.label())) } " " (badge(run))
+        } } }
+        form .stacked method="post" action="/console/runs/selected" {
+            (session.project_field())
+            @for run in runs { input type="hidden" name="run" value=(run.label()); }
+            input type="hidden" name="do" value=(action.word());
+            input type="hidden" name="confirmed" value="yes";
+            input type="hidden" name="back" value=(sent.back());
+            @if action == Action::Tag {
+                label for="add" { "Tags to add, separated by commas" }
+                input #add name="add" value=(sent.of("add")) autocapitalize="none";
+                label for="remove" { "Tags to remove, separated by commas" }
+                input #remove name="remove" value=(sent.of("remove")) autocapitalize="none";
+            }
+            div .row {
+                @if action != Action::Cancel || open > 0 {
+                    button .danger[action != Action::Tag] type="submit" { (button) }
+                }
+                a .button .quiet href=(sent.back()) { "Back" }
+            }
+        }
+    };
+    framed(session, "Runs", &title, &content)
+}
