@@ -104,6 +104,20 @@ pub(crate) struct Change {
     end_sessions: bool,
 }
 
+/// The highest limit of open runs.
+const MOST_OPEN_RUNS: u64 = 1_000_000;
+
+/// Refuses a limit of open runs that means nothing.
+pub(crate) fn check_open_runs(most: u64) -> Result<()> {
+    match (1..=MOST_OPEN_RUNS).contains(&most) {
+        true => Ok(()),
+        false => Err(ApiError::unprocessable(format!(
+            "`max_open_runs` is {most}: 1 to {MOST_OPEN_RUNS} are allowed, and none for the \
+             server's limit; to keep the user out, disable the user"
+        ))),
+    }
+}
+
 /// Tells a member that is `null` from one that is missing.
 fn given<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<Option<u64>>, D::Error> {
     Deserialize::deserialize(value).map(Some)
@@ -115,10 +129,8 @@ pub(crate) async fn change_user(
     Path(name): Path<String>,
     JsonObject(change): JsonObject<Change>,
 ) -> Result<Json<Value>> {
-    if change.max_open_runs == Some(Some(0)) {
-        let reason = "`max_open_runs` is 0: 1 or more, or `null` for the server's limit; to keep \
-                      the user out, set `disabled`";
-        return Err(ApiError::unprocessable(reason));
+    if let Some(Some(most)) = change.max_open_runs {
+        check_open_runs(most)?;
     }
     let change = AccountChange {
         is_admin: change.admin,
@@ -151,8 +163,11 @@ pub(crate) async fn storage(
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Limit {
-    /// Bytes; `null` for the server's limit.
+    /// Bytes; `null` for the server's limit. A missing member is an error, as a
+    /// typing error must not remove a limit.
+    #[serde(deserialize_with = "Option::deserialize")]
     max_stored: Option<u64>,
 }
 

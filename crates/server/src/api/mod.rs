@@ -43,6 +43,7 @@ use axum::{
 };
 use tower_http::catch_panic::CatchPanicLayer;
 
+pub(crate) use admin::check_open_runs;
 pub(crate) use annotations::{annotate, invalid as invalid_annotation};
 pub(crate) use auth::by_token;
 pub(crate) use logins::Logins;

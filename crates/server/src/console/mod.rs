@@ -264,6 +264,11 @@ impl FromRequestParts<Arc<App>> for Session {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Response> {
+        // Whoever asks again in the same request gets the same project, whatever another
+        // tab does meanwhile.
+        if let Some(user) = parts.extensions.get::<Identity>() {
+            return Ok(Self { user: user.clone() });
+        }
         let peer = parts.extensions.get::<Peer>().and_then(|peer| peer.0);
         let signed_in = match cookie(&parts.headers, COOKIE) {
             Some(token) => {
@@ -272,6 +277,9 @@ impl FromRequestParts<Arc<App>> for Session {
             }
             None => None,
         };
+        if let Some(session) = &signed_in {
+            parts.extensions.insert(session.user.clone());
+        }
         signed_in.ok_or_else(|| {
             let wanted = parts
                 .uri

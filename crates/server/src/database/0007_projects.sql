@@ -5,6 +5,8 @@ CREATE TABLE projects (
     name       TEXT NOT NULL UNIQUE,
     -- Whose personal project it is; none for a shared one.
     user_id    TEXT UNIQUE REFERENCES users (id) ON DELETE CASCADE,
+    -- Who created a shared one; none if the user was deleted.
+    creator_id TEXT REFERENCES users (id) ON DELETE SET NULL,
     -- Bytes that it may store, if they differ from the server's setting.
     max_stored INTEGER,
     created_at TEXT NOT NULL

@@ -151,7 +151,7 @@ impl Database {
         self.write(move |db| {
             let transaction = db.transaction()?;
             check_owns_none_alone(&transaction, &name)?;
-            check_not_last_admin(&transaction, &name)?;
+            check_not_last_admin(&transaction, &name, true)?;
             let deleted = transaction.execute("DELETE FROM users WHERE name = ?1", [&name])?;
             if deleted == 1 {
                 Actor::operator().note(&transaction, "user.delete", &name)?;

@@ -91,13 +91,18 @@ pub(super) fn is_admin(db: &Connection, user: &Identity) -> rusqlite::Result<boo
     Ok(admin.unwrap_or_default())
 }
 
-/// Fails if the server would be left without an admin.
-pub(super) fn check_not_last_admin(db: &Connection, name: &str) -> rusqlite::Result<()> {
+/// Fails if the server would be left without an admin. `goes` says that the user is
+/// deleted: the only user of a server may be, since the next one becomes an admin.
+pub(super) fn check_not_last_admin(
+    db: &Connection,
+    name: &str,
+    goes: bool,
+) -> rusqlite::Result<()> {
     let last: bool = db.query_row(
         "SELECT EXISTS (SELECT 1 FROM users WHERE name = ?1 AND admin AND NOT disabled)
              AND NOT EXISTS (SELECT 1 FROM users WHERE name <> ?1 AND admin AND NOT disabled)
-             AND EXISTS (SELECT 1 FROM users WHERE name <> ?1)",
-        [name],
+             AND (NOT ?2 OR EXISTS (SELECT 1 FROM users WHERE name <> ?1))",
+        params![name, goes],
         |row| row.get(0),
     )?;
     match last {
@@ -173,7 +178,7 @@ impl Database {
                 .optional()?;
             let id = id.ok_or_else(|| no_user(&name))?;
             if change.is_admin == Some(false) || change.is_disabled == Some(true) {
-                check_not_last_admin(&transaction, &name)?;
+                check_not_last_admin(&transaction, &name, false)?;
             }
             if let Some(admin) = change.is_admin {
                 transaction.execute(
@@ -397,6 +402,12 @@ mod tests {
         let db = in_memory();
         with_run(&db, "r").await;
         let root = db.identity_of("u").await;
+        let alone = AccountChange {
+            is_disabled: Some(true),
+            ..AccountChange::default()
+        };
+        let refused = db.change_account(Manager::Admin(root.clone()), "u".into(), alone);
+        assert!(matches!(reason(refused.await), Refusal::Conflict(_)));
         let set = db.set_max_stored(Manager::Admin(root.clone()), "u".into(), Some(5 << 20));
         set.await.unwrap();
         let refused = db.set_max_stored(Manager::Operator, "none".into(), None);

@@ -197,6 +197,12 @@ impl Database {
             check_owner(&transaction, &by, Some(&new.id), new.name.as_deref())?;
             let (project_id, public) = (new.project_id.clone(), new.public);
             let object = new.name.clone().unwrap_or_else(|| new.id.clone());
+            let was_public: bool = transaction.query_row(
+                "SELECT EXISTS (SELECT 1 FROM artifacts
+                     WHERE project_id = ?1 AND (id = ?2 OR name = ?3) AND public)",
+                params![project_id, new.id, new.name],
+                |row| row.get(0),
+            )?;
             let (id, orphan) = put(&transaction, new)?;
             if let Some(most) = usage::max_stored(&transaction, &project_id, most)? {
                 let stored = usage::stored(&transaction, &project_id)?;
@@ -204,8 +210,10 @@ impl Database {
                     return Ok(Put::OverQuota(stored, most));
                 }
             }
-            if public {
-                by.note(&transaction, "data.publish", &object)?;
+            match (was_public, public) {
+                (false, true) => by.note(&transaction, "data.publish", &object)?,
+                (true, false) => by.note(&transaction, "data.unpublish", &object)?,
+                _ => {}
             }
             transaction.commit()?;
             Ok(Put::Artifact { id, orphan })

@@ -182,6 +182,7 @@ pub(crate) fn csv(entries: &[Entry]) -> String {
             entry.action.clone(),
             entry.object.clone(),
             of(&entry.address),
+            entry.id.to_string(),
         ];
         text.push_str(&cells.map(|cell| quoted(&cell)).join(","));
         text.push_str("\r\n");
@@ -189,7 +190,7 @@ pub(crate) fn csv(entries: &[Entry]) -> String {
     text
 }
 
-const HEADINGS: &str = "time,person,project,action,object,address\r\n";
+const HEADINGS: &str = "time,person,project,action,object,address,id\r\n";
 
 fn quoted(cell: &str) -> String {
     let formula = if cell.starts_with(['=', '+', '-', '@', '\t', '\r']) {
@@ -280,7 +281,7 @@ mod tests {
             address: Some("::1".into()),
         };
         let text = csv(&[entry]);
-        let expected = "2026-01-01T00:00:00.000Z,\"'=1+1\",,run.start,\"a,\"\"b\"\"\nc\",::1\r\n";
+        let expected = "2026-01-01T00:00:00.000Z,\"'=1+1\",,run.start,\"a,\"\"b\"\"\nc\",::1,1\r\n";
         assert_eq!(text.strip_prefix(HEADINGS), Some(expected));
     }
 }

@@ -98,36 +98,55 @@ fn managed(db: &Connection, by: &Identity, name: &str) -> rusqlite::Result<Found
     }
 }
 
-/// Fails if a user owns as many shared projects as allowed.
+/// Fails if a user has created or owns as many shared projects as allowed, without
+/// counting the project `except`. Creators count, so that giving projects away makes
+/// no room.
 fn check_owned(
     db: &Connection,
-    person: &str,
-    name: &str,
+    (person, name): (&str, &str),
     most: Option<u64>,
+    except: Option<&str>,
 ) -> rusqlite::Result<()> {
     let Some(most) = most else { return Ok(()) };
     let owned: u64 = db
         .prepare_cached(
-            "SELECT count(*) FROM members JOIN projects ON projects.id = project_id
-             WHERE members.user_id = ?1 AND role = 'owner' AND projects.user_id IS NULL",
+            "SELECT count(*) FROM projects
+             WHERE user_id IS NULL AND id <> coalesce(?2, '') AND (creator_id = ?1
+                 OR id IN (SELECT project_id FROM members WHERE user_id = ?1 AND role = 'owner'))",
         )?
-        .query_row([person], |row| row.get(0))?;
+        .query_row(params![person, except], |row| row.get(0))?;
     match owned >= most {
         false => Ok(()),
         true => Err(Refusal::Limit(format!(
-            "projects: `{name}` owns {owned}, and the limit is {most}: delete one, make somebody \
-             else its owner, or ask the operator for a higher `--max-projects`"
+            "projects: `{name}` has created or owns {owned}, and the limit is {most}: delete one, \
+             or ask the operator for a higher `--max-projects`"
         ))
         .into()),
     }
 }
 
-/// Fails if a project would be left without an owner.
-fn check_not_last(db: &Connection, project: &str, name: &str) -> rusqlite::Result<()> {
-    let owners: u64 = db
-        .prepare_cached("SELECT count(*) FROM members WHERE project_id = ?1 AND role = 'owner'")?
-        .query_row([project], |row| row.get(0))?;
-    match owners > 1 {
+/// The role of a member, who may be a disabled user.
+fn member_role(db: &Connection, project: &str, person: &str) -> rusqlite::Result<Option<Role>> {
+    let role: Option<String> = db
+        .prepare_cached("SELECT role FROM members WHERE project_id = ?1 AND user_id = ?2")?
+        .query_row([project, person], |row| row.get(0))
+        .optional()?;
+    Ok(role.as_deref().and_then(Role::parse))
+}
+
+/// Fails if a project would be left without an owner who is not disabled.
+fn check_not_last(
+    db: &Connection,
+    project: &str,
+    (person, name): (&str, &str),
+) -> rusqlite::Result<()> {
+    let others: bool = db
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM members JOIN users ON users.id = user_id
+                 WHERE project_id = ?1 AND user_id <> ?2 AND role = 'owner' AND NOT disabled)",
+        )?
+        .query_row([project, person], |row| row.get(0))?;
+    match others {
         true => Ok(()),
         false => Err(conflict(format!(
             "`{name}` is the only owner of the project: make somebody else an owner first"
@@ -173,8 +192,10 @@ pub(super) fn check_owns_none_alone(db: &Connection, user: &str) -> rusqlite::Re
                  JOIN projects ON projects.id = project_id
                  JOIN users ON users.id = members.user_id
              WHERE users.name = ?1 AND role = 'owner' AND projects.user_id IS NULL
-                 AND (SELECT count(*) FROM members AS others
-                      WHERE others.project_id = projects.id AND others.role = 'owner') = 1
+                 AND NOT EXISTS (SELECT 1 FROM members AS others
+                      JOIN users AS owners ON owners.id = others.user_id
+                      WHERE others.project_id = projects.id AND others.role = 'owner'
+                          AND others.user_id <> members.user_id AND NOT owners.disabled)
              ORDER BY projects.name LIMIT 1",
             [user],
             |row| row.get(0),
@@ -200,14 +221,14 @@ impl Database {
     ) -> rusqlite::Result<()> {
         self.write(move |db| {
             let transaction = db.transaction()?;
-            check_owned(&transaction, &by.person, &by.name, most)?;
+            check_owned(&transaction, (&by.person, &by.name), most, None)?;
             let id = secret::new_id();
             let created = transaction.execute(
                 &format!(
-                    "INSERT INTO projects (id, name, created_at) VALUES (?1, ?2, {NOW})
-                     ON CONFLICT (name) DO NOTHING"
+                    "INSERT INTO projects (id, name, creator_id, created_at)
+                     VALUES (?1, ?2, ?3, {NOW}) ON CONFLICT (name) DO NOTHING"
                 ),
-                params![id, name],
+                params![id, name, by.person],
             )?;
             if created == 0 {
                 return Err(conflict(format!(
@@ -288,10 +309,14 @@ impl Database {
             let transaction = db.transaction()?;
             let found = managed(&transaction, &by, &project)?;
             let person = user(&transaction, &name)?;
-            match (role_of(&transaction, &found.id, &person)?, role) {
+            match (member_role(&transaction, &found.id, &person)?, role) {
                 (Some(had), wanted) if had == wanted => return Ok(()),
-                (_, Role::Owner) => check_owned(&transaction, &person, &name, most)?,
-                (Some(Role::Owner), _) => check_not_last(&transaction, &found.id, &name)?,
+                (_, Role::Owner) => {
+                    check_owned(&transaction, (&person, &name), most, Some(&found.id))?;
+                }
+                (Some(Role::Owner), _) => {
+                    check_not_last(&transaction, &found.id, (&person, &name))?;
+                }
                 _ => {}
             }
             transaction.execute(
@@ -326,12 +351,12 @@ impl Database {
                 )));
             }
             let person = user(&transaction, &name)?;
-            match role_of(&transaction, &found.id, &person)? {
+            match member_role(&transaction, &found.id, &person)? {
                 None => {
                     let reason = format!("`{name}` is not a member of project `{project}`");
                     return Err(Refusal::Missing(reason).into());
                 }
-                Some(Role::Owner) => check_not_last(&transaction, &found.id, &name)?,
+                Some(Role::Owner) => check_not_last(&transaction, &found.id, (&person, &name))?,
                 Some(_) => {}
             }
             transaction.execute(
@@ -376,89 +401,4 @@ impl Database {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::database::{Manager, in_memory};
-
-    fn reason(result: rusqlite::Result<()>) -> Refusal {
-        Refusal::of(&result.unwrap_err()).unwrap().clone()
-    }
-
-    #[tokio::test]
-    async fn a_project_always_has_an_owner() {
-        let db = in_memory();
-        let (ada, bob) = (db.identity_of("ada").await, db.identity_of("bob").await);
-        db.create_project(ada.clone(), "team".into(), None)
-            .await
-            .unwrap();
-        let set = |by: &Identity, name: &str, role| {
-            db.set_member(by.clone(), "team".into(), name.into(), role, None)
-        };
-        let remove =
-            |by: &Identity, name: &str| db.remove_member(by.clone(), "team".into(), name.into());
-        for refused in [
-            set(&ada, "ada", Role::Member).await,
-            remove(&ada, "ada").await,
-        ] {
-            assert!(matches!(reason(refused), Refusal::Conflict(_)));
-        }
-        assert!(matches!(
-            reason(set(&bob, "bob", Role::Owner).await),
-            Refusal::NotMember { .. }
-        ));
-        set(&ada, "bob", Role::Member).await.unwrap();
-        assert!(matches!(
-            reason(set(&bob, "bob", Role::Owner).await),
-            Refusal::Role { .. }
-        ));
-        set(&ada, "bob", Role::Owner).await.unwrap();
-        remove(&ada, "ada").await.unwrap();
-        let (project, members) = db.project(&bob, "team".into()).await.unwrap();
-        assert_eq!((project.members, project.role), (1, Some(Role::Owner)));
-        assert_eq!(members[0].name, "bob");
-        // The only owner can't be deleted.
-        assert!(db.delete_user("bob".into()).await.is_err());
-        db.delete_project(bob, "team".into()).await.unwrap();
-        assert!(db.delete_user("bob".into()).await.unwrap());
-    }
-
-    #[tokio::test]
-    async fn owned_projects_are_limited_whoever_makes_somebody_an_owner() {
-        let db = in_memory();
-        // The first user is an admin.
-        db.identity_of("root").await;
-        let (ada, bob) = (db.identity_of("ada").await, db.identity_of("bob").await);
-        let create =
-            |by: &Identity, name: &str| db.create_project(by.clone(), name.into(), Some(2));
-        create(&ada, "a1").await.unwrap();
-        create(&ada, "a2").await.unwrap();
-        assert!(matches!(
-            reason(create(&ada, "a3").await),
-            Refusal::Limit(_)
-        ));
-        create(&bob, "b1").await.unwrap();
-        let made = db.set_member(bob, "b1".into(), "ada".into(), Role::Owner, Some(2));
-        assert!(matches!(reason(made.await), Refusal::Limit(_)));
-        assert_eq!(db.projects(&ada, true).await.unwrap().len(), 3);
-    }
-
-    #[tokio::test]
-    async fn names_of_users_and_projects_are_one_space() {
-        let db = in_memory();
-        let ada = db.identity_of("ada").await;
-        db.create_project(ada.clone(), "team".into(), None)
-            .await
-            .unwrap();
-        for name in ["team", "ada"] {
-            let again = db.create_project(ada.clone(), name.into(), None).await;
-            assert!(matches!(reason(again), Refusal::Conflict(_)), "{name}");
-        }
-        let error = db
-            .add_user(Manager::Operator, "team".into())
-            .await
-            .unwrap_err();
-        assert!(error.to_string().contains("name of a project"), "{error}");
-        let personal = db.set_member(ada.clone(), "ada".into(), "ada".into(), Role::Viewer, None);
-        assert!(matches!(reason(personal.await), Refusal::Conflict(_)));
-    }
-}
+mod tests;

@@ -163,6 +163,15 @@ async fn limits_of_users_and_projects_are_obeyed() {
     let zero = (Method::PUT, "/users/finetuner", json!({"max_open_runs": 0}));
     let (status, _) = call(&backend.http, zero).await;
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    // What is missing or misspelt removes no limit.
+    for (path, body) in [
+        ("/storage/finetuner", json!({})),
+        ("/storage/finetuner", json!({"max_store": 5})),
+        ("/users/finetuner", json!({"max_open_runs": u64::MAX})),
+    ] {
+        let (status, _) = call(&backend.http, (Method::PUT, path, body)).await;
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{path}");
+    }
 }
 
 #[tokio::test]
@@ -223,7 +232,7 @@ async fn the_audit_log_says_who_did_what_and_holds_no_secret() {
     let (status, file) = admin.get("/console/admin/audit.csv").await;
     assert_eq!(status, StatusCode::OK);
     assert!(
-        file.starts_with("time,person,project,action,object,address\r\n"),
+        file.starts_with("time,person,project,action,object,address,id\r\n"),
         "{file}"
     );
     let whole = format!("{entries:?} {page} {file}");

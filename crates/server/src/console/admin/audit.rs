@@ -22,7 +22,7 @@ use crate::{
 
 /// Entries of a page.
 const PAGE: u64 = 100;
-/// Entries of a file: more are fetched with `before`.
+/// Entries of a file: older ones are fetched with the last `id` as `before`.
 const MOST: u64 = 100_000;
 
 #[derive(Default, Deserialize)]
@@ -70,7 +70,7 @@ pub(crate) async fn page(
         div .head {
             h1 { "Audit log" }
             div .actions role="group" aria-label="Actions" {
-                a .button .quiet href=(asked.address("audit.csv", "")) download { "Download as CSV" }
+                a .button .quiet href=(asked.address("audit.csv", &asked.before)) download { "Download as CSV" }
             }
         }
         form .row method="get" action="/console/admin/audit" role="search" {
@@ -92,7 +92,10 @@ pub(crate) async fn page(
             @if !asked.before.is_empty() { a href=(asked.address("audit", "")) { "Newest" } }
             @if let Some(last) = older { a rel="next" href=(asked.address("audit", &last.id.to_string())) { "Older" } }
         }
-        p .hint { "Entries are kept for " (app.settings.audit_days) " days." }
+        p .hint {
+            "Entries are kept for " (app.settings.audit_days) " days. A file has the newest " (MOST)
+            ", older ones with " code { "before" } " and the last " code { "id" } " in its address."
+        }
     };
     Ok(session.framed("Audit log", &content))
 }

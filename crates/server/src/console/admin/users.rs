@@ -14,6 +14,7 @@ use serde::Deserialize;
 
 use super::{AdminSession, problem};
 use crate::{
+    api::check_open_runs,
     app::App,
     console::{
         Page,
@@ -276,12 +277,16 @@ pub(crate) async fn set_quota(
 ) -> Page<Response> {
     let most = match quota.open_runs.trim() {
         "" => None,
-        text => Some(text.parse::<u64>().ok().filter(|most| *most > 0).ok_or_else(|| {
-            ApiError::bad_request(format!(
-                "`open_runs` is `{text}`: a whole number from 1 on is wanted, or nothing for the \
-                 server's limit"
-            ))
-        })?),
+        text => {
+            let most = text.parse().map_err(|_| {
+                ApiError::bad_request(format!(
+                    "`open_runs` is `{text}`: a whole number is wanted, or nothing for the \
+                     server's limit"
+                ))
+            })?;
+            check_open_runs(most)?;
+            Some(most)
+        }
     };
     let change = AccountChange {
         max_open_runs: Some(most),
