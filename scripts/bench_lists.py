@@ -62,7 +62,7 @@ def fill(data, runs):
     user = db.execute("SELECT id FROM users").fetchone()[0]
     draw = random.Random(0)
     for experiment in range(1, 11):
-        db.execute("INSERT INTO experiments (id, user_id, name, description, created_at) "
+        db.execute("INSERT INTO experiments (id, project_id, name, description, created_at) "
                    "VALUES (?, ?, ?, '', '2026-01-01T00:00:00.000Z')", [experiment, user, f"experiment-{experiment}"])
 
     def row(number):

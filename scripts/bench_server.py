@@ -61,7 +61,7 @@ def fill(data, runs):
     """Inserts an experiment `e` with this number of finished runs."""
     db = sqlite3.connect(Path(data) / "finetuner.sqlite")
     user = db.execute("SELECT id FROM users").fetchone()[0]
-    db.execute("INSERT INTO experiments (id, user_id, name, description, created_at) "
+    db.execute("INSERT INTO experiments (id, project_id, name, description, created_at) "
                "VALUES (1, ?, 'e', '', '2026-01-01T00:00:00.000Z')", [user])
     config = json.dumps({"model": {"name": "clip-small"}, "data": {"train_data": "t"}})
     db.executemany(
