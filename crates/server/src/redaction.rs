@@ -18,6 +18,12 @@ pub(crate) fn shown_config(stored: &str) -> Value {
     config
 }
 
+/// Returns whether a stored configuration contains secrets.
+pub(crate) fn has_secrets(stored: &str) -> bool {
+    let config: Value = serde_json::from_str(stored).unwrap_or_default();
+    shown_config(stored) != config
+}
+
 fn redact(value: &mut Value) {
     match value {
         Value::Array(values) => values.iter_mut().for_each(redact),
@@ -77,7 +83,11 @@ mod tests {
                 {"name": "WandBLogger", "options": {"api_key": null}},
             ],
         });
+        assert!(has_secrets(&config.to_string()));
         let shown = shown_config(&config.to_string());
+        assert!(!has_secrets(
+            &json!({"callbacks": [{"name": "WandBLogger"}]}).to_string()
+        ));
         assert!(!shown.to_string().contains("secret"), "{shown}");
         assert_eq!(shown["model"], config["model"]);
         let options = |i: usize| &shown["callbacks"][i]["options"];

@@ -51,7 +51,7 @@ pub(crate) use logs::{as_it_comes, follow, text as log_text};
 pub(crate) use openai::check_picture;
 pub(crate) use projects::{check_project_name, role};
 pub(crate) use runs::{
-    Continuation, continue_from, create_from, examples_of, find as find_run, status_of,
+    Continuation, check_keys, continue_from, create_from, examples_of, find as find_run, status_of,
 };
 pub(crate) use shares::{MAX_DAYS as MAX_SHARE_DAYS, create_share, share_address};
 pub(crate) use uploads::Uploads;

@@ -32,7 +32,7 @@ use crate::{
         is_duplicate,
     },
     error::{ApiError, Result},
-    redaction::shown_config,
+    redaction::{has_secrets, shown_config},
     secret,
     store::Hold,
     submission,
@@ -451,6 +451,19 @@ pub(crate) async fn go_on(
     Ok((status, Json(info(run))))
 }
 
+/// Fails if the settings of a run contain keys of another user, which a new run
+/// would use.
+pub(crate) fn check_keys(user: &Identity, run: &RunRow) -> Result<()> {
+    if run.created_by.as_deref() == Some(&user.person) || !has_secrets(&run.config) {
+        return Ok(());
+    }
+    Err(ApiError::forbidden(format!(
+        "the settings of run `{}` contain a tracker key of the user who started it: start a new \
+         run with your own key",
+        run.name
+    )))
+}
+
 /// Makes a run that goes on from a checkpoint: with the configuration of its
 /// run, but for the name and the number of epochs.
 pub(crate) async fn continue_from(
@@ -463,6 +476,7 @@ pub(crate) async fn continue_from(
 ) -> Result<(StatusCode, RunRow)> {
     check_name("name", &new.name).map_err(|e| ApiError::unprocessable(e.to_string()))?;
     check_length("description", new.description.as_deref(), MAX_DESCRIPTION)?;
+    check_keys(user, &run)?;
     let experiment = experiments::find(app, user.namespace.clone(), run.experiment.clone()).await?;
     let find = || app.database.checkpoint(run.id, number);
     // The next checkpoint of the run may replace this one.

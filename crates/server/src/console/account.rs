@@ -31,7 +31,7 @@ pub(crate) async fn show(State(app): State<Arc<App>>, session: Session) -> Page 
         }
         (oidc::section(&app, &session).await?)
         h2 { "Usage" }
-        div .scroll { table {
+        div .scroll tabindex="0" role="region" aria-label="Table of usage" { table {
             thead { tr {
                 th scope="col" { "Resource" } th scope="col" .number { "Used" }
                 th scope="col" .number { "Limit" } th scope="col" { span .hidden { "Share" } }

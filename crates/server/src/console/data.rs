@@ -100,7 +100,7 @@ pub(crate) async fn list(
             }
             button type="submit" { "Filter" }
         }
-        div .scroll { table {
+        div .scroll tabindex="0" role="region" aria-label="Table of data and models" { table {
             caption { (count(total, "item")) }
             thead { tr {
                 th scope="col" { "Name" } th scope="col" { "Kind" }

@@ -51,7 +51,7 @@ fn table(experiments: &[ExperimentRow]) -> Markup {
             p { "There are no experiments yet. The first run that a program starts with "
                 code { "fit" } ", or that is started here, creates the experiment " code { "default" } "." }
         } @else {
-            div .scroll { table {
+            div .scroll tabindex="0" role="region" aria-label="Table of experiments" { table {
                 thead { tr {
                     th scope="col" { "Name" } th scope="col" .number { "Runs" }
                     th scope="col" { "Created" } th scope="col" { "Description" }

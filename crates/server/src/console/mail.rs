@@ -110,7 +110,7 @@ fn form(typed: &Typed, is_stored: bool) -> Markup {
 fn list(sent: &[MessageRow]) -> Markup {
     html! {
         h2 #sent { "Messages" }
-        div .scroll { table .cards aria-labelledby="sent" {
+        div .scroll tabindex="0" role="region" aria-label="Table of messages" { table .cards aria-labelledby="sent" {
             thead { tr {
                 th scope="col" { "Event" } th scope="col" { "State" }
                 th scope="col" { "Last outcome" } th scope="col" { "Created" }

@@ -58,7 +58,7 @@ async fn show(app: &App, session: &Session, typed: &str, wrong: Option<&str>) ->
                 button type="submit" { "Create project" }
             }
         }
-        div .scroll { table {
+        div .scroll tabindex="0" role="region" aria-label="Table of projects" { table {
             caption { (count(projects.len() as u64, "project")) }
             thead { tr {
                 th scope="col" { "Name" } th scope="col" { "Your role" }
@@ -181,7 +181,7 @@ async fn members_page(app: &App, session: &Session, typed: &str, wrong: Option<&
                 button type="submit" { "Add member" }
             }
         }
-        div .scroll { table {
+        div .scroll tabindex="0" role="region" aria-label="Table of members" { table {
             caption { (count(members.len() as u64, "member")) }
             thead { tr {
                 th scope="col" { "User" } th scope="col" { "Role" }

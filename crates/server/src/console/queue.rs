@@ -106,7 +106,7 @@ fn table(
         @if queued.is_empty() {
             p { "No runs." }
         } @else {
-            div .scroll { table .cards {
+            div .scroll tabindex="0" role="region" aria-label={ (title) " runs" } { table .cards {
                 caption { (count(queued.len() as u64, "run")) }
                 thead { tr {
                     @if is_waiting { th scope="col" .number { "Place" } }

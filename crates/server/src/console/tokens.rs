@@ -76,7 +76,7 @@ async fn show(app: &App, session: &Session, said: &Markup, typed: &Typed) -> Pag
                 button type="submit" { "Create token" }
             }
         }
-        div .scroll { table {
+        div .scroll tabindex="0" role="region" aria-label="Table of tokens" { table {
             caption { (count(tokens.len() as u64, "token")) }
             thead { tr {
                 th scope="col" { "Name" } th scope="col" { "Kind" } th scope="col" { "Access" }

@@ -91,7 +91,7 @@ async fn show(app: &App, session: &Session, said: &Markup, typed: &Typed) -> Pag
         @if hooks.is_empty() {
             p .hint { "There are no webhooks yet." }
         } @else {
-            div .scroll { table .cards {
+            div .scroll tabindex="0" role="region" aria-label="Table of webhooks" { table .cards {
                 caption { (count(hooks.len() as u64, "webhook")) }
                 thead { tr {
                     th scope="col" { "Address" } th scope="col" { "Runs that" }
@@ -230,7 +230,7 @@ pub(crate) async fn show_one(
             p .hint { "Nothing was sent yet." }
         } @else {
             p .hint { "The newest come first. Reload the page to see what happened since." }
-            div .scroll { table .cards aria-labelledby="deliveries" {
+            div .scroll tabindex="0" role="region" aria-label="Table of deliveries" { table .cards aria-labelledby="deliveries" {
                 thead { tr {
                     th scope="col" { "Event" } th scope="col" { "State" }
                     th scope="col" { "Last outcome" } th scope="col" .number { "Attempts" }

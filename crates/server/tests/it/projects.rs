@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use finetuner::Finetuner;
+use finetuner::{Finetuner, WandBLogger};
 use futures_util::StreamExt;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -379,6 +379,32 @@ async fn pages_offer_and_forms_allow_what_the_role_does() {
         assert_eq!(status == StatusCode::FORBIDDEN, !clones, "{name}");
     }
     assert!(owner.get_run("mine").await.is_ok());
+}
+
+#[tokio::test]
+async fn a_member_can_not_use_the_tracker_key_of_another() {
+    let (backend, owner) = with_team().await;
+    owner.push("train", pairs(8)).await.unwrap();
+    let logger = WandBLogger::new().api_key("secret-key");
+    let started = fit(&owner, "keyed", 1).callback(logger).await.unwrap();
+    let run = "/console/experiments/default/runs/keyed";
+    member(&backend, "bob", Some("member")).await;
+    let token = backend.server.create_token("bob", "web").await.unwrap();
+    let browser = Browser {
+        backend: &backend,
+        cookie: format!("finetuner_session={token}"),
+    };
+    let team = [("name", "team")];
+    browser.send("/console/projects/switch", &team).await;
+    let fields = [("project", "team"), ("name", "x")];
+    let (status, page) = browser.send(&format!("{run}/clone"), &fields).await;
+    assert_eq!(status, StatusCode::FORBIDDEN, "{page}");
+    assert!(
+        page.contains("tracker key of the user who started it") && !page.contains("secret-key"),
+        "{page}"
+    );
+    assert!(owner.get_run("x").await.is_err());
+    started.delete().await.unwrap();
 }
 
 /// Addresses that don't depend on the project that the session shows: they are

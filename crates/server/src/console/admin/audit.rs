@@ -80,7 +80,7 @@ pub(crate) async fn page(
             button type="submit" { "Filter" }
         }
         @if entries.is_empty() { p { "No entries." } } @else {
-            div .scroll { table {
+            div .scroll tabindex="0" role="region" aria-label="Audit log" { table {
                 thead { tr {
                     th scope="col" { "Time" } th scope="col" { "Person" } th scope="col" { "Project" }
                     th scope="col" { "Action" } th scope="col" { "Object" } th scope="col" { "Address" }

@@ -28,7 +28,7 @@ pub(crate) async fn page(State(app): State<Arc<App>>, session: AdminSession) -> 
         (health(&app))
         h2 { "Workers and running jobs" }
         @if running.is_empty() { p { "No run has a worker." } } @else {
-            div .scroll { table {
+            div .scroll tabindex="0" role="region" aria-label="Running jobs" { table {
                 caption { (count(running.len() as u64, "run")) " of at most " (app.settings.runs_at_once) }
                 thead { tr {
                     (heads()) th scope="col" { "Worker" } th scope="col" { "Job" }
@@ -46,7 +46,7 @@ pub(crate) async fn page(State(app): State<Arc<App>>, session: AdminSession) -> 
         }
         h2 { "Queue" }
         @if waiting.is_empty() { p { "No run waits." } } @else {
-            div .scroll { table {
+            div .scroll tabindex="0" role="region" aria-label="Waiting runs" { table {
                 caption { (count(waiting.len() as u64, "run")) ". Users take turns." }
                 thead { tr { (heads()) th scope="col" { "Submitted" } } }
                 tbody { @for run in &waiting { tr { (cells(run)) td { (time(&run.created_at)) } } } }

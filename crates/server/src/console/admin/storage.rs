@@ -52,7 +52,7 @@ async fn show(app: &App, session: &AdminSession, number: u64, wrong: Option<&str
         h1 { "Storage" }
         (problem(wrong))
         p { "Data, models and checkpoints of each project, the largest first. The server's limit for a project: " (all) "." }
-        div .scroll { table {
+        div .scroll tabindex="0" role="region" aria-label="Storage by project" { table {
             caption { (count(total, "project")) }
             thead { tr {
                 th scope="col" { "Project" } th scope="col" .number { "Members" }

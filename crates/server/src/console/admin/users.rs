@@ -55,7 +55,7 @@ async fn show(app: &App, session: &AdminSession, number: u64, said: &Markup) -> 
             label { "Name " input #name name="name" required maxlength="255" autocapitalize="none" spellcheck="false"; }
             button type="submit" { "Add user" }
         }
-        div .scroll { table {
+        div .scroll tabindex="0" role="region" aria-label="Users" { table {
             caption { (count(total, "user")) }
             thead { tr {
                 th scope="col" { "Name" } th scope="col" { "Created" } th scope="col" { "Last active" }

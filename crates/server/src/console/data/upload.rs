@@ -402,7 +402,7 @@ fn told(answer: &Answer) -> Markup {
     html! {
         div .problem role="alert" {
             p { "The file was not stored: " (super::count(problems.total, "problem")) " in it." }
-            div .scroll { table {
+            div .scroll tabindex="0" role="region" aria-label="Table of problems" { table {
                 thead { tr { th scope="col" .number { "Row" } th scope="col" { "Problem" } } }
                 tbody { @for problem in &problems.problems { tr {
                     td .number { @if problem.number > 0 { (problem.number) } @else { "–" } }

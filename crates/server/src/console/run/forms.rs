@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{config_of, crumbs, makes_data, run_path, setting};
 use crate::{
-    api::{Continuation, continue_from, create_from, find_run},
+    api::{Continuation, check_keys, continue_from, create_from, find_run},
     app::App,
     console::{
         Page, ProjectForm, Session,
@@ -83,7 +83,6 @@ fn problem(text: Option<&str>) -> Markup {
     html! { @if let Some(text) = text { p .problem .message role="alert" { (text) } } }
 }
 
-/// The fields that all of these forms have.
 /// The end of a form that starts a run.
 fn buttons(back: &str) -> Markup {
     html! {
@@ -94,6 +93,7 @@ fn buttons(back: &str) -> Markup {
     }
 }
 
+/// The fields that all of these forms have.
 fn names(typed: &Typed) -> Markup {
     html! {
         label for="name" { "Name" }
@@ -185,7 +185,8 @@ pub(crate) async fn clone(
 ) -> Page<Response> {
     session.may_write()?;
     let run = find_run(&app, session.user.namespace.clone(), place).await?;
-    let made = match body_of_clone(&run, &typed) {
+    let body = check_keys(&session.user, &run).and_then(|()| body_of_clone(&run, &typed));
+    let made = match body {
         Ok(body) => create_from(&app, &session.user, run.experiment.clone(), &body, None).await,
         Err(error) => Err(error),
     };

@@ -71,7 +71,7 @@ async fn show(app: &App, session: &Session, run: &RunRow, said: &Markup, typed: 
         @if links.is_empty() {
             p .hint { "There are no links to this run." }
         } @else {
-            div .scroll { table .cards {
+            div .scroll tabindex="0" role="region" aria-label="Table of links" { table .cards {
                 caption { (count(links.len() as u64, "link")) }
                 thead { tr {
                     th scope="col" { "Created" } th scope="col" { "By" } th scope="col" { "Expires" }

@@ -98,7 +98,7 @@ fn checkpoints(shown: &Shown) -> Markup {
         code { "TrainingCheckpoint" } " those of the last epochs stay." } };
     }
     html! {
-        div .scroll { table {
+        div .scroll tabindex="0" role="region" aria-label="Table of checkpoints" { table {
             thead { tr {
                 th scope="col" .number { "Number" } th scope="col" .number { "Epochs" }
                 th scope="col" .number { "Steps" } th scope="col" .number { "Size" }
