@@ -29,6 +29,8 @@ use crate::{
 
 /// Rows of the sample from which the roles of the columns are detected.
 const SAMPLE: usize = 50;
+/// Bytes after which the sample of a file from another user ends.
+const MAX_SAMPLE: usize = 16 << 20;
 
 /// A Parquet file, its columns, and its first rows.
 pub(crate) struct Parquet {
@@ -62,14 +64,21 @@ impl Parquet {
             sample: Vec::new(),
             seed: rand::random(),
         };
+        let mut size = 0;
         let rows = found.read()?.take(SAMPLE);
-        found.sample = rows.map_while(Result::ok).collect();
+        let rows = rows.map_while(Result::ok).take_while(|row| {
+            size += size_of_row(row);
+            !found.options.is_untrusted || size <= MAX_SAMPLE
+        });
+        let sample = rows.collect();
+        found.sample = sample;
         Ok(found)
     }
 
     /// Returns all rows from the start of the file. The first error ends them.
     fn read(&self) -> Result<impl Iterator<Item = Result<Row, Fault>> + Send + use<>> {
         let (name, reader) = (self.name.clone(), open(&self.input, &self.name)?);
+        let limit = self.options.is_untrusted.then_some(self.options.max_row());
         let mut records = Some(RowIter::from_file_into(reader));
         Ok((1..).map_while(move |number| {
             let from = records.as_mut()?;
@@ -78,10 +87,15 @@ impl Parquet {
                 Ok(None) => return None,
                 Ok(Some(Ok(record))) => {
                     let cells = record.get_column_iter().map(|(_, field)| cell(field));
-                    return Some(Ok(Row {
+                    let row = Row {
                         number,
                         cells: cells.collect(),
-                    }));
+                    };
+                    let Some(limit) = limit.filter(|limit| size_of_row(&row) > *limit) else {
+                        return Some(Ok(row));
+                    };
+                    let reason = format!("the row is larger than {} MiB", limit >> 20);
+                    Error::rows(&name, number, reason)
                 }
                 Ok(Some(Err(error))) => broken(&name, number, &error.to_string()),
                 Err(Panicked) => broken(&name, number, CORRUPT),
@@ -175,6 +189,18 @@ impl Table for Parquet {
             self.seed,
         )))
     }
+}
+
+/// Returns the bytes of a row's texts and images.
+fn size_of_row(row: &Row) -> usize {
+    fn size(cell: &Cell) -> usize {
+        match cell {
+            Cell::Text(text) => text.len(),
+            Cell::Bytes(bytes) => bytes.len(),
+            _ => 0,
+        }
+    }
+    row.cells.iter().map(size).sum()
 }
 
 /// Returns a Parquet value as a cell.

@@ -6,6 +6,8 @@ use crate::{InvalidField, text::is_blank};
 
 /// The most tags of one run or artifact.
 pub const MAX_TAGS: usize = 50;
+/// The most tags that a change may name, so that it takes no time to make.
+const MAX_NAMED: usize = 1000;
 /// The most bytes of a tag.
 pub const MAX_TAG_BYTES: usize = 100;
 /// The most bytes of a note.
@@ -95,6 +97,11 @@ impl AnnotationChange {
     /// longer than [`MAX_NOTE_BYTES`].
     pub fn apply(&self, annotations: &mut Annotations) -> Result<(), InvalidField> {
         let replaced = self.tags.as_ref();
+        let named = replaced.map_or(0, Vec::len) + self.add_tags.len() + self.remove_tags.len();
+        if named > MAX_NAMED {
+            let limit = format!("a change may name {MAX_NAMED} at most: name fewer");
+            return Err(InvalidField::new("tags", format!("{named} tags"), &limit));
+        }
         let before = replaced.unwrap_or(&annotations.tags).iter();
         let mut tags: Vec<String> = Vec::new();
         for tag in before.chain(&self.add_tags) {

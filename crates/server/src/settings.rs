@@ -65,7 +65,7 @@ pub struct Settings {
     pub max_open_runs: Option<u64>,
     /// Maximum number of one user's uploads in progress; 16 by default.
     pub max_uploads: usize,
-    /// Maximum number of shared projects that one user may own; 16 by default.
+    /// Maximum number of shared projects that one user may create or own; 16 by default.
     pub max_projects: Option<u64>,
     /// Days that entries of the audit log are kept; 365 by default.
     pub audit_days: u32,

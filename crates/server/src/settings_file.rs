@@ -160,7 +160,7 @@ pub(crate) struct UsersGroup {
     /// The maximum number of one user's uploads in progress. (`--max-uploads`,
     /// FINETUNER_MAX_UPLOADS)
     pub(crate) max_uploads: NonZeroU16,
-    /// The maximum number of shared projects that one user may own.
+    /// The maximum number of shared projects that one user may create or own.
     /// (`--max-projects`, FINETUNER_MAX_PROJECTS)
     pub(crate) max_projects: NonZeroU16,
     /// Days that entries of the audit log are kept. (`--audit-days`,

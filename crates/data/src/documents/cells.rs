@@ -180,6 +180,11 @@ impl Shared {
             let shown = start_of(cell);
             return Err(bad(format!("`{shown}`: {NO_IMAGE}")));
         }
+        if field.kind == Kind::Mesh && options.is_untrusted {
+            return Err(bad(
+                "meshes are not read from files of others: push the data with a program".to_owned(),
+            ));
+        }
         if field.kind == Kind::Mesh && options.create_point_clouds {
             let cloud = mesh::point_cloud(&path, options.point_cloud_size);
             return cloud.map_err(|reason| row(number, reason));

@@ -86,12 +86,25 @@ impl Header {
                 0 => from.zigzag()? as i16,
                 delta => field.wrapping_add(i16::from(delta)),
             };
+            // The reader takes fields for what they should be, whatever their type is.
+            let expected = match (depth, parent, field) {
+                (0, _, 1..=4) | (1, 5, 1..=4) | (1, 7, 1..=2) | (1, 8, 1..=6) => 5,
+                (0, _, 5..=8) => 12,
+                _ => kind,
+            };
+            if kind != expected {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
             match kind {
                 // The type of a boolean contains its value.
                 1 | 2 => {}
                 4..=6 => {
                     let value = from.zigzag()?;
                     if depth < 2 {
+                        // The reader takes the last of repeated fields.
+                        if self.number(parent, field).is_some() {
+                            return Err(io::ErrorKind::InvalidData.into());
+                        }
                         self.0.push(((parent, field), value));
                     }
                 }
@@ -141,12 +154,6 @@ impl Header {
         let size = |field| self.number(0, field).and_then(|n| u64::try_from(n).ok());
         let sizes = size(3).zip(size(2));
         sizes.ok_or_else(|| "the header of a page has no valid sizes".to_owned())
-    }
-
-    /// Returns the number of values of a data page of version 1 or 2.
-    pub(super) fn values(&self) -> Result<u64, String> {
-        let count = self.number(5, 1).or(self.number(8, 1)).unwrap_or(0);
-        u64::try_from(count).map_err(|_| "a page has a negative number of values".to_owned())
     }
 
     /// Returns the bytes of the levels before the values of a data page of version 2.

@@ -7,6 +7,7 @@
 
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 
+use finetuner_protocol::text::start_of;
 use flate2::read::MultiGzDecoder;
 use parquet::{basic::Compression, file::metadata::ParquetMetaData};
 
@@ -19,9 +20,6 @@ const MAX_COLUMNS: usize = 1000;
 /// Maximum decompressed bytes of the pages that are in memory at once: the largest page
 /// and the dictionary of each column.
 const MAX_PAGES: u64 = 256 << 20;
-/// Maximum values in the lists of a row group. A single row may have all of them, and
-/// all values of a row are in memory at once.
-const MAX_LISTED: u64 = 4 << 20;
 
 /// Checks the size of the footer. Returns the reason if it is too large.
 pub(super) fn check_footer(file: &mut (impl Read + Seek)) -> Result<(), String> {
@@ -57,9 +55,18 @@ pub(super) fn check_pages(
              not used for training"
         ));
     }
+    // All values of a row are in memory at once, and a few bytes can repeat a long text
+    // millions of times in the list of one row.
+    let columns = metadata.file_metadata().schema_descr().columns();
+    if let Some(list) = columns.iter().find(|column| column.max_rep_level() > 0) {
+        return Err(format!(
+            "column `{}` has lists, which are not allowed here: give each item a column",
+            start_of(&list.path().string())
+        ));
+    }
     let mut file = BufReader::new(file);
     for (number, group) in metadata.row_groups().iter().enumerate() {
-        let (mut unpacked, mut listed) = (0_u64, 0_u64);
+        let mut unpacked = 0_u64;
         for column in group.columns() {
             let (start, length) = column.byte_range();
             let found = Chunk {
@@ -70,9 +77,6 @@ pub(super) fn check_pages(
             let found = found.read(start);
             let found = found.map_err(|reason| format!("row group {}: {reason}", number + 1))?;
             unpacked = unpacked.saturating_add(found.largest + found.dictionary);
-            if column.column_descr().max_rep_level() > 0 {
-                listed = listed.saturating_add(found.values);
-            }
         }
         if unpacked > MAX_PAGES {
             return Err(format!(
@@ -81,13 +85,6 @@ pub(super) fn check_pages(
                 number + 1,
                 unpacked >> 20,
                 MAX_PAGES >> 20
-            ));
-        }
-        if listed > MAX_LISTED {
-            return Err(format!(
-                "row group {}: its lists have {listed} values, at most {MAX_LISTED} are allowed: \
-                 write smaller row groups",
-                number + 1
             ));
         }
     }
@@ -100,7 +97,6 @@ struct Sizes {
     /// Decompressed bytes of the largest data page, and of the dictionary.
     largest: u64,
     dictionary: u64,
-    values: u64,
 }
 
 /// The pages of one column in one row group.
@@ -140,7 +136,6 @@ impl<F: Read + Seek> Chunk<'_, F> {
             sizes.dictionary = sizes.dictionary.max(unpacked);
         } else {
             sizes.largest = sizes.largest.max(unpacked);
-            sizes.values = sizes.values.saturating_add(header.values()?);
         }
         if self.is_gzip {
             // In a data page of version 2, the levels before the values are not compressed.
@@ -208,7 +203,7 @@ mod tests {
         pages.extend(header(40, 2, 8));
         pages.push(b'd');
         let found = sizes(&pages, false).unwrap();
-        assert_eq!((found.largest, found.values), (50, 11));
+        assert_eq!(found.largest, 50);
         pages.pop();
         assert!(sizes(&pages, false).err().unwrap().contains("longer"));
         let negative = header(99, 6, 14);
@@ -237,5 +232,12 @@ mod tests {
         let mut list = vec![0x19, 0xfc, 0xff, 0xff, 0xff, 0xff, 0x0f];
         list.extend(vec![0; 100]);
         assert!(sizes(&list, false).is_err());
+        // A size that is given twice, and one of another type.
+        let mut twice = header(100, 6, 14);
+        twice.splice(6..6, [0x05, 4, 0xfe, 0xff, 0xff, 0xff, 0x0f]);
+        assert!(sizes(&twice, false).is_err());
+        let mut other = header(100, 6, 14);
+        other[2] = 0x13;
+        assert!(sizes(&other, false).is_err());
     }
 }

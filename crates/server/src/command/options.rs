@@ -97,7 +97,7 @@ pub(super) struct Options {
     /// Maximum number of one user's uploads in progress; 16 by default.
     #[arg(long, env = "FINETUNER_MAX_UPLOADS")]
     max_uploads: Option<NonZeroU16>,
-    /// Maximum number of shared projects that one user may own; 16 by default.
+    /// Maximum number of shared projects that one user may create or own; 16 by default.
     #[arg(long, env = "FINETUNER_MAX_PROJECTS")]
     max_projects: Option<NonZeroU16>,
     /// Days that entries of the audit log are kept; 365 by default.

@@ -215,14 +215,16 @@ pub(crate) async fn page(
         .makers(session.user.namespace.clone(), vec![artifact.id.clone()]);
     let makers = makers.await?;
     let maker = makers.get(&artifact.id);
-    let uses = uses_of(&app, &session, &artifact).await?;
+    // Names and notes of another project's public data mean nothing here.
+    let is_own = artifact.project == session.user.namespace;
+    let uses = uses_of(&app, &session, &artifact, is_own).await?;
     let content = html! {
         nav .crumbs aria-label="Path" { a href="/console/data" { "Data and models" } }
         div .head {
             h1 { (shown_title(&artifact, maker)) }
             div .actions role="group" aria-label="Actions" {
                 a .button href={ (here) "/download" } download { "Download" }
-                @if let (Some(data), true) = (&artifact.name, session.writes() && artifact.kind == "documentArray") {
+                @if let (Some(data), true) = (&artifact.name, is_own && session.writes() && artifact.kind == "documentArray") {
                     a .button .quiet href=(start::address(data)) { "Start a run" }
                 }
             }
@@ -241,7 +243,9 @@ pub(crate) async fn page(
             dt { "SHA-256" } dd { code .long { (artifact.content) } }
         }
         (annotations::shown(&artifact.annotations))
-        (annotations::editor(&session, &here, artifact.created_by.as_deref(), &artifact.annotations))
+        @if is_own {
+            (annotations::editor(&session, &here, artifact.created_by.as_deref(), &artifact.annotations))
+        }
         (used_by(&uses))
         @match &documents {
             None => {}
@@ -276,8 +280,10 @@ async fn uses_of(
     app: &App,
     session: &Session,
     artifact: &ArtifactRow,
+    is_own: bool,
 ) -> Result<Vec<UseRow>, ApiError> {
-    let (project, name) = (session.user.namespace.clone(), artifact.name.clone());
+    let project = session.user.namespace.clone();
+    let name = artifact.name.clone().filter(|_| is_own);
     // The project's runs are looked through.
     let _turn = app.gates.previews.enter(&session.user.person).await?;
     let uses = match artifact.kind.as_str() {

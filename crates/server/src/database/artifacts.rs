@@ -21,6 +21,8 @@ pub(crate) struct ArtifactRow {
     pub(crate) annotations: Annotations,
     /// Who pushed it or started its run; none if the user was deleted.
     pub(crate) created_by: Option<String>,
+    /// Id of the project that it belongs to.
+    pub(crate) project: String,
 }
 
 /// A change of what is known about an artifact. What it does not name stays.
@@ -68,7 +70,7 @@ pub(crate) enum Put {
 
 const COLUMNS: &str = "artifacts.id, artifacts.name, type, public, meta_data, content, size,
     artifacts.created_at, updated_at, artifacts.tags,
-    artifacts.note, artifacts.created_by";
+    artifacts.note, artifacts.created_by, project_id";
 
 fn artifact(row: &Row<'_>) -> rusqlite::Result<ArtifactRow> {
     Ok(ArtifactRow {
@@ -83,7 +85,17 @@ fn artifact(row: &Row<'_>) -> rusqlite::Result<ArtifactRow> {
         updated_at: row.get(8)?,
         annotations: annotations::annotations(row, 9, 10)?,
         created_by: row.get(11)?,
+        project: row.get(12)?,
     })
+}
+
+/// Returns an artifact as members of a project see it. Tags and note are for the
+/// artifact's own project, also if it is public.
+fn seen_from(project: &str, mut artifact: ArtifactRow) -> ArtifactRow {
+    if artifact.project != project {
+        artifact.annotations = Annotations::default();
+    }
+    artifact
 }
 
 /// Whether anything refers to a content. A run keeps the data that it was made
@@ -233,7 +245,7 @@ impl Database {
                     "SELECT {COLUMNS} FROM artifacts WHERE id = ?1 AND (project_id = ?2 OR public)"
                 ),
                 params![id, project],
-                artifact,
+                |row| Ok(seen_from(&project, artifact(row)?)),
             )
             .optional()
         })
@@ -260,7 +272,7 @@ impl Database {
                           OR projects.name = ?3 AND public)"
                 ),
                 params![name, project, owner],
-                artifact,
+                |row| Ok(seen_from(&project, artifact(row)?)),
             )
             .optional()
         })

@@ -20,6 +20,9 @@ const MAX_ENTRIES: usize = 200_000;
 const MAX_UNPACKED: u64 = 4 << 30;
 /// The most bytes of a picture.
 const MAX_PICTURE: u64 = 64 << 20;
+/// The most names in the path of a file, and the bytes that a folder counts.
+const MAX_DEPTH: usize = 9;
+const FOLDER: u64 = 4096;
 /// Bytes copied at once.
 const PIECE: usize = 256 << 10;
 
@@ -62,6 +65,15 @@ pub(super) fn unzip(
         let inner = inner_path(&name)
             .ok_or_else(|| refuse(format!("`{}` leads out of the zip", shown(&name))))?;
         let path = target.join(&inner);
+        let depth = inner.components().count();
+        if depth > MAX_DEPTH {
+            return Err(refuse(format!(
+                "`{}` lies in more than {} folders",
+                shown(&name),
+                MAX_DEPTH - 1
+            )));
+        }
+        limits.take(FOLDER * depth as u64)?;
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(|e| placed(e, &name))?;
         }
@@ -84,6 +96,18 @@ struct Limits<'a> {
 }
 
 impl Limits<'_> {
+    /// Counts bytes of the disk.
+    fn take(&mut self, bytes: u64) -> Result<(), Refusal> {
+        self.left = self.left.checked_sub(bytes).ok_or_else(|| {
+            refuse(format!(
+                "the zip unpacks to more than {} GiB: split it",
+                MAX_UNPACKED >> 30
+            ))
+        })?;
+        self.space.check("upload", bytes)?;
+        Ok(())
+    }
+
     fn copy(
         &mut self,
         from: &mut impl Read,
@@ -108,13 +132,7 @@ impl Limits<'_> {
                     most >> 20
                 )));
             }
-            self.left = self.left.checked_sub(count as u64).ok_or_else(|| {
-                refuse(format!(
-                    "the zip unpacks to more than {} GiB: split it",
-                    MAX_UNPACKED >> 30
-                ))
-            })?;
-            self.space.check("upload", count as u64)?;
+            self.take(count as u64)?;
             out.write_all(&piece[..count]).map_err(stored)?;
         }
     }

@@ -65,6 +65,8 @@ pub(crate) async fn page(
         let place = (experiment.to_owned(), name.to_owned());
         runs.push(find_run(&app, session.user.namespace.clone(), place).await?);
     }
+    // Reads curves and examples of all runs.
+    let _turn = app.gates.previews.enter(&session.user.person).await?;
     let view = View::from(&view);
     let points = (POINTS / runs.len() as u64).clamp(FEWEST_POINTS, POINTS_OF_RUN);
     // A part of the axis shows more of its steps.

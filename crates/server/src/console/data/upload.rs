@@ -60,6 +60,10 @@ const COLUMNS: [(&str, &str); 7] = [
     ("scores", "Scores, with commas between the names"),
 ];
 
+/// Limits of the form's fields, which are in memory.
+const MAX_FIELDS: usize = 64;
+const MAX_FIELD_NAME: usize = 100;
+
 /// What was typed, by the name of the field.
 #[derive(Default)]
 struct Typed(Vec<(String, String)>);
@@ -106,6 +110,9 @@ pub(crate) async fn upload(
                 return Err(ApiError::bad_request("the form has more than one `file`").into());
             }
             "file" => file = Some(received(&app, field).await?),
+            _ if typed.0.len() >= MAX_FIELDS || name.len() > MAX_FIELD_NAME => {
+                return Err(ApiError::bad_request("the form has unknown fields").into());
+            }
             _ => {
                 let text = text_of(&name, field).await?;
                 typed.0.push((name, text));

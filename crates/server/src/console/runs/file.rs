@@ -102,8 +102,9 @@ fn text(outlines: &[Outline]) -> Result<Vec<u8>, csv::Error> {
         .collect();
     let mut file = csv::Writer::from_writer(Vec::new());
     let mut head: Vec<String> = KNOWN.iter().map(|&name| name.to_owned()).collect();
-    head.extend(settings.iter().map(|&name| name.to_owned()));
+    head.extend(settings.iter().map(|name| plain(name)));
     for metric in &metrics {
+        let metric = plain(metric);
         head.extend([format!("{metric} before"), format!("{metric} after")]);
     }
     file.write_record(&head)?;
@@ -130,26 +131,34 @@ fn known(run: &Searched<'_>) -> Vec<String> {
     let took = own.started_at.zip(own.ended_at);
     let took = took.map(|(started, ended)| ((ended - started) as f64 / 1000.0).to_string());
     vec![
-        own.experiment.clone(),
-        own.name.clone(),
+        plain(&own.experiment),
+        plain(&own.name),
         RunState::of_outline(own).word().to_owned(),
         own.created_at.clone(),
         time(own.started_at),
         took.unwrap_or_default(),
         cell(&run.config["model"]["name"]),
         cell(&run.config["data"]["train_data"]),
-        run.tags().join(", "),
-        own.note.clone(),
-        own.description.clone(),
-        own.noted.clone(),
+        plain(&run.tags().join(", ")),
+        plain(&own.note),
+        plain(&own.description),
+        plain(&own.noted),
     ]
+}
+
+/// Returns a text that no spreadsheet takes for a formula.
+fn plain(text: &str) -> String {
+    match text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n']) {
+        true => format!("'{text}"),
+        false => text.to_owned(),
+    }
 }
 
 /// A value of a configuration.
 fn cell(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
-        Value::String(text) => text.clone(),
+        Value::String(text) => plain(text),
         other => other.to_string(),
     }
 }
@@ -175,7 +184,7 @@ mod tests {
                 r#"{"hyper_parameters": {"learning_rate": 1e-5}}"#,
                 r#"{"before": {"mrr": 0.5}, "after": {"mrr": 0.75}}"#,
             ),
-            outline("z", r#"{"hyper_parameters": {"epochs": 3}}"#, "{}"),
+            outline("=z()", r#"{"hyper_parameters": {"epochs": 3}}"#, "{}"),
         ];
         let text = String::from_utf8(text(&all).unwrap()).unwrap();
         let lines: Vec<&str> = text.lines().collect();
@@ -187,5 +196,6 @@ mod tests {
             lines[1]
         );
         assert!(lines[2].ends_with(",3,,,"), "{}", lines[2]);
+        assert!(lines[2].starts_with(",'=z(),"), "{}", lines[2]);
     }
 }

@@ -35,7 +35,10 @@ fn settings(typed: &Typed) -> Vec<(&'static str, &str, bool)> {
         ("description", typed.description.trim(), false),
     ]
     .into_iter()
-    .filter(|(_, value, _)| !value.is_empty())
+    // What is no number must not become code.
+    .filter(|(_, value, is_number)| {
+        !value.is_empty() && (!is_number || value.parse::<f64>().is_ok())
+    })
     .collect()
 }
 
