@@ -170,12 +170,22 @@ mod tests {
     }
 
     #[test]
-    fn good_files_pass() {
-        for name in ["none", "snappy", "gzip", "zstd", "labels", "pictures"] {
+    fn good_files_pass_unless_they_have_lists() {
+        let check = |name: &str| {
             let name = format!("{name}.parquet");
             check_footer(&mut file(&name)).unwrap();
             let reader = SerializedFileReader::new(file(&name)).unwrap();
-            check_pages(file(&name), reader.metadata()).unwrap();
+            check_pages(file(&name), reader.metadata())
+        };
+        for name in ["labels", "pictures"] {
+            check(name).unwrap();
+        }
+        for name in ["none", "snappy", "gzip", "zstd"] {
+            let reason = check(name).unwrap_err();
+            assert!(
+                reason.contains("`negative.list.element` has lists"),
+                "{reason}"
+            );
         }
     }
 

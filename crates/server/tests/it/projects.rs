@@ -385,7 +385,7 @@ async fn pages_offer_and_forms_allow_what_the_role_does() {
 async fn a_member_can_not_use_the_tracker_key_of_another() {
     let (backend, owner) = with_team().await;
     owner.push("train", pairs(8)).await.unwrap();
-    let logger = WandBLogger::new().api_key("secret-key");
+    let logger = WandBLogger::new().wandb_arg("api_key", "secret-key");
     let started = fit(&owner, "keyed", 1).callback(logger).await.unwrap();
     let run = "/console/experiments/default/runs/keyed";
     member(&backend, "bob", Some("member")).await;
