@@ -23,7 +23,7 @@ use crate::error::StartError;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub struct Oidc {
-    /// The provider's issuer, such as "https://login.example.org". `server.public_url`
+    /// The provider's issuer, such as `https://login.example.org`. `server.public_url`
     /// is needed too: the provider sends browsers back to `/console/oidc/callback`
     /// there.
     pub issuer: Option<String>,
