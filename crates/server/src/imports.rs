@@ -47,7 +47,7 @@ impl From<ApiError> for Refusal {
 }
 
 impl Refusal {
-    /// What is wrong with data in `folder`, whose path nobody is told.
+    /// Returns the refusal of data in `folder`, without the path of the folder.
     fn data(error: DataError, folder: &Path) -> Self {
         let prefix = format!("{}/", folder.display());
         let public = |text: &str| table::words(&text.replace(&prefix, ""));
@@ -119,7 +119,7 @@ pub(crate) async fn store(app: Arc<App>, spool: Spool, new: NewData) -> Result<S
     Ok(id)
 }
 
-/// What is wrong with rows, and the first documents before that.
+/// Returns the problems of rows, and the first good documents.
 fn refused(error: DataError, source: &DocumentSource, folder: &Path) -> Refusal {
     match Refusal::data(error, folder) {
         Refusal::Rows(problems, _) => {

@@ -11,7 +11,7 @@ use crate::{
     session::Session,
 };
 
-/// What happens to tags.
+/// Options that add, remove or replace tags.
 #[derive(Debug, Args)]
 pub(crate) struct Tagging {
     /// Tags to add; without any, the tags are shown

@@ -239,8 +239,8 @@ impl Data {
     }
 }
 
-/// What is known about data after a change of its tags or its note, if there is
-/// one.
+/// Applies a change of tags or note, if there is one, and returns the data's
+/// description.
 async fn annotated(
     finetuner: &Finetuner,
     name: &str,

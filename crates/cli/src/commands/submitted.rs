@@ -14,7 +14,7 @@ use crate::{
     session::Session,
 };
 
-/// What to do after the submission.
+/// Options for the time after the submission.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "After the submission")]
 pub(crate) struct Following {

@@ -16,7 +16,7 @@ use crate::{
     image::{IMAGENET_MEAN, IMAGENET_STD},
 };
 
-/// What to do with the pictures of documents.
+/// Options for reading the pictures of documents.
 #[derive(Clone, Debug)]
 pub enum Pictures {
     /// Store them, to embed them later.

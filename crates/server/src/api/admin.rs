@@ -91,8 +91,8 @@ pub(crate) async fn add_user(
     ))
 }
 
-/// What is to change. A member that is missing stays as it is; `null` for
-/// `max_open_runs` means the server's limit.
+/// Change of a user. A missing member stays unchanged; `null` for `max_open_runs`
+/// means the server's limit.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Change {

@@ -84,7 +84,7 @@ impl UploadFields {
     }
 }
 
-/// What is known about an artifact is JSON, and short: lists are made of it.
+/// Checks that metadata is JSON, and short, because lists contain it.
 pub(super) fn check_meta_data(text: Option<&str>) -> Result<()> {
     let text = text.unwrap_or_default();
     if text.len() > MAX_FIELD_BYTES {
@@ -326,7 +326,7 @@ fn as_file(name: &str) -> String {
     format!("attachment; filename=\"{ascii}\"; filename*=UTF-8''{whole}")
 }
 
-/// Where a range begins that goes to the end; others are not served.
+/// Returns the start of a range that goes to the end. Other ranges are not served.
 fn range_start(range: &str) -> Option<u64> {
     range
         .strip_prefix("bytes=")?
@@ -335,7 +335,7 @@ fn range_start(range: &str) -> Option<u64> {
         .ok()
 }
 
-/// What is known about an artifact.
+/// Describes an artifact.
 fn about(artifact: &ArtifactRow) -> Value {
     json!({
         "_id": artifact.id,

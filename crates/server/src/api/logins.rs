@@ -58,7 +58,7 @@ pub(crate) struct Logins(Mutex<HashMap<String, Waiting>>);
 struct Waiting {
     since: Instant,
     state: String,
-    /// What is known of the program that asked.
+    /// The program that asked.
     program: Program,
     answer: Answer,
     /// Wakes the stream.
@@ -68,15 +68,15 @@ struct Waiting {
 /// A program that asks to be let in.
 #[derive(Clone, Debug)]
 pub(crate) struct Program {
-    /// What it calls itself.
+    /// Its own name for itself.
     pub(crate) name: String,
-    /// Where it asks from.
+    /// Its address.
     pub(crate) address: Option<IpAddr>,
     /// Where the browser is to go with the code, where the program waits there.
     pub(crate) redirect: Option<Url>,
 }
 
-/// What the user has said.
+/// The user's answer.
 #[derive(Clone)]
 enum Answer {
     Open,
@@ -88,7 +88,7 @@ enum Answer {
     },
 }
 
-/// What a program exchanges for a token.
+/// Code that a program exchanges for a token.
 #[derive(Clone, Debug)]
 pub(crate) struct Code {
     pub(crate) code: String,

@@ -301,7 +301,7 @@ fn layered(router: Router<Arc<App>>, app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// What is at the root: the console for people, the name for programs.
+/// Answers at the root: with the console for people, with the name for programs.
 async fn front(headers: HeaderMap) -> Response {
     let accepts = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok());
     match accepts.is_some_and(|kinds| kinds.contains("text/html")) {
@@ -384,7 +384,7 @@ pub(crate) fn address(headers: &HeaderMap) -> Result<String> {
 /// ourselves where we speak TLS.
 const SCHEME: &str = "x-forwarded-proto";
 
-/// What can stand in an address for a host, with or without a port.
+/// Returns whether a text can be a host, with or without a port.
 fn is_host(host: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
     !host.is_empty() && host.len() <= 255 && host.bytes().all(plain)
@@ -449,7 +449,8 @@ fn with_host(request: &mut Request<Body>) {
     }
 }
 
-/// What the framework itself refuses, it says as a text; both APIs promise JSON.
+/// Turns the framework's own refusals, which are plain text, into the JSON that both
+/// APIs promise.
 async fn refusals_as_json(request: Request<Body>, next: Next) -> Response {
     let answer = next.run(request).await;
     let kind = answer.headers().get(header::CONTENT_TYPE);

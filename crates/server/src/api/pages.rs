@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// The most items of a page.
 const MAX_SIZE: u64 = 100;
 
-/// What part of a list is wanted.
+/// The requested part of a list.
 #[derive(Deserialize)]
 pub(crate) struct PageQuery {
     page: Option<u64>,

@@ -38,7 +38,7 @@ use crate::{
     submission,
 };
 
-/// What a new run's status says.
+/// Details of a new run's status.
 const WAITS: &str = "Run submitted and awaits execution";
 
 pub(crate) async fn create(
@@ -180,8 +180,7 @@ const MAX_NAME: usize = 80;
 /// The most bytes of a run's configuration.
 const MAX_CONFIG: usize = 256 << 10;
 
-/// What is wrong with a configuration that could not be read as that of a
-/// training run.
+/// Returns the error of a configuration that is not one of a training run.
 fn not_a_training(config: &Value) -> ApiError {
     let needed = "`config` is not that of a training run: it needs a `model` and `data`";
     if config.get("model").is_none() || config.get("data").is_none() {
@@ -309,7 +308,7 @@ pub(crate) async fn status(
     Ok(Json(status_of(&app, &run).await?))
 }
 
-/// Where a run stands, and what there is to say about it.
+/// Returns the status of a run with its details.
 pub(crate) async fn status_of(app: &App, run: &RunRow) -> Result<StatusInfo> {
     let status = run.status();
     let ahead = match status {
@@ -331,7 +330,7 @@ pub(crate) async fn metrics(
     Ok(Json(metrics))
 }
 
-/// What example queries found.
+/// Returns the results of example queries.
 pub(crate) async fn examples(
     State(app): State<Arc<App>>,
     User(user): User,
@@ -341,7 +340,7 @@ pub(crate) async fn examples(
     Ok(Json(examples_of(&app, run.id).await?))
 }
 
-/// What example queries of a run found.
+/// Returns the results of a run's example queries.
 pub(crate) async fn examples_of(app: &App, run_id: i64) -> Result<ExamplesInfo> {
     let mut all = ExamplesInfo::default();
     let kinds: Option<&[&str]> = Some(&["examples"]);

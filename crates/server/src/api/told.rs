@@ -11,7 +11,7 @@ use crate::{
 /// The head of a stream of documents: a version, then their number as 64 bits.
 const HEAD: usize = 9;
 
-/// What a client says that it has sent. Older clients say less, or nothing.
+/// A client's statement of what it has sent. Older clients state less, or nothing.
 #[derive(Default)]
 pub(super) struct Told {
     pub(super) sha256: Option<String>,

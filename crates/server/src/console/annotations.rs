@@ -25,7 +25,7 @@ use crate::{
     error::ApiError,
 };
 
-/// What was typed into the form.
+/// Input of the form.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Typed {

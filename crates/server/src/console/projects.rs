@@ -31,7 +31,7 @@ fn problem(text: Option<&str>) -> Markup {
     html! { @if let Some(text) = text { p .problem .message role="alert" { (text) } } }
 }
 
-/// What a role allows, in the words of pages.
+/// Returns the permissions of a role, in the words of pages.
 fn allows(role: Role) -> &'static str {
     match role {
         Role::Viewer => "reads everything",

@@ -53,7 +53,7 @@ const LOSSES: [(Loss, &str); 11] = [
     (Loss::CosineSimilarity, "texts with cosines"),
 ];
 
-/// What was typed.
+/// Input of the form.
 #[derive(Clone, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Typed {
@@ -96,7 +96,7 @@ impl Typed {
     }
 }
 
-/// What is wrong with a form, and the field that it is said beside.
+/// Problem of a form, and the field next to which it is shown.
 struct Wrong {
     field: &'static str,
     reason: String,
@@ -136,7 +136,7 @@ fn field_of(message: &str) -> &'static str {
     places.min().map_or("", |(_, field)| field)
 }
 
-/// What the chosen data holds.
+/// Content of the chosen data.
 struct Found {
     shape: Shape,
     documents: u64,

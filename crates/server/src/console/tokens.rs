@@ -23,7 +23,7 @@ use crate::{
     error::ApiError,
 };
 
-/// What was typed into the form for a new token.
+/// Input of the form for a new token.
 #[derive(Clone, Deserialize)]
 pub(crate) struct Typed {
     name: String,
@@ -47,7 +47,7 @@ pub(crate) async fn list(State(app): State<Arc<App>>, session: Session) -> Page 
     show(&app, &session, &html! {}, &typed).await
 }
 
-/// What a scope allows, in the words of pages.
+/// Returns the permissions of a scope, in the words of pages.
 fn access(scope: &str) -> &'static str {
     match Scope::parse(scope) {
         Some(Scope::Read) => "read-only",

@@ -1,6 +1,6 @@
-//! Who asks for something, in which project, and whether they may have it. Every
-//! change of a project's data checks this again in its own transaction, so that
-//! a removed member changes nothing more.
+//! The person, the project and the role of a request. Every change of a project's
+//! data checks the role again in its own transaction, so that a removed member
+//! can't change anything.
 
 use std::{fmt, net::IpAddr};
 
@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{Actor, Database, NOW, accounts::Scope};
 
-/// What a member of a project may do; each role includes those before it.
+/// Role of a member of a project. Each role includes those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Role {
     /// Reads everything.
@@ -43,7 +43,7 @@ pub(crate) struct Identity {
     /// The user's name.
     pub(crate) name: String,
     pub(crate) is_admin: bool,
-    /// What the token is good for.
+    /// Scope of the token.
     pub(crate) scope: Scope,
     /// The project's id: experiments, data and models are found by it, and
     /// storage is counted by it.
@@ -54,7 +54,7 @@ pub(crate) struct Identity {
     pub(crate) role: Role,
     /// The hash of the token that the request showed.
     pub(crate) token: Vec<u8>,
-    /// Where the request came from.
+    /// Address of the client.
     pub(crate) address: Option<IpAddr>,
 }
 

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::secret;
 
-/// What a token is good for.
+/// Scope of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scope {
     /// Everything.
@@ -56,7 +56,7 @@ pub(crate) struct NewToken {
     pub(crate) scope: Scope,
     /// When it ends; never, where there is none.
     pub(crate) days: Option<u32>,
-    /// Where the request came from.
+    /// Address of the client.
     pub(crate) address: Option<IpAddr>,
 }
 

@@ -1,5 +1,5 @@
-//! What admins of the server see and change: users, storage by project, and the
-//! runs of everybody.
+//! Queries and changes for admins: users, storage by project, and the runs of all
+//! users.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -22,7 +22,7 @@ pub(crate) struct AccountRow {
     pub(crate) max_open_runs: Option<u64>,
 }
 
-/// What a project stores.
+/// Storage of a project.
 #[derive(Clone, Debug)]
 pub(crate) struct StorageRow {
     pub(crate) name: String,
@@ -40,7 +40,7 @@ pub(crate) struct OpenRun {
     pub(crate) project: String,
     pub(crate) experiment: String,
     pub(crate) run: String,
-    /// Who started it; none if the user was deleted.
+    /// The user who started it; none if the user was deleted.
     pub(crate) person: Option<String>,
     pub(crate) created_at: String,
     /// The name of its job; none if it waits for one.
@@ -51,7 +51,7 @@ pub(crate) struct OpenRun {
     pub(crate) started_at: Option<i64>,
 }
 
-/// What of a user is changed. None leaves it as it is.
+/// Change of a user's account. `None` leaves a field unchanged.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct AccountChange {
     pub(crate) is_admin: Option<bool>,
@@ -62,7 +62,8 @@ pub(crate) struct AccountChange {
     pub(crate) end_sessions: bool,
 }
 
-/// Who changes an account: an admin, or the operator on the command line.
+/// The author of a change of an account: an admin, or the operator on the command
+/// line.
 #[derive(Clone, Debug)]
 pub(crate) enum Manager {
     Admin(Identity),
@@ -225,8 +226,8 @@ impl Database {
         .await
     }
 
-    /// What all projects store, the largest first: `limit` of them from number
-    /// `offset` on, and how many there are.
+    /// Returns the storage of `limit` projects from number `offset` on, the largest
+    /// first, and the number of all projects.
     pub(crate) async fn storage(
         &self,
         page: (u64, u64),

@@ -19,7 +19,7 @@ pub(crate) struct ArtifactRow {
     pub(crate) created_at: String,
     pub(crate) updated_at: String,
     pub(crate) annotations: Annotations,
-    /// Who pushed it or started its run; none if the user was deleted.
+    /// The user who pushed it or started its run; none if the user was deleted.
     pub(crate) created_by: Option<String>,
     /// Id of the project that it belongs to.
     pub(crate) project: String,
@@ -46,7 +46,7 @@ pub(crate) enum Which {
 pub(crate) struct NewArtifact {
     pub(crate) id: String,
     pub(crate) project_id: String,
-    /// Who pushed it or started its run.
+    /// The user who pushed it or started its run.
     pub(crate) created_by: Option<String>,
     pub(crate) name: Option<String>,
     pub(crate) kind: String,
@@ -177,7 +177,7 @@ pub(super) fn put(db: &Connection, new: NewArtifact) -> rusqlite::Result<(String
     Ok((id, orphan))
 }
 
-/// What a list shows, and in which order.
+/// Filter and order of a list.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ArtifactList {
     /// Of this kind alone.

@@ -70,7 +70,7 @@ pub(crate) struct MessageRow {
 }
 
 impl MessageRow {
-    /// Where the message stands, in the words of the API.
+    /// Returns the state of the message, in the words of the API.
     pub(crate) fn state(&self) -> &'static str {
         match (self.sent, &self.due_at) {
             (true, _) => "delivered",
@@ -108,7 +108,7 @@ pub(crate) struct Due {
     pub(crate) receiver: Receiver,
 }
 
-/// Where a message goes.
+/// Receiver of a message.
 pub(crate) enum Receiver {
     Webhook {
         id: String,
@@ -129,7 +129,7 @@ impl Receiver {
     }
 }
 
-/// What follows an attempt.
+/// Outcome of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
     Sent,

@@ -53,7 +53,7 @@ impl Among {
     }
 }
 
-/// Where runs stand that are wanted.
+/// Filter of runs by their state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
     /// Waiting for their first worker, or for another one.
@@ -120,7 +120,8 @@ impl RunFilter {
     }
 }
 
-/// What lists are sorted and filtered by, and what files of them hold, of one run.
+/// The values of one run by which lists are sorted and filtered, and which CSV files
+/// contain.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Outline {
     pub(crate) id: i64,

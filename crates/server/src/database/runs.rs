@@ -13,7 +13,7 @@ use super::{
     usage::{max_open_runs, open_runs},
 };
 
-/// What the details of a run that a user has ended begin with.
+/// Start of the details of a run that a user has cancelled.
 pub(crate) const CANCELLED: &str = "Run cancelled by ";
 
 /// A run.
@@ -33,7 +33,7 @@ pub(crate) struct RunRow {
     pub(crate) device: String,
     pub(crate) task: String,
     pub(crate) status: String,
-    /// What was noted with the status; see [`RunRow::details`].
+    /// Note that was stored with the status; see [`RunRow::details`].
     pub(crate) noted: String,
     pub(crate) created_at: String,
     pub(crate) artifact_id: String,
@@ -116,7 +116,7 @@ impl RunRow {
         format!("{}/{}", self.experiment, self.name)
     }
 
-    /// Where the run stands.
+    /// Returns the run's status.
     pub(crate) fn status(&self) -> Status {
         Status::from(self.status.as_str())
     }

@@ -11,7 +11,7 @@ use finetuner_protocol::Task;
 use super::{Refusal, spool::Spooled, unzip};
 use crate::{space::Space, submission::MAX_DOCUMENTS};
 
-/// What rows are made into.
+/// Kind of documents that rows become.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Rows {
     /// Training data for a model with this task.
@@ -20,7 +20,7 @@ pub(crate) enum Rows {
     Texts,
 }
 
-/// What the first row of a CSV file holds.
+/// Content of the first row of a CSV file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum FirstRow {
     #[default]

@@ -150,7 +150,7 @@ fn shown(name: &str) -> String {
     finetuner_protocol::text::start_of(name)
 }
 
-/// What is wrong with the place of a file: another file has it, or the name is too
+/// Returns the refusal of a file that can't be created: the name is taken or too
 /// long.
 fn placed(error: io::Error, name: &str) -> Refusal {
     match error.kind() {

@@ -178,7 +178,7 @@ impl Oidc {
         self.waiting.take(key).is_some()
     }
 
-    /// Where a user ends the session at the provider too, if it has such a page.
+    /// Returns the page that ends the session at the provider, if it has one.
     pub(crate) fn sign_out_page(&self) -> Option<Url> {
         let mut url = self.provider.known()?.end_session_endpoint.clone()?;
         url.query_pairs_mut()

@@ -31,7 +31,7 @@ const MAX_ANSWER: usize = 1 << 20;
 /// How long the provider's description and keys are believed.
 const FRESH: Duration = Duration::from_secs(3600);
 
-/// What a provider says of itself.
+/// Description that a provider publishes of itself.
 #[derive(Clone, Debug)]
 pub(super) struct Metadata {
     pub(super) authorization_endpoint: Url,
@@ -83,14 +83,14 @@ impl Provider {
         })
     }
 
-    /// What the provider said of itself when it was asked last.
+    /// Returns the last description of the provider, if there is one.
     pub(super) fn known(&self) -> Option<Arc<Metadata>> {
         let known = self.metadata.lock().unwrap_or_else(PoisonError::into_inner);
         known.as_ref().map(|(_, metadata)| Arc::clone(metadata))
     }
 
-    /// What the provider says of itself. While it does not answer, what it said
-    /// before holds.
+    /// Returns the provider's description. If the provider does not answer, the last
+    /// description stays valid.
     pub(super) async fn metadata(&self) -> Result<Arc<Metadata>, String> {
         {
             let known = self.metadata.lock().unwrap_or_else(PoisonError::into_inner);

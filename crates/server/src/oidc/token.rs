@@ -14,7 +14,7 @@ const MAX_TOKEN: usize = 64 << 10;
 /// The most characters of a subject.
 const MAX_SUBJECT: usize = 255;
 
-/// What a token must say.
+/// Claims that a token must have.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Expected<'a> {
     pub(super) issuer: &'a str,

@@ -1,4 +1,4 @@
-//! What users enter: addresses, events, and the secrets of webhooks.
+//! Checks of users' input: addresses, events, and the secrets of webhooks.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use url::Url;

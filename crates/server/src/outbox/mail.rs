@@ -120,7 +120,7 @@ impl Mailer {
     }
 }
 
-/// What the connection trusts.
+/// Returns the TLS settings of the connection, with the trusted authorities.
 fn trust(mail: &Mail, host: &str) -> Result<TlsParameters, StartError> {
     let bad = |reason: &dyn std::fmt::Display| StartError::setting("mail.ca", reason.to_string());
     let mut builder = TlsParameters::builder(host.to_owned());

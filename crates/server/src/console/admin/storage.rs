@@ -1,4 +1,4 @@
-//! What each project stores, and its limit.
+//! Storage of each project, and its limit.
 
 use std::sync::Arc;
 

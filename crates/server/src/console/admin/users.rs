@@ -157,7 +157,7 @@ pub(crate) struct Asked {
     action: String,
 }
 
-/// What an action does.
+/// Texts that explain an action.
 struct Meaning {
     question: &'static str,
     consequence: &'static str,

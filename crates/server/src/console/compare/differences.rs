@@ -1,4 +1,4 @@
-//! What runs were asked to do differently. A setting that one run names and the
+//! Differences between the settings of runs. A setting that one run names and the
 //! other leaves at the same default is no difference, nor is data of another
 //! name with the same content.
 
@@ -12,7 +12,7 @@ use crate::{console::run::config_of, database::RunRow};
 /// Names of a run, which always differ, and what has no effect on it.
 const NAMES: [&str; 4] = ["run_name", "experiment_name", "data.evaluate", "public"];
 
-/// What options of the model are where they are not named.
+/// Defaults of the model's options.
 const DEFAULTS: [(&str, &str); 4] = [
     ("model.options.augmentation", "none"),
     ("model.options.gradient_checkpointing", "no"),

@@ -1,4 +1,4 @@
-//! What the models of several runs find for the same queries, side by side.
+//! Results of the same queries by the models of several runs, side by side.
 
 use maud::{Markup, html};
 

@@ -103,7 +103,7 @@ pub(crate) async fn page(
     Ok(framed(&session, "Experiments", "Compare runs", &content).into_response())
 }
 
-/// What is said where there is nothing to compare.
+/// Shows that there is nothing to compare.
 fn too_few(session: &Session, chosen: usize, from: Option<&str>, back: Option<&str>) -> Markup {
     let content = html! {
         h1 { "Compare runs" }
@@ -171,7 +171,7 @@ fn title(place: usize, run: &RunRow) -> Markup {
     }
 }
 
-/// What the runs were asked to do differently.
+/// Shows the differences between the settings of the runs.
 fn differences(runs: &[RunRow]) -> Markup {
     let fields = differences::of(runs);
     if fields.is_empty() {

@@ -1,4 +1,4 @@
-//! What came of several runs: metrics and losses, with the best values marked.
+//! Results of several runs: metrics and losses, with the best values marked.
 
 use finetuner_protocol::{MetricsInfo, greater_is_better};
 use maud::{Markup, html};

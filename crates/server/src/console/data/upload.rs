@@ -22,7 +22,7 @@ use crate::{
 /// The most bytes of a field that is not the file.
 const MAX_FIELD: usize = 4 << 10;
 
-/// What rows are made into, and the name of it.
+/// Kinds of documents that rows become, and their names on the page.
 const ROWS: [(&str, &str); 5] = [
     (
         "text-to-text",
@@ -42,7 +42,7 @@ const DELIMITERS: [(&str, &str, u8); 4] = [
     ("bar", "bars", b'|'),
 ];
 
-/// What the first row can hold.
+/// Contents of the first row, and their names on the page.
 const FIRST_ROWS: [(&str, &str); 3] = [
     ("", "names if they are known ones, or else data"),
     ("names", "names of the columns"),
@@ -64,7 +64,7 @@ const COLUMNS: [(&str, &str); 7] = [
 const MAX_FIELDS: usize = 64;
 const MAX_FIELD_NAME: usize = 100;
 
-/// What was typed, by the name of the field.
+/// Input of the form, by the name of the field.
 #[derive(Default)]
 struct Typed(Vec<(String, String)>);
 
@@ -75,13 +75,13 @@ impl Typed {
     }
 }
 
-/// What is wrong with a form, and the field that it is said beside.
+/// Problem of a form, and the field next to which it is shown.
 struct Wrong {
     field: &'static str,
     reason: String,
 }
 
-/// What a page says about a file that was not stored.
+/// Message about a file that was not stored.
 enum Answer {
     Nothing,
     Wrong(Wrong),
@@ -392,7 +392,7 @@ fn more<'a>(typed: &Typed, said: &impl Fn(&str) -> Option<&'a str>) -> Markup {
     }
 }
 
-/// What is wrong with a field, under it.
+/// Shows the problem of a field under it.
 fn beside(field: &str, reason: Option<&str>) -> Markup {
     html! {
         p id={ (field) "-wrong" } .problem .message hidden[reason.is_none()]
@@ -400,7 +400,7 @@ fn beside(field: &str, reason: Option<&str>) -> Markup {
     }
 }
 
-/// What is wrong with rows.
+/// Shows the problems of rows.
 fn told(answer: &Answer) -> Markup {
     let Answer::Rows(problems, good) = answer else {
         return html! {};

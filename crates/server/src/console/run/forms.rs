@@ -39,7 +39,7 @@ const TEXTS: [(&str, &str, &str); 4] = [
     ("loss", "Loss", "/hyper_parameters/loss"),
 ];
 
-/// What was typed into one of the forms.
+/// Input of one of the forms.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Typed {

@@ -1,4 +1,4 @@
-//! What a dataset holds, by its first documents, and the settings to begin with.
+//! Kind of a dataset, judged by its first documents, and the initial settings.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use finetuner_protocol::{
     Task,
 };
 
-/// What the documents of a dataset are.
+/// Kind of the documents of a dataset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shape {
     /// A text with a label each.
