@@ -8,6 +8,7 @@ mod annotations;
 mod artifact_update;
 mod artifacts;
 mod auth;
+mod continuation;
 mod dry_run;
 mod experiments;
 mod fields;
@@ -46,13 +47,12 @@ use tower_http::catch_panic::CatchPanicLayer;
 pub(crate) use admin::check_open_runs;
 pub(crate) use annotations::{annotate, invalid as invalid_annotation};
 pub(crate) use auth::by_token;
+pub(crate) use continuation::{Continuation, check_keys, continue_from};
 pub(crate) use logins::Logins;
 pub(crate) use logs::{as_it_comes, follow, text as log_text};
 pub(crate) use openai::check_picture;
 pub(crate) use projects::{check_project_name, role};
-pub(crate) use runs::{
-    Continuation, check_keys, continue_from, create_from, examples_of, find as find_run, status_of,
-};
+pub(crate) use runs::{create_from, examples_of, find as find_run, status_of};
 pub(crate) use shares::{MAX_DAYS as MAX_SHARE_DAYS, create_share, share_address};
 pub(crate) use uploads::Uploads;
 
@@ -108,7 +108,7 @@ fn routes() -> Vec<(String, MethodRouter<Arc<App>>)> {
         (format!("{run}/checkpoints"), get(runs::checkpoints)),
         (
             format!("{run}/checkpoints/{{number}}/runs"),
-            post(runs::go_on),
+            post(continuation::go_on),
         ),
         (
             format!("{run}/annotations"),
