@@ -101,7 +101,7 @@ def train_here(way, model, pairs, seed, to, dim):
 def train_there(way, model, pairs, seed, to, dim):
     job = to / "job.json"
     job.write_text(json.dumps(dict(way=way, model=str(model), pairs=pairs, seed=seed, dim=dim, to=str(to / "model"))))
-    return to / "model", run([sys.executable, __file__, "--job", job])
+    return to / "model", run([sys.executable, __file__, "--train", job])
 
 
 def train_by_library(job):
@@ -158,6 +158,13 @@ def run(command):
 
 
 def search(folder, data):
+    """Searches in a separate process. Otherwise this process would grow, and the peak memory that the system reports
+    of a child is at least what its parent used when it started the child."""
+    said = subprocess.run([sys.executable, __file__, "--search", folder, data], check=True, stdout=subprocess.PIPE)
+    return json.loads(said.stdout.splitlines()[-1])
+
+
+def search_here(folder, data):
     """Returns the recall of the queries' own labels, with all dimensions and with the first ones."""
     from sentence_transformers import SentenceTransformer
 
@@ -180,10 +187,13 @@ def main():
     parser.add_argument("--model")
     parser.add_argument("--data", default="fashion-glossary")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--job", help=argparse.SUPPRESS)
+    parser.add_argument("--train", help=argparse.SUPPRESS)
+    parser.add_argument("--search", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.job:
-        return train_by_library(json.loads(Path(options.job).read_text()))
+    if options.train:
+        return train_by_library(json.loads(Path(options.train).read_text()))
+    if options.search:
+        return print(json.dumps(search_here(*map(Path, options.search))))
     model, data = Path(options.model).resolve(), ROOT / "datasets" / options.data
     pairs = read_rows(data / "train.csv")
     dim = json.loads((model / "config.json").read_text())["hidden_size"]
