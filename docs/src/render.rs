@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn headings_have_ids_and_equal_ones_a_number() {
+    fn headings_have_unique_ids() {
         let text = "# One `two`\n\n## Losses, miners\n\n## Losses, miners\n";
         let ids: Vec<String> = headings(text).into_iter().map(|h| h.id).collect();
         assert_eq!(ids, ["one-two", "losses-miners", "losses-miners-1"]);
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_neither_markup_of_the_text_nor_a_style() {
+    fn html_in_pages_is_escaped_and_styles_are_not_inlined() {
         let html =
             html("<script>x</script>\n\na <b>c</b>\n\n| a | b |\n| ---: | --- |\n| 1 | 2 |\n");
         assert!(html.contains("&lt;script&gt;"), "{html}");

@@ -99,7 +99,7 @@ fn links(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn every_block_of_code_says_its_language() {
+fn every_code_block_names_its_language() {
     let known = [
         "console",
         "json",
@@ -143,7 +143,7 @@ const INTERNAL: [&str; 4] = [
 ];
 
 #[test]
-fn every_variable_of_ours_is_in_the_table() -> Fallible {
+fn every_environment_variable_is_documented() -> Fallible {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut files = Vec::new();
     for folder in [

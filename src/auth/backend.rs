@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_servers_for_one_token_are_another_backend() {
+    fn a_backend_is_identified_by_both_addresses() {
         let key = |finetuner: &str, hubble: &str| {
             let addresses =
                 Addresses::choose(Some(finetuner.to_owned()), Some(hubble.to_owned()), |_| {

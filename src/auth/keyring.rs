@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_program_that_has_no_keyring_goes_on() {
+    async fn an_unavailable_keyring_is_an_error_within_the_time_limit() {
         // On a machine with a keyring, the token is read back. Without one, there
         // is an error within the time limit.
         let token = Secret::from("kept");

@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn the_python_clients_token_goes_to_jina_alone() {
+    fn the_python_clients_token_is_sent_only_to_jina() {
         let folder = tempfile::tempdir().unwrap();
         let (ours, jina) = (
             file(folder.path()),
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_file_is_left_as_it_is() {
+    fn a_corrupt_token_file_is_not_changed() {
         let folder = tempfile::tempdir().unwrap();
         let file = file(folder.path());
         for broken in [
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn programs_that_log_in_at_once_keep_each_others_tokens() {
+    fn concurrent_logins_keep_each_others_tokens() {
         let folder = tempfile::tempdir().unwrap();
         let of = |port| file_of(folder.path(), &format!("http://127.0.0.1:{port}"));
         std::thread::scope(|threads| {
@@ -400,7 +400,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_link_stays_a_link_and_its_file_is_changed() {
+    fn a_symbolic_link_is_kept_and_its_target_is_changed() {
         let folder = tempfile::tempdir().unwrap();
         let (file, dotfiles) = (file(folder.path()), folder.path().join("dotfiles"));
         fs::create_dir_all(file.path.parent().unwrap()).unwrap();
@@ -425,7 +425,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn nobody_else_can_read_it() {
+    fn the_token_file_is_readable_only_by_its_owner() {
         use std::os::unix::fs::PermissionsExt;
 
         let folder = tempfile::tempdir().unwrap();
@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_says_where_it_is() {
+    fn environment_variables_set_the_path_of_the_token_file() {
         let path = |text: &str| Some(PathBuf::from(text));
         let of = |folder: Option<&'static str>, home: Option<&str>| {
             let read = |name: &str| {

@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_login_without_a_place_for_its_token_says_so() {
+    async fn a_login_that_can_not_store_its_token_is_an_error() {
         let file = vault_of(TokenStorage::File, ADDRESS, |_| None);
         let error = file.save(&"t".into()).await.unwrap_err().to_string();
         assert!(

@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_file_for_each_data_set_and_the_last_content_of_it() {
+    fn the_cache_keeps_the_last_content_of_each_data_set() {
         let folder = tempfile::tempdir().unwrap();
         let slot = Slot::within(folder.path(), ["http://a", "u", "train"], CACHE_SIZE);
         let other = Slot::within(folder.path(), ["http://a", "u", "eval"], CACHE_SIZE);
@@ -175,7 +175,7 @@ mod tests {
         assert_eq!(files.count(), 1);
     }
     #[test]
-    fn what_was_not_used_for_longest_makes_room() {
+    fn the_least_recently_used_copy_is_evicted() {
         let folder = tempfile::tempdir().unwrap();
         let slot = |name: &'static str| Slot::within(folder.path(), ["http://a", "u", name], 250);
         let keep = |name: &'static str, age: u64| {

@@ -352,7 +352,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_submission_is_not_repeated_after_its_own_time_out() {
+    fn a_submission_is_not_retried_after_its_time_limit() {
         let call = creation("fashion", Value::Null);
         assert!(!call.may_repeat(&Error::timeout(SUBMIT_TIMEOUT)));
         assert!(call.may_repeat(&Error::broken_off("the answer broke off")));

@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tables_show_both_stages() {
+    fn the_metrics_table_shows_values_before_and_after() {
         let metrics = |value| BTreeMap::from([("hit_at_k".to_owned(), value)]);
         let table = MetricsTable(MetricsInfo::new(metrics(0.25), metrics(0.5)));
         let expected = "\

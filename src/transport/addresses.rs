@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn code_comes_before_environment_and_one_address_serves_both() {
+    fn arguments_override_the_environment_and_one_address_suffices() {
         let (a, b) = (Some("http://a"), Some("http://b"));
         let pair = |a: &str, b: &str| (format!("http://{a}/"), format!("http://{b}/"));
         assert_eq!(
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_address_is_refused_without_showing_its_password() {
+    fn an_invalid_address_is_refused_without_printing_its_password() {
         let bad = "ftp://user:geheim@host";
         let error = Addresses::choose(Some(bad.into()), None, |_| None).unwrap_err();
         assert!(error.to_string().contains("http://"), "{error}");

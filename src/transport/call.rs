@@ -248,7 +248,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_stand_in_the_address_and_not_in_the_route() {
+    fn names_are_encoded_in_the_url_and_absent_from_the_route() {
         let addresses = Addresses::choose(Some("http://h".into()), None, |_| None).unwrap();
         let values = ["my tests", "a/b"];
         let call =

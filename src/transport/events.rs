@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_are_read_however_they_are_cut() {
+    fn events_are_read_from_chunks_of_any_size() {
         let text = ": ping\n\nid: 3\ndata: one\n\nid: 4\r\ndata: [1] two: 2 ✨\r\n\r\ndata:a\ndata: b\n\ndata: half";
         for size in [1, 2, 3, 7, 100] {
             let ready = parse_all(text.as_bytes().chunks(size));
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_too_long_is_cut_and_says_so() {
+    fn a_line_over_the_limit_is_truncated_with_a_note() {
         let long = "x".repeat(MAX_LINE + 100);
         let text = format!("id: 1\ndata: {long}\n\nid: 2\ndata: short\n\n");
         for size in [1000, 1 << 16, text.len()] {
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_one_event_are_all_given_out() {
+    fn all_lines_of_an_event_are_returned() {
         let text = "id: 7\ndata: one\n\nid: 7\ndata: two\n\n";
         assert_eq!(parse_all([text.as_bytes()].into_iter()).len(), 2);
     }

@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn reads_as_many_pages_as_are_wanted() {
+    async fn only_the_requested_pages_are_fetched() {
         for (total, pages) in [(0, 1), (99, 1), (100, 1), (101, 2), (250, 3)] {
             let calls = Arc::new(AtomicU64::new(0));
             let all = numbers(total, Arc::clone(&calls)).await.unwrap();

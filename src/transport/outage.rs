@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_outage_is_outlived_until_its_limit() {
+    async fn an_outage_is_tolerated_until_its_limit() {
         let started = Instant::now();
         let mut outage = new(OUTAGE_LIMIT);
         let error = loop {
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn each_outage_has_the_whole_limit() {
+    async fn every_outage_has_the_full_limit() {
         let mut outage = new(Duration::from_secs(60));
         for _ in 0..5 {
             for _ in 0..6 {
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_does_not_go_away_ends_it_at_once() {
+    async fn permanent_errors_end_the_wait_at_once() {
         for status in [
             StatusCode::NOT_FOUND,
             StatusCode::UNAUTHORIZED,

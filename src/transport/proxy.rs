@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn no_proxy_is_understood_as_curl_and_go_do() {
+    fn no_proxy_is_interpreted_like_in_curl_and_go() {
         let ip = "http://10.9.9.9:8642";
         for (list, direct) in [
             ("*", true),
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_variable_that_is_not_blank_counts() {
+    fn the_first_non_blank_variable_is_used() {
         let backend = "http://10.9.9.9:8642";
         let name = |variables| {
             let proxies = proxies(backend, variables).unwrap();
@@ -415,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_is_never_asked_through_a_proxy_of_the_environment() {
+    fn loopback_addresses_ignore_proxies_of_the_environment() {
         for local in ["http://127.0.0.1:1", "http://localhost:1", "http://[::1]:1"] {
             let proxies = proxies(local, &[("ALL_PROXY", "http://p:1")]).unwrap();
             assert_eq!(proxies.name(&Url::parse(local).unwrap()), None);
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_proxy_is_told_where_it_would_be_used() {
+    fn an_invalid_proxy_is_an_error_only_when_used() {
         for (garbage, reason) in [
             ("http://user:geheim@[::1", "IPv6"),
             ("ftp://user:geheim@host", "ftp"),

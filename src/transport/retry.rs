@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_grow_to_their_limit_and_end_with_the_attempts() {
+    fn pauses_grow_to_their_limit_until_the_attempts_are_used_up() {
         for (failures, longest) in [(1, 250), (2, 500), (3, 1000)] {
             let tries = after(failures, RetryPolicy::default());
             let pause = tries.pause(Duration::ZERO, None).unwrap();
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_server_asks_for_is_waited_for_within_the_limit_of_pauses() {
+    fn retry_after_is_honoured_within_the_limit_of_pauses() {
         let minute = Some(Duration::from_secs(60));
         let mut tries = after(1, RetryPolicy::default());
         // However long the transfer took before.
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_minute_that_a_server_asks_for_is_waited_by_default() {
+    async fn a_retry_after_of_one_minute_is_honoured_by_default() {
         let busy = || {
             Error::status_of(StatusCode::SERVICE_UNAVAILABLE, b"")
                 .asking_to_wait(Some(Duration::from_secs(60)))

@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_project_must_fit_into_a_header() {
+    fn a_project_name_must_be_a_valid_header_value() {
         let header = |project: Option<&str>| {
             project_header(&HttpSettings {
                 project: project.map(str::to_owned),

@@ -27,7 +27,7 @@ fn assert_says(text: &str, parts: &[&str]) {
 }
 
 #[tokio::test]
-async fn names_that_nobody_knows() {
+async fn unknown_names_are_refused() {
     let (_server, finetuner) = with_data(4).await;
     let fit = || short_fit(&finetuner, "bad");
 
@@ -53,7 +53,7 @@ async fn names_that_nobody_knows() {
 }
 
 #[tokio::test]
-async fn numbers_out_of_bounds() {
+async fn numbers_out_of_bounds_are_refused() {
     let (_server, finetuner) = with_data(4).await;
     let fit = || short_fit(&finetuner, "bad");
     for epochs in [0, 50] {
@@ -73,7 +73,7 @@ async fn numbers_out_of_bounds() {
 }
 
 #[tokio::test]
-async fn data_that_is_not_there() {
+async fn missing_data_is_refused() {
     let (_server, finetuner) = with_data(4).await;
     let text = refused(
         &finetuner,
@@ -90,7 +90,7 @@ async fn data_that_is_not_there() {
 }
 
 #[tokio::test]
-async fn documents_that_are_no_pairs() {
+async fn documents_that_are_not_pairs_are_refused() {
     let (_server, finetuner) = backend::start().await;
     let good = pairs("train", 3);
     let text_only = || Document::text("red shoe").with_modality("text");
@@ -129,7 +129,7 @@ async fn documents_that_are_no_pairs() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_wrong() {
+async fn a_wrong_token_is_refused() {
     let (server, _) = backend::start().await;
     let login = Finetuner::builder().registry(server.url()).token("guessed");
     let error = login.login().await.unwrap_err();
@@ -140,7 +140,7 @@ async fn a_token_that_is_wrong() {
 }
 
 #[tokio::test]
-async fn a_model_that_no_machine_without_network_has() {
+async fn a_model_folder_without_a_config_is_refused() {
     let (_server, finetuner) = with_data(4).await;
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().to_str().unwrap();
@@ -156,7 +156,7 @@ async fn a_model_that_no_machine_without_network_has() {
 }
 
 #[tokio::test]
-async fn a_run_name_is_taken_once() {
+async fn a_run_name_can_be_used_once() {
     let (_server, finetuner) = with_data(8).await;
     let run = short_fit(&finetuner, "mine").await.unwrap();
     let error = short_fit(&finetuner, "mine").await.unwrap_err();
@@ -167,7 +167,7 @@ async fn a_run_name_is_taken_once() {
 }
 
 #[tokio::test]
-async fn a_name_that_is_none_deletes_nothing() {
+async fn invalid_names_delete_nothing() {
     let (_server, finetuner) = with_data(8).await;
     let run = short_fit(&finetuner, "mine").await.unwrap();
     run.wait().await.unwrap();

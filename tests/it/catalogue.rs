@@ -15,7 +15,7 @@ const GUIDE: &str = "
 ";
 
 #[test]
-fn the_table_of_backbones_is_the_guides_and_ours_below() {
+fn the_table_of_backbones_begins_with_that_of_the_python_client() {
     let cells = |line: &str| -> Vec<String> {
         line.split(['│', '┃'])
             .map(|c| c.trim().to_owned())

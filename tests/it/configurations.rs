@@ -10,7 +10,7 @@ fn as_json(config: &RunConfig) -> Value {
 }
 
 #[tokio::test]
-async fn a_configuration_is_sent_as_it_is_and_later_settings_replace_parts() {
+async fn a_configuration_is_sent_unchanged_except_for_later_settings() {
     let (_server, finetuner) = agreeable().await;
     let config: RunConfig = serde_json::from_value(json!({
         "public": true,
@@ -43,7 +43,7 @@ async fn a_configuration_is_sent_as_it_is_and_later_settings_replace_parts() {
 }
 
 #[tokio::test]
-async fn a_callback_of_a_configuration_takes_other_data() {
+async fn data_of_a_configured_callback_can_be_replaced() {
     let (_server, finetuner) = agreeable().await;
     let options = callback::EvaluationCallback::new("file.csv").limit(7);
     let options = options.index_data("index").batch_size(4);

@@ -44,7 +44,7 @@ fn noisy_documents(count: u64, bytes: usize) -> impl Iterator<Item = Document> {
 }
 
 #[tokio::test]
-async fn large_data_goes_in_parts_and_comes_back_as_it_went() {
+async fn large_data_is_transferred_in_parts_and_unchanged() {
     let (_server, finetuner) = backend::start().await;
     // More than one part, so more than is sent in one request.
     let (count, bytes) = (100, 400_000);
@@ -106,7 +106,7 @@ async fn data_is_listed_described_replaced_and_deleted() {
 }
 
 #[tokio::test]
-async fn data_that_has_not_changed_is_not_fetched_again() {
+async fn unchanged_data_is_not_downloaded_again() {
     let (_server, finetuner) = backend::start().await;
     let folder = tempfile::tempdir().unwrap();
     // The documents, and the number of bytes transferred for them.
@@ -141,7 +141,7 @@ async fn data_that_has_not_changed_is_not_fetched_again() {
 }
 
 #[tokio::test]
-async fn a_copy_serves_every_token_of_its_user() {
+async fn a_cached_copy_is_valid_for_all_tokens_of_its_user() {
     let (server, finetuner) = backend::start().await;
     let folder = tempfile::tempdir().unwrap();
     finetuner.push("train", pairs("train", 2)).await.unwrap();
@@ -160,7 +160,7 @@ async fn a_copy_serves_every_token_of_its_user() {
 }
 
 #[tokio::test]
-async fn pictures_in_files_are_read_as_they_are_sent() {
+async fn image_files_are_read_during_the_upload() {
     let (_server, finetuner) = backend::start().await;
     let folder = tempfile::tempdir().unwrap();
     let mut lines = String::new();
@@ -202,7 +202,7 @@ async fn pictures_in_files_are_read_as_they_are_sent() {
 }
 
 #[tokio::test]
-async fn all_bad_documents_are_told_before_anything_is_sent() {
+async fn all_invalid_documents_are_reported_before_the_upload() {
     let (server, finetuner) = agreeable().await;
     let mut documents = DocumentArray::new();
     documents.push(Document::text("good"));
@@ -334,7 +334,7 @@ async fn connect(url: String) -> Finetuner {
 }
 
 #[tokio::test]
-async fn a_download_goes_on_where_it_broke() {
+async fn a_broken_download_resumes() {
     let (url, asked, documents) = breaking_download(true);
     let pulled = connect(url).await.pull("x").await.unwrap();
     assert_eq!(pulled, documents);
@@ -357,14 +357,14 @@ async fn a_download_goes_on_where_it_broke() {
 }
 
 #[tokio::test]
-async fn a_server_without_ranges_sends_all_again_and_nothing_comes_twice() {
+async fn a_download_from_a_server_without_ranges_restarts_without_duplicates() {
     let (url, _, documents) = breaking_download(false);
     let pulled = connect(url).await.pull("x").await.unwrap();
     assert_eq!(pulled, documents);
 }
 
 #[tokio::test]
-async fn a_part_that_was_lost_is_sent_again() {
+async fn a_lost_part_is_sent_again() {
     // A proxy that cuts connections: the third part gets no answer at first.
     let (server, _) = backend::start().await;
     let target = server.url().trim_start_matches("http://").to_owned();

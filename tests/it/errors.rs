@@ -8,7 +8,7 @@ use finetuner_test::Fault;
 use crate::mock::tested;
 
 #[test]
-fn a_status_has_a_kind() {
+fn every_status_maps_to_an_error_kind() {
     let kinds = [
         (400, ErrorKind::Invalid),
         (401, ErrorKind::Unauthorized),
@@ -58,7 +58,7 @@ async fn a_report_of_all_sources_names_each_cause_once() {
 }
 
 #[tokio::test]
-async fn an_invalid_argument_is_told_as_data() {
+async fn an_invalid_argument_has_field_and_reason() {
     let (_backend, finetuner) = tested().await;
     let fit = finetuner.fit("clip-small", "train").epochs(50);
     let error = fit.await.unwrap_err();
@@ -69,7 +69,7 @@ async fn an_invalid_argument_is_told_as_data() {
 }
 
 #[tokio::test]
-async fn how_long_a_server_asks_to_wait_is_told() {
+async fn errors_expose_retry_after() {
     let (backend, _) = tested().await;
     backend.fault(Fault::status(429).retry_after(Duration::from_secs(3600)));
     let builder = Finetuner::builder()

@@ -27,7 +27,7 @@ fn good_status() -> ResponseTemplate {
 }
 
 #[tokio::test]
-async fn nobody_there_is_said_together_with_how_to_start_somebody() {
+async fn an_unreachable_server_is_reported_with_the_command_to_start_one() {
     // A port that was free a moment ago, so nobody listens on it.
     let free = TcpListener::bind("127.0.0.1:0")
         .unwrap()
@@ -51,7 +51,7 @@ async fn nobody_there_is_said_together_with_how_to_start_somebody() {
 }
 
 #[tokio::test]
-async fn a_wrong_token_is_told_at_login() {
+async fn a_wrong_token_fails_at_login() {
     let server = MockServer::start().await;
     let denied = status(401).set_body_json(json!({
         "code": 401, "status": 40103, "message": "Authentication required",
@@ -66,7 +66,7 @@ async fn a_wrong_token_is_told_at_login() {
 }
 
 #[tokio::test]
-async fn reading_is_tried_again_until_the_server_is_well() {
+async fn reads_are_retried_until_the_server_recovers() {
     let (backend, _, run) = tested_run().await;
     backend.fault(Fault::status(502).on("/status"));
     backend.fault(Fault::status(503).on("/status"));
@@ -75,7 +75,7 @@ async fn reading_is_tried_again_until_the_server_is_well() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_asks_to_wait_is_waited_for() {
+async fn retry_after_is_honoured() {
     let backend = TestBackend::start().await.unwrap();
     let finetuner = Finetuner::builder()
         .registry(backend.url())
@@ -91,7 +91,7 @@ async fn a_server_that_asks_to_wait_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_web_page_in_place_of_an_answer_is_kept_in_the_error() {
+async fn an_html_answer_is_kept_in_the_error() {
     let page = "<html><body>504 Gateway Time-out</body></html>";
     let (backend, _, run) = tested_run().await;
     backend.fault(Fault::status(504).body(page).on("/status").always());
@@ -104,7 +104,7 @@ async fn a_web_page_in_place_of_an_answer_is_kept_in_the_error() {
 }
 
 #[tokio::test]
-async fn garbage_is_named_with_the_place_where_it_stops_to_make_sense() {
+async fn invalid_json_is_reported_with_its_path() {
     let answer = status(200).set_body_json(json!({"status": 7, "details": ""}));
     let (_server, _, run) = with_run("/status", answer).await;
     let error = run.status().await.unwrap_err();
@@ -119,7 +119,7 @@ async fn garbage_is_named_with_the_place_where_it_stops_to_make_sense() {
 }
 
 #[tokio::test]
-async fn an_answer_that_breaks_off_is_asked_for_again() {
+async fn a_truncated_answer_is_requested_again() {
     let url = raw_server(|n, connection| match n {
         0 => {
             let head = "HTTP/1.1 200 OK\r\ncontent-length: 900\r\n\r\n{\"code\": 2";
@@ -135,7 +135,7 @@ async fn an_answer_that_breaks_off_is_asked_for_again() {
 }
 
 #[tokio::test]
-async fn a_connection_that_is_closed_without_an_answer_is_an_error_in_the_end() {
+async fn connections_closed_without_an_answer_become_an_error() {
     let url = raw_server(|_, connection| {
         let _ = connection.shutdown(std::net::Shutdown::Both);
     });
@@ -149,7 +149,7 @@ async fn a_connection_that_is_closed_without_an_answer_is_an_error_in_the_end() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_never_comes_is_given_up() {
+async fn a_missing_answer_times_out() {
     // The paused clock advances whenever all tasks wait.
     let url = raw_server(|_, connection| {
         let _ = connection.read(&mut [0; 1]);
@@ -163,7 +163,7 @@ async fn an_answer_that_never_comes_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_fit_that_may_have_arrived_is_sent_again_under_the_same_key() {
+async fn a_fit_is_retried_with_the_same_idempotency_key() {
     let (server, finetuner) = agreeable().await;
     let created = status(201).set_body_json(json!({"name": "once", "artifact_id": ARTIFACT}));
     let runs = "/api/v1/experiments/default/runs";
@@ -192,7 +192,7 @@ async fn a_fit_that_may_have_arrived_is_sent_again_under_the_same_key() {
 }
 
 #[tokio::test]
-async fn creating_an_experiment_is_not_repeated_blindly() {
+async fn creating_an_experiment_is_not_retried() {
     let (server, finetuner) = agreeable().await;
     on(&server, "POST", "/api/v1/experiments/", status(500)).await;
     let error = finetuner.create_experiment("tests").await.unwrap_err();
@@ -201,7 +201,7 @@ async fn creating_an_experiment_is_not_repeated_blindly() {
 }
 
 #[tokio::test]
-async fn a_log_stream_goes_on_where_it_broke() {
+async fn a_broken_log_stream_resumes() {
     // The second connection starts over, as from a server that can't resume.
     let first = "id: 1\ndata: one\n\nid: 2\ndata: two\n\nid: 3\nda";
     let second = "id: 2\ndata: two\n\nid: 3\ndata: three\n\n";
@@ -232,7 +232,7 @@ async fn a_log_stream_goes_on_where_it_broke() {
 }
 
 #[tokio::test]
-async fn a_download_that_is_not_what_was_announced_leaves_nothing_behind() {
+async fn a_download_with_a_wrong_checksum_leaves_no_file() {
     let (server, finetuner) = agreeable().await;
     let address = format!("{}/v2/download/key", server.uri());
     let data = json!({"code": 200, "status": 20000, "data": {"download": address}});
@@ -262,7 +262,7 @@ async fn a_download_that_is_not_what_was_announced_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn what_only_a_finished_run_has_is_refused_before() {
+async fn results_of_an_unfinished_run_are_refused() {
     let (backend, finetuner) = tested().await;
     let control = backend.run("r");
     control.start();
@@ -288,7 +288,7 @@ async fn what_only_a_finished_run_has_is_refused_before() {
 }
 
 #[tokio::test]
-async fn what_a_newer_server_says_is_kept() {
+async fn unknown_values_of_a_newer_server_are_kept() {
     let paused = json!({"status": "PAUSED", "details": "until noon", "since": 3});
     let (_server, _, run) = with_run("/status", status(200).set_body_json(paused)).await;
     let status_now = run.status().await.unwrap();
@@ -312,7 +312,7 @@ async fn what_a_newer_server_says_is_kept() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_reset_in_the_middle_is_asked_for_again() {
+async fn an_answer_cut_by_a_reset_is_requested_again() {
     let url = raw_server(|n, connection| match n {
         0 | 1 => {
             let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{\"cod\r\n";
@@ -330,7 +330,7 @@ async fn a_body_that_is_reset_in_the_middle_is_asked_for_again() {
 }
 
 #[tokio::test]
-async fn headers_that_come_too_slowly_are_a_time_out() {
+async fn slow_headers_time_out() {
     let url = raw_server(|_, connection| {
         let _ = connection.write_all(b"HTTP/1.1 200 OK\r\ncontent-le");
         // Until the client gives up.
@@ -347,7 +347,7 @@ async fn headers_that_come_too_slowly_are_a_time_out() {
 }
 
 #[tokio::test]
-async fn what_was_created_is_not_created_again_when_the_answer_is_lost() {
+async fn a_creation_with_a_lost_answer_creates_one_object() {
     let (server, direct) = crate::backend::with_data(16).await;
     direct.create_experiment("default").await.unwrap();
     let target = server.url().trim_start_matches("http://").to_owned();

@@ -13,7 +13,7 @@ async fn trained(fit: Fit, name: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_with_negatives_train_every_loss_that_takes_them() {
+async fn rows_with_negatives_train_with_every_loss_that_supports_them() {
     let (server, finetuner) = start().await;
     let things = ["dress", "shoe", "hat", "coat"];
     let json: String = things
@@ -62,7 +62,7 @@ async fn rows_with_negatives_train_every_loss_that_takes_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_folder_of_pictures_trains_a_model_of_texts_and_pictures() {
+async fn a_folder_of_images_trains_a_text_image_model() {
     let (server, finetuner) = start().await;
     let folder = tempfile::tempdir().unwrap();
     let mut metadata = String::from("file_name,text\n");

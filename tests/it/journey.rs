@@ -19,7 +19,7 @@ const METRICS: [&str; 9] = [
 ];
 
 #[tokio::test]
-async fn the_guide_from_login_to_a_saved_model() {
+async fn the_steps_of_the_guide_work_from_login_to_saved_model() {
     let (server, finetuner) = with_data(48).await;
     pulls_what_was_pushed(&finetuner, 48).await;
 
@@ -116,7 +116,7 @@ async fn pulls_what_was_pushed(finetuner: &Finetuner, count: usize) {
 }
 
 #[tokio::test]
-async fn runs_wait_for_each_other_and_the_same_seed_gives_the_same_model() {
+async fn queued_runs_wait_and_equal_seeds_give_equal_models() {
     let (_server, finetuner) = with_data(16).await;
     let one = short_fit(&finetuner, "one").await.unwrap();
     let two = short_fit(&finetuner, "two").await.unwrap();
@@ -134,7 +134,7 @@ async fn runs_wait_for_each_other_and_the_same_seed_gives_the_same_model() {
 }
 
 #[tokio::test]
-async fn experiments_are_created_got_and_listed() {
+async fn experiments_are_created_fetched_and_listed() {
     let (_server, finetuner) = backend::start().await;
     let experiment = finetuner.create_experiment("shoes").await.unwrap();
     assert_eq!(experiment.name(), "shoes");
@@ -155,7 +155,7 @@ async fn experiments_are_created_got_and_listed() {
 }
 
 #[tokio::test]
-async fn users_do_not_see_each_others_things() {
+async fn users_do_not_see_each_others_objects() {
     let (server, ada) = with_data(8).await;
     ada.create_experiment("secret-shoes").await.unwrap();
     let token = server.create_token("bob", "laptop").await.unwrap();
@@ -176,7 +176,7 @@ async fn users_do_not_see_each_others_things() {
 }
 
 #[tokio::test]
-async fn a_backend_that_comes_back_still_knows_everything() {
+async fn a_restarted_backend_keeps_its_state() {
     let folder = tempfile::tempdir().unwrap();
     let start = || Server::embedded().folder(folder.path()).start();
     let server = start().await.unwrap();

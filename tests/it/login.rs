@@ -61,7 +61,7 @@ fn builder(server: &MockServer) -> finetuner::Builder {
 }
 
 #[tokio::test]
-async fn whoever_logs_in_at_the_page_gets_a_token() {
+async fn a_browser_login_gives_a_token() {
     let server = server_with_login_page(&good_events()).await;
     let shown = Arc::new(Mutex::new(Vec::new()));
     let pages = Arc::clone(&shown);
@@ -86,7 +86,7 @@ async fn whoever_logs_in_at_the_page_gets_a_token() {
 }
 
 #[tokio::test]
-async fn a_login_that_is_refused_says_why() {
+async fn a_refused_login_has_a_reason() {
     let refused = json!({"event": "error", "data": "access denied by ada"}).to_string();
     for (events, words) in [
         (refused.as_str(), "access denied by ada"),
@@ -114,7 +114,7 @@ async fn a_login_that_is_refused_says_why() {
 }
 
 #[tokio::test]
-async fn a_pasted_token_is_stored_once_it_is_accepted() {
+async fn a_pasted_token_is_stored_after_it_is_verified() {
     let server = server_with_login_page(&good_events()).await;
     let error = builder(&server).login().paste("bad").await.unwrap_err();
     assert!(error.is_unauthorized(), "{error}");
@@ -124,7 +124,7 @@ async fn a_pasted_token_is_stored_once_it_is_accepted() {
 }
 
 #[tokio::test]
-async fn a_wrong_token_in_code_is_an_error_and_no_reason_to_open_a_browser() {
+async fn a_wrong_token_in_code_is_an_error_and_opens_no_browser() {
     let server = server_with_login_page(&good_events()).await;
     let login = builder(&server).token("bad").login().interactive(true);
     let error = login.await.unwrap_err();
@@ -133,7 +133,7 @@ async fn a_wrong_token_in_code_is_an_error_and_no_reason_to_open_a_browser() {
 }
 
 #[tokio::test]
-async fn without_anybody_there_a_missing_token_is_an_error() {
+async fn a_missing_token_without_a_terminal_is_an_error() {
     let (server, _) = agreeable().await;
     let error = builder(&server)
         .login()
@@ -146,7 +146,7 @@ async fn without_anybody_there_a_missing_token_is_an_error() {
 }
 
 #[tokio::test]
-async fn tokens_for_programs_are_made_listed_and_made_void() {
+async fn tokens_are_created_listed_and_revoked() {
     let (server, finetuner) = backend::start().await;
     let token = finetuner
         .create_token("ci")
@@ -185,7 +185,7 @@ async fn tokens_for_programs_are_made_listed_and_made_void() {
 }
 
 #[tokio::test]
-async fn logging_out_ends_the_session_where_there_is_one() {
+async fn logging_out_ends_an_existing_session() {
     let (server, finetuner) = agreeable().await;
     finetuner.logout().await.unwrap();
     assert_eq!(count(&server, "user.session.dismiss").await, 1);

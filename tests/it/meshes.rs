@@ -40,7 +40,7 @@ fn write_meshes(folder: &Path) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn meshes_of_a_csv_file_train_a_model_that_embeds_meshes() {
+async fn a_csv_file_of_meshes_trains_a_mesh_model() {
     let folder = tempfile::tempdir().unwrap();
     let csv = write_meshes(folder.path());
     let (_server, finetuner) = start().await;
@@ -72,7 +72,7 @@ async fn meshes_of_a_csv_file_train_a_model_that_embeds_meshes() {
 }
 
 #[test]
-fn what_is_no_mesh_gives_no_points() {
+fn invalid_meshes_give_no_points() {
     let error = point_cloud("no-such-file.off", 8).unwrap_err().to_string();
     assert!(error.contains("no-such-file.off"), "{error}");
 }

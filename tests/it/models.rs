@@ -46,7 +46,7 @@ async fn trained(finetuner: &Finetuner) -> finetuner::Run {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_text_model_is_trained_saved_searched_with_and_gone_on_from() {
+async fn a_text_model_is_trained_saved_searched_and_continued() {
     let (server, finetuner) = start().await;
     let run = trained(&finetuner).await;
     let metrics = run.metrics().await.unwrap();
@@ -151,7 +151,7 @@ fn text_model(named: &str) -> (tempfile::TempDir, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_models_files_say_what_the_columns_of_a_csv_file_are() {
+async fn a_models_task_determines_the_csv_columns() {
     let (server, finetuner) = start().await;
     let (_folder, model) = text_model("clip-resnet");
     let rows = "what is a borrow,a reference\nwhat is a trait,methods of several types\n";
@@ -171,7 +171,7 @@ async fn a_models_files_say_what_the_columns_of_a_csv_file_are() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_backend_cant_train_is_refused_by_field() {
+async fn runs_that_the_backend_can_not_train_are_refused_by_field() {
     let (server, finetuner) = start().await;
     finetuner.push("sentences", sentences()).await.unwrap();
     let fit = |model: &str| finetuner.fit(model, "sentences").epochs(1);

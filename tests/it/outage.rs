@@ -25,7 +25,7 @@ fn let_fail(backend: &TestBackend) {
 }
 
 #[tokio::test]
-async fn waiting_outlives_more_failures_than_a_call() {
+async fn waiting_tolerates_more_failures_than_a_call() {
     let (backend, _, run) = tested_run().await;
     let_fail(&backend);
     run.wait().await.unwrap();
@@ -33,7 +33,7 @@ async fn waiting_outlives_more_failures_than_a_call() {
 }
 
 #[tokio::test]
-async fn watching_outlives_more_failures_than_a_call() {
+async fn watching_tolerates_more_failures_than_a_call() {
     let (backend, _, run) = tested_run().await;
     let_fail(&backend);
     // An old server has no history.
@@ -47,7 +47,7 @@ async fn watching_outlives_more_failures_than_a_call() {
 }
 
 #[tokio::test]
-async fn what_is_no_outage_ends_the_waiting() {
+async fn errors_other_than_outages_end_the_wait() {
     let (backend, finetuner, run) = tested_run().await;
     finetuner.delete_run("r").await.unwrap();
     assert!(run.wait().await.unwrap_err().is_not_found());
@@ -155,7 +155,7 @@ fn send_run(connection: &mut TcpStream) {
 }
 
 #[tokio::test]
-async fn waiting_outlives_a_restart_and_says_so() {
+async fn waiting_survives_a_restart_and_logs_it() {
     let (backend, _, run) = tested_run().await;
     backend.disconnect().await;
     let (_guard, mut lines) = logged();
@@ -167,7 +167,7 @@ async fn waiting_outlives_a_restart_and_says_so() {
 }
 
 #[tokio::test]
-async fn a_log_stream_outlives_a_restart_without_gap_or_repeat() {
+async fn a_log_stream_survives_a_restart_without_gaps_or_repeats() {
     const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -214,7 +214,7 @@ async fn a_log_stream_outlives_a_restart_without_gap_or_repeat() {
 }
 
 #[tokio::test]
-async fn a_log_stream_that_falls_silent_is_opened_again() {
+async fn a_silent_log_stream_is_reopened() {
     let url = raw_server(|n, connection| {
         if n == 0 {
             let run = json!({"name": "r", "config": {}, "artifact_id": ARTIFACT}).to_string();

@@ -55,7 +55,7 @@ async fn socks(listener: TcpListener, target: String) -> String {
 }
 
 #[tokio::test]
-async fn a_socks_proxy_is_spoken_to_in_socks() {
+async fn a_socks_proxy_is_used_with_socks5() {
     let (server, _) = agreeable().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -70,8 +70,8 @@ async fn a_socks_proxy_is_spoken_to_in_socks() {
 }
 
 #[tokio::test]
-async fn a_proxy_of_the_environment_is_asked_but_not_for_this_machine() {
-    let test = "proxies::a_proxy_of_the_environment_is_asked_but_not_for_this_machine";
+async fn a_proxy_of_the_environment_is_used_except_for_loopback() {
+    let test = "proxies::a_proxy_of_the_environment_is_used_except_for_loopback";
     let proxy = "http://user:geheim@127.0.0.1:1";
     let variables = [
         ("HTTP_PROXY", " "),
@@ -99,7 +99,7 @@ async fn a_proxy_of_the_environment_is_asked_but_not_for_this_machine() {
 }
 
 #[tokio::test]
-async fn an_unknown_kind_of_proxy_is_refused_by_name() {
+async fn an_unknown_proxy_scheme_is_refused_by_name() {
     let error = through("ftp://user:geheim@127.0.0.1:1")
         .connect()
         .await
@@ -110,7 +110,7 @@ async fn an_unknown_kind_of_proxy_is_refused_by_name() {
 }
 
 #[tokio::test]
-async fn the_error_of_a_dead_proxy_names_it_without_its_password() {
+async fn an_unreachable_proxy_is_named_without_its_password() {
     for scheme in ["http", "socks5h"] {
         let proxy = format!("{scheme}://user:geheim@127.0.0.1:1");
         let error = through(&proxy).login().await.unwrap_err();
@@ -126,7 +126,7 @@ async fn the_error_of_a_dead_proxy_names_it_without_its_password() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_wants_a_password_is_named() {
+async fn a_proxy_that_requires_a_password_is_named() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let proxy = tokio::spawn(async move {

@@ -66,7 +66,7 @@ fn assert_says(error: &Error, part: &str) {
 }
 
 #[tokio::test]
-async fn a_panic_of_a_users_iterator_ends_the_push_and_nothing_is_kept() {
+async fn a_panic_in_the_users_iterator_aborts_the_push() {
     let (_server, finetuner) = backend::start().await;
     for size in SIZES {
         let source = spoiled(size, move |n| {
@@ -80,7 +80,7 @@ async fn a_panic_of_a_users_iterator_ends_the_push_and_nothing_is_kept() {
 }
 
 #[tokio::test]
-async fn an_error_of_a_users_iterator_ends_the_push_and_nothing_is_kept() {
+async fn an_error_of_the_users_iterator_aborts_the_push() {
     let (_server, finetuner) = backend::start().await;
     for size in SIZES {
         let source = spoiled(size, move |n| match n + 3 < size.0 {
@@ -110,7 +110,7 @@ async fn an_error_of_a_users_iterator_ends_the_push_and_nothing_is_kept() {
 }
 
 #[tokio::test]
-async fn a_panic_of_on_progress_ends_the_push_and_nothing_is_kept() {
+async fn a_panic_in_on_progress_aborts_the_push() {
     let (_server, finetuner) = backend::start().await;
     for (documents, bytes) in SIZES {
         let source = DocumentSource::new(move || (0..documents).map(move |n| blob(n, bytes)));
@@ -123,7 +123,7 @@ async fn a_panic_of_on_progress_ends_the_push_and_nothing_is_kept() {
 }
 
 #[tokio::test]
-async fn a_file_that_vanished_after_the_check_ends_the_push_and_nothing_is_kept() {
+async fn a_file_deleted_after_the_check_aborts_the_push() {
     let (_server, finetuner) = backend::start().await;
     let folder = tempfile::tempdir().unwrap();
     let picture = folder.path().join("last.png");
@@ -146,7 +146,7 @@ async fn a_file_that_vanished_after_the_check_ends_the_push_and_nothing_is_kept(
 }
 
 #[tokio::test]
-async fn data_that_the_program_can_not_make_is_not_sent_again() {
+async fn an_error_of_the_users_iterator_is_not_retried() {
     let (server, finetuner) = agreeable().await;
     let missing = ResponseTemplate::new(404).set_body_json(json!({"detail": "not found"}));
     on(&server, "POST", "/v2/rpc/artifact.beginUpload", missing).await;
@@ -175,7 +175,7 @@ fn field<'a>(body: &'a [u8], name: &str) -> &'a [u8] {
 }
 
 #[tokio::test]
-async fn a_single_request_says_what_its_file_must_be() {
+async fn a_single_request_declares_hash_and_number_of_documents() {
     for (documents, bytes) in [(3, 100), (45, 400_000)] {
         let (server, finetuner) = agreeable().await;
         let missing = ResponseTemplate::new(404).set_body_json(json!({"detail": "not found"}));
@@ -196,7 +196,7 @@ async fn a_single_request_says_what_its_file_must_be() {
 }
 
 #[tokio::test]
-async fn received_documents_do_not_make_a_push_read_local_files() {
+async fn pushing_received_documents_reads_no_local_files() {
     let (_server, finetuner) = backend::start().await;
     let folder = tempfile::tempdir().unwrap();
     let secret = folder.path().join("id_ed25519");
@@ -261,7 +261,7 @@ async fn received_documents_do_not_make_a_push_read_local_files() {
 }
 
 #[tokio::test]
-async fn a_run_that_would_be_refused_uploads_nothing() {
+async fn a_refused_run_uploads_nothing() {
     let (_server, finetuner) = backend::with_data(8).await;
     let before = finetuner.list_documents().await.unwrap().len();
     let data = pairs("train", 8);
@@ -304,7 +304,7 @@ async fn a_run_that_would_be_refused_uploads_nothing() {
 }
 
 #[tokio::test]
-async fn data_of_a_run_that_the_data_makes_impossible_is_deleted() {
+async fn data_is_deleted_if_its_run_is_refused_because_of_it() {
     let (_server, finetuner) = backend::start().await;
     let mut data = pairs("train", 4);
     data.push(Document::new().with_chunk(Document::text("no picture").with_modality("text")));
@@ -314,7 +314,7 @@ async fn data_of_a_run_that_the_data_makes_impossible_is_deleted() {
 }
 
 #[tokio::test]
-async fn no_run_replaces_the_data_of_another() {
+async fn a_run_never_replaces_the_data_of_another() {
     let (server, finetuner) = agreeable().await;
     for (experiment, run) in [("a-b", "c"), ("a", "b-c"), ("a", "b-c")] {
         let data = pairs("train", 2);
@@ -344,7 +344,7 @@ async fn no_run_replaces_the_data_of_another() {
 }
 
 #[tokio::test]
-async fn a_backend_that_does_not_know_the_question_is_not_asked_twice() {
+async fn a_backend_without_run_checks_is_asked_once() {
     for status in [404, 405, 500, 501] {
         let (server, finetuner) = agreeable().await;
         let no = ResponseTemplate::new(status).set_body_json(json!({"detail": "no such route"}));

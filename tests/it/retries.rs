@@ -53,7 +53,7 @@ struct Seen {
 }
 
 #[tokio::test]
-async fn every_status_is_repeated_as_is_safe_and_told_as_what_it_is() {
+async fn every_status_is_retried_only_if_safe_and_has_its_error_kind() {
     let soon = httpdate::fmt_http_date(std::time::SystemTime::now());
     let detail = |code: u16| status(code).set_body_json(json!({"detail": "no"}));
     let table = [
@@ -170,7 +170,7 @@ async fn every_status_is_repeated_as_is_safe_and_told_as_what_it_is() {
 }
 
 #[tokio::test]
-async fn a_deletion_whose_answer_was_lost_is_a_success() {
+async fn a_deletion_with_a_lost_answer_succeeds() {
     let (server, finetuner) = agreeable().await;
     let gone = || status(404).set_body_json(json!({"detail": "there is no such run"}));
     let experiment = "/api/v1/experiments/e";
@@ -221,7 +221,7 @@ async fn a_deletion_whose_answer_was_lost_is_a_success() {
 }
 
 #[tokio::test]
-async fn what_was_deleted_stays_deleted_when_the_answer_is_lost() {
+async fn objects_stay_deleted_when_the_answer_is_lost() {
     let (server, direct) = crate::backend::start().await;
     direct.create_experiment("shoes").await.unwrap();
     let mut documents = DocumentArray::new();
@@ -249,7 +249,7 @@ async fn what_was_deleted_stays_deleted_when_the_answer_is_lost() {
 }
 
 #[tokio::test]
-async fn an_error_page_that_never_ends_is_not_waited_for() {
+async fn the_start_of_an_incomplete_error_body_is_reported() {
     // A stream and an upload, which may take long in total.
     let url = raw_server(|n, connection| {
         let run = json!({"name": "r", "config": {}, "artifact_id": ARTIFACT}).to_string();
@@ -272,7 +272,7 @@ async fn an_error_page_that_never_ends_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn the_answer_to_an_upload_has_a_limit() {
+async fn the_answer_to_an_upload_has_a_time_limit() {
     let url = raw_server(|_, connection| {
         let _ = write!(
             connection,
@@ -288,7 +288,7 @@ async fn the_answer_to_an_upload_has_a_limit() {
 }
 
 #[tokio::test]
-async fn a_status_has_the_time_that_was_set() {
+async fn a_status_call_has_the_configured_timeout() {
     let url = raw_server(|n, connection| {
         let run = json!({"name": "r", "config": {}, "artifact_id": ARTIFACT}).to_string();
         match n {
@@ -309,7 +309,7 @@ async fn a_status_has_the_time_that_was_set() {
 }
 
 #[tokio::test]
-async fn a_download_that_stays_broken_is_tried_as_often_as_any_call() {
+async fn a_broken_download_has_as_many_attempts_as_a_call() {
     let asked = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&asked);
     let url = raw_server(move |n, connection| match n {
@@ -335,7 +335,7 @@ async fn a_download_that_stays_broken_is_tried_as_often_as_any_call() {
 }
 
 #[tokio::test]
-async fn a_server_that_redirects_in_circles_is_left_at_once() {
+async fn a_redirect_loop_is_not_retried() {
     let (server, _, run) = with_run(
         "/status",
         status(302).insert_header("location", format!("{RUN}/status")),
@@ -349,7 +349,7 @@ async fn a_server_that_redirects_in_circles_is_left_at_once() {
 }
 
 #[tokio::test]
-async fn another_web_server_is_told_from_a_backend() {
+async fn a_web_server_that_is_not_a_backend_is_recognised() {
     let page = "<!DOCTYPE html><html><body>Log in to the hotel</body></html>";
     for (code, attempts) in [(200, 1), (404, 1), (502, 4)] {
         let server = MockServer::start().await;

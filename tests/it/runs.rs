@@ -15,7 +15,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn a_run_is_watched_to_its_end_and_its_curves_stay() {
+async fn a_run_is_watched_to_its_end_and_its_history_stays() {
     let (_server, finetuner) = with_data(32).await;
     let run = finetuner
         .fit("clip-small", TRAIN_DATA)
@@ -75,7 +75,7 @@ async fn a_run_is_watched_to_its_end_and_its_curves_stay() {
 }
 
 #[tokio::test]
-async fn an_artifact_is_saved_as_it_is_and_opened_again() {
+async fn an_artifact_is_saved_unchanged_and_can_be_opened() {
     let (_server, finetuner) = with_data(16).await;
     let run = short_fit(&finetuner, "zipped").await.unwrap();
     run.wait().await.unwrap();
@@ -114,7 +114,7 @@ async fn an_artifact_is_saved_as_it_is_and_opened_again() {
 }
 
 #[tokio::test]
-async fn a_run_that_is_cancelled_ends_and_makes_room_for_the_next() {
+async fn a_cancelled_run_ends_and_the_next_one_starts() {
     let (_server, finetuner) = with_data(64).await;
     let long = |name: &str| short_fit(&finetuner, name).epochs(49).batch_size(2);
     let running = long("running").await.unwrap();
@@ -145,7 +145,7 @@ async fn a_run_that_is_cancelled_ends_and_makes_room_for_the_next() {
 }
 
 #[tokio::test]
-async fn what_a_backend_can_not_do_is_told_from_what_is_not_there() {
+async fn unsupported_calls_are_distinguished_from_missing_objects() {
     let (backend, _, run) = tested_run().await;
     let unknown = |path| backend.fault(Fault::status(404).on(path).always());
     for path in ["/checkpoints", "/history", "/cancel"] {
@@ -196,7 +196,7 @@ async fn runs_and_experiments_are_deleted() {
 }
 
 #[tokio::test]
-async fn a_synthesis_without_relations_is_refused_with_a_reason() {
+async fn a_synthesis_without_relations_is_refused() {
     let (_server, finetuner) = backend::start().await;
     let error = finetuner
         .synthesize("q", "c")
@@ -207,7 +207,7 @@ async fn a_synthesis_without_relations_is_refused_with_a_reason() {
 }
 
 #[test]
-fn the_same_calls_are_there_without_async() {
+fn every_call_has_a_blocking_form() {
     use finetuner::blocking::{Wait, WaitIter};
 
     let outside = tokio::runtime::Runtime::new().unwrap();
@@ -223,7 +223,7 @@ fn the_same_calls_are_there_without_async() {
 }
 
 #[tokio::test]
-async fn futures_are_small_and_may_change_threads() {
+async fn futures_are_small_and_send() {
     fn is_send<T: Send>(value: T) -> usize {
         size_of_val(&value)
     }

@@ -24,7 +24,7 @@ fn answer(body: Value) -> ResponseTemplate {
 }
 
 #[tokio::test]
-async fn a_users_files_are_named_and_kept() {
+async fn files_of_the_user_are_kept_and_named_in_the_error() {
     let (server, run) = finished("/v2/download/key", b"").await;
     let root = tempfile::tempdir().unwrap();
     let folder = root.path().join("thesis");
@@ -46,7 +46,7 @@ async fn a_users_files_are_named_and_kept() {
 }
 
 #[tokio::test]
-async fn what_is_no_artifact_is_told_by_what_it_is() {
+async fn files_that_are_not_artifacts_are_identified() {
     for (content, expected) in [
         (&b""[..], "the file is empty"),
         (b"<html>login</html>", "a web page"),
@@ -62,7 +62,7 @@ async fn what_is_no_artifact_is_told_by_what_it_is() {
 }
 
 #[tokio::test]
-async fn a_backend_can_not_choose_where_a_zip_is_saved() {
+async fn a_backend_can_not_choose_the_folder_of_a_zip() {
     for name in ["../../evil", "/tmp/evil", ".."] {
         let (server, _) = agreeable().await;
         let path = "/api/v1/experiments/default/runs/r";
@@ -83,7 +83,7 @@ async fn a_backend_can_not_choose_where_a_zip_is_saved() {
 }
 
 #[tokio::test]
-async fn an_address_for_a_download_is_as_private_as_the_backends() {
+async fn download_addresses_need_the_backends_transport_security() {
     for (address, expected) in [
         ("http://192.0.2.1/file?X-Amz-Signature=s3cr3t", "plain http"),
         ("ftp://127.0.0.1/file?X-Amz-Signature=s3cr3t", "ftp"),

@@ -30,9 +30,9 @@ impl std::io::Write for Log {
 }
 
 #[tokio::test]
-async fn nothing_that_is_printed_shows_a_token() {
+async fn no_printed_text_contains_a_token() {
     // The log level applies to the whole process, and other tests log as well.
-    if elsewhere("secrets::nothing_that_is_printed_shows_a_token", &[]) {
+    if elsewhere("secrets::no_printed_text_contains_a_token", &[]) {
         return;
     }
     let log = Log::default();
@@ -109,7 +109,7 @@ async fn nothing_that_is_printed_shows_a_token() {
 }
 
 #[tokio::test]
-async fn every_call_but_the_download_carries_the_token_and_no_address_does() {
+async fn every_call_but_the_download_sends_the_token_and_never_in_the_url() {
     let (backend, finetuner) = tested().await;
     backend.put_data("x", []).unwrap();
     finetuner.list_runs().await.unwrap();
@@ -130,7 +130,7 @@ async fn every_call_but_the_download_carries_the_token_and_no_address_does() {
 }
 
 #[tokio::test]
-async fn a_redirect_to_another_host_does_not_take_the_token_along() {
+async fn a_redirect_to_another_host_does_not_send_the_token() {
     let (elsewhere, _) = tested().await;
     let (backend, finetuner) = tested().await;
     finetuner.create_experiment("fashion").await.unwrap();
@@ -160,7 +160,7 @@ async fn a_redirect_to_another_host_does_not_take_the_token_along() {
 }
 
 #[tokio::test]
-async fn plain_http_to_another_machine_has_to_be_allowed() {
+async fn plain_http_to_another_machine_must_be_allowed() {
     let login = || {
         Finetuner::builder()
             .registry("http://192.0.2.1:1")

@@ -52,7 +52,7 @@ async fn a_service_sends_all_requests_with_their_headers_and_bodies() {
 }
 
 #[tokio::test]
-async fn errors_of_a_service_are_told_by_their_cause() {
+async fn errors_of_a_service_keep_their_cause() {
     let failing = |kind: io::ErrorKind| {
         let calls = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&calls);
@@ -78,7 +78,7 @@ async fn errors_of_a_service_are_told_by_their_cause() {
 }
 
 #[tokio::test]
-async fn settings_that_a_service_would_not_know_are_refused() {
+async fn transport_settings_are_refused_with_a_custom_service() {
     let (backend, _) = tested().await;
     let builder = || builder().http_service(backend.service());
     for (builder, setting) in [
@@ -100,7 +100,7 @@ async fn settings_that_a_service_would_not_know_are_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_does_not_answer_is_given_up() {
+async fn a_service_without_an_answer_times_out() {
     let silent = tower::service_fn(|_: http::Request<RequestBody>| {
         std::future::pending::<io::Result<http::Response<String>>>()
     });

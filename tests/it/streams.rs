@@ -31,7 +31,7 @@ async fn briefly<F: Future>(next: F) -> Option<F::Output> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_line_of_a_log_is_lost() {
+async fn cancelling_a_log_stream_loses_no_line() {
     let (backend, finetuner) = connected().await;
     let (run, told) = held_run(&backend, &finetuner).await;
     told.start();
@@ -63,7 +63,7 @@ async fn no_line_of_a_log_is_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_update_of_a_run_is_lost() {
+async fn cancelling_a_watch_loses_no_update() {
     let (backend, finetuner) = connected().await;
     let (run, told) = held_run(&backend, &finetuner).await;
     told.start();
@@ -88,7 +88,7 @@ async fn no_update_of_a_run_is_lost() {
 }
 
 #[tokio::test]
-async fn no_document_is_lost() {
+async fn cancelling_a_pull_loses_no_document() {
     let (_backend, finetuner) = connected().await;
     let texts = (0..200).map(|n| Document::text(format!("text {n}")));
     let documents: DocumentArray = texts.collect();

@@ -31,7 +31,7 @@ fn models() -> SynthesisModels {
 }
 
 #[tokio::test]
-async fn synthesized_data_has_margins_of_the_cross_encoder_and_trains() {
+async fn synthesized_data_has_cross_encoder_margins_and_can_be_trained_on() {
     let (_server, finetuner) = backend::start().await;
     let run = finetuner
         .synthesize(
@@ -101,7 +101,7 @@ async fn synthesized_data_has_margins_of_the_cross_encoder_and_trains() {
 }
 
 #[tokio::test]
-async fn several_miners_take_turns_and_the_number_of_documents_is_limited() {
+async fn several_miners_alternate_and_the_number_of_documents_is_limited() {
     let (_server, finetuner) = backend::start().await;
     let texts = |texts: &[&str]| {
         let documents = texts.iter().map(|text| finetuner::Document::text(*text));
@@ -125,7 +125,7 @@ async fn several_miners_take_turns_and_the_number_of_documents_is_limited() {
 }
 
 #[tokio::test]
-async fn what_makes_no_training_data_is_refused_by_name() {
+async fn unusable_synthesis_settings_are_refused_by_name() {
     let (_server, finetuner) = backend::start().await;
     let start = || {
         let texts = |texts: &[&str]| Csv::text(texts.join("\n"));

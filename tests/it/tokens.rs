@@ -83,8 +83,8 @@ async fn a_stored_token_is_sent_to_no_other_server() {
 }
 
 #[tokio::test]
-async fn with_a_token_given_nothing_in_the_home_folder_is_touched() {
-    let test = "tokens::with_a_token_given_nothing_in_the_home_folder_is_touched";
+async fn with_an_explicit_token_the_home_folder_is_not_touched() {
+    let test = "tokens::with_an_explicit_token_the_home_folder_is_not_touched";
     if elsewhere(test, &[("JINA_AUTH_TOKEN", " given\r\n")]) {
         return;
     }
@@ -133,9 +133,9 @@ async fn a_blank_variable_counts_as_unset() {
 }
 
 #[tokio::test]
-async fn a_login_goes_on_where_its_token_cannot_be_kept() {
+async fn a_login_succeeds_if_its_token_can_not_be_stored() {
     if elsewhere(
-        "tokens::a_login_goes_on_where_its_token_cannot_be_kept",
+        "tokens::a_login_succeeds_if_its_token_can_not_be_stored",
         &[],
     ) {
         return;
@@ -150,9 +150,9 @@ async fn a_login_goes_on_where_its_token_cannot_be_kept() {
 }
 
 #[tokio::test]
-async fn logging_out_says_which_store_still_holds_the_token() {
+async fn logging_out_names_the_store_that_still_has_the_token() {
     if elsewhere(
-        "tokens::logging_out_says_which_store_still_holds_the_token",
+        "tokens::logging_out_names_the_store_that_still_has_the_token",
         &[],
     ) {
         return;

@@ -283,7 +283,7 @@ async fn no_such_experiment(server: &MockServer, name: &str) {
 }
 
 #[tokio::test]
-async fn everything_that_the_last_python_client_sends() {
+async fn the_sdk_sends_every_request_of_the_newest_python_client() {
     let (server, finetuner) = agreeable().await;
     experiments(&finetuner).await;
     trainings(&finetuner).await;
@@ -455,7 +455,7 @@ async fn account_calls(finetuner: &Finetuner) {
 }
 
 #[tokio::test]
-async fn everything_that_the_guides_python_client_sends() {
+async fn the_sdk_sends_every_request_of_the_guides_python_client() {
     let (server, finetuner) = agreeable().await;
     finetuner
         .fit("openai/clip-vit-base-patch32", "clip-fashion-train-data")
@@ -519,7 +519,7 @@ async fn a_fit_by_name_is_one_request() {
 }
 
 #[tokio::test]
-async fn the_experiment_is_created_where_it_is_not_there() {
+async fn a_missing_experiment_is_created() {
     let (server, finetuner) = agreeable().await;
     no_such_experiment(&server, "shoes").await;
     let missing = ResponseTemplate::new(404).set_body_json(json!({"detail": "not found"}));
@@ -543,7 +543,7 @@ async fn the_experiment_is_created_where_it_is_not_there() {
 }
 
 #[tokio::test]
-async fn calls_go_through_a_proxy_that_was_given() {
+async fn calls_use_the_configured_proxy() {
     let (proxy, _) = agreeable().await;
     // Only the proxy can reach this address.
     let finetuner = Finetuner::builder()
@@ -579,7 +579,7 @@ async fn calls_go_through_a_proxy_that_was_given() {
 }
 
 #[test]
-fn the_recorded_clients_send_nothing_that_a_backend_would_pass_over() {
+fn recorded_configurations_contain_no_unknown_fields() {
     let requests = [V0_2, V0_8].into_iter().flat_map(recorded);
     let sent = requests.map(|request| request["json"]["config"].clone());
     let configs: Vec<Value> = sent.filter(|config| !config.is_null()).collect();

@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_are_json_or_text() {
+    fn values_are_parsed_as_json_and_otherwise_kept_as_text() {
         let pairs = ["a=1", "b.c=true", "b.d=x=y", "e=[1,2]", "f=0.5e", "b.c=2"];
         let pairs: Vec<Pair> = pairs.iter().map(|text| pair(text).unwrap()).collect();
         let expected = json!({"a": 1, "b": {"c": 2, "d": "x=y"}, "e": [1, 2], "f": "0.5e"});
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn callbacks_take_lists_and_json() {
+    fn callback_options_can_be_a_list_or_json() {
         let plain = callback("BestModelCheckpoint").unwrap();
         assert_eq!(plain, json!({"name": "BestModelCheckpoint", "options": {}}));
         let list = callback(r#"X:a=1,b=["c","d,e"],f=a b"#).unwrap();
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn data_may_have_a_weight() {
+    fn a_data_set_can_have_a_weight() {
         assert_eq!(weighted("a").unwrap(), json!({"name": "a", "weight": 1.0}));
         let half = json!({"name": "a=b", "weight": 0.5});
         assert_eq!(weighted("a=b=0.5").unwrap(), half);

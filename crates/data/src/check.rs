@@ -27,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn empty_documents_are_found_wherever_they_are() {
+    fn empty_documents_are_found_at_any_nesting_level() {
         let empty = Document::new().with_id("e");
         assert!(check_document(&empty).is_err());
         let parent = Document::new()

@@ -174,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_names_what_it_changes() {
+    fn a_change_affects_only_the_given_fields() {
         let mut own = Annotations::default();
         let change = AnnotationChange::default()
             .tags([" a ", "b", "a"])
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_much_changes_nothing() {
+    fn a_change_over_a_limit_is_refused_as_a_whole() {
         let mut own = Annotations::default();
         let first = AnnotationChange::default().tags(["a"]).note("n");
         first.apply(&mut own).unwrap();

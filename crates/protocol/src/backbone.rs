@@ -506,7 +506,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_name_means_one_model() {
+    fn every_model_name_is_unique() {
         let mut names: Vec<&str> = BACKBONES
             .iter()
             .flat_map(|backbone| std::iter::once(backbone.name).chain(backbone.aliases.to_vec()))

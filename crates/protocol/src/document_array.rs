@@ -483,14 +483,14 @@ mod tests {
     }
 
     #[test]
-    fn comes_back_as_it_went() {
+    fn a_written_array_is_read_back_unchanged() {
         let array = sample();
         let bytes = array.to_bytes().unwrap();
         assert_eq!(DocumentArray::from_bytes(&bytes).unwrap(), array);
     }
 
     #[test]
-    fn every_cut_is_noticed() {
+    fn truncation_at_any_byte_is_an_error() {
         let bytes = sample().to_bytes().unwrap();
         for end in 0..bytes.len() {
             assert!(DocumentArray::from_bytes(&bytes[..end]).is_err(), "{end}");
@@ -502,7 +502,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bomb_is_refused_before_it_fills_the_memory() {
+    fn a_decompression_bomb_is_refused_before_it_fills_memory() {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
         let zeros = vec![0; 1 << 20];
         for _ in 0..=(MAX_DOCUMENT_BYTES >> 20) {
@@ -520,7 +520,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_told_apart_and_pickles_refused() {
+    fn file_formats_are_detected_and_pickles_refused() {
         let array = sample();
         let stream = array.to_bytes().unwrap();
         let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
@@ -542,7 +542,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_are_wrapped_and_texts_compressed() {
+    fn images_are_stored_and_texts_compressed() {
         let mut png = b"\x89PNG\r\n\x1a\n".to_vec();
         png.extend((0..4000u32).map(|i| ((i * i) >> 3) as u8));
         let frame = |document: &Document| stream_frame(document, 1).unwrap().len();
@@ -551,7 +551,7 @@ mod tests {
     }
 
     #[test]
-    fn a_promise_of_many_documents_costs_nothing() {
+    fn a_false_document_count_allocates_nothing() {
         let mut bytes = vec![VERSION];
         bytes.extend(u64::MAX.to_be_bytes());
         assert!(matches!(

@@ -220,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_option_has_its_limits() {
+    fn every_option_is_checked_against_its_limits() {
         let new = HardNegatives::new;
         for (options, field) in [
             (new().num_negatives(0), "num_negatives"),
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn it_comes_back_as_it_was_sent() {
+    fn options_and_unknown_fields_survive_a_round_trip() {
         let sent = json!({"range_min": 2, "max_score": 0.5, "corpus": "c", "next": [1]});
         let read: HardNegatives = serde_json::from_value(sent).unwrap();
         assert_eq!((read.range_min, read.num_negatives), (2, 3));

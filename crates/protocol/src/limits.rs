@@ -481,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_json_does_not_have_are_found_wherever_an_option_holds_them() {
+    fn non_finite_numbers_are_found_anywhere_in_the_options() {
         let field = |set: fn(&mut RunConfig)| {
             let mut config = RunConfig::default();
             set(&mut config);

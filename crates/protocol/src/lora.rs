@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn settings_that_are_not_given_are_not_sent() {
+    fn unset_settings_are_not_sent() {
         assert_eq!(Value::from(Lora::new()), json!({}));
         let lora = Lora::new().r(4).lora_alpha(8.0).target_modules(["query"]);
         let sent = json!({"r": 4, "lora_alpha": 8.0, "target_modules": ["query"]});
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_that_is_not_known_is_kept() {
+    fn unknown_settings_are_kept() {
         let sent = json!({"use_dora": true, "target_modules": "all-linear"});
         let lora: Lora = serde_json::from_value(sent.clone()).unwrap();
         assert_eq!(Value::from(lora), sent);

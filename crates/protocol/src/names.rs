@@ -507,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn every_name_is_read_and_written_as_it_is() {
+    fn every_name_survives_a_round_trip() {
         check(Loss::KNOWN);
         check(Miner::KNOWN);
         check(Optimizer::KNOWN);

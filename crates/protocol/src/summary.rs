@@ -218,7 +218,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_what_is_there_and_words_it_as_docarray_does() {
+    fn the_summary_counts_documents_in_the_format_of_docarray() {
         let pair = |text: &str| {
             Document::new()
                 .with_chunk(Document::text(text).with_modality("text"))

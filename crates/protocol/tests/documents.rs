@@ -75,7 +75,7 @@ fn base64(text: &str) -> Vec<u8> {
 }
 
 #[test]
-fn every_kind_of_document_that_docarray_writes_is_read() {
+fn every_document_that_docarray_writes_is_read() {
     let bytes = include_bytes!("fixtures/documents.da");
     let documents = DocumentArray::from_bytes(bytes).unwrap();
     let expected: Value = serde_json::from_str(include_str!("fixtures/documents.json")).unwrap();

@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn passwords_are_hashed_and_known_again() {
+    fn passwords_are_hashed_and_verified() {
         let hash = hash_password("correct horse").unwrap();
         assert!(hash.starts_with("$argon2id$") && !hash.contains("horse"));
         assert_ne!(hash, hash_password("correct horse").unwrap(), "salted");

@@ -490,7 +490,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_code_is_spent_once_and_remembered_until_it_ends() {
+    fn a_code_is_used_once_and_remembered_until_it_expires() {
         let spent = SpentCodes::default();
         let until = now_ms() + 3_600_000;
         assert!(spent.spend("a", until));

@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn guesses_lock_out_nobody_else() {
+    fn wrong_guesses_lock_out_no_other_user() {
         let (attempts, now) = (LoginAttempts::default(), Instant::now());
         assert_eq!(guesses(&attempts, &from("Ada", "192.0.2.1"), now), 8);
         assert!(attempts.begin_at(&from("ada", "192.0.2.1"), now).is_err());
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn many_addresses_guess_a_user_slowly_and_known_devices_still_sign_in() {
+    fn guesses_from_many_addresses_are_limited_and_known_devices_still_sign_in() {
         let (attempts, now) = (LoginAttempts::default(), Instant::now());
         let addresses = (1..=20).map(|n| format!("192.0.2.{n}"));
         let all: u32 = addresses
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn one_network_guesses_slowly_whoever_it_names() {
+    fn guesses_from_one_network_are_limited_over_all_users() {
         let (attempts, now) = (LoginAttempts::default(), Instant::now());
         let all: u32 = (0..200)
             .map(|n| {
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_have_a_limit() {
+    fn the_number_of_counters_is_limited() {
         let (attempts, now) = (LoginAttempts::default(), Instant::now());
         for n in 0..40_000_u32 {
             let user = format!("user{n}");

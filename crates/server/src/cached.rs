@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_value_is_found_once_while_it_is_fresh_and_errors_are_not_kept() {
+    async fn a_fresh_value_is_cached_and_errors_are_not() {
         let count = Cell::new(0);
         let find = async || {
             count.set(count.get() + 1);

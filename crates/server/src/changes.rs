@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_run_that_nobody_follows_any_more_takes_no_memory() {
+    async fn a_run_without_followers_uses_no_memory() {
         let changes = Changes::default();
         let (mut one, two) = (changes.subscribe(1), changes.subscribe(1));
         drop(two);

@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn says_what_was_counted() {
+    fn metrics_are_written_in_prometheus_format() {
         let counters = Counters::default();
         counters.answer("GET", "/health", 200, Duration::from_millis(3));
         counters.events(5);

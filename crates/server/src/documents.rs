@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn some_documents_are_read_of_many() {
+    async fn a_page_of_documents_is_read() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::in_folder(folder.path()).unwrap();
         let all: Vec<Document> = (0..50)
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn large_documents_are_read_up_to_a_limit() {
+    fn large_documents_are_read_up_to_the_limit() {
         let large = Document::text("x".repeat(20 << 20));
         let all = DocumentArray::from(vec![large; 6]).to_bytes().unwrap();
         let (found, total) = some(all.as_slice(), 0, 6).unwrap();

@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_is_done_a_few_at_a_time_and_too_much_is_refused() {
+    async fn concurrent_work_is_limited_and_a_full_queue_refuses_more() {
         let gate = gate((2, 2), (8, 8));
         let (started, mut running) = tokio::sync::mpsc::unbounded_channel();
         let (go_on, wait) = mpsc::channel::<()>();
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_user_leaves_turns_and_places_to_the_others() {
+    async fn one_user_can_not_use_all_slots() {
         let gate = gate((2, 1), (4, 2));
         let first = gate.enter("ada").await.unwrap();
         let second = tokio::spawn({

@@ -165,13 +165,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_shown_without_what_may_be_a_key() {
+    fn addresses_are_printed_without_possible_keys() {
         let url = Url::parse("https://ann:secret@example.org/a/b?token=secret#secret").unwrap();
         assert_eq!(without_secrets(&url).as_str(), "https://example.org/a/b");
     }
 
     #[test]
-    fn addresses_of_private_networks_are_known() {
+    fn addresses_of_private_networks_are_recognised() {
         for private in [
             "127.0.0.1",
             "10.1.2.3",

@@ -260,7 +260,7 @@ mod tests {
     const MOMENT: Duration = Duration::from_millis(20);
 
     #[test]
-    fn slow_lines_go_on_and_drops_of_bytes_do_not() {
+    fn slow_connections_continue_and_trickling_ones_are_ended() {
         let second = Duration::from_secs(1);
         let mut patience = Patience::new(PATIENCE);
         for _ in 0..10_000 {
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_that_stands_still_is_ended() {
+    async fn a_stalled_body_is_ended() {
         let first = stream::once(async { Ok::<_, io::Error>(Bytes::from_static(b"{")) });
         let body = Body::from_stream(first.chain(stream::pending()));
         let all = axum::body::to_bytes(paced_body(body, MOMENT, true), 100);
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_write_that_nobody_reads_fails() {
+    async fn a_write_without_a_reader_fails() {
         let (ours, _theirs) = tokio::io::duplex(16);
         let mut ours = Paced::with_patience(ours, MOMENT);
         ours.write_all(&[7; 16]).await.unwrap();

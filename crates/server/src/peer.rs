@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn only_trusted_proxies_are_believed() {
+    fn forwarded_addresses_count_only_from_trusted_proxies() {
         let x = "x-forwarded-for";
         assert_eq!(client("192.0.2.1", &[(x, "198.51.100.7")]), "192.0.2.1");
         assert_eq!(client("10.0.0.1", &[(x, "198.51.100.7")]), "198.51.100.7");
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn the_standard_header_is_read() {
+    fn the_forwarded_header_is_read() {
         for (value, expected) in [
             ("for=198.51.100.7", "198.51.100.7"),
             ("proto=https; For=\"198.51.100.7:4711\"", "198.51.100.7"),
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_that_disagree_are_not_believed() {
+    fn contradicting_headers_are_ignored() {
         let both = |standard| {
             client(
                 "10.0.0.1",

@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn pictures_are_fetched_where_that_is_allowed() {
+    async fn images_are_fetched_if_allowed() {
         let url = serve(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\nconnection: close\r\n\r\nabc");
         let documents = fetch(&url, true).await.unwrap();
         assert_eq!(documents[0].chunks[0].as_blob(), Some(&b"abc"[..]));
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_picture_is_told() {
+    async fn responses_that_are_not_images_are_errors() {
         let url = serve(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n");
         let error = fetch(&url, true).await.unwrap_err();
         assert!(error.contains("404"), "{error}");

@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_system_without_permissions_is_warned_about() {
+    fn a_file_system_without_permissions_gives_a_warning() {
         let path = Path::new("/media/stick");
         for refused in ["EPERM", "ENOTSUP"] {
             let number = match refused {
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_and_files_are_the_owners_alone() {
+    fn folders_and_files_are_readable_only_by_their_owner() {
         let folder = tempfile::tempdir().unwrap();
         let inside = folder.path().join("inside");
         std::fs::create_dir(&inside).unwrap();

@@ -203,7 +203,7 @@ async fn submitting() -> (
 }
 
 #[tokio::test]
-async fn data_that_is_deleted_while_a_run_is_checked_stays_for_the_run() {
+async fn data_deleted_during_submission_is_kept_for_the_run() {
     let (backend, content, gate, answer) = submitting().await;
     let gone = backend
         .app
@@ -224,7 +224,7 @@ async fn data_that_is_deleted_while_a_run_is_checked_stays_for_the_run() {
 }
 
 #[tokio::test]
-async fn data_that_is_replaced_while_a_run_is_checked_is_what_was_checked() {
+async fn a_run_uses_the_data_that_was_checked_even_if_it_is_replaced() {
     let (backend, content, gate, answer) = submitting().await;
     let other = backend.put("train", pairs(5)).await;
     gate.add_permits(1);
@@ -236,7 +236,7 @@ async fn data_that_is_replaced_while_a_run_is_checked_is_what_was_checked() {
 }
 
 #[tokio::test]
-async fn data_of_a_submission_that_comes_to_nothing_is_removed() {
+async fn data_held_by_an_abandoned_submission_is_removed() {
     let (backend, content, gate, answer) = submitting().await;
     let gone = backend
         .app
@@ -249,7 +249,7 @@ async fn data_of_a_submission_that_comes_to_nothing_is_removed() {
 }
 
 #[tokio::test]
-async fn a_run_goes_on_from_a_checkpoint_that_is_replaced_meanwhile() {
+async fn a_run_continues_from_a_checkpoint_that_is_replaced_meanwhile() {
     let backend = Backend::new(Settings::default()).await;
     backend.put("train", pairs(4)).await;
     let made = backend
@@ -293,7 +293,7 @@ async fn a_run_goes_on_from_a_checkpoint_that_is_replaced_meanwhile() {
 
 /// Followers of an idle run still receive signs of life.
 #[tokio::test]
-async fn a_log_without_lines_sends_signs_of_life() {
+async fn a_log_stream_without_lines_sends_keep_alives() {
     let backend = Backend::new(Settings::default()).await;
     backend.put("train", pairs(4)).await;
     backend
@@ -320,7 +320,7 @@ async fn a_log_without_lines_sends_signs_of_life() {
 }
 
 #[tokio::test]
-async fn an_upload_that_ends_while_the_same_content_is_deleted_keeps_it() {
+async fn an_upload_keeps_content_that_is_deleted_at_the_same_time() {
     let backend = Backend::new(Settings::default()).await;
     let content = backend.put("one", b"same".to_vec()).await;
     let gate = Arc::new(Semaphore::new(0));
@@ -345,7 +345,7 @@ async fn an_upload_that_ends_while_the_same_content_is_deleted_keeps_it() {
 }
 
 #[tokio::test]
-async fn a_user_has_no_more_than_the_limit_however_many_uploads_end_at_once() {
+async fn concurrent_uploads_can_not_exceed_a_users_storage_limit() {
     let settings = Settings {
         max_stored: Some(10),
         ..Settings::default()
@@ -393,7 +393,7 @@ async fn a_user_has_no_more_than_the_limit_however_many_uploads_end_at_once() {
 }
 
 #[tokio::test]
-async fn a_finish_that_is_repeated_after_a_fault_of_the_database_keeps_the_upload() {
+async fn repeating_a_finish_after_a_database_error_keeps_the_upload() {
     let backend = Backend::new(Settings::default()).await;
     let bytes = pairs(5);
     let hash = crate::secret::hex(&Sha256::digest(&bytes));

@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_that_other_machines_cannot_reach_is_refused_with_the_remedy() {
+    fn an_address_that_other_machines_can_not_reach_is_refused_with_the_remedy() {
         let check = |url: Option<&str>| {
             let workers = Workers {
                 url: url.map(str::to_owned),
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn an_authority_is_a_certificate_and_no_key() {
+    fn a_certificate_authority_file_must_not_contain_a_key() {
         let folder = tempfile::tempdir().unwrap();
         let made = rcgen::generate_simple_self_signed(vec!["head-node".to_owned()]).unwrap();
         let read = |text: &str| {

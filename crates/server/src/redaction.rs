@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_and_passwords_of_trackers_are_not_shown() {
+    fn keys_and_passwords_of_trackers_are_redacted() {
         let config = json!({
             "model": {"name": "m", "options": {"token": "kept"}},
             "callbacks": [

@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_folders_of_the_servers_own_ended_workers_are_removed() {
+    fn only_folders_of_this_servers_ended_workers_are_removed() {
         let parent = tempfile::tempdir().unwrap();
         let folders = RunFolders {
             parent: parent.path().to_owned(),

@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_and_tokens_are_of_their_form_and_never_the_same() {
+    fn ids_and_tokens_are_random_and_well_formed() {
         let (a, b) = (new_token(), new_token());
         assert_ne!(a, b);
         assert!(a.starts_with("ft_") && a.len() == 67);

@@ -231,7 +231,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_run_gets_what_it_asks_for_within_the_limit() {
+    fn a_run_gets_the_requested_resources_within_the_limits() {
         let workers = Workers {
             cpus: Some(2),
             max_cpus: Some(4),

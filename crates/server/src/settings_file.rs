@@ -442,14 +442,14 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_file_says_what_no_file_says() {
+    fn an_empty_file_gives_the_defaults() {
         let empty = read("").unwrap();
         assert_eq!(empty, SettingsFile::default());
         assert_eq!(empty.settings(), Settings::default());
     }
 
     #[test]
-    fn the_printed_file_is_read_as_what_was_printed() {
+    fn printed_settings_are_read_back_unchanged() {
         let settings = read(
             "[server]\ntrusted_proxies = ['127.0.0.1', '10.0.0.0/8']\n[runs]\nlease = 5\n\
              max_time = 2.5\nlocal_models = ['/models']\n[workers]\nurl = 'https://head:1'\n\
@@ -470,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_with_its_line() {
+    fn errors_name_the_setting_and_its_line() {
         for (text, told) in [
             ("[runs]\n\nattemps = 3", ["line 3", "attemps"]),
             ("[server]\n[launcher.slrum]", ["line 2", "slrum"]),

@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_of_the_disk_is_kept() {
+    fn a_reserve_of_the_disk_stays_free() {
         let free = |free: u64, reserve| {
             let disk = Disk {
                 free,
@@ -132,7 +132,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn the_disk_is_looked_at() {
+    fn the_disk_is_measured() {
         let disk = measure(&std::env::temp_dir()).unwrap();
         assert!(disk.total > 0 && disk.free <= disk.total);
     }

@@ -362,7 +362,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn data_that_is_read_again_and_again_counts_each_time() {
+    fn data_counts_each_time_it_is_read() {
         let config = serde_json::json!({
             "model": {"name": "clip-small"},
             "data": {"train_data": "train"},

@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_our_own_keys_are_good_and_only_for_a_while() {
+    fn only_our_own_keys_are_valid_and_they_expire() {
         let signer = Signer::new([1; 32]);
         let good = Download {
             content: "abcdef".to_owned(),

@@ -424,7 +424,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_disk_is_not_taken_for_bad_data() {
+    fn a_full_disk_is_not_reported_as_bad_data() {
         let full = CallError::File("/tmp/x: No space left on device".to_owned());
         assert_eq!(
             fetch_error("the data set `shoes`", &full).to_string(),

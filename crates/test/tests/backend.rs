@@ -49,7 +49,7 @@ async fn held(backend: &TestBackend, finetuner: &Finetuner) -> Run {
 }
 
 #[tokio::test]
-async fn a_whole_fit_with_data() {
+async fn a_fit_runs_from_push_to_saved_model() {
     let (backend, finetuner) = over_a_socket().await;
     assert_eq!(finetuner.user().unwrap().name, "tester");
     let run = finetuner
@@ -114,7 +114,7 @@ async fn data_is_pushed_pulled_listed_and_deleted() {
 }
 
 #[tokio::test]
-async fn much_data_comes_in_parts() {
+async fn large_data_is_transferred_in_parts() {
     let (backend, finetuner) = over_a_socket().await;
     // Incompressible bytes.
     let mut state = 1_u32;
@@ -176,7 +176,7 @@ async fn experiments_runs_and_tokens_are_listed_and_deleted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_does_what_the_test_says() {
+async fn the_test_controls_a_run() {
     let (backend, finetuner) = without_a_socket().await;
     let run = held(&backend, &finetuner).await;
     let control = backend.run("r");
@@ -211,7 +211,7 @@ async fn a_run_does_what_the_test_says() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failing_run_and_a_cancelled_one() {
+async fn a_run_can_fail_or_be_cancelled() {
     let (backend, finetuner) = without_a_socket().await;
     backend.accept_any_data();
     backend
@@ -238,7 +238,7 @@ async fn a_failing_run_and_a_cancelled_one() {
 }
 
 #[tokio::test]
-async fn a_log_stream_follows_the_run_and_goes_on_where_it_broke() {
+async fn a_log_stream_follows_the_run_and_resumes_after_a_break() {
     let (backend, finetuner) = over_a_socket().await;
     let run = held(&backend, &finetuner).await;
     let control = backend.run("r");
@@ -261,7 +261,7 @@ async fn a_log_stream_follows_the_run_and_goes_on_where_it_broke() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_synthesis_makes_data() {
+async fn a_synthesis_creates_data() {
     let (backend, finetuner) = without_a_socket().await;
     backend.accept_any_data();
     backend.run("pairs").data(&texts(4)).unwrap().finish();
@@ -284,7 +284,7 @@ async fn status_with(fault: Fault) -> (Result<Status, Error>, usize) {
 }
 
 #[tokio::test]
-async fn faults_are_what_the_sdk_sees() {
+async fn injected_faults_become_the_sdks_errors() {
     let (status, calls) = status_with(Fault::status(503).times(2)).await;
     assert_eq!((status.unwrap(), calls), (Status::Created, 3));
     let (status, calls) = status_with(Fault::dropped()).await;
@@ -310,7 +310,7 @@ async fn faults_are_what_the_sdk_sees() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pauses_and_time_outs_take_no_time_without_a_socket() {
+async fn pauses_and_time_outs_are_instant_without_a_socket() {
     let (backend, finetuner) = without_a_socket().await;
     let run = held(&backend, &finetuner).await;
     let started = tokio::time::Instant::now();
@@ -328,7 +328,7 @@ async fn pauses_and_time_outs_take_no_time_without_a_socket() {
 }
 
 #[tokio::test]
-async fn a_submission_whose_answer_is_lost_makes_one_run() {
+async fn a_submission_with_a_lost_answer_creates_one_run() {
     let (backend, finetuner) = over_a_socket().await;
     backend.accept_any_data();
     finetuner.create_experiment("default").await.unwrap();
@@ -340,7 +340,7 @@ async fn a_submission_whose_answer_is_lost_makes_one_run() {
 }
 
 #[tokio::test]
-async fn a_download_goes_on_where_it_broke() {
+async fn a_broken_download_resumes() {
     let (backend, finetuner) = over_a_socket().await;
     backend.put_data("sentences", texts(50)).unwrap();
     backend.fault(Fault::cut_after(100).on("/v2/download/").times(2));
@@ -354,7 +354,7 @@ async fn a_download_goes_on_where_it_broke() {
 }
 
 #[tokio::test]
-async fn a_backend_that_is_away_refuses_connections_and_comes_back() {
+async fn a_stopped_backend_refuses_connections_until_it_returns() {
     let (backend, finetuner) = over_a_socket().await;
     let run = held(&backend, &finetuner).await;
     let once = builder(&backend).retry(RetryPolicy::never());

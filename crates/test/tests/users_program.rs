@@ -13,7 +13,7 @@ mod training;
 pub use program::{Outcome, train};
 
 #[test]
-fn the_page_shows_this_program() {
+fn the_guide_shows_this_program() {
     let page = finetuner_docs::page("testing").map_or("", |page| page.markdown);
     for file in [
         include_str!("users_program/lib.rs"),

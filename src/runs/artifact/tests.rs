@@ -160,7 +160,7 @@ impl Disk for Faulty {
 }
 
 #[test]
-fn saving_again_replaces_what_was_saved() {
+fn saving_again_replaces_the_saved_files() {
     for way in WAYS {
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("model");
@@ -175,7 +175,7 @@ fn saving_again_replaces_what_was_saved() {
 }
 
 #[test]
-fn files_that_were_not_saved_are_named_and_kept() {
+fn files_of_others_are_kept_and_named_in_the_error() {
     type Change = fn(&Path);
     let others: [(&str, Change); 5] = [
         ("thesis.txt", |folder| {
@@ -215,7 +215,7 @@ fn files_that_were_not_saved_are_named_and_kept() {
 }
 
 #[test]
-fn a_folder_without_a_list_is_somebody_elses() {
+fn a_folder_without_a_manifest_is_not_replaced() {
     let root = tempfile::tempdir().unwrap();
     let folder = root.path().join("model");
     fs::create_dir(&folder).unwrap();
@@ -241,7 +241,7 @@ fn a_folder_without_a_list_is_somebody_elses() {
 
 #[cfg(unix)]
 #[test]
-fn a_link_to_a_folder_stays_a_link() {
+fn a_symbolic_link_to_the_folder_is_kept() {
     let root = tempfile::tempdir().unwrap();
     let folder = root.path().join("disk/model");
     save(&folder, &model("one")).unwrap();
@@ -254,7 +254,7 @@ fn a_link_to_a_folder_stays_a_link() {
 }
 
 #[test]
-fn a_disk_that_is_full_leaves_the_old_model_whole() {
+fn a_full_disk_leaves_the_old_model_unchanged() {
     for way in WAYS {
         // Until all operations succeed.
         for at in 0.. {
@@ -299,7 +299,7 @@ fn child_that_is_killed() {
 }
 
 #[test]
-fn what_a_killed_saver_leaves_is_finished_or_taken_back() {
+fn an_interrupted_save_is_completed_or_undone() {
     let ways = WAYS.iter().enumerate();
     for (number, way) in ways {
         let mut left_something = false;
@@ -337,7 +337,7 @@ fn what_a_killed_saver_leaves_is_finished_or_taken_back() {
 }
 
 #[test]
-fn of_savers_at_once_one_wins_and_nothing_is_mixed() {
+fn concurrent_saves_leave_one_complete_model() {
     for way in WAYS {
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("model");
@@ -363,7 +363,7 @@ fn of_savers_at_once_one_wins_and_nothing_is_mixed() {
 }
 
 #[test]
-fn a_zip_is_kept_under_a_name_that_leads_nowhere_else() {
+fn the_name_of_a_zip_can_not_leave_the_folder() {
     let root = tempfile::tempdir().unwrap();
     for bad in ["../../evil", "/etc/evil", "a\\b", "..", "", "a\0b"] {
         let error = zip_path(root.path(), bad).unwrap_err();
@@ -397,7 +397,7 @@ fn zip_of(files: &[(&str, &str)]) -> Vec<u8> {
 }
 
 #[test]
-fn what_is_no_whole_zip_is_refused_by_what_it_is() {
+fn invalid_zips_are_refused_with_the_reason() {
     let whole = zip_of(&model("one"));
     let cases: [(&[u8], &str); 5] = [
         (b"", "the file is empty"),
@@ -414,7 +414,7 @@ fn what_is_no_whole_zip_is_refused_by_what_it_is() {
 }
 
 #[test]
-fn entries_stay_inside_and_have_one_name_each() {
+fn zip_entries_stay_inside_the_folder_and_are_unique() {
     for (name, expected) in [
         ("run/../../evil", "leads out"),
         ("/tmp/evil", "leads out"),
@@ -450,7 +450,7 @@ fn entries_stay_inside_and_have_one_name_each() {
 }
 
 #[test]
-fn no_more_is_unpacked_than_allowed() {
+fn unpacking_stops_at_the_limit() {
     let zeros = "0".repeat(5000);
     let root = tempfile::tempdir().unwrap();
     let folder = root.path().join("model");
@@ -465,7 +465,7 @@ fn no_more_is_unpacked_than_allowed() {
 }
 
 #[test]
-fn a_model_of_an_earlier_version_is_kept_and_named() {
+fn a_model_saved_by_an_earlier_version_is_kept_and_named() {
     let root = tempfile::tempdir().unwrap();
     let folder = root.path().join("model");
     fs::create_dir(&folder).unwrap();

@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_lines_cells_or_members() {
+    fn texts_are_read_from_lines_csv_cells_and_json_fields() {
         let two = vec!["a, b".to_owned(), "c".to_owned()];
         assert_eq!(texts("a.txt", "a, b\n\nc\n", None).unwrap(), two);
         let csv = "x,name\n1,\"a, b\"\n2,c\n";
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_files_are_named() {
+    fn unusable_files_are_errors_with_the_file_name() {
         for (name, content, column, words) in [
             ("a.txt", "\n", None, "neither texts nor images"),
             ("a.csv", "x\n1\n", Some("y"), "it has x"),

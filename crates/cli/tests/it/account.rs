@@ -5,7 +5,7 @@ use std::{io::Write, process::Stdio};
 use crate::program::{Machine, finish};
 
 #[test]
-fn nobody_gets_in_without_a_token() {
+fn commands_without_a_token_fail() {
     let machine = Machine::new("stranger");
     let done = finish(machine.bare(&["runs"]));
     assert_eq!((done.code, done.out.as_str()), (Some(4), ""));
@@ -22,7 +22,7 @@ fn nobody_gets_in_without_a_token() {
 // On other systems, the test would use the developer's keyring.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_token_from_standard_input_is_kept_until_the_logout() {
+fn a_token_from_standard_input_is_stored_until_logout() {
     let machine = Machine::new("anna");
     let mut child = machine
         .bare(&["login", "--token-stdin", "--json"])
@@ -48,7 +48,7 @@ fn a_token_from_standard_input_is_kept_until_the_logout() {
 }
 
 #[test]
-fn an_empty_standard_input_holds_no_token() {
+fn empty_standard_input_is_refused_as_a_token() {
     let machine = Machine::new("empty");
     let done = finish(machine.bare(&["login", "--token-stdin"]));
     assert_eq!(done.code, Some(2));

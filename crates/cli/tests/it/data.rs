@@ -5,7 +5,7 @@ use std::{io::Write, process::Stdio};
 use crate::program::{Machine, emoji, root};
 
 #[test]
-fn files_of_every_kind_are_pushed() {
+fn every_file_format_can_be_pushed() {
     let machine = Machine::new("pusher");
     machine.fashion("pairs.csv", "train", 3);
     machine.file("texts.csv", "a cat;an animal\na rose;a flower\n");
@@ -77,7 +77,7 @@ fn files_of_every_kind_are_pushed() {
 }
 
 #[test]
-fn rows_come_through_standard_input() {
+fn rows_are_read_from_standard_input() {
     let machine = Machine::new("piper");
     let mut child = machine
         .command(&["push", "piped", "-", "--model", "minilm-small", "--json"])
@@ -95,7 +95,7 @@ fn rows_come_through_standard_input() {
 }
 
 #[test]
-fn bad_rows_are_all_named() {
+fn all_invalid_rows_are_reported_together() {
     let machine = Machine::new("sloppy");
     machine.file("bad.csv", "nowhere/a.png,a\nnowhere/b.png,b\n");
     let error = machine.error(2, &["push", "bad", "bad.csv"]);

@@ -24,7 +24,7 @@ const SHORT_FIT: [&str; 12] = [
 ];
 
 #[test]
-fn one_program_trains_saves_and_remembers() {
+fn an_embedded_fit_trains_saves_and_keeps_its_runs() {
     let machine = Machine::new("alone");
     machine.fashion("train.csv", "train", 8);
     // Neither an address nor a token is needed.
@@ -79,7 +79,7 @@ fn one_program_trains_saves_and_remembers() {
 
 #[cfg(unix)]
 #[test]
-fn an_interrupted_run_pauses_and_is_found_again() {
+fn an_interrupted_embedded_run_pauses_and_can_be_resumed() {
     let machine = Machine::new("traveller");
     machine.fashion("much.csv", "train", 60);
     let mut program = start(machine.bare(&[
@@ -115,7 +115,7 @@ fn an_interrupted_run_pauses_and_is_found_again() {
 
 #[cfg(unix)]
 #[test]
-fn serve_trains_for_other_programs() {
+fn serve_accepts_runs_of_other_programs() {
     let machine = Machine::new("operator");
     machine.fashion("train.csv", "train", 8);
     let words = ["serve", "--address", "127.0.0.1:0", "--data", "server"];

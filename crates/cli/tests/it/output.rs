@@ -5,7 +5,7 @@ use std::process::Stdio;
 use crate::program::{Machine, finish, start};
 
 #[test]
-fn models_are_a_table_and_json() {
+fn models_are_listed_as_a_table_or_as_json() {
     let machine = Machine::new("cat");
     let table = machine.text(&["models"]);
     assert!(table.starts_with("MODEL"), "{table}");
@@ -31,7 +31,7 @@ fn models_are_a_table_and_json() {
 }
 
 #[test]
-fn colours_are_for_terminals_and_those_who_ask() {
+fn output_is_coloured_only_on_terminals_or_on_request() {
     let machine = Machine::new("painter");
     let coloured = |variables: &[(&str, &str)], words: &[&str]| {
         let mut command = machine.command(words);
@@ -48,7 +48,7 @@ fn colours_are_for_terminals_and_those_who_ask() {
 }
 
 #[test]
-fn a_pipe_that_closes_early_ends_the_program_quietly() {
+fn a_closed_pipe_ends_the_program_without_an_error() {
     let machine = Machine::new("plumber");
     for words in [
         &["completions", "bash"][..],
@@ -68,7 +68,7 @@ fn a_pipe_that_closes_early_ends_the_program_quietly() {
 }
 
 #[test]
-fn every_shell_has_completions() {
+fn completions_exist_for_every_shell() {
     let machine = Machine::new("shell");
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
         let script = machine.text(&["completions", shell]);
@@ -100,7 +100,7 @@ fn every_command_has_a_man_page() {
 }
 
 #[test]
-fn a_script_of_bash_can_be_loaded() {
+fn the_completion_script_is_valid_bash() {
     let machine = Machine::new("bash");
     machine.file("complete.bash", machine.text(&["completions", "bash"]));
     let mut bash = std::process::Command::new("bash");

@@ -37,7 +37,7 @@ fn prepared(user: &str) -> Machine {
 }
 
 #[test]
-fn a_run_is_followed_saved_and_searched_with() {
+fn a_run_is_watched_saved_and_used_for_search() {
     let machine = prepared("trainer");
     machine.text(&["push", "train", "train.csv"]);
     let updates = machine.json_lines(&[
@@ -227,7 +227,7 @@ fn a_run_is_followed_saved_and_searched_with() {
 
 #[cfg(unix)]
 #[test]
-fn a_watch_that_is_interrupted_leaves_the_run_going() {
+fn interrupting_a_watch_does_not_cancel_the_run() {
     let machine = prepared("impatient");
     let more = ["--run-name", "long", "--watch", "--json"];
     let words = [&["fit"], &LONG[..], &more].concat();
@@ -250,7 +250,7 @@ fn a_watch_that_is_interrupted_leaves_the_run_going() {
 }
 
 #[test]
-fn a_log_that_nobody_reads_any_more_ends_the_program() {
+fn logs_end_when_their_output_is_closed() {
     let machine = prepared("short-reader");
     let name = machine.text(&[&["fit"], &LONG[..]].concat());
     let mut child = start(machine.command(&["logs", "-f", name.trim()]));
@@ -264,7 +264,7 @@ fn a_log_that_nobody_reads_any_more_ends_the_program() {
 }
 
 #[test]
-fn training_data_is_made_of_queries_and_a_corpus() {
+fn training_data_is_synthesized_from_queries_and_a_corpus() {
     let machine = Machine::new("maker");
     machine.file("queries.txt", "what do cats eat\nhow far is the moon\n");
     let corpus = "cats eat fish\nthe moon is far\na needle and thread\nthe sun is a star\n";

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use crate::program::{Machine, finish};
 
 #[test]
-fn bad_input_is_told_in_one_sentence() {
+fn invalid_input_is_reported_in_one_sentence() {
     let machine = Machine::new("careless");
     machine.file("empty.toml", "");
     machine.file("typo.toml", "modle = \"clip-small\"\n");
@@ -74,7 +74,7 @@ fn bad_input_is_told_in_one_sentence() {
 }
 
 #[test]
-fn what_is_not_there_has_a_code_of_its_own() {
+fn missing_objects_have_their_own_exit_code() {
     let machine = Machine::new("seeker");
     for words in [
         &["status", "none"][..],
@@ -98,7 +98,7 @@ fn what_is_not_there_has_a_code_of_its_own() {
 }
 
 #[test]
-fn nobody_at_the_address_is_told_with_the_remedy() {
+fn an_unreachable_server_is_reported_with_the_remedy() {
     // A port that was free a moment ago.
     let port = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", port.local_addr().unwrap());
@@ -112,7 +112,7 @@ fn nobody_at_the_address_is_told_with_the_remedy() {
 }
 
 #[test]
-fn help_tells_the_exit_codes_and_the_environment() {
+fn help_lists_exit_codes_and_environment_variables() {
     let machine = Machine::new("reader");
     let help = machine.text(&["--help"]);
     for words in ["Exit codes:", "130", "JINA_AUTH_TOKEN", "NO_COLOR"] {

@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_search_got_worse_where_most_metrics_fell() {
+    fn a_search_is_worse_if_most_metrics_fell() {
         let metrics = |values: [f64; 3]| -> Metrics {
             let names = ["hit_at_k", "ndcg_at_k", "recall_at_k"].map(str::to_owned);
             names.into_iter().zip(values).collect()

@@ -323,7 +323,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_network_of_a_classifier_alone_is_no_classifier() {
+    fn the_network_of_a_classifier_is_named_without_its_head() {
         for (class, wanted) in [
             ("XLMRobertaForSequenceClassification", "XLMRobertaModel"),
             ("BertModel", "BertModel"),

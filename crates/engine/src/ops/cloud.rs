@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_points_are_found_wherever_they_stand() {
+    fn the_nearest_points_are_found_at_any_position() {
         let find = |count| {
             let mut found = vec![7];
             nearest(&LINE, [3.4, 0.0, 0.0], count, &mut found);

@@ -238,7 +238,7 @@ mod tests {
     const LENGTHS: [usize; 3] = [2, 4, 1];
 
     #[test]
-    fn tokens_fused_equal_composite_and_refuse_strangers() {
+    fn fused_token_embeddings_equal_composite_and_refuse_unknown_ids() {
         let shapes: [(&str, &[usize]); 3] = [
             ("kind", &[2, 6]),
             ("position", &[4, 6]),
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_fused_equal_composite_after_padding_and_without_positions() {
+    fn fused_token_embeddings_equal_composite_with_padding_and_without_positions() {
         let params = params(&[("position", &[6, 6]), ("token", &[10, 6])], &[]);
         let token = params.get("token", &[10, 6]).unwrap();
         let position = params.get("position", &[6, 6]).unwrap();

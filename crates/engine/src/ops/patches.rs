@@ -272,7 +272,7 @@ mod tests {
     use crate::ops::testing::{compare, noise, params};
 
     #[test]
-    fn patches_fused_equal_composite() {
+    fn fused_patches_equal_composite() {
         for (with_class, with_bias, with_position, sides) in [
             (true, false, true, [8, 8]),
             (true, true, true, [8, 12]),

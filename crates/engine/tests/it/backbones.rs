@@ -254,7 +254,7 @@ fn the_parts_of_a_feed_forward_field_override_it() {
 }
 
 #[test]
-fn tables_with_a_row_for_padding_hold_fewer_positions() {
+fn position_tables_with_a_padding_row_hold_fewer_positions() {
     for (config, expected) in [
         (json!({"model_type": "bert"}), 512),
         (

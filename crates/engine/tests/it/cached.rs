@@ -181,7 +181,7 @@ fn a_head_with_batch_normalisation_sees_the_whole_batch() {
 }
 
 #[test]
-fn mini_batches_of_texts_and_pictures_train_as_the_whole_batch() {
+fn mini_batches_of_texts_and_images_train_as_the_whole_batch() {
     let siglip = fixture("siglip");
     let dual = tempfile::tempdir().unwrap();
     let dual = dual.path();

@@ -41,7 +41,7 @@ fn near(found: f64, wanted: f64) -> bool {
 }
 
 #[test]
-fn losses_support_distances_and_reducers_as_the_library_does() {
+fn distances_and_reducers_equal_those_of_pytorch_metric_learning() {
     let fixture = fixture();
     assert!(fixture.cases.len() > 2000);
     let mut others = Vec::new();

@@ -110,7 +110,7 @@ fn training_drops_and_validation_does_not() {
 }
 
 #[test]
-fn dropout_without_an_effect_is_logged() {
+fn dropout_without_effect_is_logged() {
     let model = json!({"name": "mlp", "options": {"input_size": 5, "hidden_sizes": [4],
         "dropout": true}});
     let hyper = json!({"loss": "TripletMarginLoss", "epochs": 1, "batch_size": 12});

@@ -67,7 +67,7 @@ fn embeddings_of_texts_do_not_depend_on_the_batch() {
 }
 
 #[test]
-fn embeddings_of_pictures_do_not_depend_on_the_batch() {
+fn embeddings_of_images_do_not_depend_on_the_batch() {
     let pictures = pictures();
     assert!(pictures.len() > 2);
     for name in ["efficientnet-small", "clip-small"] {

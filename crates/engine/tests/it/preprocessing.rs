@@ -67,7 +67,7 @@ fn use_square_size_selects_the_size_of_the_class() {
 }
 
 #[test]
-fn pictures_are_rotated_upright_in_every_format() {
+fn images_are_rotated_upright_in_every_format() {
     let expected = tensors("preprocessors/upright.safetensors");
     let config =
         json!({"image_processor_type": "ViTImageProcessor", "size": [6, 8], "resample": 4});
@@ -172,7 +172,7 @@ fn unsupported_steps_are_rejected_by_field() {
 }
 
 #[test]
-fn pictures_of_a_size_that_does_not_fit_the_model_are_rejected() {
+fn images_of_a_size_that_the_model_can_not_take_are_rejected() {
     let config = json!({"do_center_crop": false, "size": {"shortest_edge": 24}});
     let processor = ImageProcessor::parse(&config, ProcessorClass::Clip, Some([24, 24])).unwrap();
     assert!(pixels(&processor, "pictures/exact.png").is_ok());
@@ -221,7 +221,7 @@ fn head_of_bmp(width: u32, height: u32) -> Vec<u8> {
 }
 
 #[test]
-fn too_large_pictures_are_rejected_with_size_and_limit() {
+fn oversized_images_are_rejected_with_size_and_limit() {
     for (width, height, limit) in [
         (60_000, 60_000, "16384 pixels per side"),
         (1, 16_385, "16384 pixels per side"),

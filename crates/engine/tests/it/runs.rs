@@ -239,7 +239,7 @@ fn a_run_in_bfloat16_logs_it_and_learns_nearly_the_same() {
 }
 
 #[test]
-fn a_frozen_picture_model_trains_and_saves_a_head() {
+fn a_frozen_image_model_trains_and_saves_a_head() {
     let data = HashMap::from([("train", pictures())]);
     let model = json!({"name": "efficientnet-small", "freeze": true, "output_dim": 16,
         "options": {"pooler": "GeM", "pooler_options": {"p": 2.0}, "augmentation": "light"}});
@@ -353,7 +353,7 @@ fn a_projection_head_is_continued_without_the_requested_gpu() {
 }
 
 #[test]
-fn callbacks_stop_average_measure_and_log() {
+fn callbacks_stop_early_average_weights_evaluate_and_log() {
     let data = HashMap::from([("train", features()), ("eval", features())]);
     let model = json!({"name": "mlp", "options": {"input_size": 5, "hidden_sizes": [4]}});
     let hyper = json!({"loss": "TripletMarginLoss", "epochs": 20, "batch_size": 12,
@@ -448,7 +448,7 @@ fn a_default_batch_size_is_chosen_and_logged() {
 }
 
 #[test]
-fn data_without_anything_to_learn_is_rejected() {
+fn data_without_pairs_to_learn_from_is_rejected() {
     let model = json!({"name": "mlp", "options": {"input_size": 2, "hidden_sizes": [4]}});
     let hyper = json!({"loss": "TripletMarginLoss", "epochs": 1, "batch_size": 4});
     let refused = |labels: &[u64]| {

@@ -406,7 +406,7 @@ fn too_many_warm_up_steps_are_refused_if_the_steps_are_known() {
 }
 
 #[test]
-fn absurd_numbers_are_refused_and_diverged_models_are_not_saved() {
+fn extreme_settings_are_refused_and_diverged_models_are_not_saved() {
     let data = HashMap::from([("train", features())]);
     let with = |hyper: Value| {
         let mut all = json!({"loss": "TripletMarginLoss", "epochs": 3, "batch_size": 12});

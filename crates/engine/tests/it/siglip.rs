@@ -119,7 +119,7 @@ fn a_tokenizer_that_can_not_pad_texts_is_refused() {
 }
 
 #[test]
-fn a_run_trains_it_and_saves_a_folder_with_the_same_embeddings() {
+fn a_run_trains_a_siglip_and_saves_it_with_the_same_embeddings() {
     let picture = |name: &str| {
         let bytes = std::fs::read(fixture(&format!("pictures/{name}"))).unwrap();
         Document::blob(bytes).with_modality("image")

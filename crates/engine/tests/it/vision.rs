@@ -74,7 +74,7 @@ fn a_vit_takes_only_images_of_its_own_size() {
 }
 
 #[test]
-fn two_towers_of_transformers_embed_and_learn_like_there() {
+fn dual_encoders_of_transformers_embed_and_learn_like_in_transformers() {
     let names = ["", "-clip", "-dinov2", "-siglip"].map(|end| format!("dual-encoder{end}"));
     for (name, kernels) in names
         .iter()

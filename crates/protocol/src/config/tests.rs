@@ -18,7 +18,7 @@ fn valid() -> RunConfig {
 }
 
 #[test]
-fn what_is_not_known_survives_a_round_trip_in_both_shapes() {
+fn unknown_fields_survive_a_round_trip_in_both_formats() {
     for generation in [Generation::V0_2, Generation::V0_8] {
         let mut json = serde_json::to_value(RunConfig {
             generation,
@@ -44,7 +44,7 @@ fn what_is_not_known_survives_a_round_trip_in_both_shapes() {
 }
 
 #[test]
-fn newer_settings_are_written_where_they_are_given() {
+fn newer_settings_are_sent_only_if_set() {
     let mut config = valid();
     let plain = serde_json::to_string(&config).unwrap();
     for name in ["more_train_data", "multi_dataset", "prompts", "_weight"] {
@@ -69,7 +69,7 @@ fn newer_settings_are_written_where_they_are_given() {
 }
 
 #[test]
-fn accumulation_steps_are_sent_where_they_are_set() {
+fn accumulation_steps_are_sent_only_if_set() {
     for generation in [Generation::V0_2, Generation::V0_8] {
         let mut config = RunConfig {
             generation,
@@ -89,14 +89,14 @@ fn accumulation_steps_are_sent_where_they_are_set() {
 }
 
 #[test]
-fn a_configuration_wrapped_into_a_text_is_read() {
+fn a_configuration_inside_a_json_string_is_read() {
     let text = serde_json::to_string(&valid()).unwrap();
     let config: RunConfig = serde_json::from_value(Value::String(text)).unwrap();
     assert_eq!(config.run_name, "r");
 }
 
 #[test]
-fn every_limit_is_kept_and_named() {
+fn values_over_a_limit_are_refused_by_field() {
     type Change = fn(&mut RunConfig);
     let cases: [(&str, Change); 23] = [
         ("run_name", |c| c.run_name.clear()),

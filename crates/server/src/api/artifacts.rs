@@ -461,7 +461,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn downloads_are_named_for_old_and_new_browsers() {
+    fn download_names_suit_old_and_new_browsers() {
         assert_eq!(
             as_file("shoes é\"\r\n.zip"),
             "attachment; filename=\"shoes ____.zip\"; \

@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn a_code_is_good_once_and_only_with_its_state() {
+    fn a_code_is_valid_once_and_only_with_its_state() {
         let logins = Logins::default();
         let id = logins.begin(asking()).unwrap();
         assert_eq!(logins.program(&id).unwrap().name, "test");
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn one_network_can_not_take_all_the_places_of_waiting_logins() {
+    fn one_network_can_not_use_up_all_waiting_logins() {
         let logins = Logins::default();
         let ids: Vec<String> = (0..MAX_OF_NETWORK)
             .map(|_| logins.begin(asking_from("192.0.2.1")).unwrap())
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_logins_wait_and_no_more() {
+    fn the_number_of_waiting_logins_is_limited() {
         let logins = Logins::default();
         for n in 0..MAX_WAITING {
             let address = format!("10.0.{}.{}", n / 256, n % 256);
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn codes_go_to_the_own_machine_alone() {
+    fn codes_are_sent_only_to_loopback_addresses() {
         for (address, good) in [
             ("http://localhost:8085", true),
             ("http://127.0.0.1:1/x", true),

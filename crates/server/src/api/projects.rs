@@ -158,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_can_stand_in_a_header_and_in_an_address() {
+    fn project_names_are_valid_in_headers_and_urls() {
         for good in ["team", "A-1_b.c", &"x".repeat(64)] {
             check_project_name(good).unwrap();
         }

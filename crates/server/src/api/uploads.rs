@@ -347,7 +347,7 @@ mod tests {
     use crate::store::Store;
 
     #[tokio::test]
-    async fn only_uploads_that_are_open_count_against_the_limit() {
+    async fn only_open_uploads_count_against_the_limit() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::in_folder(folder.path()).unwrap();
         let uploads = Uploads::default();

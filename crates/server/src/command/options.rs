@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn options_come_before_the_file_and_the_file_before_defaults() {
+    fn options_override_the_file_and_the_file_overrides_defaults() {
         let mut file = SettingsFile::default();
         file.runs.lease = "5".parse().unwrap();
         file.runs.attempts = NonZeroU16::new(7).unwrap();

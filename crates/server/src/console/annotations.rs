@@ -230,7 +230,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_typed_is_a_change_of_both() {
+    fn the_form_sets_tags_and_note() {
         let typed = Typed {
             tags: "a, b ,".into(),
             note: "one\r\ntwo\r\n".into(),

@@ -475,7 +475,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_pictures_are_given_to_browsers() {
+    fn only_images_are_sent_to_browsers() {
         assert_eq!(image_kind(b"\x89PNG\r\n\x1a\nxx"), Some("image/png"));
         assert_eq!(image_kind(b"RIFF1234WEBPxx"), Some("image/webp"));
         assert_eq!(image_kind(b"<svg onload=alert(1)>"), None);
@@ -484,7 +484,7 @@ mod tests {
     }
 
     #[test]
-    fn what_documents_say_is_escaped_and_cut() {
+    fn document_texts_are_escaped_and_truncated() {
         let evil = "<script>alert(1)</script>";
         let document = Document::new()
             .with_tag("x\"<b>", evil)

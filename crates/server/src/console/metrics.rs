@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_leads_with_the_recall() {
+    fn recall_is_the_headline_metric() {
         let all = metrics(&[
             ("average_precision_at_20", 0.1, 0.2),
             ("cosine_ap_threshold", 0.1, 0.2),
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_got_worse_if_half_of_its_metrics_fell() {
+    fn a_run_is_worse_if_half_of_its_metrics_fell() {
         assert!(got_worse(&metrics(&[("a", 0.5, 0.4), ("b", 0.5, 0.6)])));
         assert!(!got_worse(&metrics(&[
             ("a", 0.5, 0.4),

@@ -351,7 +351,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn forms_of_other_sites_are_known() {
+    fn forms_of_other_sites_are_recognised() {
         let own = |pairs: &[(&'static str, &'static str)]| {
             let mut headers = HeaderMap::new();
             for (name, value) in pairs {

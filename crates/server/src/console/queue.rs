@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn runs_that_can_not_be_seen_are_counted_where_they_are() {
+    fn invisible_runs_are_counted_at_their_place() {
         let run = |id, is_visible, is_own| QueuedRow {
             id,
             is_visible,

@@ -425,7 +425,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn signing_in_leads_to_pages_of_the_console_alone() {
+    fn signing_in_redirects_only_to_console_pages() {
         assert_eq!(local("/console/data?page=2"), "/console/data?page=2");
         for other in [
             "https://evil.example",

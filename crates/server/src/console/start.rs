@@ -488,7 +488,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_words_of_the_server_are_shown_beside_their_field() {
+    fn server_errors_are_shown_beside_their_field() {
         for (message, field) in [
             (
                 "`run_name`: experiment `e` has a run `name` already",
@@ -506,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn the_submission_is_a_clients() {
+    fn the_form_submits_what_a_client_would() {
         let typed = Typed {
             data: "train".into(),
             name: " r ".into(),

@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_can_not_turn_the_page_around() {
+    fn names_can_not_change_the_text_direction() {
         assert_eq!(visible("abc"), "abc");
         assert_eq!(visible("a\u{202e}b\u{2066}c"), "a\u{fffd}b\u{fffd}c");
         // Languages that are written from right to left stay.
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn one_thing_is_not_many() {
+    fn counts_have_singular_and_plural() {
         assert_eq!(count(0, "run"), "0 runs");
         assert_eq!(count(1, "run"), "1 run");
         assert_eq!(count(2, "run"), "2 runs");
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_and_sizes_are_told_in_their_unit() {
+    fn durations_and_sizes_have_a_fitting_unit() {
         assert_eq!(seconds(5_000), "5 s");
         assert_eq!(seconds(65_000), "1 min 5 s");
         assert_eq!(seconds(3_700_000), "1 h 1 min");
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_other_sites_lead_nowhere() {
+    fn redirects_to_other_sites_are_refused() {
         assert_eq!(own_address("/console/runs?q=x"), Some("/console/runs?q=x"));
         for other in ["", "https://x.example/console/", "//x.example", "/v2/"] {
             assert_eq!(own_address(other), None);
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_quoted_in_addresses() {
+    fn names_are_percent_encoded_in_urls() {
         let address = path(&["experiments", "a/b ?\"<x>", "runs", "r"]);
         assert_eq!(address, "/console/experiments/a%2Fb%20%3F%22%3Cx%3E/runs/r");
         assert_eq!(query(&[("q", "a&b"), ("x", "")]), "?q=a%26b");

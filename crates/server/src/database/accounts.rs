@@ -360,7 +360,7 @@ mod tests {
     use crate::database::{Wanted, in_memory};
 
     #[tokio::test]
-    async fn tokens_end_have_scopes_and_are_known_by_their_hash_alone() {
+    async fn tokens_expire_have_scopes_and_are_stored_as_hashes() {
         let db = in_memory();
         let create = |scope| db.create_token("ada".into(), "t".into(), scope);
         let (all, read) = (

@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn admins_change_accounts_and_one_always_stays() {
+    async fn admins_change_accounts_but_not_the_last_admin() {
         let db = in_memory();
         let (root, ada) = (db.identity_of("root").await, db.identity_of("ada").await);
         assert!(root.is_admin && !ada.is_admin, "the first user is one");
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn storage_and_open_runs_of_everybody_are_shown() {
+    async fn storage_and_open_runs_of_all_users_are_listed() {
         let db = in_memory();
         with_run(&db, "r").await;
         let root = db.identity_of("u").await;

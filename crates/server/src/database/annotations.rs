@@ -139,7 +139,7 @@ mod tests {
     use crate::database::{Refusal, in_memory, with_run};
 
     #[tokio::test]
-    async fn runs_are_annotated_together_and_by_their_owner_alone() {
+    async fn only_the_owner_annotates_runs_and_in_one_transaction() {
         let db = in_memory();
         let run = with_run(&db, "r").await;
         let owner = db.identity_of("u").await;

@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn entries_are_appended_filtered_and_kept() {
+    async fn audit_entries_are_append_only_and_can_be_filtered() {
         let db = in_memory();
         let ada = Actor::user("ada", "192.0.2.1".parse().ok());
         for (actor, action, object) in [
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn cells_are_quoted_and_are_no_formulas() {
+    fn csv_cells_are_quoted_and_never_formulas() {
         let entry = Entry {
             id: 1,
             at: "2026-01-01T00:00:00.000Z".into(),

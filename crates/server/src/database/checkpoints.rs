@@ -131,7 +131,7 @@ mod tests {
     use crate::database::{in_memory, runs::tests::with_run};
 
     #[tokio::test]
-    async fn the_last_one_and_the_last_epochs_are_kept() {
+    async fn the_latest_checkpoint_and_those_of_the_last_epochs_are_kept() {
         let db = in_memory();
         let run = with_run(&db, "r").await;
         let thinned = db.write(move |db| {

@@ -228,7 +228,7 @@ mod tests {
     use crate::{database::Manager, error::ApiError};
 
     #[tokio::test]
-    async fn who_waits_too_long_is_told_to_come_again_while_others_read() {
+    async fn a_request_that_waits_too_long_is_refused_while_reads_continue() {
         let folder = tempfile::tempdir().unwrap();
         let database = Database::open(&folder.path().join("db.sqlite")).unwrap();
         let (begun, has_begun) = oneshot::channel();
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_that_panics_or_is_given_up_takes_no_connection_with_it() {
+    async fn panics_and_dropped_calls_return_their_connection() {
         let folder = tempfile::tempdir().unwrap();
         let database = Database::open(&folder.path().join("db.sqlite")).unwrap();
         for _ in 0..2 * READERS {
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_disk_is_told_from_other_faults() {
+    async fn a_full_disk_has_its_own_status() {
         let database = super::super::in_memory();
         let full = database.write(|db| {
             let pages: i64 = db.pragma_query_value(None, "page_count", |row| row.get(0))?;

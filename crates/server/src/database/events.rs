@@ -199,7 +199,7 @@ mod tests {
     use crate::database::{in_memory, runs::tests::with_run};
 
     #[tokio::test]
-    async fn a_sample_of_the_steps_begins_and_ends_with_them() {
+    async fn sampled_steps_include_the_first_and_the_last() {
         let db = in_memory();
         let run = with_run(&db, "r").await;
         let step = |step| Event::Step {

@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_account_of_the_provider_belongs_to_one_user() {
+    async fn a_provider_account_belongs_to_one_user() {
         let db = in_memory();
         let own = db.identity_of("ada").await;
         let taken = db.add_user_of_identity("ada".into(), &who("a"), None).await;

@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_gets_nothing_before_its_user_has_confirmed_it() {
+    async fn an_unconfirmed_address_gets_no_mail() {
         let db = in_memory();
         let run = with_run(&db, "r").await;
         let user = db.identity_of("u").await.person;

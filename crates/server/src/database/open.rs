@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn opens_twice_and_refuses_a_newer_schema() {
+    fn a_database_opens_twice_and_a_newer_schema_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("db.sqlite");
         drop(Database::open(&path).unwrap());
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_database_of_every_released_version_is_copied_and_brought_up_to_date() {
+    async fn databases_of_all_releases_are_backed_up_and_migrated() {
         for (released, sql) in RELEASED {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("finetuner.sqlite");
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn a_database_that_cannot_be_copied_is_not_changed() {
+    fn a_database_is_not_migrated_without_a_backup() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("finetuner.sqlite");
         make(&path, RELEASED[0].1);
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_beside_a_server_leaves_an_earlier_schema_alone() {
+    fn a_program_beside_a_server_does_not_migrate() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("finetuner.sqlite");
         assert!(Database::attach(&path).is_err());

@@ -463,7 +463,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_end_of_a_run_is_written_down_once_for_those_who_want_it() {
+    async fn the_end_of_a_run_queues_one_message_per_subscriber() {
         let db = in_memory();
         let run = with_run(&db, "r").await;
         let (user, eve) = (db.identity_of("u").await, db.identity_of("eve").await);
@@ -501,7 +501,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_message_waits_until_it_was_sent_or_given_up() {
+    async fn a_message_stays_queued_until_sent_or_abandoned() {
         let db = in_memory();
         with_run(&db, "r").await;
         let user = db.identity_of("u").await;
@@ -544,7 +544,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn messages_of_a_webhook_have_a_limit() {
+    async fn the_number_of_queued_messages_per_webhook_is_limited() {
         let db = in_memory();
         with_run(&db, "r").await;
         let user = db.identity_of("u").await;

@@ -470,7 +470,7 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn details_tell_how_far_a_run_is() {
+    async fn details_show_the_progress_of_a_run() {
         let db = in_memory();
         let id = with_run(&db, "r").await;
         let mut run = db.run_by_id(id).await.unwrap().unwrap();
@@ -512,7 +512,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn durations_are_told_in_their_unit() {
+    fn durations_have_a_fitting_unit() {
         for (seconds, text) in [
             (0, "about 1 second"),
             (80, "about 80 seconds"),

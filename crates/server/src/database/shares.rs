@@ -198,7 +198,7 @@ mod tests {
     use crate::database::{in_memory, runs::tests::with_run};
 
     #[tokio::test]
-    async fn a_link_is_known_by_its_key_until_it_expires_or_is_revoked() {
+    async fn a_share_key_is_valid_until_it_expires_or_is_revoked() {
         let db = in_memory();
         let run = with_run(&db, "r").await;
         let new = NewShare {

@@ -92,7 +92,7 @@ mod tests {
     use crate::database::{CheckpointRow, NewArtifact, in_memory, runs::tests::with_run};
 
     #[tokio::test]
-    async fn open_runs_and_stored_bytes_are_counted_for_each_user() {
+    async fn open_runs_and_stored_bytes_are_counted_per_user() {
         let db = in_memory();
         let run = with_run(&db, "r").await;
         let row = db.run_by_id(run).await.unwrap().unwrap();

@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_lead_nowhere() {
+    fn file_names_lose_their_folders_and_special_characters() {
         for (name, plain) in [
             ("train.csv", "train.csv"),
             ("../../etc/passwd", "passwd"),
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_left_is_removed_and_nothing_else() {
+    fn only_leftover_upload_folders_are_removed() {
         let folder = tempfile::tempdir().unwrap();
         for name in ["incoming-1", "content"] {
             std::fs::create_dir(folder.path().join(name)).unwrap();

@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn files_stay_below_the_target() {
+    fn unpacked_files_stay_inside_the_target_folder() {
         let files: [(&str, &[u8]); 4] = [
             ("set/train.csv", b"a.png,a\n"),
             ("set/a.png", b"x"),
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_zip_of_a_large_picture_is_refused() {
+    fn a_small_zip_with_a_huge_image_is_refused() {
         let zeros = vec![0; (MAX_PICTURE + 1) as usize];
         let told = unzipped(&[("a.png", &zeros)]).unwrap_err();
         assert!(told.contains("`a.png` has more than 64 MiB"), "{told}");
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_zip_is_told() {
+    fn files_that_are_not_zips_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let zip = folder.path().join("x.zip");
         std::fs::write(&zip, b"PK\x03\x04 and then nothing").unwrap();

@@ -151,14 +151,14 @@ mod tests {
     use crate::launcher::example;
 
     #[test]
-    fn names_of_jobs_fit_every_engine() {
+    fn job_names_are_valid_in_every_engine() {
         let longest = format!("{}{}-{}", prefix_of("0123456789abcdef"), i64::MAX, i64::MAX);
         assert!(longest.len() <= 52, "{longest}");
         assert!(longest.starts_with("ft-01234567-"));
     }
 
     #[test]
-    fn an_order_shows_no_token() {
+    fn debug_output_of_an_order_hides_the_token() {
         let order = example::order("ft_secret", "run");
         assert!(!format!("{order:?}").contains("secret"));
     }

@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn variables_of_the_settings_are_checked() {
+    fn environment_variables_in_the_settings_are_checked() {
         let list = |text: &str| Variables::of("launcher.x.environment", &[text.to_owned()]);
         assert_eq!(
             list("HF_HOME=/a=b").unwrap(),

@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sign_in_is_taken_once() {
+    fn a_sign_in_can_be_completed_once() {
         let flows = Flows::default();
         let key = flows.put(1, None).unwrap();
         assert_eq!(flows.look(&key), Some(1));
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn one_network_leaves_room_for_the_others() {
+    fn one_network_can_not_use_up_all_sign_ins() {
         let flows = Flows::default();
         let from = |n: u16| Some(format!("2001:db8::{n:x}").parse().unwrap());
         for n in 0..64 {

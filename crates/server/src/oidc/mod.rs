@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn those_are_admitted_whose_domain_or_group_is_allowed() {
+    fn users_of_allowed_domains_or_groups_are_admitted() {
         let oidc = oidc(&["example.org"], &["ml"]);
         let claims = |email: &str, verified: Value, groups: Value| json!({"sub": "s", "email": email, "email_verified": verified, "groups": groups});
         let none = json!([]);
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_choice_of_an_account_has_a_limit_of_tries() {
+    fn account_choices_have_a_limited_number_of_tries() {
         let oidc = oidc(&["*"], &[]);
         let who = oidc.admit(&json!({"sub": "s", "preferred_username": "ada"}));
         let key = oidc.wait(who.unwrap(), "/console/".into(), None).unwrap();

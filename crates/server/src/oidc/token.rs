@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_must_say_all_that_is_expected() {
+    fn a_token_needs_every_expected_claim() {
         let signer = Signer::new();
         let keys = [signer.key("a")];
         let header = json!({"alg": "ES256", "kid": "a"});

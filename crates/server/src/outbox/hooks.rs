@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_checked() {
+    fn webhook_addresses_are_checked() {
         let url = read_url(" https://example.org/hook?x=1 ", false).unwrap();
         assert_eq!(url, "https://example.org/hook?x=1");
         let long = format!("https://example.org/{}", "x".repeat(MAX_URL));
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_for_mail_are_single_ones() {
+    fn mail_addresses_are_single_addresses() {
         assert_eq!(
             mail_address(" ada@example.org ").unwrap(),
             "ada@example.org"
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn events_are_known_ones() {
+    fn unknown_events_are_refused() {
         let read = |names: &[&str]| {
             let names: Vec<String> = names.iter().map(|&name| name.into()).collect();
             run_events(&names)

@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_says_what_came_of_the_run() {
+    fn a_message_contains_the_outcome_of_the_run() {
         let base = Url::parse("https://ft.example").unwrap();
         let run = json!({
             "experiment": "e", "run": "r", "details": "Run finished",

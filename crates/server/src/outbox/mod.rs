@@ -220,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn attempts_come_later_and_later_and_end() {
+    fn delivery_attempts_back_off_and_end() {
         let failure = Failure::new("x");
         let mut last = 0;
         for attempts in 0..7 {

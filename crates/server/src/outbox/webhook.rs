@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn the_address_of_the_run_is_told_where_it_is_known() {
+    fn the_message_contains_the_runs_url_if_the_base_url_is_known() {
         let body = r#"{"type":"run.failed","data":{"experiment":"a/b","run":"r ü"}}"#;
         assert_eq!(with_address(body, None), body);
         let base = Url::parse("https://ft.example/base/").unwrap();

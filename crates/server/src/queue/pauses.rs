@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_until_a_worker_gets_to_work() {
+    fn pauses_double_until_a_worker_starts_work() {
         let mut pauses = Pauses::default();
         let mut now = Duration::ZERO;
         let mut seconds = Vec::new();

@@ -276,7 +276,7 @@ impl Stage {
 }
 
 #[tokio::test]
-async fn a_silent_worker_is_lost_after_its_lease_and_costs_an_attempt() {
+async fn a_silent_worker_is_lost_after_its_lease_and_counts_as_an_attempt() {
     let mut stage = stage(Settings::default()).await;
     stage.round().await;
     stage.begin().await;
@@ -294,7 +294,7 @@ async fn a_silent_worker_is_lost_after_its_lease_and_costs_an_attempt() {
 }
 
 #[tokio::test]
-async fn a_clock_that_jumps_evicts_nobody() {
+async fn a_clock_jump_loses_no_worker() {
     let mut stage = stage(Settings::default()).await;
     stage.round().await;
     stage.begin().await;
@@ -309,7 +309,7 @@ async fn a_clock_that_jumps_evicts_nobody() {
 }
 
 #[tokio::test]
-async fn a_launcher_outage_is_waited_for_and_costs_no_attempt() {
+async fn a_launcher_outage_does_not_count_as_an_attempt() {
     let mut stage = stage(one_attempt()).await;
     stage.script.fail_starts(5);
     stage.round().await;
@@ -334,7 +334,7 @@ async fn a_launcher_outage_is_waited_for_and_costs_no_attempt() {
 }
 
 #[tokio::test]
-async fn workers_that_end_before_they_have_their_job_cost_no_attempt() {
+async fn workers_that_end_before_receiving_their_job_do_not_count() {
     let mut stage = stage(one_attempt()).await;
     for _ in 0..4 {
         stage.awake_for(20).await;
@@ -354,7 +354,7 @@ async fn workers_that_end_before_they_have_their_job_cost_no_attempt() {
 }
 
 #[tokio::test]
-async fn what_ends_while_the_server_stops_costs_no_attempt() {
+async fn workers_that_end_during_shutdown_do_not_count() {
     let mut stage = stage(one_attempt()).await;
     stage.round().await;
     stage.begin().await;
@@ -368,7 +368,7 @@ async fn what_ends_while_the_server_stops_costs_no_attempt() {
 }
 
 #[tokio::test]
-async fn workers_that_hang_when_the_server_stops_are_killed_at_no_cost() {
+async fn workers_that_hang_during_shutdown_are_killed_and_do_not_count() {
     let mut stage = stage(Settings::default()).await;
     stage.round().await;
     stage.begin().await;
@@ -381,7 +381,7 @@ async fn workers_that_hang_when_the_server_stops_are_killed_at_no_cost() {
 }
 
 #[tokio::test]
-async fn time_that_a_run_waits_does_not_count_towards_its_limit() {
+async fn waiting_time_does_not_count_towards_the_time_limit() {
     let settings = Settings {
         max_run_time: Some(Duration::from_secs(60)),
         lease: Duration::from_secs(1000),
@@ -409,7 +409,7 @@ async fn time_that_a_run_waits_does_not_count_towards_its_limit() {
 }
 
 #[tokio::test]
-async fn a_server_with_another_port_ends_the_workers_that_cannot_find_it() {
+async fn a_server_on_a_new_port_stops_workers_that_know_only_the_old_one() {
     let mut stage = stage(Settings::default()).await;
     stage.round().await;
     let run = stage.begin().await;
@@ -423,7 +423,7 @@ async fn a_server_with_another_port_ends_the_workers_that_cannot_find_it() {
 }
 
 #[tokio::test]
-async fn a_queue_that_panics_is_reported_and_started_again() {
+async fn a_panicked_queue_is_reported_and_restarted() {
     let stage = stage(Settings::default()).await;
     let Stage { app, script, .. } = &stage;
     script.state().panics = true;

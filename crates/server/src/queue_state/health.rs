@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_engine_that_is_away_is_told_and_is_no_problem_of_the_queue() {
+    fn an_engine_outage_is_reported_and_leaves_the_queue_healthy() {
         let clock = Clock::default();
         let health = Health::new(clock.clone());
         assert_eq!(health.note(), None);

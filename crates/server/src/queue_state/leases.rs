@@ -150,7 +150,7 @@ mod tests {
     const ONE: Held = (1, 1);
 
     #[test]
-    fn a_lease_lasts_as_long_as_signs_of_life_come() {
+    fn heartbeats_extend_a_lease() {
         let clock = Clock::default();
         let leases = Leases::new(clock.clone(), LEASE);
         leases.grant(ONE, false);
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn only_time_at_work_is_counted() {
+    fn only_working_time_is_counted() {
         let clock = Clock::default();
         let leases = Leases::new(clock.clone(), LEASE);
         let seconds = |time: Duration| time.as_secs();

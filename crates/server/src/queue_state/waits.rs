@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_news_is_told() {
+    fn only_changed_reasons_are_reported() {
         let waits = Waits::default();
         let list = |runs: &[(i64, &str)]| {
             let told = runs.iter().map(|(id, why)| (*id, waiting("Slurm", why)));

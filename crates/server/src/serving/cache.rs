@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn two_who_ask_first_share_one_making_that_no_leaving_stops() {
+    async fn concurrent_callers_share_one_load_that_survives_cancellation() {
         let cache = cache(100);
         let count = Arc::new(AtomicUsize::new(0));
         let (go_on, wait) = oneshot::channel::<()>();
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_least_recently_used_makes_room_and_one_in_use_stays() {
+    async fn the_least_recently_used_is_evicted_unless_in_use() {
         let cache = cache(100);
         let a = get(&cache, "a", 40).await.unwrap();
         drop(get(&cache, "b", 40).await.unwrap());
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_can_not_be_made_is_not_kept() {
+    async fn failures_are_not_cached() {
         let cache = cache(100);
         let fail = |_| async { Err::<u64, _>(ApiError::conflict("no")) };
         let both = tokio::join!(cache.get("a", fail), cache.get("a", fail));

@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn the_query_of_a_document_is_not_found_and_texts_are_found_once() {
+    fn only_matches_are_indexed_and_equal_texts_once() {
         let pair = |a: &str, b: &str| {
             Document::new()
                 .with_chunk(Document::text(a))
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_are_found_with_their_captions() {
+    fn images_are_found_with_their_captions() {
         let pair = Document::new()
             .with_chunk(Document::blob(vec![1]))
             .with_chunk(Document::text("a shoe"));
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn large_data_is_read_up_to_a_limit_and_in_chunks() {
+    fn large_data_is_read_in_chunks_up_to_a_limit() {
         let texts = (0..MOST + 10).map(|n| Document::text(format!("text {n}")));
         let texts: Vec<Document> = texts.collect();
         let bytes = DocumentArray::from(texts).to_bytes().unwrap();

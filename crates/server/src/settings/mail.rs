@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn half_an_account_and_a_password_in_plain_text_are_refused() {
+    fn incomplete_accounts_and_passwords_over_plain_text_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("password");
         std::fs::write(&file, "pass word\r\n").unwrap();

@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn settings_that_would_let_in_nobody_or_everybody_are_refused() {
+    fn settings_that_admit_nobody_or_everybody_are_refused() {
         let good = Oidc {
             issuer: Some("https://login.example".into()),
             client_id: Some("ft".into()),

@@ -201,7 +201,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_is_held_is_not_removed_and_is_looked_at_later() {
+    async fn held_content_is_not_removed_and_checked_again_later() {
         let holds = Holds::default();
         let (one, two) = (holds.hold("a").await, holds.hold("a").await);
         assert!(holds.begin_removal("a").is_none());
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_wants_to_hold_waits_for_the_end_of_a_removal() {
+    async fn a_hold_waits_for_the_end_of_a_removal() {
         let holds = Holds::default();
         let removal = holds.begin_removal("a").unwrap();
         assert!(holds.begin_removal("a").is_none(), "once at a time");

@@ -42,7 +42,7 @@ fn walk(folder: &FilePath) -> usize {
 }
 
 #[tokio::test]
-async fn keeps_contents_by_their_hash_and_leaves_nothing_of_broken_uploads() {
+async fn contents_are_stored_by_hash_and_broken_uploads_leave_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::in_folder(folder.path()).unwrap();
     let mut broken = store.upload();
@@ -60,7 +60,7 @@ async fn keeps_contents_by_their_hash_and_leaves_nothing_of_broken_uploads() {
 }
 
 #[tokio::test]
-async fn halves_of_files_that_a_killed_server_has_left_are_removed() {
+async fn partial_files_of_a_killed_server_are_removed() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::in_folder(folder.path()).unwrap();
     let uploads = folder.path().join("uploads");
@@ -73,7 +73,7 @@ async fn halves_of_files_that_a_killed_server_has_left_are_removed() {
 }
 
 #[test]
-fn an_upload_that_was_cut_off_while_it_was_written_takes_no_more() {
+fn an_upload_with_a_cancelled_write_takes_no_more_bytes() {
     // The only blocking thread is busy, so hashing has to wait.
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.max_blocking_threads(1).build().unwrap();
@@ -97,7 +97,7 @@ fn an_upload_that_was_cut_off_while_it_was_written_takes_no_more() {
 }
 
 #[tokio::test]
-async fn what_the_store_did_not_keep_is_not_accepted() {
+async fn content_that_the_store_damaged_is_not_accepted() {
     let (store, faulty) = Faulty::in_memory();
     for (call, bytes) in [(Call::Put, b"small".to_vec()), (Call::Part, much())] {
         faulty.next(call, Fault::Damage);
@@ -114,7 +114,7 @@ async fn what_the_store_did_not_keep_is_not_accepted() {
 }
 
 #[tokio::test]
-async fn resets_lose_nothing_and_leave_nothing() {
+async fn connection_resets_lose_nothing_and_leave_nothing() {
     let much = much();
     for (call, bytes) in [
         (Call::Put, &much[..5]),
@@ -140,7 +140,7 @@ async fn resets_lose_nothing_and_leave_nothing() {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_told_from_other_faults() {
+async fn a_full_disk_has_its_own_status() {
     let (store, faulty) = Faulty::in_memory();
     for (call, bytes) in [(Call::Put, b"small".to_vec()), (Call::Part, much())] {
         faulty.next(call, Fault::Full);
@@ -150,7 +150,7 @@ async fn a_full_disk_is_told_from_other_faults() {
 }
 
 #[tokio::test]
-async fn a_part_that_never_ends_stops_nobody_else() {
+async fn a_stalled_call_does_not_block_other_uploads() {
     let (store, faulty) = Faulty::in_memory();
     let gate = Arc::new(Semaphore::new(0));
     faulty.next(Call::Copy, Fault::Stall(Arc::clone(&gate)));
@@ -176,7 +176,7 @@ async fn a_part_that_never_ends_stops_nobody_else() {
 }
 
 #[tokio::test]
-async fn an_upload_that_is_given_up_is_aborted_at_the_store() {
+async fn an_abandoned_upload_is_aborted_at_the_store() {
     let (store, faulty) = Faulty::in_memory();
     let mut upload = store.upload();
     for piece in much().chunks(1 << 20) {
@@ -188,7 +188,7 @@ async fn an_upload_that_is_given_up_is_aborted_at_the_store() {
 }
 
 #[tokio::test]
-async fn a_call_that_is_cancelled_while_it_ends_leaves_nothing() {
+async fn a_call_cancelled_at_any_step_leaves_nothing() {
     for stalls in [Call::Put, Call::Get, Call::Copy] {
         let (store, faulty) = Faulty::in_memory();
         let gate = Arc::new(Semaphore::new(0));
@@ -221,7 +221,7 @@ async fn a_call_that_is_cancelled_while_it_ends_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn what_is_read_stays_until_it_was_read() {
+async fn content_being_read_is_removed_only_afterwards() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::in_folder(folder.path()).unwrap();
     let bytes = vec![7; 3 << 20];
@@ -237,7 +237,7 @@ async fn what_is_read_stays_until_it_was_read() {
 }
 
 #[tokio::test]
-async fn nothing_that_was_acknowledged_is_lost_or_changed_on_a_bad_day() {
+async fn acknowledged_content_survives_random_faults() {
     let calls = [
         Call::Put,
         Call::Part,
@@ -286,7 +286,7 @@ async fn nothing_that_was_acknowledged_is_lost_or_changed_on_a_bad_day() {
 }
 
 #[tokio::test]
-async fn a_copy_replaces_a_content_that_is_damaged_and_has_the_same_size() {
+async fn a_copy_replaces_damaged_content_of_the_same_size() {
     let (from, _) = Faulty::in_memory();
     let (to, faulty) = Faulty::in_memory();
     let stored = keep(&from, b"seventeen letters", 4).await.unwrap();
@@ -304,7 +304,7 @@ async fn a_copy_replaces_a_content_that_is_damaged_and_has_the_same_size() {
 
 #[tokio::test]
 #[cfg(feature = "s3")]
-async fn s3_signs_addresses_of_contents_and_a_folder_does_not() {
+async fn s3_gives_presigned_addresses_and_a_folder_does_not() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let address = url::Url::parse("s3://bucket/some/folder").unwrap();
     let settings = [

@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_kept_is_taken_again_unless_it_was_damaged() {
+    fn cached_content_is_reused_unless_damaged() {
         let place = place(1000);
         let sum = place.keep("abc");
         assert_eq!(place.take(&sum).unwrap(), "abc");
@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     #[cfg(unix)]
-    fn nobody_else_can_read_it() {
+    fn the_cache_is_readable_only_by_its_owner() {
         use std::os::unix::fs::PermissionsExt;
 
         let place = place(1000);
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_used_for_longest_makes_room() {
+    fn the_least_recently_used_content_is_evicted() {
         let place = place(250);
         let [a, b] = ["a", "b"].map(|text| place.keep(&text.repeat(100)));
         place.used(&a, 300);
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_limit_is_named() {
+    fn an_invalid_limit_is_reported() {
         assert_eq!(limit(None).unwrap(), 20 << 30);
         assert_eq!(limit(Some("3".as_ref())).unwrap(), 3 << 20);
         let error = limit(Some("lots".as_ref())).unwrap_err();

@@ -331,7 +331,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_content_with_another_sum_or_size_is_not_taken() {
+    async fn content_with_a_wrong_checksum_or_size_is_refused() {
         let routes = Router::new().route("/api/v1/worker/data", get(async || "good"));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());

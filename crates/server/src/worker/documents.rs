@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn documents_come_in_their_order_and_a_cut_is_said_once() {
+    fn documents_keep_their_order_and_truncation_is_reported_once() {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let all: Vec<Document> = (0..2 * BATCH + 3)
             .map(|n| Document::text(n.to_string()))

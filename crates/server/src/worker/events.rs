@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn many_examples_are_spread_over_events_and_none_is_lost() {
+    fn many_examples_are_split_over_events_without_loss() {
         let whole = examples(3000, 20, 200);
         assert!(bytes(&whole) > 8 << 20);
         let parts = split_long(whole.clone());
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn long_texts_are_cut_and_the_log_says_so() {
+    fn long_texts_are_truncated_with_a_log_line() {
         for event in [examples(2, 3, 3 << 20), examples(1, 500_000, 2)] {
             let parts = split_long(event);
             assert!(parts.iter().all(|part| bytes(part) <= 2 * EVENT_BYTES));
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_short_stays_as_it_is() {
+    fn short_events_stay_unchanged() {
         let event = examples(2, 2, 10);
         assert_eq!(split_long(event.clone()), [event]);
         let line = Event::Log {
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_comes_before_a_checkpoint_is_delivered_before_it() {
+    async fn events_before_a_checkpoint_are_delivered_before_it() {
         let folder = tempfile::tempdir().unwrap();
         let (app, server) = server_with_a_run(folder.path()).await;
         let (items, received) = mpsc::unbounded_channel();
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_server_refuses_is_said_in_the_log_and_the_rest_arrives() {
+    async fn refused_events_are_logged_and_the_others_arrive() {
         let folder = tempfile::tempdir().unwrap();
         let (app, server) = server_with_a_run(folder.path()).await;
         let line = |text: &str| Event::Log {

@@ -107,7 +107,7 @@ mod tests {
     /// A restricted thread reads its models, writes to its folder and caches, and
     /// has no access to the server's data.
     #[test]
-    fn the_servers_data_is_out_of_reach() {
+    fn the_servers_data_is_inaccessible() {
         let root = tempfile::tempdir().unwrap();
         let at = |name: &str| {
             let folder = root.path().join(name);

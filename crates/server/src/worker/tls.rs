@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_is_trusted_by_the_authority_that_the_order_names() {
+    async fn the_worker_trusts_the_certificate_authority_of_its_order() {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, text: String| {
             let path = folder.path().join(name);
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_authorities_is_named() {
+    fn a_file_without_certificates_is_an_error_with_its_name() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("ca.pem");
         for text in [None, Some(""), Some("none")] {

@@ -1,5 +1,4 @@
-//! What admins of the server see and do, what others don't, and what the audit
-//! log keeps of all of it.
+//! Admin routes and pages, their refusal to other users, and the audit log.
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -11,7 +10,7 @@ use crate::{
     support::{Backend, Http, finished_run, fit, pairs, start, start_with},
 };
 
-/// Routes for admins, each with a body that is good.
+/// Admin routes, each with a valid body.
 fn routes() -> Vec<(Method, &'static str, Value)> {
     vec![
         (Method::GET, "/users", Value::Null),
@@ -35,7 +34,7 @@ async fn user(backend: &Backend, name: &str) -> Http {
 }
 
 #[tokio::test]
-async fn what_is_for_admins_is_refused_to_others() {
+async fn only_admins_may_use_admin_routes() {
     let backend = start().await;
     let bob = user(&backend, "bob").await;
     let form = [("name", "reader"), ("scope", "read")];
@@ -101,7 +100,7 @@ async fn what_is_for_admins_is_refused_to_others() {
 }
 
 #[tokio::test]
-async fn a_disabled_user_is_kept_out_at_once() {
+async fn a_disabled_user_loses_access_at_once() {
     let backend = start().await;
     let bob = user(&backend, "bob").await;
     let admin = Browser {
@@ -117,7 +116,7 @@ async fn a_disabled_user_is_kept_out_at_once() {
     let (status, page) = admin.send(change, &form("enable")).await;
     assert_eq!(status, StatusCode::SEE_OTHER, "{page}");
     assert_eq!(whoami().await.unwrap().status(), StatusCode::OK);
-    // One admin stays.
+    // The last admin can't be removed.
     let last = [("user", "finetuner"), ("action", "disable")];
     let (status, page) = admin.send(change, &last).await;
     assert_eq!(status, StatusCode::CONFLICT);
@@ -125,7 +124,7 @@ async fn a_disabled_user_is_kept_out_at_once() {
 }
 
 #[tokio::test]
-async fn limits_of_users_and_projects_are_obeyed() {
+async fn limits_of_users_and_projects_are_enforced() {
     let backend = start_with(finetuner_server::Settings {
         max_open_runs: Some(5),
         ..finetuner_server::Settings::default()
@@ -163,7 +162,7 @@ async fn limits_of_users_and_projects_are_obeyed() {
     let zero = (Method::PUT, "/users/finetuner", json!({"max_open_runs": 0}));
     let (status, _) = call(&backend.http, zero).await;
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
-    // What is missing or misspelt removes no limit.
+    // A missing or misspelt field removes no limit.
     for (path, body) in [
         ("/storage/finetuner", json!({})),
         ("/storage/finetuner", json!({"max_store": 5})),
@@ -175,14 +174,14 @@ async fn limits_of_users_and_projects_are_obeyed() {
 }
 
 #[tokio::test]
-async fn the_audit_log_says_who_did_what_and_holds_no_secret() {
+async fn the_audit_log_records_actions_without_secrets() {
     let backend = start().await;
     let run = finished_run(&backend.finetuner, "r").await;
     let form = [("name", "robot")];
     let made = backend.http.post("/v2/rpc/user.pat.create").form(&form);
     let made: Value = made.send().await.unwrap().json().await.unwrap();
     let token = made["data"]["token"].as_str().unwrap().to_owned();
-    // A password that was typed as a name.
+    // A password typed into the name field.
     let form = [("name", "hunter2 hunter2"), ("password", "x")];
     let wrong = backend.http.with_token(None);
     let wrong = wrong.post("/console/signin").form(&form);

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use crate::support::{Serving, fit, pairs};
 
 #[tokio::test]
-async fn a_second_run_takes_its_data_from_the_cache() {
+async fn a_second_run_reads_its_data_from_the_cache() {
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join("cache");
     let environment = [("FINETUNER_WORKER_CACHE", cache.to_str().unwrap())];

@@ -55,7 +55,7 @@ async fn a_run_is_trained_by_a_child_process() {
 }
 
 #[tokio::test]
-async fn a_server_whose_output_nobody_reads_stops_in_order() {
+async fn a_server_with_closed_output_stops_cleanly() {
     let folder = tempfile::tempdir().unwrap();
     let mut process = server()
         .args(["serve", "--address", "127.0.0.1:0", "--data"])
@@ -83,7 +83,7 @@ async fn a_server_whose_output_nobody_reads_stops_in_order() {
 }
 
 #[tokio::test]
-async fn a_token_needs_the_folder_of_a_server() {
+async fn creating_a_token_needs_a_servers_folder() {
     let folder = tempfile::tempdir().unwrap();
     let made = server()
         .args(["token", "--data"])
@@ -100,7 +100,7 @@ async fn a_token_needs_the_folder_of_a_server() {
 }
 
 #[tokio::test]
-async fn settings_come_from_options_then_the_environment_then_the_file() {
+async fn options_override_the_environment_and_the_environment_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("finetuner.toml");
     let config = async |text: &str| {
@@ -139,7 +139,7 @@ async fn settings_come_from_options_then_the_environment_then_the_file() {
 /// For example a snapshot, or a disk that is mounted read-only.
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn data_on_media_that_cannot_be_written_is_checked_and_copied() {
+async fn data_on_read_only_media_can_be_checked_and_copied() {
     let may_mount = Command::new("unshare").args(["-m", "true"]).output().await;
     if !may_mount.is_ok_and(|done| done.status.success()) {
         println!("skipped: only root can mount a folder for reading alone");

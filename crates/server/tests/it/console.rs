@@ -35,7 +35,7 @@ impl Browser<'_> {
     pub(crate) async fn page(&self, path: &str) -> String {
         let (status, page) = self.get(path).await;
         assert_eq!(status, StatusCode::OK, "{path}: {page}");
-        // Nothing comes from elsewhere, and nothing runs that is not our file.
+        // Pages load nothing from other hosts and run no inline scripts.
         for bad in [
             "http://",
             "https://",
@@ -53,13 +53,13 @@ impl Browser<'_> {
         page
     }
 
-    /// Sends a form of a page about the first user's personal project.
+    /// Sends a form of the first user's personal project.
     pub(crate) async fn post(&self, path: &str, form: &[(&str, &str)]) -> (StatusCode, String) {
         let form = [form, &[("project", "finetuner")]].concat();
         self.send(path, &form).await
     }
 
-    /// Sends a form as it is.
+    /// Sends a form unchanged.
     pub(crate) async fn send(&self, path: &str, form: &[(&str, &str)]) -> (StatusCode, String) {
         let http = self.backend.http.with_token(None);
         let request = http.post(path).form(form).header("cookie", &self.cookie);
@@ -74,7 +74,7 @@ impl Browser<'_> {
 }
 
 #[tokio::test]
-async fn every_page_shows_what_there_is() {
+async fn every_page_shows_the_users_objects() {
     let backend = start().await;
     let run = finished_run(&backend.finetuner, "first").await;
     finished_run(&backend.finetuner, "second").await;
@@ -132,7 +132,7 @@ async fn every_page_shows_what_there_is() {
         !page.contains("/picture?document="),
         "its data was pushed anew since"
     );
-    // Pictures that example queries have found can be seen.
+    // Images found by example queries are shown.
     let page = browser
         .page("/console/experiments/default/runs/second")
         .await;
@@ -155,7 +155,7 @@ async fn every_page_shows_what_there_is() {
 
     let both = "run=default%2Ffirst&run=default%2Fsecond";
     let compared = browser.page(&format!("/console/compare?{both}")).await;
-    // A loss and a learning rate each.
+    // One loss and one learning rate per run.
     assert_eq!(compared.matches("<polyline").count(), 4);
     let (status, _) = browser.get("/console/compare?run=default%2Ffirst").await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
@@ -196,7 +196,7 @@ async fn every_page_shows_what_there_is() {
     let whole = DocumentArray::from_bytes(&whole).unwrap();
     assert_eq!(whole, backend.finetuner.pull("train").await.unwrap());
 
-    // A token is made, seen once, and deleted.
+    // A token is created, shown once, and deleted.
     let form = [("name", "laptop"), ("days", "7"), ("scope", "all")];
     let (status, made) = browser.post("/console/tokens", &form).await;
     assert_eq!(status, StatusCode::OK);
@@ -236,7 +236,7 @@ async fn every_page_shows_what_there_is() {
 }
 
 #[tokio::test]
-async fn everything_from_users_is_escaped() {
+async fn values_from_users_are_escaped_on_every_page() {
     const EVIL: &str = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'";
     let backend = start().await;
     let mut documents = DocumentArray::new();
@@ -246,7 +246,7 @@ async fn everything_from_users_is_escaped() {
         documents.push(pair.with_tag(EVIL, EVIL));
     }
     backend.finetuner.push("train", &documents).await.unwrap();
-    // Names that are allowed and look like markup.
+    // Valid names that look like markup.
     let name = "<b>&\"'";
     let evaluation = finetuner::EvaluationCallback::new("train")
         .gather_examples(true)
@@ -301,7 +301,7 @@ async fn everything_from_users_is_escaped() {
 }
 
 #[tokio::test]
-async fn the_guides_are_there_without_a_login() {
+async fn the_guides_need_no_login() {
     let backend = start().await;
     let browser = Browser {
         backend: &backend,

@@ -1,4 +1,4 @@
-//! Files that a browser uploads, the runs that are started over them, and the queue.
+//! Console pages for uploads, for starting a run on the uploaded data, and for the queue.
 
 use std::{io::Write, path::Path};
 
@@ -23,7 +23,7 @@ async fn browser(backend: &Backend) -> Browser<'_> {
     }
 }
 
-/// A form with these fields and a file, of the first user's project.
+/// Returns a form of the first user's project with these fields and a file.
 fn form(fields: &[(&'static str, &str)], file: (&'static str, Vec<u8>)) -> Form {
     let mut form = Form::new().text("project", "finetuner");
     for (name, value) in fields {
@@ -32,7 +32,7 @@ fn form(fields: &[(&'static str, &str)], file: (&'static str, Vec<u8>)) -> Form 
     form.part("file", Part::bytes(file.1).file_name(file.0))
 }
 
-/// Sends a form. Returns the status, the address that it leads to, and the page.
+/// Sends a form. Returns the status, the redirect's address, and the page.
 async fn upload(browser: &Browser<'_>, form: Form) -> (StatusCode, String, String) {
     let http = browser.backend.http.with_token(None);
     let request = http.post(NEW).multipart(form);
@@ -54,7 +54,7 @@ fn zip(files: &[(&str, &[u8])]) -> Vec<u8> {
     zip.finish().unwrap().into_inner()
 }
 
-/// A server whose data folder is known.
+/// Starts a server with this data folder.
 async fn start_in(folder: &Path) -> Backend {
     let server = Server::embedded().folder(folder).start().await.unwrap();
     let token = server.first_token().unwrap().to_owned();
@@ -65,7 +65,7 @@ async fn start_in(folder: &Path) -> Backend {
     }
 }
 
-/// How many files are left that were being read.
+/// Counts the temporary files left by uploads.
 fn left_behind(folder: &Path) -> usize {
     let entries = std::fs::read_dir(folder).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name());
@@ -75,7 +75,7 @@ fn left_behind(folder: &Path) -> usize {
 }
 
 #[tokio::test]
-async fn a_file_becomes_the_data_that_a_client_pushes() {
+async fn an_uploaded_file_equals_the_data_that_a_client_pushes() {
     let folder = tempfile::tempdir().unwrap();
     let backend = start_in(folder.path()).await;
     let browser = browser(&backend).await;
@@ -114,7 +114,7 @@ async fn a_file_becomes_the_data_that_a_client_pushes() {
     };
     assert_eq!(shown(&pulled), shown(&pushed));
 
-    // A name that is taken is asked about first.
+    // An existing name needs a confirmation.
     let (status, _, page) = upload(&browser, form(&fields, ("pairs.csv", csv.into()))).await;
     assert_eq!(status, StatusCode::CONFLICT, "{page}");
     assert!(page.contains("name=\"replace\""), "{page}");
@@ -127,7 +127,7 @@ async fn a_file_becomes_the_data_that_a_client_pushes() {
 }
 
 #[tokio::test]
-async fn pictures_come_in_a_zip_and_nothing_outside_of_it_is_read() {
+async fn images_are_read_only_from_the_uploaded_zip() {
     let folder = tempfile::tempdir().unwrap();
     let backend = start_in(folder.path()).await;
     let browser = browser(&backend).await;
@@ -184,7 +184,7 @@ async fn pictures_come_in_a_zip_and_nothing_outside_of_it_is_read() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_is_told_and_what_was_typed_stays() {
+async fn errors_are_shown_and_the_form_keeps_its_values() {
     let folder = tempfile::tempdir().unwrap();
     let backend = start_in(folder.path()).await;
     let browser = browser(&backend).await;
@@ -264,7 +264,7 @@ async fn what_is_wrong_is_told_and_what_was_typed_stays() {
 }
 
 #[tokio::test]
-async fn uploads_are_refused_to_strangers_readers_and_other_sites() {
+async fn uploads_need_a_session_write_access_and_the_same_site() {
     let backend = start().await;
     let cookie = sign_in(&backend).await;
     let http = backend.http.with_token(None);
@@ -310,7 +310,7 @@ async fn uploads_are_refused_to_strangers_readers_and_other_sites() {
 }
 
 #[tokio::test]
-async fn runs_are_started_by_members_from_their_own_pages_over_their_own_data() {
+async fn only_members_start_runs_from_console_forms_on_their_own_data() {
     let backend = start().await;
     backend.finetuner.push("train", pairs(8)).await.unwrap();
     let cookie = sign_in(&backend).await;
@@ -363,7 +363,7 @@ async fn runs_are_started_by_members_from_their_own_pages_over_their_own_data() 
 }
 
 #[tokio::test]
-async fn a_run_is_started_from_the_form_and_linked_with_its_data() {
+async fn the_form_starts_a_run_that_links_to_its_data() {
     let backend = start().await;
     backend.finetuner.push("train", pairs(8)).await.unwrap();
     let browser = browser(&backend).await;
@@ -413,7 +413,7 @@ async fn a_run_is_started_from_the_form_and_linked_with_its_data() {
     run.wait().await.unwrap();
     assert!(!run.metrics().await.unwrap().after.is_empty());
 
-    // Errors are beside their field, and what was typed stays.
+    // Errors are beside their field, and the form keeps its values.
     for (field, value, told) in [
         ("name", "from-page", "has a run `from-page` already"),
         ("epochs", "many", "Epochs is `many`"),
@@ -431,7 +431,7 @@ async fn a_run_is_started_from_the_form_and_linked_with_its_data() {
         let (status, page) = browser.post("/console/start", &wrong).await;
         assert!(status.is_client_error(), "{field}: {status}");
         let beside = page.split(&format!("id=\"{field}-wrong\"")).nth(1);
-        let beside = beside.unwrap_or_else(|| panic!("nothing is beside {field}: {page}"));
+        let beside = beside.unwrap_or_else(|| panic!("no error beside {field}: {page}"));
         assert!(
             beside.split("</p>").next().unwrap().contains(told),
             "{page}"
@@ -451,7 +451,7 @@ async fn a_run_is_started_from_the_form_and_linked_with_its_data() {
 }
 
 #[tokio::test]
-async fn the_queue_names_the_runs_of_the_project_and_counts_others() {
+async fn the_queue_page_names_runs_of_the_project_and_counts_others() {
     let settings = finetuner_server::Settings {
         runs_at_once: 1,
         ..Default::default()

@@ -1,5 +1,5 @@
-//! What is done on pages of the console: starting runs from others, cancelling
-//! and deleting, and what a page says when something can't be done.
+//! Console forms: cloning, continuing, cancelling and deleting runs, and their
+//! error pages.
 
 use finetuner::TrainingCheckpoint;
 use reqwest::StatusCode;
@@ -20,7 +20,7 @@ async fn browser(backend: &Backend) -> Browser<'_> {
 const RUNS: &str = "/console/experiments/default/runs";
 
 #[tokio::test]
-async fn a_run_is_cloned_with_changes_and_gone_on_from() {
+async fn a_run_is_cloned_with_changes_and_continued() {
     let backend = start().await;
     backend.finetuner.push("train", pairs(8)).await.unwrap();
     let run = fit(&backend.finetuner, "first", 1).callback(TrainingCheckpoint::new());
@@ -68,7 +68,7 @@ async fn a_run_is_cloned_with_changes_and_gone_on_from() {
     assert_eq!(config["data"]["train_data"], "other");
     assert_eq!(config["model"]["name"], "clip-small");
     on_other.wait().await.unwrap();
-    // A name that is taken: what was typed is still there.
+    // An existing name is refused, and the form keeps its values.
     let (status, page) = browser.post(&clone, &fields("first-2")).await;
     assert_eq!(status, StatusCode::CONFLICT);
     for part in [
@@ -112,7 +112,7 @@ async fn a_run_is_cloned_with_changes_and_gone_on_from() {
 }
 
 #[tokio::test]
-async fn what_destroys_asks_first_and_a_cancelled_run_has_not_failed() {
+async fn destructive_actions_ask_first_and_cancelled_is_not_failed() {
     let backend = start().await;
     backend.finetuner.push("train", pairs(8)).await.unwrap();
     let run = fit(&backend.finetuner, "long", 49).await.unwrap();
@@ -128,7 +128,7 @@ async fn what_destroys_asks_first_and_a_cancelled_run_has_not_failed() {
     assert!(asked.contains("Cancel this run?"), "{asked}");
     assert!(
         !run.status().await.unwrap().status.is_final(),
-        "asking does nothing"
+        "the question changes nothing"
     );
     let (status, _) = browser.post(&format!("{RUNS}/long/cancel"), &[]).await;
     assert_eq!(status, StatusCode::SEE_OTHER);
@@ -151,7 +151,7 @@ async fn what_destroys_asks_first_and_a_cancelled_run_has_not_failed() {
 }
 
 #[tokio::test]
-async fn errors_are_pages_in_the_frame() {
+async fn errors_are_shown_inside_the_page_layout() {
     let backend = start().await;
     finished_run(&backend.finetuner, "r").await;
     let browser = browser(&backend).await;
@@ -179,7 +179,7 @@ async fn errors_are_pages_in_the_frame() {
     let (status, page) = browser.post("/console/tokens", &[("x", "y")]).await;
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
     assert!(page.contains("aria-label=\"Main\""), "{page}");
-    // What was typed is kept.
+    // The form keeps its values.
     let typed = [("name", "laptop"), ("days", "9999"), ("scope", "read")];
     let (status, page) = browser.post("/console/tokens", &typed).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
@@ -206,7 +206,7 @@ async fn errors_are_pages_in_the_frame() {
 }
 
 #[tokio::test]
-async fn a_read_only_session_has_no_buttons_that_change_anything() {
+async fn a_read_only_session_shows_no_buttons_for_changes() {
     let backend = start().await;
     finished_run(&backend.finetuner, "r").await;
     let form = [("name", "reader"), ("scope", "read")];

@@ -1,4 +1,4 @@
-//! Lists of the console, and what they say about runs.
+//! Lists of runs and data in the console.
 
 use finetuner::EvaluationCallback;
 use reqwest::StatusCode;
@@ -25,7 +25,7 @@ async fn metrics_over_different_numbers_of_documents_are_not_mixed() {
     let list = "/console/experiments/default";
     let page = browser.page(&format!("{list}?metric=recall_at_4")).await;
     assert!(page.contains("recall_at_4 before"), "{page}");
-    // 8 documents are all found by 20, and by 4 never more than half are.
+    // A search at 20 finds all 8 documents, a search at 4 at most half.
     let page = browser
         .page(&format!("{list}?filter=recall_at_20%3D1"))
         .await;
@@ -58,7 +58,7 @@ async fn metrics_over_different_numbers_of_documents_are_not_mixed() {
 }
 
 #[tokio::test]
-async fn as_many_runs_are_compared_as_are_selected() {
+async fn all_selected_runs_are_compared() {
     let backend = start().await;
     backend.finetuner.push("train", pairs(4)).await.unwrap();
     let mut query = Vec::new();
@@ -79,7 +79,7 @@ async fn as_many_runs_are_compared_as_are_selected() {
         16,
         "losses and rates"
     );
-    // Too few are told on a page with a way back.
+    // Too few runs give an error page with a link back.
     for (asked, count) in [("", "0 runs"), ("&run=default%2Fr1", "1 run.")] {
         let address = format!("/console/compare?experiment=default{asked}");
         let (status, page) = browser.get(&address).await;
@@ -87,7 +87,7 @@ async fn as_many_runs_are_compared_as_are_selected() {
         assert!(page.contains(count), "{page}");
         assert!(page.contains("aria-label=\"Main\"") && page.contains("experiments/default\""));
     }
-    // A page behind the last one leads to the last.
+    // A page number past the end shows the last page.
     for list in ["/console/experiments/default", "/console/data"] {
         let http = backend.http.with_token(None);
         let request = http.get(&format!("{list}?page=999"));
@@ -103,11 +103,11 @@ async fn as_many_runs_are_compared_as_are_selected() {
 }
 
 #[tokio::test]
-async fn names_are_what_people_call_things() {
+async fn titles_are_names_and_can_not_change_the_text_direction() {
     let backend = start().await;
     let run = finished_run(&backend.finetuner, "maker").await;
     let artifact = run.artifact_id().await.unwrap().to_owned();
-    // A name that turns what follows it around.
+    // A name with a right-to-left override.
     let evil = "right\u{202e}left";
     let again = fit(&backend.finetuner, evil, 1);
     again.await.unwrap().wait().await.unwrap();

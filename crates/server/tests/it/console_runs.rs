@@ -1,5 +1,5 @@
-//! Lists of runs in the console: of all experiments, their columns and files, tags
-//! and notes, and what is done with the runs that are selected.
+//! Lists of runs in the console: all experiments, columns, CSV files, tags, notes,
+//! and actions on selected runs.
 
 use finetuner::{AnnotationChange, EvaluationCallback};
 use reqwest::StatusCode;
@@ -40,7 +40,7 @@ async fn tags_and_note_are_saved_together() {
     ] {
         assert!(page.contains(part), "{part} is not in {page}");
     }
-    // What is refused changes neither, and what was typed is still there.
+    // A refused form changes neither, and keeps its values.
     let long = "x".repeat(101);
     let typed = [("tags", long.as_str()), ("note", "kept")];
     let (status, page) = browser.post(&form, &typed).await;
@@ -70,7 +70,7 @@ async fn tags_and_note_are_saved_together() {
         .await
         .unwrap();
     assert_eq!(about.annotations.tags, ["served", "a"]);
-    // Tags of the data outlive new data of that name.
+    // Tags stay when the data is replaced.
     let data = backend.finetuner.describe_documents("train").await.unwrap();
     let change = AnnotationChange::default().add_tags(["clean"]);
     backend
@@ -84,7 +84,7 @@ async fn tags_and_note_are_saved_together() {
 }
 
 #[tokio::test]
-async fn one_list_has_the_runs_of_all_experiments() {
+async fn the_run_list_covers_all_experiments() {
     let backend = start().await;
     backend.finetuner.push("train", pairs(8)).await.unwrap();
     for (experiment, name, tag) in [("one", "a", "x"), ("two", "b", "y"), ("two", "c", "y")] {
@@ -128,14 +128,14 @@ async fn one_list_has_the_runs_of_all_experiments() {
         }
         assert!(
             page.contains("Compare selected"),
-            "the bar is there: {query}"
+            "the bar is shown: {query}"
         );
     }
     let page = browser.page(&format!("{list}?sort=-experiment")).await;
     let place = |name: &str| page.find(&format!("/runs/{name}\"")).unwrap();
     assert!(place("b") < place("a") && place("c") < place("b"));
 
-    // A file of the list, and of what is selected.
+    // CSV files of the list and of the selected runs.
     let (status, file) = browser.get("/console/runs/csv?tag=y&sort=name").await;
     assert_eq!(status, StatusCode::OK);
     let lines: Vec<&str> = file.lines().collect();
@@ -150,7 +150,7 @@ async fn one_list_has_the_runs_of_all_experiments() {
     let (status, _) = browser.get("/console/runs/csv?experiment=none").await;
     assert_eq!(status, StatusCode::NOT_FOUND);
 
-    // Somebody else sees none of them.
+    // Another user sees none of them.
     let eve = backend.server.create_token("eve", "laptop").await.unwrap();
     let eve = Browser {
         backend: &backend,
@@ -205,7 +205,7 @@ async fn columns_are_chosen_and_remembered() {
 }
 
 #[tokio::test]
-async fn what_is_selected_is_tagged_cancelled_and_deleted_after_a_question() {
+async fn selected_runs_are_tagged_cancelled_and_deleted_after_confirmation() {
     let backend = start().await;
     backend.finetuner.push("train", pairs(8)).await.unwrap();
     let done = fit(&backend.finetuner, "done", 1).await.unwrap();
@@ -243,7 +243,7 @@ async fn what_is_selected_is_tagged_cancelled_and_deleted_after_a_question() {
     assert!(page.contains("Cancel 1 run?"), "{page}");
     assert!(
         !long.status().await.unwrap().status.is_final(),
-        "asking does nothing"
+        "the question changes nothing"
     );
     let (status, _) = act(&[("do", "cancel"), yes]).await;
     assert_eq!(status, StatusCode::SEE_OTHER);
@@ -261,7 +261,7 @@ async fn what_is_selected_is_tagged_cancelled_and_deleted_after_a_question() {
 }
 
 #[tokio::test]
-async fn runs_are_compared_by_what_they_find_and_how_they_end() {
+async fn runs_are_compared_by_search_results_and_status() {
     let backend = start().await;
     for name in ["one", "two"] {
         finished_run(&backend.finetuner, name).await;
@@ -284,9 +284,9 @@ async fn runs_are_compared_by_what_they_find_and_how_they_end() {
     let sides = page.matches("class=\"found\"").count();
     assert!(
         sides >= 2 && sides % 2 == 0,
-        "each run has its side: {sides}"
+        "each run has a column: {sides}"
     );
-    // A part of the axis, and a way back to all of it.
+    // Zooming into the axis, and back out.
     let page = browser
         .page(&format!("{compare}&of=step&from=1&to=3"))
         .await;

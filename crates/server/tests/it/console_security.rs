@@ -1,4 +1,4 @@
-//! Pages of the console that somebody asks for who should not get them.
+//! Access control of console pages and forms.
 
 use reqwest::{Method, StatusCode};
 
@@ -7,7 +7,7 @@ use crate::{
     support::{Http, finished_run, start},
 };
 
-/// Pages and forms about a run, an artifact and an account.
+/// Pages and forms of a run, an artifact and an account.
 fn routes(run: &str, artifact: &str) -> Vec<(Method, String)> {
     let r = format!("/console/experiments/default/runs/{run}");
     let a = format!("/console/data/{artifact}");
@@ -41,8 +41,8 @@ fn routes(run: &str, artifact: &str) -> Vec<(Method, String)> {
     ]
 }
 
-/// The fields of all forms, begun in this user's personal project. Those of
-/// selected runs are about the run of the test.
+/// Fields of all forms, for this user's personal project. Forms for selected
+/// runs select the run of the test.
 fn form(user: &'static str) -> [(&'static str, &'static str); 6] {
     [
         ("name", "stolen"),
@@ -70,7 +70,7 @@ async fn ask(
 }
 
 #[tokio::test]
-async fn pages_and_forms_are_for_their_user_alone() {
+async fn pages_and_forms_need_their_users_session() {
     let backend = start().await;
     let run = finished_run(&backend.finetuner, "mine").await;
     let artifact = run.artifact_id().await.unwrap().to_owned();
@@ -100,12 +100,12 @@ async fn pages_and_forms_are_for_their_user_alone() {
         }
     }
     let runs = backend.finetuner.list_runs().await.unwrap();
-    assert_eq!(runs.len(), 1, "nothing was made or deleted");
+    assert_eq!(runs.len(), 1, "nothing was created or deleted");
 }
 
-/// Wrong tokens of others, behind the same address, keep nobody out.
+/// Wrong tokens from the same address don't lock out other users.
 #[tokio::test]
-async fn a_good_token_is_taken_after_the_wrong_ones_of_others() {
+async fn a_valid_token_is_accepted_after_wrong_ones_of_others() {
     let backend = start().await;
     let http = backend.http.with_token(None);
     let try_in = async |password: &str| {

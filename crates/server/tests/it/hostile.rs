@@ -1,5 +1,5 @@
-//! Bodies, queries and forms that nobody should send: each is refused with the
-//! name of what is wrong, and none of them is an error of the server.
+//! Invalid bodies, queries and forms: each is refused by field, and none causes a
+//! server error.
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -43,7 +43,7 @@ async fn with_experiment() -> Backend {
 }
 
 #[tokio::test]
-async fn what_is_no_json_object_is_refused_everywhere() {
+async fn bodies_that_are_not_json_objects_are_refused_on_every_route() {
     let backend = with_experiment().await;
     let deep = format!("{{\"name\": {}", "[".repeat(100_000));
     let bodies: [&[u8]; 14] = [
@@ -57,7 +57,7 @@ async fn what_is_no_json_object_is_refused_everywhere() {
         b"{\"name\": 1e999}",
         b"{\"name\": NaN}",
         b"{\"name\": \"a\"} b",
-        // Half an emoji, as JavaScript cuts one, and a half that is the end of one.
+        // Unpaired surrogates: the first half of an emoji, and the second half.
         b"{\"name\": \"half \\ud83d emoji\", \"uploadId\": \"\\udc80\", \"code\": \"\\ud83d\"}",
         b"{\"name\": \"\xff\xfe\"}",
         b"\xef\xbb\xbf{\"name\": \"marked\"}",
@@ -67,7 +67,7 @@ async fn what_is_no_json_object_is_refused_everywhere() {
         for body in bodies {
             let (status, detail) = post(&backend, path, body).await;
             let shown = String::from_utf8_lossy(&body[..body.len().min(40)]).into_owned();
-            // Lists know no such field, and pass over it unread.
+            // Lists ignore this unknown field without reading it.
             let unknown = ["{\"name\": \"half", "{\"name\": 1e999"];
             let known = path.ends_with("artifact.list")
                 && unknown.iter().any(|start| shown.starts_with(start));
@@ -89,7 +89,7 @@ async fn what_is_no_json_object_is_refused_everywhere() {
             "{path}"
         );
     }
-    // A whole pair is an emoji.
+    // A complete surrogate pair is valid.
     let (status, _) = post(
         &backend,
         EXPERIMENTS,
@@ -112,7 +112,7 @@ fn config() -> Value {
 }
 
 #[tokio::test]
-async fn a_run_with_a_wrong_field_is_refused_by_the_name_of_the_field() {
+async fn a_run_with_an_invalid_field_is_refused_by_field() {
     let backend = with_experiment().await;
     for (pointer, value, named) in [
         ("/name", json!(null), "`name`"),
@@ -206,7 +206,7 @@ async fn fields_of_artifacts_are_checked_before_anything_is_stored() {
         let (status, detail) = post(&backend, begin, body.to_string()).await;
         assert!(status.is_client_error(), "{detail}");
         assert!(detail.contains(named), "{named}: {detail}");
-        // The same as fields of a form.
+        // The same values as form fields.
         let Some((field, value)) = body.as_object().and_then(|fields| fields.iter().next()) else {
             continue;
         };
@@ -226,7 +226,7 @@ async fn fields_of_artifacts_are_checked_before_anything_is_stored() {
     let stored = backend.http.post("/v2/rpc/artifact.list").json(&json!({}));
     let stored: Value = stored.send().await.unwrap().json().await.unwrap();
     assert_eq!(stored["data"], json!([]));
-    // Deleting nothing by name is a mistake.
+    // A deletion without a name is an error.
     let nothing = backend
         .http
         .post("/v2/rpc/artifact.deleteMany")
@@ -236,7 +236,7 @@ async fn fields_of_artifacts_are_checked_before_anything_is_stored() {
 }
 
 #[tokio::test]
-async fn queries_headers_and_forms_are_refused_by_the_name_of_the_field() {
+async fn invalid_queries_headers_and_forms_are_refused_by_field() {
     let backend = with_experiment().await;
     let get = |path: String| (Method::GET, path, None);
     let form =

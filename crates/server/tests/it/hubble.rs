@@ -1,6 +1,6 @@
-//! What the Python clients and the Hubble SDK under them ask for, beside what
-//! fine-tuning itself needs. The calls are written as the SDK sends them
-//! (jina-hubble-sdk 0.33.1 and 0.5.1, docarray 0.21.0).
+//! Calls of the Python clients and their Hubble SDK other than fine-tuning, in the
+//! form in which the SDK sends them (jina-hubble-sdk 0.33.1 and 0.5.1, docarray
+//! 0.21.0).
 
 use finetuner::{EvaluationCallback, Finetuner, Loss, WandBLogger};
 use reqwest::{Method, StatusCode};
@@ -47,7 +47,7 @@ async fn log_in(backend: &Backend, cookie: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_login_of_the_python_client_gets_all_it_asks_for_again_after_a_logout() {
+async fn the_python_client_can_log_in_again_after_a_logout() {
     let backend = start().await;
     let cookie = sign_in(&backend).await;
     let mut seen = Vec::new();
@@ -79,7 +79,7 @@ async fn a_login_of_the_python_client_gets_all_it_asks_for_again_after_a_logout(
 }
 
 #[tokio::test]
-async fn a_code_is_taken_as_json_and_as_a_form() {
+async fn a_code_is_accepted_as_json_and_as_a_form() {
     // `Auth.login_sync` sends JSON, `Auth.login` of the same version a form.
     let backend = start().await;
     let http = backend.http.with_token(None);
@@ -94,14 +94,14 @@ async fn a_code_is_taken_as_json_and_as_a_form() {
             assert_eq!(
                 status,
                 StatusCode::UNAUTHORIZED,
-                "{method}: it was understood"
+                "{method}: the body was read"
             );
         }
     }
 }
 
 #[tokio::test]
-async fn cloud_list_shows_everything_with_the_newest_first() {
+async fn cloud_list_shows_all_artifacts_newest_first() {
     let backend = start().await;
     for n in 0..55 {
         let file = reqwest::multipart::Part::bytes(vec![n]).file_name("DocumentArray");
@@ -118,7 +118,7 @@ async fn cloud_list_shows_everything_with_the_newest_first() {
             .map(|a| a["name"].as_str().unwrap().to_owned())
             .collect()
     };
-    // `DocumentArray.cloud_list()` asks for no page and shows what it is sent.
+    // `DocumentArray.cloud_list()` requests no page and shows the whole answer.
     let cloud_list = json!({"filter": {"type": "documentArray"}, "sort": {"createdAt": 1}});
     let (_, all) = rpc(&backend.http, "artifact.list", Some(&cloud_list)).await;
     assert_eq!(all["meta"]["total"], 55);
@@ -127,7 +127,7 @@ async fn cloud_list_shows_everything_with_the_newest_first() {
     // `Client.list_artifacts()` has no body at all.
     let (status, all) = rpc(&backend.http, "artifact.list", None).await;
     assert_eq!((status, names(&all)), (StatusCode::OK, newest_first));
-    // Who asks for a page gets it in the order asked for.
+    // A request for a page chooses the order.
     let page = json!({"sort": {"createdAt": 1}, "pageIndex": 2, "pageSize": 50});
     let (_, page) = rpc(&backend.http, "artifact.list", Some(&page)).await;
     let oldest_first: Vec<_> = (50..55).map(|n| format!("data-{n}")).collect();
@@ -135,7 +135,7 @@ async fn cloud_list_shows_everything_with_the_newest_first() {
 }
 
 #[tokio::test]
-async fn a_call_that_is_not_here_is_refused_in_a_way_the_sdk_knows() {
+async fn an_unsupported_call_is_refused_in_the_format_of_the_sdk() {
     let backend = start().await;
     for method in [
         "payment.app.getSummary",
@@ -160,9 +160,9 @@ async fn a_call_that_is_not_here_is_refused_in_a_way_the_sdk_knows() {
 }
 
 #[tokio::test]
-async fn fit_into_an_experiment_that_is_not_there_says_how_to_make_it() {
-    // docs/walkthrough/run-job.md of finetuner 0.8.1 makes the experiment first,
-    // and `Finetuner.create_experiment` makes it only where `GET` fails.
+async fn a_fit_into_a_missing_experiment_names_the_remedy() {
+    // docs/walkthrough/run-job.md of finetuner 0.8.1 creates the experiment first,
+    // and `Finetuner.create_experiment` creates it only if `GET` fails.
     let backend = start().await;
     for (method, path) in [
         (Method::GET, "/api/v1/experiments/flickr"),
@@ -184,7 +184,7 @@ async fn fit_into_an_experiment_that_is_not_there_says_how_to_make_it() {
 }
 
 #[tokio::test]
-async fn another_user_reads_a_public_artifact_and_goes_on_from_it() {
+async fn another_user_reads_and_continues_from_a_public_artifact() {
     let backend = start().await;
     let token = backend.server.create_token("anna", "laptop").await.unwrap();
     let anna = connect(&backend.server.url(), &token).await;
@@ -230,7 +230,7 @@ async fn another_user_reads_a_public_artifact_and_goes_on_from_it() {
         error.is_invalid() && error.to_string().contains("no such artifact"),
         "{error}"
     );
-    // It is still the owner's alone to change.
+    // Only the owner can change it.
     let change = http
         .post("/v2/rpc/artifact.update")
         .json(&json!({"id": open, "public": false}));
@@ -238,7 +238,7 @@ async fn another_user_reads_a_public_artifact_and_goes_on_from_it() {
 }
 
 #[tokio::test]
-async fn a_loggers_files_are_in_the_artifact_and_the_log_says_where() {
+async fn files_of_loggers_are_in_the_artifact_and_the_log_names_them() {
     let backend = start().await;
     backend.finetuner.push("train", pairs(8)).await.unwrap();
     let run = fit(&backend.finetuner, "r", 1)
@@ -255,7 +255,7 @@ async fn a_loggers_files_are_in_the_artifact_and_the_log_says_where() {
 }
 
 #[tokio::test]
-async fn a_name_that_is_missing_deletes_no_runs() {
+async fn a_deletion_without_a_name_deletes_no_runs() {
     // `client.delete_run('')` of finetuner 0.8.1 ends in a slash.
     let backend = start().await;
     let new = json!({"name": "flickr"});

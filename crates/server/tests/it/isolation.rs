@@ -49,7 +49,7 @@ async fn working(server: &Serving, finetuner: &Finetuner) -> (Run, u32) {
 }
 
 #[tokio::test]
-async fn the_system_holds_a_worker_to_its_limits() {
+async fn the_operating_system_enforces_a_workers_limits() {
     let folder = tempfile::tempdir().unwrap();
     let options = ["--max-run-memory", "4096", "--max-run-disk", "900"];
     let (server, finetuner) = serve(&folder.path().join("data"), &options, &[]).await;
@@ -61,7 +61,7 @@ async fn the_system_holds_a_worker_to_its_limits() {
         let mut number = || numbers.next().unwrap().parse::<u64>().unwrap();
         (number(), number())
     };
-    // A quarter more, for memory that is allocated but never used.
+    // One quarter is added for memory that is allocated but never used.
     let memory = (4096 + 1024) << 20;
     assert_eq!(limit("Max data size"), (memory, memory));
     assert_eq!(limit("Max file size"), (900 << 20, 900 << 20));
@@ -70,7 +70,7 @@ async fn the_system_holds_a_worker_to_its_limits() {
 }
 
 #[tokio::test]
-async fn a_file_above_the_limit_ends_the_run_with_words() {
+async fn a_file_over_the_limit_fails_the_run_with_the_reason() {
     let folder = tempfile::tempdir().unwrap();
     let options = ["--max-run-disk", "1"];
     let (_server, finetuner) = serve(&folder.path().join("data"), &options, &[]).await;
@@ -87,7 +87,7 @@ async fn a_file_above_the_limit_ends_the_run_with_words() {
 }
 
 #[tokio::test]
-async fn workers_run_as_another_user_and_see_none_of_the_servers_files() {
+async fn workers_run_as_another_user_without_access_to_the_servers_files() {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     let folder = tempfile::tempdir().unwrap();
@@ -128,7 +128,7 @@ async fn workers_run_as_another_user_and_see_none_of_the_servers_files() {
             .any(|line| line == b"HOME=/nonexistent")
     );
     let mode = data.metadata().unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o700, "the data is the server's alone");
+    assert_eq!(mode & 0o777, 0o700, "only the server can read the data");
     // The worker owns its folder, which is removed in the end.
     let own = |found: std::io::Result<std::fs::DirEntry>| found.unwrap().metadata().unwrap().uid();
     let mut found = std::fs::read_dir(&temporary).unwrap();
@@ -179,7 +179,7 @@ async fn hub() -> (String, Arc<Mutex<Vec<String>>>) {
 }
 
 #[tokio::test]
-async fn a_model_of_the_hub_above_the_limit_is_not_fetched() {
+async fn a_hub_model_over_the_limit_is_not_downloaded() {
     let folder = tempfile::tempdir().unwrap();
     let (address, asked) = hub().await;
     let cache = folder.path().join("cache").to_str().unwrap().to_owned();

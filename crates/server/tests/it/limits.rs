@@ -43,7 +43,7 @@ async fn set_password(backend: &Backend) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn parallel_guesses_are_counted_before_they_are_checked() {
+async fn parallel_guesses_are_counted_before_they_are_verified() {
     let backend = start().await;
     let guesses = (0..40).map(|_| sent(sign_in(&backend, "finetuner", WRONG)));
     let answers = futures_util::future::join_all(guesses).await;
@@ -103,7 +103,7 @@ async fn wrong_passwords_lock_out_nobody_else() {
 }
 
 #[tokio::test]
-async fn addresses_that_a_client_names_itself_are_not_believed() {
+async fn forwarded_addresses_of_clients_are_ignored() {
     let backend = start().await;
     for n in 0..8 {
         let guess = sign_in(&backend, "finetuner", WRONG);
@@ -130,7 +130,7 @@ async fn an_answer_reaches_a_client_that_is_still_sending() {
 }
 
 #[tokio::test]
-async fn a_user_has_so_many_open_runs_and_no_more() {
+async fn open_runs_per_user_are_limited() {
     let settings = Settings {
         // No run starts, so all of them wait.
         runs_at_once: 0,
@@ -175,7 +175,7 @@ async fn a_user_has_so_many_open_runs_and_no_more() {
 }
 
 #[tokio::test]
-async fn the_console_shows_what_a_user_has_taken_of_what_is_allowed() {
+async fn the_console_shows_usage_and_limits() {
     let settings = Settings {
         max_open_runs: Some(12),
         max_uploads: 1,
@@ -217,7 +217,7 @@ async fn the_console_shows_what_a_user_has_taken_of_what_is_allowed() {
 
 /// A request that is refused by its head is not read.
 #[tokio::test(flavor = "multi_thread")]
-async fn parts_that_are_too_large_or_belong_nowhere_are_refused_before_they_come() {
+async fn oversized_and_unknown_parts_are_refused_before_the_body_is_sent() {
     let backend = start().await;
     let begun = backend.http.post("/v2/rpc/artifact.beginUpload");
     let begun = sent(begun.json(&json!({"name": "p"}))).await;
@@ -245,7 +245,7 @@ async fn parts_that_are_too_large_or_belong_nowhere_are_refused_before_they_come
 }
 
 #[tokio::test]
-async fn a_run_has_so_many_callbacks_and_no_more() {
+async fn callbacks_per_run_are_limited() {
     let backend = start().await;
     backend.finetuner.push("train", pairs(4)).await.unwrap();
     let mut run = fit(&backend.finetuner, "r", 1);

@@ -1,4 +1,4 @@
-//! Logging in through a browser, both ways.
+//! Logging in through a browser, in the current and the older way.
 
 use finetuner::{Finetuner, TokenStorage};
 use reqwest::StatusCode;
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::support::{Backend, Http, start};
 
-/// The cookie of a browser in which the first user is signed in.
+/// Signs in the first user. Returns the browser's cookie.
 pub(crate) async fn sign_in(backend: &Backend) -> String {
     let link = backend.server.console_link().await.unwrap();
     let path = link.strip_prefix(&backend.server.url()).unwrap();
@@ -23,7 +23,7 @@ pub(crate) async fn sign_in(backend: &Backend) -> String {
         cookie.contains("HttpOnly") && cookie.contains("SameSite=Lax"),
         "{cookie}"
     );
-    // It is good once.
+    // The link is valid once.
     let again = backend
         .http
         .with_token(None)
@@ -35,7 +35,7 @@ pub(crate) async fn sign_in(backend: &Backend) -> String {
     cookie.split(';').next().unwrap().to_owned()
 }
 
-/// What the user does on the page at `address`.
+/// Opens the page at `address` and sends the user's answer. Returns the next page.
 pub(crate) async fn answer(http: &Http, cookie: &str, address: &str, answer: &str) -> String {
     let path = &address[address.find("/console/").unwrap()..];
     let page = http
@@ -57,7 +57,7 @@ pub(crate) async fn answer(http: &Http, cookie: &str, address: &str, answer: &st
 }
 
 #[tokio::test]
-async fn a_program_is_let_in_when_its_user_agrees() {
+async fn a_program_gets_a_token_when_its_user_agrees() {
     let backend = start().await;
     let cookie = sign_in(&backend).await;
     let http = backend.http.with_token(None);
@@ -96,7 +96,7 @@ async fn a_program_is_let_in_when_its_user_agrees() {
 }
 
 #[tokio::test]
-async fn the_earlier_way_leads_through_an_address_of_the_program() {
+async fn the_older_login_redirects_to_the_programs_address() {
     let backend = start().await;
     let cookie = sign_in(&backend).await;
     let http = backend.http.with_token(None);
@@ -137,7 +137,7 @@ async fn the_earlier_way_leads_through_an_address_of_the_program() {
 }
 
 #[tokio::test]
-async fn nobody_agrees_who_is_not_signed_in() {
+async fn agreeing_to_a_login_requires_a_session() {
     let backend = start().await;
     let http = backend.http.with_token(None);
     let ask = "/v2/rpc/user.identity.authorize?redirectUri=http://localhost:1";

@@ -17,17 +17,17 @@ use crate::{
     support::{Backend, Http, finished_run, start_with},
 };
 
-/// What an SMTP server was told: commands, and the lines of a message.
+/// Lines that an SMTP server received: commands, and the message.
 type Session = Vec<String>;
 
-/// Takes e-mail. With a certificate it offers STARTTLS, and after it AUTH.
+/// An SMTP server. With a certificate it offers STARTTLS, and then AUTH.
 struct SmtpServer {
     port: u16,
     sessions: mpsc::UnboundedReceiver<Session>,
 }
 
 impl SmtpServer {
-    /// Recipients that contain `refused` are refused.
+    /// Starts a server that refuses recipients containing `refused`.
     async fn start(tls: Option<TlsAcceptor>, refused: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -46,7 +46,7 @@ impl SmtpServer {
         Self { port, sessions }
     }
 
-    /// The next session in which a message was sent.
+    /// Waits for the next session with a message.
     async fn mail(&mut self) -> Session {
         loop {
             let session = self.sessions.recv().await.unwrap();
@@ -79,7 +79,7 @@ async fn talk(
     Some(())
 }
 
-/// Answers commands. Returns whether the connection goes on with TLS.
+/// Answers commands. Returns whether the connection continues with TLS.
 async fn dialogue<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut BufStream<S>,
     offer: &str,
@@ -148,7 +148,7 @@ async fn backend(mail: Mail) -> Backend {
     .await
 }
 
-/// A browser in which somebody is signed in.
+/// A browser with a signed-in user.
 struct Browser {
     http: Http,
     cookie: String,
@@ -183,7 +183,7 @@ impl Browser {
         assert_eq!(status, StatusCode::SEE_OTHER, "{page}");
     }
 
-    /// The page once it shows this.
+    /// Waits until the page contains `text`, and returns it.
     async fn page_with(&self, text: &str) -> String {
         loop {
             let page = self.page().await;
@@ -195,14 +195,14 @@ impl Browser {
     }
 }
 
-/// The code in a message.
+/// Returns the confirmation code of a message.
 fn code(session: &Session) -> &str {
     let is_code = |line: &&String| line.len() == 24 && line.chars().all(|c| c.is_ascii_hexdigit());
     session.iter().find(is_code).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_gets_mail_at_a_confirmed_address() {
+async fn mail_is_sent_only_to_a_confirmed_address() {
     let mut smtp = SmtpServer::start(None, "").await;
     let backend = backend(settings(smtp.port)).await;
     let browser = Browser::of(&backend).await;
@@ -235,13 +235,13 @@ async fn a_user_gets_mail_at_a_confirmed_address() {
         );
     }
     browser.page_with("accepted: 250").await;
-    // Off is off.
+    // No mail is sent after it is switched off.
     browser.send("/console/mail/off", &[]).await;
     assert!(browser.page().await.contains("E-mail is off."));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn refusals_of_the_smtp_server_are_shown() {
+async fn errors_of_the_smtp_server_are_shown() {
     let smtp = SmtpServer::start(None, "nobody").await;
     let refused = backend(settings(smtp.port)).await;
     let browser = Browser::of(&refused).await;
@@ -253,7 +253,7 @@ async fn refusals_of_the_smtp_server_are_shown() {
         let (status, _) = browser.send("/console/mail", &form).await;
         assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{bad:?}");
     }
-    // A server without STARTTLS gets no mail where STARTTLS is asked for.
+    // If STARTTLS is required, a server without it gets no mail.
     let mut smtp = SmtpServer::start(None, "").await;
     let unencrypted = backend(Mail {
         encryption: Encryption::StartTls,
@@ -270,7 +270,7 @@ async fn refusals_of_the_smtp_server_are_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn mail_goes_through_tls_and_a_password() {
+async fn mail_is_sent_with_tls_and_a_password() {
     let folder = tempfile::tempdir().unwrap();
     let (tls, ca) = certificate(folder.path());
     let password = folder.path().join("password");
@@ -291,7 +291,7 @@ async fn mail_goes_through_tls_and_a_password() {
     let sent = smtp.mail().await;
     let plain = BASE64_STANDARD.encode("\0ft\0se cret");
     assert!(sent.contains(&format!("AUTH PLAIN {plain}")), "{sent:?}");
-    // Nobody vouches for the certificate.
+    // The certificate is not trusted.
     let doubting = backend(Mail { ca: None, ..mail }).await;
     let browser = Browser::of(&doubting).await;
     browser.ask_for("ada@example.org").await;
@@ -300,7 +300,7 @@ async fn mail_goes_through_tls_and_a_password() {
     assert!(!browser.page().await.contains("se cret"));
 }
 
-/// A certificate for localhost, and the file that vouches for it.
+/// Returns a certificate for localhost, and its file for clients to trust.
 fn certificate(folder: &Path) -> (TlsAcceptor, std::path::PathBuf) {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let file = folder.join("ca.pem");
@@ -317,7 +317,7 @@ fn certificate(folder: &Path) -> (TlsAcceptor, std::path::PathBuf) {
 }
 
 #[tokio::test]
-async fn a_server_does_not_start_with_half_the_settings() {
+async fn incomplete_mail_settings_prevent_the_start() {
     let mail = Mail {
         host: None,
         ..settings(25)
@@ -331,7 +331,7 @@ async fn a_server_does_not_start_with_half_the_settings() {
 }
 
 #[tokio::test]
-async fn a_server_without_settings_says_so() {
+async fn the_page_says_if_mail_is_not_configured() {
     let backend = start_with(Settings::default()).await;
     let browser = Browser::of(&backend).await;
     assert!(browser.page().await.contains("has not set up e-mail"));

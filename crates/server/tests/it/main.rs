@@ -1,5 +1,4 @@
-//! Tests of the server from its users' view: over HTTP, in a browser, as a
-//! process.
+//! Tests of the server over HTTP, as a browser, and as a process.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod admin;

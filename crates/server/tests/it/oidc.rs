@@ -1,4 +1,4 @@
-//! Signing in through a provider of OpenID Connect, against one inside the test.
+//! Signing in with OpenID Connect, with a provider inside the test.
 
 use std::{
     collections::HashMap,
@@ -64,7 +64,7 @@ impl Key {
     }
 }
 
-/// What a code stands for.
+/// An authorization that a code stands for.
 #[derive(Clone)]
 struct Grant {
     challenge: String,
@@ -73,19 +73,19 @@ struct Grant {
 
 struct Inside {
     issuer: String,
-    /// Where the server finds the client's secret.
+    /// File with the client's secret.
     folder: tempfile::TempDir,
     key: Key,
-    /// The key that the provider publishes, if it is another one.
+    /// Published key, if it differs from the signing key.
     published: Option<Value>,
     grants: HashMap<String, Grant>,
-    /// Claims of the user that go to `/userinfo` alone.
+    /// Claims that only `/userinfo` returns.
     userinfo: Value,
 }
 
 type Shared = Arc<Mutex<Inside>>;
 
-/// A provider. Its users are whom the test says.
+/// A provider. The test chooses its users.
 #[derive(Clone)]
 struct Provider(Shared);
 
@@ -129,7 +129,7 @@ impl Provider {
         }
     }
 
-    /// The user agrees: returns the code.
+    /// Lets the user agree. Returns the code.
     fn agree(&self, address: &Address, subject: &str, change: fn(&mut Value)) -> String {
         let mut state = self.0.lock().unwrap();
         let now = SystemTime::now()
@@ -206,7 +206,7 @@ async fn userinfo(State(state): State<Shared>, headers: HeaderMap) -> (Status, J
     }
 }
 
-/// The address to which a browser is sent.
+/// An address to which a browser is redirected.
 struct Address(url::Url);
 
 impl Address {
@@ -216,7 +216,7 @@ impl Address {
     }
 }
 
-/// A browser, and the cookies that it has.
+/// A browser with its cookies.
 struct Browser {
     http: Http,
     cookies: Mutex<HashMap<String, String>>,
@@ -257,7 +257,7 @@ impl Browser {
         self.send(self.http.post(path).form(form)).await
     }
 
-    /// Begins a sign-in. Returns where the provider is.
+    /// Begins a sign-in. Returns the provider's address.
     async fn begin(&self, query: &str) -> Address {
         let answer = self.get(&format!("/console/oidc/start{query}")).await;
         assert_eq!(answer.status(), StatusCode::SEE_OTHER);
@@ -270,7 +270,7 @@ impl Browser {
             .await
     }
 
-    /// The name in the frame of pages.
+    /// Returns the name of the signed-in user as pages show it.
     async fn who(&self) -> Option<String> {
         let answer = self.get("/console/account").await;
         let page = answer.text().await.unwrap();
@@ -309,7 +309,7 @@ async fn the_first_sign_in_creates_an_account_and_the_next_one_finds_it() {
     let answer = browser.come_back(&address, &code).await;
     assert_eq!(location(&answer), "/console/data");
     assert_eq!(browser.who().await.as_deref(), Some("ada"));
-    // The keys of the provider change meanwhile.
+    // The provider changes its keys meanwhile.
     provider.0.lock().unwrap().key = Key::new("second");
     let other = Browser::new(&server.url());
     let address = other.begin("?next=https://evil.example").await;
@@ -317,7 +317,7 @@ async fn the_first_sign_in_creates_an_account_and_the_next_one_finds_it() {
     let answer = other.come_back(&address, &code).await;
     assert_eq!(location(&answer), "/console/");
     assert_eq!(other.who().await.as_deref(), Some("ada"));
-    // A key that the provider does not publish is none of its.
+    // A key that the provider does not publish is refused.
     let address = other.begin("").await;
     let code = provider.agree(&address, "ada", same);
     let published = provider.0.lock().unwrap().key.public();
@@ -326,7 +326,7 @@ async fn the_first_sign_in_creates_an_account_and_the_next_one_finds_it() {
     let answer = other.come_back(&address, &code).await;
     let page = answer.text().await.unwrap();
     assert!(page.contains("a key that is not known"), "{page}");
-    // Signing out here says where to sign out there.
+    // Signing out of the server links to the provider's sign-out.
     let out = browser.post("/console/signout", &[]).await;
     let page = browser.get(&location(&out)).await.text().await.unwrap();
     assert!(page.contains("/leave?client_id=ft"), "{page}");
@@ -334,7 +334,7 @@ async fn the_first_sign_in_creates_an_account_and_the_next_one_finds_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sign_in_is_finished_once_and_in_its_own_browser() {
+async fn a_sign_in_is_completed_once_and_in_the_same_browser() {
     let (provider, server) = start().await;
     let (browser, other) = (Browser::new(&server.url()), Browser::new(&server.url()));
     let refused = async |browser: &Browser, address: &Address, code: &str, said: &str| {
@@ -348,18 +348,18 @@ async fn a_sign_in_is_finished_once_and_in_its_own_browser() {
         assert!(page.contains(said), "{said}: {page}");
         assert_eq!(browser.who().await, None, "{said}");
     };
-    // Begun elsewhere: another's account is not forced on this browser.
+    // Begun in another browser: an attacker can't sign this browser in to an account.
     let address = other.begin("").await;
     let code = provider.agree(&address, "eve", same);
     refused(&browser, &address, &code, "not begun in this browser").await;
     browser.begin("").await;
     refused(&browser, &address, &code, "not begun in this browser").await;
-    // Finished twice.
+    // Completed twice.
     other.come_back(&address, &code).await;
     assert_eq!(other.who().await.as_deref(), Some("eve"));
     let again = other.come_back(&address, &code).await;
     assert_eq!(again.status(), StatusCode::UNAUTHORIZED);
-    // Tokens that are not for this sign-in.
+    // Tokens of another sign-in.
     for (change, said) in [
         (
             (|c| c["nonce"] = json!("x")) as fn(&mut Value),
@@ -376,16 +376,16 @@ async fn a_sign_in_is_finished_once_and_in_its_own_browser() {
         let code = provider.agree(&address, "eve", change);
         refused(&browser, &address, &code, said).await;
     }
-    // A code of another sign-in: PKCE.
+    // A code of another sign-in, refused by PKCE.
     let (first, second) = (other.begin("").await, browser.begin("").await);
     let code = provider.agree(&first, "eve", same);
     refused(&browser, &second, &code, "invalid_grant").await;
-    // Not allowed here.
+    // A user who is not admitted.
     let address = browser.begin("").await;
     let code = provider.agree(&address, "mallory", same);
     provider.0.lock().unwrap().userinfo["email_verified"] = json!(false);
     refused(&browser, &address, &code, "not verified").await;
-    // The provider names two users.
+    // The ID token and `/userinfo` name different users.
     let address = browser.begin("").await;
     let code = provider.agree(&address, "mallory", same);
     provider.0.lock().unwrap().userinfo["sub"] = json!("ada");
@@ -401,7 +401,7 @@ async fn a_sign_in_is_finished_once_and_in_its_own_browser() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_account_that_is_there_is_linked_by_its_password_alone() {
+async fn an_existing_account_is_linked_only_with_its_password() {
     let (provider, server) = start().await;
     // The first user gets a password.
     let link = server.console_link().await.unwrap();
@@ -417,7 +417,7 @@ async fn an_account_that_is_there_is_linked_by_its_password_alone() {
         let code = provider.agree(&address, subject, same);
         browser.come_back(&address, &code).await
     };
-    // Somebody at the provider has the name of an account here.
+    // A user of the provider has the name of an existing account.
     let answer = arrive(&browser, "", "finetuner").await;
     assert_eq!(location(&answer), "/console/oidc/account");
     assert_eq!(browser.who().await, None);
@@ -439,7 +439,7 @@ async fn an_account_that_is_there_is_linked_by_its_password_alone() {
             .await;
         assert_eq!(wrong.status(), StatusCode::UNAUTHORIZED);
     }
-    // After so many tries, the right one comes too late.
+    // After the last try, even the right password is refused.
     let late = browser
         .post("/console/oidc/account/link", &form("correct horse"))
         .await;
@@ -457,13 +457,13 @@ async fn an_account_that_is_there_is_linked_by_its_password_alone() {
     assert_eq!(
         again.status(),
         StatusCode::UNAUTHORIZED,
-        "a choice is made once"
+        "an account is chosen once"
     );
-    // From now on it needs no password.
+    // The linked account needs no password any more.
     let other = Browser::new(&server.url());
     arrive(&other, "", "finetuner").await;
     assert_eq!(other.who().await.as_deref(), Some("finetuner"));
-    // Forms of other sites change nothing, and the link ends when its user says so.
+    // Forms of other sites change nothing, and the user can end the link.
     let page = other
         .get("/console/oidc/unlink")
         .await
@@ -493,7 +493,7 @@ async fn an_account_that_is_there_is_linked_by_its_password_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn groups_of_the_provider_make_admins_and_disabled_users_stay_out() {
+async fn provider_groups_grant_admin_and_disabled_users_are_refused() {
     let provider = Provider::start().await;
     let mut settings = provider.settings("https://ft.example");
     settings.oidc.admin_groups = vec!["admins".to_owned()];
@@ -521,7 +521,7 @@ async fn groups_of_the_provider_make_admins_and_disabled_users_stay_out() {
     let (bob, answer) = sign_in("bob", json!([])).await;
     assert_eq!(answer.status(), StatusCode::FORBIDDEN);
     assert_eq!(bob.who().await, None);
-    // The audit log has the names of both, and nothing that is secret.
+    // The audit log names both accounts and contains no secret.
     let log = owner.get("/api/v1/admin/audit").send().await.unwrap();
     let log = log.text().await.unwrap();
     for action in ["user.add", "user.admin", "signin"] {
@@ -531,7 +531,7 @@ async fn groups_of_the_provider_make_admins_and_disabled_users_stay_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn too_many_sign_ins_from_one_place_are_refused() {
+async fn concurrent_sign_ins_per_network_are_limited() {
     let (_provider, server) = start().await;
     let browser = Browser::new(&server.url());
     for _ in 0..64 {
@@ -543,7 +543,7 @@ async fn too_many_sign_ins_from_one_place_are_refused() {
 }
 
 #[tokio::test]
-async fn a_provider_that_does_not_answer_keeps_nobody_from_a_password() {
+async fn password_sign_in_works_during_a_provider_outage() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let issuer = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);

@@ -1,5 +1,5 @@
-//! The description that the server gives of itself is true: every route is in
-//! it, and every answer is as it says.
+//! The OpenAPI description is complete and correct: it contains every route, and
+//! every answer matches it.
 
 use std::collections::BTreeSet;
 
@@ -23,7 +23,7 @@ impl Description {
         }
     }
 
-    /// The path of the description that an address belongs to.
+    /// Returns the described path that an address matches.
     fn path_of(&self, address: &str) -> String {
         let paths = self.document["paths"].as_object().unwrap();
         let fits = |path: &&String| {
@@ -35,7 +35,7 @@ impl Description {
                     .zip(&given)
                     .all(|(w, g)| w == g || w.starts_with('{') && !g.is_empty())
         };
-        // Names that are written out come before those in braces.
+        // Literal segments take precedence over parameters.
         let found = paths
             .keys()
             .filter(fits)
@@ -92,9 +92,9 @@ impl Description {
     }
 }
 
-/// Calls that begin at nothing and leave nothing, over all routes.
+/// Calls every route. Starts without objects and deletes all that it creates.
 #[tokio::test]
-async fn every_route_answers_as_the_description_says() {
+async fn every_route_answers_as_described_in_openapi() {
     let backend = start().await;
     let http = &backend.http;
     let mut description = Description::fetch(http).await;
@@ -195,7 +195,7 @@ async fn every_route_answers_as_the_description_says() {
     call!(DELETE share);
     call!(DELETE share);
 
-    // For admins.
+    // Admin routes.
     let a = "/api/v1/admin";
     call!(POST format!("{a}/users"), json(&json!({"name": "carol"})));
     call!(POST format!("{a}/users"), json(&json!({"name": "carol"})));
@@ -310,7 +310,7 @@ async fn every_route_answers_as_the_description_says() {
     call!(DELETE runs);
     call!(DELETE format!("{e}/e"));
     call!(DELETE e);
-    // Workers' calls want a worker's token.
+    // Worker routes need a worker's token.
     for (method, call) in [
         (Method::POST, "start"),
         (Method::GET, "job"),
@@ -332,7 +332,7 @@ async fn every_route_answers_as_the_description_says() {
         let verbs = operations.as_object().unwrap().keys();
         verbs.map(move |verb| (verb.clone(), path.clone()))
     });
-    // A worker has made these, and the login waits for somebody.
+    // Only a worker calls these, and the login waits for its user.
     let elsewhere = |path: &str| {
         path.starts_with("/api/v1/worker/")
             || [
@@ -349,7 +349,7 @@ async fn every_route_answers_as_the_description_says() {
         .collect();
     assert!(
         missing.is_empty(),
-        "these were never answered well: {missing:?}"
+        "these never succeeded: {missing:?}"
     );
 }
 
@@ -362,10 +362,9 @@ fn sha256(bytes: &[u8]) -> String {
         .collect()
 }
 
-/// Every route of the server is described, and what is described is there:
-/// none of the paths is answered as if there were nothing.
+/// No described path is answered as an unknown route.
 #[tokio::test]
-async fn what_is_described_is_there() {
+async fn every_described_route_exists() {
     let backend = start().await;
     let description = Description::fetch(&backend.http).await;
     for (path, operations) in description.document["paths"].as_object().unwrap() {

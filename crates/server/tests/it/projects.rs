@@ -1,5 +1,5 @@
-//! Shared projects: what each role may do on each route, what a removed member
-//! sees, and the console's switch.
+//! Shared projects: roles on every route, removed members, and switching projects
+//! in the console.
 
 use std::collections::BTreeSet;
 
@@ -15,11 +15,11 @@ use crate::{
     support::{Backend, Http, finished_run, fit, pairs, reach, start},
 };
 
-/// The routes of [`routes`] that read, by their ends.
+/// Ends of those [`routes`] that only read.
 const READS: [&str; 4] = ["getDetail", "getDownloadUrl", "/v1/embeddings", "/check"];
 
-/// A backend with project `team` of the first user, and the first user's client
-/// for it.
+/// Starts a backend with a project `team` of the first user. Also returns the first
+/// user's client for it.
 async fn with_team() -> (Backend, Finetuner) {
     let backend = start().await;
     let new = json!({"name": "team"});
@@ -35,13 +35,13 @@ async fn with_team() -> (Backend, Finetuner) {
     (backend, owner)
 }
 
-/// A call of `/api/v1/projects`.
+/// Calls `/api/v1/projects`.
 async fn call(http: &Http, method: Method, path: &str, body: Value) -> (StatusCode, Value) {
     let path = format!("/api/v1/projects{path}");
     send(http, (method, path, Body::Json(body))).await
 }
 
-/// A new user of the server with a role in `team`, and their client for it.
+/// Adds a user with a role in `team`. Returns the user's client for the project.
 async fn member(backend: &Backend, name: &str, role: Option<&str>) -> Http {
     let token = backend.server.create_token(name, "laptop").await.unwrap();
     if let Some(role) = role {
@@ -53,7 +53,7 @@ async fn member(backend: &Backend, name: &str, role: Option<&str>) -> Http {
 }
 
 #[tokio::test]
-async fn each_role_may_do_its_part_on_every_route_and_others_see_nothing() {
+async fn every_route_enforces_the_roles_and_hides_projects_from_others() {
     let (backend, owner) = with_team().await;
     let run = finished_run(&owner, "mine").await;
     let artifact = run.artifact_id().await.unwrap().to_owned();
@@ -80,11 +80,11 @@ async fn each_role_may_do_its_part_on_every_route_and_others_see_nothing() {
         let (status, body) = send(&bob, route.clone()).await;
         let expected = match &route {
             (method, path, _) if reads(method, path) => StatusCode::OK,
-            // There is no such checkpoint and no such upload.
+            // The checkpoint and the upload don't exist.
             (_, path, _) if path.ends_with("/1/runs") || path.ends_with("finishUpload") => {
                 StatusCode::NOT_FOUND
             }
-            // What the owner added.
+            // Objects that the owner added.
             _ => StatusCode::FORBIDDEN,
         };
         assert_eq!(status, expected, "bob: {place}: {body}");
@@ -99,7 +99,7 @@ async fn each_role_may_do_its_part_on_every_route_and_others_see_nothing() {
     )
     .await;
     assert_eq!(told["started_by"], "finetuner");
-    // Pushing over somebody else's data would delete it.
+    // Replacing another user's data would delete it.
     let upload = |http: &Http, name: &'static str| {
         let file = reqwest::multipart::Part::bytes(pairs(1).to_bytes().unwrap());
         let form = reqwest::multipart::Form::new()
@@ -121,14 +121,14 @@ async fn each_role_may_do_its_part_on_every_route_and_others_see_nothing() {
             "{name}"
         );
     }
-    // Nothing of the project is in a personal one.
+    // Personal projects contain nothing of the shared project.
     let (status, runs) = send(
         &backend.http,
         (Method::GET, "/api/v1/experiments".to_owned(), Body::None),
     )
     .await;
     assert_eq!((status, runs), (StatusCode::OK, json!([])));
-    // A member deletes own data, and the owner everything.
+    // A member can delete own data, and the owner everything.
     let delete = |name: &str| {
         let form = vec![("name", name.to_owned())];
         let path = "/v2/rpc/artifact.delete".to_owned();
@@ -136,11 +136,11 @@ async fn each_role_may_do_its_part_on_every_route_and_others_see_nothing() {
     };
     assert_eq!(send(&bob, delete("new")).await.0, StatusCode::OK);
     owner.delete_documents("train").await.unwrap();
-    assert!(run.status().await.is_ok(), "it is still there");
+    assert!(run.status().await.is_ok(), "it still exists");
 }
 
 #[tokio::test]
-async fn a_removed_member_loses_access_at_once_and_streams_end() {
+async fn a_removed_member_loses_access_and_open_streams_at_once() {
     let (backend, owner) = with_team().await;
     owner.push("train", pairs(8)).await.unwrap();
     let run = fit(&owner, "long", 49).await.unwrap();
@@ -168,7 +168,7 @@ async fn a_removed_member_loses_access_at_once_and_streams_end() {
     while let Some(piece) = stream.next().await {
         piece.unwrap();
     }
-    // So does the stream of a token that is deleted.
+    // Deleting a token also ends its streams.
     let carol = member(&backend, "carol", Some("viewer")).await;
     let stream = carol.get(&format!("{path}/logstream")).send().await;
     let mut stream = stream.unwrap().bytes_stream();
@@ -181,7 +181,7 @@ async fn a_removed_member_loses_access_at_once_and_streams_end() {
     }
     assert!(
         !run.status().await.unwrap().status.is_final(),
-        "the stream ended, and not the run"
+        "the stream ended, but not the run"
     );
     assert_eq!(
         bob.get(path).send().await.unwrap().status(),
@@ -192,7 +192,7 @@ async fn a_removed_member_loses_access_at_once_and_streams_end() {
 }
 
 #[tokio::test]
-async fn owners_and_admins_manage_and_nobody_else() {
+async fn only_owners_and_admins_manage_projects() {
     let (backend, owner) = with_team().await;
     let eve = member(&backend, "eve", None).await;
     let bob = member(&backend, "bob", Some("member")).await;
@@ -214,7 +214,7 @@ async fn owners_and_admins_manage_and_nobody_else() {
     );
     let (status, body) = call(&bob, Method::GET, "?all=true", Value::Null).await;
     assert_eq!(status, StatusCode::FORBIDDEN, "{body}");
-    // The first user is an admin, and manages a project of others.
+    // The first user is an admin, and can manage projects of others.
     let other = json!({"name": "other"});
     assert_eq!(
         call(&eve, Method::POST, "", other).await.0,
@@ -227,7 +227,7 @@ async fn owners_and_admins_manage_and_nobody_else() {
         role("owner"),
     );
     assert_eq!(set.await.0, StatusCode::OK);
-    // Managing is not reading.
+    // Managing a project gives no access to its objects.
     let inside = backend.http.in_project("other");
     let listed = inside.get("/api/v1/experiments").send().await.unwrap();
     assert_eq!(listed.status(), StatusCode::NOT_FOUND);
@@ -242,7 +242,7 @@ async fn owners_and_admins_manage_and_nobody_else() {
             "{path}: {body}"
         );
     }
-    // A project that is not empty stays.
+    // A project that is not empty can't be deleted.
     owner.push("data", pairs(1)).await.unwrap();
     let (status, body) = call(&backend.http, Method::DELETE, "/team", Value::Null).await;
     assert_eq!(status, StatusCode::CONFLICT);
@@ -257,7 +257,7 @@ async fn owners_and_admins_manage_and_nobody_else() {
 }
 
 #[tokio::test]
-async fn a_form_is_not_taken_for_another_project_than_its_page_showed() {
+async fn a_form_is_refused_after_the_project_was_switched() {
     let (backend, _) = with_team().await;
     finished_run(&backend.finetuner, "r").await;
     let browser = Browser {
@@ -327,7 +327,7 @@ async fn a_form_is_not_taken_for_another_project_than_its_page_showed() {
 }
 
 #[tokio::test]
-async fn pages_offer_and_forms_allow_what_the_role_does() {
+async fn pages_and_forms_offer_only_what_the_role_allows() {
     let (backend, owner) = with_team().await;
     finished_run(&owner, "mine").await;
     let run = "/console/experiments/default/runs/mine";
@@ -338,16 +338,16 @@ async fn pages_offer_and_forms_allow_what_the_role_does() {
             backend: &backend,
             cookie: format!("finetuner_session={token}"),
         };
-        // Before the switch the project is not there.
+        // Before the switch, the project's pages are not found.
         assert_eq!(browser.get(run).await.0, StatusCode::NOT_FOUND, "{name}");
         let team = [("name", "team")];
         let switched = browser.send("/console/projects/switch", &team).await;
         assert_eq!(switched.0, StatusCode::SEE_OTHER, "{name}");
         let page = browser.page(run).await;
         assert_eq!(page.contains("/mine/clone\""), clones, "{name}");
-        assert!(!page.contains("/mine/delete\""), "{name}: it is not theirs");
+        assert!(!page.contains("/mine/delete\""), "{name}: not the user's own");
         assert!(page.contains("Started by"), "{name}");
-        // Code to copy names the project.
+        // Code samples name the project.
         let code = browser.page(&format!("{run}/try")).await;
         for part in [
             "x-finetuner-project: team",
@@ -382,7 +382,7 @@ async fn pages_offer_and_forms_allow_what_the_role_does() {
 }
 
 #[tokio::test]
-async fn a_member_can_not_use_the_tracker_key_of_another() {
+async fn a_member_can_not_use_another_members_tracker_key() {
     let (backend, owner) = with_team().await;
     owner.push("train", pairs(8)).await.unwrap();
     let logger = WandBLogger::new().wandb_arg("api_key", "secret-key");
@@ -407,8 +407,7 @@ async fn a_member_can_not_use_the_tracker_key_of_another() {
     started.delete().await.unwrap();
 }
 
-/// Addresses that don't depend on the project that the session shows: they are
-/// the user's own, or the server's.
+/// Addresses that belong to the user or the server, not to a project.
 const OF_NO_PROJECT: [&str; 9] = [
     "/console/signout",
     "/console/signin",
@@ -421,14 +420,14 @@ const OF_NO_PROJECT: [&str; 9] = [
     "/console/admin",
 ];
 
-/// What stands between `start` and the next quotation mark, for each `start`.
+/// Returns the text between each `start` and the next quotation mark.
 fn quoted<'a>(page: &'a str, start: &'a str) -> impl Iterator<Item = &'a str> {
     let rests = page.split(start).skip(1);
     rests.filter_map(|rest| rest.split('"').next())
 }
 
 #[tokio::test]
-async fn every_form_that_changes_a_project_says_which() {
+async fn every_form_carries_its_project() {
     let (backend, owner) = with_team().await;
     owner.push("train", pairs(8)).await.unwrap();
     let checkpoints = finetuner::TrainingCheckpoint::new();

@@ -28,7 +28,7 @@ fn checkpoint_always() -> Settings {
 }
 
 #[tokio::test]
-async fn the_same_request_made_often_at_once_makes_one_run() {
+async fn concurrent_identical_requests_create_one_run() {
     let backend = start().await;
     backend.finetuner.push("train", pairs(8)).await.unwrap();
     backend.finetuner.create_experiment("e").await.unwrap();
@@ -52,7 +52,7 @@ async fn the_same_request_made_often_at_once_makes_one_run() {
     }
     ids.dedup();
     assert_eq!(ids.len(), 1, "{ids:?}");
-    // A lost answer is given again, whatever the run's status is.
+    // A lost answer is repeated, whatever the run's status is.
     let run = backend.finetuner.get_experiment("e").await.unwrap();
     let run = run.get_run("r").await.unwrap();
     run.wait().await.unwrap();
@@ -63,7 +63,7 @@ async fn the_same_request_made_often_at_once_makes_one_run() {
 }
 
 #[tokio::test]
-async fn a_run_that_is_cancelled_makes_room_at_once() {
+async fn a_cancelled_run_frees_its_slot_at_once() {
     let backend = start().await;
     let finetuner = &backend.finetuner;
     finetuner.push("train", pairs(16)).await.unwrap();
@@ -96,11 +96,11 @@ async fn a_run_that_is_cancelled_makes_room_at_once() {
     assert!(asked.elapsed() < Duration::from_secs(60));
     let log = long.logs().await.unwrap();
     assert!(log.ends_with("Run cancelled by finetuner\n"), "{log}");
-    assert!(long.cancel().await.is_ok(), "what has ended stays as it is");
+    assert!(long.cancel().await.is_ok(), "an ended run does not change");
 }
 
 #[tokio::test]
-async fn a_run_goes_on_from_another_ones_checkpoint() {
+async fn a_run_continues_from_a_checkpoint_of_another_run() {
     let backend = start().await;
     let finetuner = &backend.finetuner;
     finetuner.push("train", pairs(8)).await.unwrap();
@@ -136,14 +136,14 @@ async fn a_run_goes_on_from_another_ones_checkpoint() {
         .await
         .unwrap_err();
     assert!(error.is_conflict(), "{error}");
-    // The checkpoint that a run started from outlives the run that made it.
+    // A checkpoint in use survives the deletion of its own run.
     short.delete().await.unwrap();
     let report = longer.status().await.unwrap();
     assert_eq!(report.status, Status::Finished);
 }
 
 #[tokio::test]
-async fn a_run_is_trained_on_the_data_that_it_was_made_with() {
+async fn a_run_trains_on_the_data_of_its_submission() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::embedded()
         .folder(folder.path())
@@ -167,7 +167,7 @@ async fn a_run_is_trained_on_the_data_that_it_was_made_with() {
 
 /// The configuration mixes options of both client generations.
 #[tokio::test]
-async fn a_configuration_is_carried_out_as_it_was_sent() {
+async fn a_configuration_is_used_exactly_as_sent() {
     let backend = start().await;
     backend.finetuner.push("train", pairs(8)).await.unwrap();
     backend.finetuner.create_experiment("e").await.unwrap();
@@ -209,7 +209,7 @@ fn picture_server(picture: Vec<u8>) -> String {
 }
 
 #[tokio::test]
-async fn pictures_at_addresses_are_fetched_by_the_worker_where_that_is_allowed() {
+async fn the_worker_fetches_image_urls_if_allowed() {
     let mut documents = pairs(8);
     let picture = documents[0].chunks[0].as_blob().unwrap().to_vec();
     let url = picture_server(picture);
@@ -283,7 +283,7 @@ impl Launcher for Idle {
 }
 
 #[tokio::test]
-async fn a_run_that_loses_all_its_workers_fails_and_says_why() {
+async fn a_run_that_loses_all_workers_fails_with_the_reason() {
     let idle = Idle::default();
     let settings = Settings {
         lease: Duration::from_millis(300),
@@ -309,7 +309,7 @@ async fn a_run_that_loses_all_its_workers_fails_and_says_why() {
 }
 
 #[tokio::test]
-async fn runs_that_pass_their_limits_are_ended() {
+async fn runs_over_their_limits_are_stopped() {
     let backend = start_with(Settings {
         max_run_time: Some(Duration::from_secs(1)),
         ..Settings::default()
@@ -338,7 +338,7 @@ async fn runs_that_pass_their_limits_are_ended() {
 }
 
 #[tokio::test]
-async fn a_server_that_stops_lets_its_runs_pause() {
+async fn a_stopping_server_pauses_its_runs() {
     let folder = tempfile::tempdir().unwrap();
     let server = || Server::embedded().folder(folder.path());
     let first = server().start().await.unwrap();
@@ -368,7 +368,7 @@ async fn a_server_that_stops_lets_its_runs_pause() {
 }
 
 #[tokio::test]
-async fn lines_are_numbered_and_go_on_behind_the_last_one() {
+async fn log_lines_are_numbered_and_resume_after_the_last_event_id() {
     let backend = start_with(checkpoint_always()).await;
     backend.finetuner.push("train", pairs(8)).await.unwrap();
     let run = fit(&backend.finetuner, "r", 2).await.unwrap();

@@ -1,5 +1,5 @@
-//! What somebody tries who should not get in: each line of a table is a try,
-//! and what must come back.
+//! Attacks on the server: each line of a table is one attempt with the expected
+//! answer.
 
 use std::{
     io::{Read, Write},
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Http, connect, finished_run, pairs, start};
 
-/// All routes with a method each that wants a token, and a body that is good.
+/// All routes that need a token, with their method and a valid body.
 pub(crate) fn routes(run: &str, artifact: &str) -> Vec<(Method, String, Body)> {
     let e = "/api/v1/experiments";
     let r = format!("{e}/default/runs/{run}");
@@ -77,7 +77,7 @@ pub(crate) fn routes(run: &str, artifact: &str) -> Vec<(Method, String, Body)> {
     ]
 }
 
-/// Calls that want a token and name nothing of anybody's.
+/// Calls that need a token and name no object of a user.
 fn general() -> Vec<(Method, String, Body)> {
     let v = "/v2/rpc";
     let post = |path: &str, body| (Method::POST, format!("{v}/{path}"), body);
@@ -165,7 +165,7 @@ pub(crate) async fn send(
 }
 
 #[tokio::test]
-async fn nobody_gets_in_without_a_good_token() {
+async fn every_route_needs_a_valid_token() {
     let backend = start().await;
     let run = finished_run(&backend.finetuner, "mine").await;
     let artifact = run.artifact_id().await.unwrap().to_owned();
@@ -193,11 +193,11 @@ async fn nobody_gets_in_without_a_good_token() {
             assert!(told, "{place}: {body}");
         }
     }
-    assert!(run.status().await.is_ok(), "it is still there");
+    assert!(run.status().await.is_ok(), "it still exists");
 }
 
 #[tokio::test]
-async fn what_belongs_to_another_is_not_there() {
+async fn objects_of_other_users_are_not_found() {
     let backend = start().await;
     let run = finished_run(&backend.finetuner, "mine").await;
     let artifact = run.artifact_id().await.unwrap().to_owned();
@@ -208,7 +208,7 @@ async fn what_belongs_to_another_is_not_there() {
         let (status, body) = send(&http, route).await;
         assert_eq!(status, StatusCode::NOT_FOUND, "{place}: {body}");
     }
-    // An upload can't take over somebody else's artifact.
+    // An upload can't replace another user's artifact.
     let form = reqwest::multipart::Form::new()
         .part(
             "file",
@@ -219,7 +219,7 @@ async fn what_belongs_to_another_is_not_there() {
     assert_eq!(answer.send().await.unwrap().status(), StatusCode::NOT_FOUND);
     let (status, body) = send(&http, general().remove(0)).await;
     assert_eq!((status, &body), (StatusCode::OK, &json!([])));
-    // Public data can be read, and not changed.
+    // Public data can be read but not changed.
     backend
         .finetuner
         .push("open", pairs(2))
@@ -255,12 +255,12 @@ async fn what_belongs_to_another_is_not_there() {
         .text("id", open);
     let answer = http.post("/v2/rpc/artifact.upload").multipart(form);
     assert_eq!(answer.send().await.unwrap().status(), StatusCode::NOT_FOUND);
-    assert!(run.status().await.is_ok(), "it is still there");
+    assert!(run.status().await.is_ok(), "it still exists");
     assert_eq!(backend.finetuner.pull("open").await.unwrap().len(), 2);
 }
 
 #[tokio::test]
-async fn a_token_for_reading_changes_nothing() {
+async fn a_read_only_token_can_not_change_anything() {
     let backend = start().await;
     let run = finished_run(&backend.finetuner, "mine").await;
     let artifact = run.artifact_id().await.unwrap().to_owned();
@@ -293,7 +293,7 @@ async fn a_token_for_reading_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn names_and_paths_lead_nowhere_else() {
+async fn names_and_paths_can_not_escape_their_folder() {
     let backend = start().await;
     let long = "x".repeat(300);
     for name in [
@@ -351,7 +351,7 @@ async fn names_and_paths_lead_nowhere_else() {
     }
 }
 
-/// A request whose path goes out as it is, which libraries would tidy up.
+/// Sends a request with an unchanged path, which HTTP libraries would normalise.
 fn raw_get(url: &str, path: &str, token: Option<&str>) -> u16 {
     let host = url.trim_start_matches("http://");
     let mut stream = TcpStream::connect(host).unwrap();
@@ -367,9 +367,9 @@ fn raw_get(url: &str, path: &str, token: Option<&str>) -> u16 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_too_much_is_refused() {
+async fn oversized_requests_are_refused() {
     let backend = start().await;
-    // A body that is no upload.
+    // A body that is not an upload.
     let large = vec![b'x'; 5 << 20];
     let answer = backend.http.post("/api/v1/experiments").body(large);
     let answer = answer
@@ -380,7 +380,7 @@ async fn what_is_too_much_is_refused() {
     assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
     let body: Value = answer.json().await.unwrap();
     assert!(body["detail"].is_string(), "{body}");
-    // A field that is no file.
+    // A form field that is not a file.
     let field = "m".repeat(2 << 20);
     let form = reqwest::multipart::Form::new().text("metaData", field);
     let answer = backend.http.post("/v2/rpc/artifact.upload").multipart(form);
@@ -388,7 +388,7 @@ async fn what_is_too_much_is_refused() {
         answer.send().await.unwrap().status(),
         StatusCode::PAYLOAD_TOO_LARGE
     );
-    // Very many headers, and one that is very long.
+    // Too many headers, and one that is too long.
     let many: String = (0..500).map(|n| format!("x-{n}: y\r\n")).collect();
     let long = format!("x: {}\r\n", "z".repeat(200_000));
     for headers in [many, long] {
@@ -399,7 +399,7 @@ async fn what_is_too_much_is_refused() {
             .to_owned();
         let mut stream = TcpStream::connect(&host).unwrap();
         let head = format!("GET / HTTP/1.1\r\nhost: {host}\r\n{headers}\r\n");
-        // It may close while we still write.
+        // The server may close the connection while the request is still being sent.
         let _ = stream.write_all(head.as_bytes());
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer);
@@ -409,7 +409,7 @@ async fn what_is_too_much_is_refused() {
             "{answer}"
         );
     }
-    // JSON that is nested deeper than any.
+    // JSON with too many levels.
     let deep = "[".repeat(200_000);
     let answer = backend.http.post("/api/v1/experiments").body(deep);
     let answer = answer
@@ -420,9 +420,9 @@ async fn what_is_too_much_is_refused() {
     assert!(backend.finetuner.whoami().await.is_ok());
 }
 
-/// A small upload that would fill the memory when it is unpacked.
+/// Small uploads that would fill the memory when they are unpacked.
 #[tokio::test]
-async fn bombs_are_refused_when_they_are_used() {
+async fn decompression_bombs_are_refused_when_they_are_read() {
     let backend = start().await;
     let zeros = "0".repeat(40 << 20);
     let mut pair = pairs(1)[0].clone();
@@ -436,7 +436,7 @@ async fn bombs_are_refused_when_they_are_used() {
         bomb.extend((packed.len() as u32).to_be_bytes());
         bomb.extend(&packed);
     }
-    // A count that is far from the truth.
+    // A wrong document count.
     let mut lie = vec![1];
     lie.extend(u64::MAX.to_be_bytes());
     for (name, bytes, said) in [
@@ -467,9 +467,9 @@ async fn bombs_are_refused_when_they_are_used() {
     }
 }
 
-/// A body that comes by the byte holds up nobody else.
+/// Bodies that arrive one byte at a time.
 #[tokio::test(flavor = "multi_thread")]
-async fn slow_requests_hold_up_nobody() {
+async fn slow_requests_do_not_block_others() {
     let backend = start().await;
     let host = backend
         .server
@@ -495,10 +495,9 @@ async fn slow_requests_hold_up_nobody() {
     drop(slow);
 }
 
-/// Wrong passwords are counted, and so are tokens that are guessed at the
-/// console's door.
+/// Wrong passwords and wrong tokens at the console's sign-in are counted.
 #[tokio::test]
-async fn passwords_can_not_be_tried_for_ever() {
+async fn password_guesses_are_limited() {
     let backend = start().await;
     let http = backend.http.with_token(None);
     let try_in = async |name: &str, password: &str| {
@@ -514,7 +513,7 @@ async fn passwords_can_not_be_tried_for_ever() {
     }
     let answer = try_in("finetuner", "wrong password").await;
     assert_eq!(answer.status(), StatusCode::TOO_MANY_REQUESTS);
-    // A form from elsewhere is not even looked at.
+    // A form from another site is not evaluated.
     let form = [("name", "finetuner"), ("password", "x")];
     for (header, value) in [
         ("sec-fetch-site", "cross-site"),
@@ -531,10 +530,10 @@ async fn passwords_can_not_be_tried_for_ever() {
     }
 }
 
-/// Tokens are stored as hashes, and the folder is nobody else's.
+/// Tokens are stored as hashes, and only the owner can read the folder.
 #[cfg(unix)]
 #[tokio::test]
-async fn the_folder_tells_no_tokens() {
+async fn the_data_folder_contains_no_tokens() {
     use std::os::unix::fs::PermissionsExt;
 
     let folder = tempfile::tempdir().unwrap();

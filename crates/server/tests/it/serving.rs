@@ -73,7 +73,7 @@ fn data_uri(bytes: &[u8]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn embeddings_are_those_of_the_saved_model() {
+async fn served_embeddings_equal_those_of_the_saved_model() {
     let backend = start().await;
     let run = finished_run(&backend.finetuner, "mine").await;
     let artifact = run.artifact_id().await.unwrap().to_owned();
@@ -84,7 +84,7 @@ async fn embeddings_are_those_of_the_saved_model() {
         let found = embed(http, &json!({"model": name, "input": TEXTS})).await;
         assert_same(&found, texts.iter());
     }
-    // Texts and pictures in one list keep their order.
+    // Texts and images in one list keep their order.
     let (one, two) = (picture(0), picture(5));
     let pictures = local.encode_images(&[&one, &two]).unwrap();
     let input = [data_uri(&one), TEXTS[0].to_owned(), data_uri(&two)];
@@ -138,14 +138,14 @@ async fn embeddings_are_those_of_the_saved_model() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_of_many_clients_are_batched_and_one_bad_input_harms_no_other() {
+async fn concurrent_requests_are_batched_and_a_bad_input_fails_only_its_own() {
     let backend = start().await;
     let run = finished_run(&backend.finetuner, "mine").await;
     let local = local(&run).await;
     let texts: Vec<String> = (0..24).map(|n| format!("text number {n}")).collect();
     let shown: Vec<&str> = texts.iter().map(String::as_str).collect();
     let expected = local.encode_texts(&shown).unwrap();
-    // The head of a picture is checked first, the rest in the batch.
+    // An image's header is checked first, the rest with its batch.
     let whole = picture(0);
     let broken = data_uri(&whole[..whole.len() / 2]);
     let (http, broken) = (&backend.http, broken.as_str());
@@ -222,7 +222,7 @@ async fn prompts_are_chosen_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn errors_name_the_member_and_have_the_form_of_openai() {
+async fn errors_name_the_field_in_openais_format() {
     let backend = start().await;
     finished_run(&backend.finetuner, "mine").await;
     let again = fit(&backend.finetuner, "mine", 1).experiment_name("other");
@@ -359,7 +359,7 @@ async fn ids(http: &Http) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn models_are_listed_and_found_for_those_who_may_use_them() {
+async fn users_see_only_models_that_they_may_use() {
     let backend = start().await;
     let mine = finished_run(&backend.finetuner, "mine").await;
     let open = fit(&backend.finetuner, "open", 1)

@@ -1,4 +1,4 @@
-//! Links by which anybody may read a run's page for a while.
+//! Share links, which make a run's page readable without a login for a limited time.
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use crate::{
     support::{Backend, finished_run, start},
 };
 
-/// What forms say about the project that they were made for.
+/// Field by which forms name their project.
 const PROJECT: (&str, &str) = ("project", "finetuner");
 const SHARES: &str = "/api/v1/experiments/default/runs/mine/shares";
 
@@ -18,14 +18,14 @@ async fn create(backend: &Backend, wanted: &Value) -> Value {
     answer.json().await.unwrap()
 }
 
-/// The path of a link.
+/// Returns the path of a link.
 fn path(share: &Value) -> String {
     let url = share["url"].as_str().unwrap();
     url[url.find("/share/").unwrap()..].to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn anybody_reads_a_shared_run_until_the_link_is_revoked() {
+async fn a_shared_run_is_public_until_the_link_is_revoked() {
     let backend = start().await;
     let run = finished_run(&backend.finetuner, "mine").await;
     let share = create(&backend, &json!({"days": 7, "artifact": true})).await;
@@ -47,7 +47,7 @@ async fn anybody_reads_a_shared_run_until_the_link_is_revoked() {
     ] {
         assert!(page.contains(shown), "{shown}: {page}");
     }
-    // Nothing of the account, the log or the data's names.
+    // It shows neither the account nor the log nor names of data.
     for hidden in [
         "/console/data",
         "/console/experiments",
@@ -56,7 +56,7 @@ async fn anybody_reads_a_shared_run_until_the_link_is_revoked() {
     ] {
         assert!(!page.contains(hidden), "{hidden}: {page}");
     }
-    // Pictures of examples are there, and no others.
+    // Images of examples are readable, and no others.
     let picture = page.find("/picture?document=").unwrap();
     let picture = &page[picture..picture + page[picture..].find('"').unwrap()];
     let shown = http.get(&format!("{here}{picture}")).send().await.unwrap();
@@ -79,7 +79,7 @@ async fn anybody_reads_a_shared_run_until_the_link_is_revoked() {
     let to = download.headers()["location"].to_str().unwrap().to_owned();
     let model = http.get(&to).send().await.unwrap().bytes().await.unwrap();
     assert!(model.starts_with(b"PK"));
-    // Openings are counted.
+    // Views are counted.
     let all = backend.http.get(SHARES).send().await.unwrap();
     let all: Vec<Value> = all.json().await.unwrap();
     assert_eq!((all.len(), &all[0]["opened"]), (1, &json!(1)));
@@ -87,7 +87,7 @@ async fn anybody_reads_a_shared_run_until_the_link_is_revoked() {
         all[0].get("url").is_none(),
         "the address is not shown again"
     );
-    // Revoked, it leads nowhere.
+    // A revoked link is not found.
     let one = format!("{SHARES}/{}", share["id"].as_str().unwrap());
     for expected in [StatusCode::OK, StatusCode::NOT_FOUND] {
         let request = backend.http.request(Method::DELETE, &one);
@@ -101,7 +101,7 @@ async fn anybody_reads_a_shared_run_until_the_link_is_revoked() {
         let status = http.get(&page).send().await.unwrap().status();
         assert_eq!(status, StatusCode::NOT_FOUND, "{page}");
     }
-    // So does a link to a run that was deleted.
+    // Neither is a link to a deleted run.
     let share = create(&backend, &json!({"days": 1})).await;
     run.delete().await.unwrap();
     let status = http.get(&path(&share)).send().await.unwrap().status();
@@ -109,7 +109,7 @@ async fn anybody_reads_a_shared_run_until_the_link_is_revoked() {
 }
 
 #[tokio::test]
-async fn links_are_made_and_revoked_by_those_who_may_change_the_run() {
+async fn only_users_who_may_change_a_run_share_it() {
     let backend = start().await;
     finished_run(&backend.finetuner, "mine").await;
     let share = create(&backend, &json!({"days": 90})).await;
@@ -171,7 +171,7 @@ async fn links_are_made_and_revoked_by_those_who_may_change_the_run() {
 }
 
 #[tokio::test]
-async fn a_link_is_made_and_revoked_in_the_console() {
+async fn a_link_is_created_and_revoked_in_the_console() {
     let backend = start().await;
     finished_run(&backend.finetuner, "mine").await;
     let cookie = sign_in(&backend).await;

@@ -48,7 +48,7 @@ impl Launcher for Orders {
 }
 
 #[tokio::test]
-async fn a_start_token_is_good_once_and_for_nothing_else() {
+async fn a_start_token_is_valid_once_and_only_to_start() {
     let orders = Orders::default();
     let server = Server::embedded().launcher(orders.clone());
     let server = server.start().await.unwrap();

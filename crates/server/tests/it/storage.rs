@@ -18,7 +18,7 @@ fn files(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
 }
 
 #[tokio::test]
-async fn data_is_checked_copied_while_the_server_runs_and_served_again() {
+async fn data_of_a_running_server_is_checked_copied_and_served() {
     let folder = tempfile::tempdir().unwrap();
     let (data, copy) = (folder.path().join("data"), folder.path().join("copy"));
     let running = Server::embedded().folder(&data).start().await.unwrap();
@@ -68,7 +68,7 @@ fn assert_private(path: &std::path::Path) {
 fn assert_private(_: &std::path::Path) {}
 
 #[tokio::test]
-async fn a_copy_is_private_and_restored_into_a_new_folder() {
+async fn a_backup_is_private_and_restored_into_a_new_folder() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     let (data, copy, new) = (path("data"), path("copy"), path("new"));
@@ -105,7 +105,7 @@ async fn a_copy_is_private_and_restored_into_a_new_folder() {
 }
 
 #[tokio::test]
-async fn a_copy_that_was_served_and_crashed_leaves_nothing_in_the_next_copy() {
+async fn changes_of_a_crashed_server_on_a_backup_do_not_reach_the_next_backup() {
     let folder = tempfile::tempdir().unwrap();
     let (data, copy) = (folder.path().join("data"), folder.path().join("copy"));
     let running = Server::embedded().folder(&data).start().await.unwrap();
@@ -142,7 +142,7 @@ async fn a_copy_that_was_served_and_crashed_leaves_nothing_in_the_next_copy() {
 }
 
 #[tokio::test]
-async fn a_copy_replaces_nothing_that_is_in_use_or_is_something_else() {
+async fn a_backup_does_not_replace_used_or_unrelated_folders() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     let (data, copy) = (path("data"), path("copy"));
@@ -166,7 +166,7 @@ async fn a_copy_replaces_nothing_that_is_in_use_or_is_something_else() {
 }
 
 #[tokio::test]
-async fn what_nothing_needs_is_removed() {
+async fn unreferenced_content_is_removed() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let start = async || Server::embedded().folder(&data).start().await.unwrap();
@@ -201,7 +201,7 @@ async fn what_nothing_needs_is_removed() {
 }
 
 #[tokio::test]
-async fn the_command_line_looks_after_users_and_data() {
+async fn the_command_line_manages_users_and_data() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let mut serving = Serving::start(&data, &[]).await;
@@ -246,7 +246,7 @@ async fn the_command_line_looks_after_users_and_data() {
     assert!(set);
     let (_, list, _) = run(&["user", "list"], "").await;
     assert_eq!(list, "ada\nfinetuner (admin) (no password)\n");
-    // A disabled user is refused, an admin always stays, and the log tells.
+    // A disabled user is refused, the last admin can't be removed, and both are logged.
     assert!(run(&["user", "disable", "ada"], "").await.0);
     assert!(ada.whoami().await.unwrap_err().is_unauthorized());
     let (revoked, _, error) = run(&["user", "admin", "finetuner", "--revoke"], "").await;

@@ -93,7 +93,7 @@ impl Serving {
                 return rest.to_owned();
             }
         }
-        panic!("the server ended before it said `{start}`");
+        panic!("the server ended before it printed `{start}`");
     }
 
     pub(crate) async fn log_in(&self, token: &str) -> finetuner::Result<Finetuner> {
@@ -106,7 +106,7 @@ pub(crate) fn server() -> Command {
     Command::new(env!("CARGO_BIN_EXE_finetuner-server"))
 }
 
-/// A client that knows nothing of the API.
+/// A plain HTTP client.
 #[derive(Clone)]
 pub(crate) struct Http {
     pub(crate) client: Client,
@@ -137,7 +137,7 @@ impl Http {
         }
     }
 
-    /// The same about another project than the personal one.
+    /// Returns the client for a project other than the personal one.
     pub(crate) fn in_project(&self, project: &'static str) -> Self {
         Self {
             project: Some(project),

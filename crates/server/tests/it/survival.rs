@@ -211,7 +211,7 @@ impl Drop for Training {
 
 /// Ctrl-C signals all processes of the terminal's group.
 #[tokio::test]
-async fn ctrl_c_lets_runs_pause_and_costs_no_attempt() {
+async fn ctrl_c_pauses_runs_and_does_not_count_as_an_attempt() {
     let mut training = Training::begin(&[], &[]).await;
     let worker = worker_of(&training.data());
     let group = training.server.process.id().unwrap();
@@ -224,9 +224,9 @@ async fn ctrl_c_lets_runs_pause_and_costs_no_attempt() {
     assert!(!log.contains("lost") && !log.contains("attempt"), "{log}");
 }
 
-/// `systemctl stop` tells every process of the service to end.
+/// `systemctl stop` sends SIGTERM to every process of the service.
 #[tokio::test]
-async fn a_worker_that_is_told_to_end_pauses_and_costs_no_attempt() {
+async fn a_worker_that_gets_sigterm_pauses_and_does_not_count_as_an_attempt() {
     let training = Training::begin(&["--attempts", "1"], &[]).await;
     let worker = worker_of(&training.data());
     kill("-TERM", worker).await;
@@ -238,13 +238,13 @@ async fn a_worker_that_is_told_to_end_pauses_and_costs_no_attempt() {
 }
 
 #[tokio::test]
-async fn a_worker_of_an_earlier_server_pauses_with_the_next_one() {
+async fn a_worker_of_a_previous_server_pauses_with_the_next_one() {
     let mut training = Training::begin(&[], &[]).await;
     let worker = worker_of(&training.data());
     training.server.process.kill().await.unwrap();
     training.again(&[]).await;
     reach(&training.run, 8).await;
-    assert_eq!(worker_of(&training.data()), worker, "it goes on");
+    assert_eq!(worker_of(&training.data()), worker, "it continues");
     kill("-TERM", training.server.process.id().unwrap()).await;
     assert!(training.server.process.wait().await.unwrap().success());
     ended(worker).await;
@@ -255,7 +255,7 @@ async fn a_worker_of_an_earlier_server_pauses_with_the_next_one() {
 }
 
 #[tokio::test]
-async fn a_worker_of_an_earlier_server_that_hangs_is_killed_at_the_stop() {
+async fn a_hanging_worker_of_a_previous_server_is_killed_at_the_stop() {
     let mut training = Training::begin(&[], &[]).await;
     let worker = worker_of(&training.data());
     training.server.process.kill().await.unwrap();
@@ -271,7 +271,7 @@ async fn a_worker_of_an_earlier_server_that_hangs_is_killed_at_the_stop() {
 }
 
 #[tokio::test]
-async fn workers_find_a_server_with_tls_that_is_started_again() {
+async fn workers_find_a_restarted_server_with_tls() {
     let folder = tempfile::tempdir().unwrap();
     let names = vec!["127.0.0.1".to_owned()];
     let made = rcgen::generate_simple_self_signed(names).unwrap();
@@ -298,15 +298,15 @@ async fn workers_find_a_server_with_tls_that_is_started_again() {
     assert_eq!(
         worker_of(&training.data()),
         worker,
-        "the same worker goes on"
+        "the same worker continues"
     );
     let log = training.log_at_the_end().await;
     assert!(!log.contains("lost"), "{log}");
 }
 
-/// Behind a proxy, and with a proxy in the environment: workers need neither.
+/// The server is behind a reverse proxy, and the environment names a proxy.
 #[tokio::test]
-async fn workers_go_around_proxies_and_know_no_secrets() {
+async fn workers_ignore_proxies_and_get_no_secrets() {
     let environment = [
         ("HTTP_PROXY", "http://127.0.0.1:1"),
         ("http_proxy", "http://127.0.0.1:1"),
@@ -326,7 +326,7 @@ async fn workers_go_around_proxies_and_know_no_secrets() {
 }
 
 #[tokio::test]
-async fn a_run_that_is_deleted_leaves_no_worker_and_no_file() {
+async fn a_deleted_run_leaves_no_worker_and_no_file() {
     let temporary = tempfile::tempdir().unwrap();
     let environment = [("TMPDIR", temporary.path().to_str().unwrap())];
     let training = Training::begin(&[], &environment).await;

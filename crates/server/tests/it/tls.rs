@@ -7,7 +7,7 @@ use reqwest::Version;
 use crate::support::{fit, pairs};
 
 #[tokio::test]
-async fn a_server_with_a_certificate_of_its_own_is_trusted_when_that_is_said() {
+async fn a_self_signed_certificate_is_trusted_if_configured() {
     let folder = tempfile::tempdir().unwrap();
     let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
     let made = rcgen::generate_simple_self_signed(names).unwrap();
@@ -47,7 +47,7 @@ async fn a_server_with_a_certificate_of_its_own_is_trusted_when_that_is_said() {
     assert!(folder.path().join("model/model.safetensors").is_file());
 
     let error = builder().login().await.err().unwrap();
-    assert!(error.is_connect(), "nobody vouches for it: {error}");
+    assert!(error.is_connect(), "the certificate is not trusted: {error}");
     let other = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
     let error = builder()
         .add_root_certificate(other.cert.pem())

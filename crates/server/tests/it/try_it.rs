@@ -1,5 +1,4 @@
-//! The page on which a finished run is tried, as a browser without JavaScript
-//! uses it.
+//! The page for trying a finished run, used as a browser without JavaScript does.
 
 use reqwest::{StatusCode, multipart};
 
@@ -39,7 +38,7 @@ impl Browser<'_> {
 }
 
 fn form(query: &str, picture: &[u8], data: &str) -> multipart::Form {
-    // A browser sends an empty file where none was chosen.
+    // A browser sends an empty file if none was chosen.
     let picture = multipart::Part::bytes(picture.to_vec()).file_name("picture.png");
     multipart::Form::new()
         .text("query", query.to_owned())
@@ -48,7 +47,7 @@ fn form(query: &str, picture: &[u8], data: &str) -> multipart::Form {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_finished_run_is_tried_with_a_text_and_a_picture() {
+async fn a_finished_run_is_tried_with_a_text_and_an_image() {
     let backend = start().await;
     finished_run(&backend.finetuner, "first").await;
     let browser = Browser {
@@ -91,7 +90,7 @@ async fn a_finished_run_is_tried_with_a_text_and_a_picture() {
     assert_eq!(
         page.matches("<img").count(),
         16,
-        "all eight pictures, twice: {page}"
+        "all eight images, twice: {page}"
     );
     assert_eq!(
         page.matches("8 searched of 8 documents").count(),
@@ -113,7 +112,7 @@ async fn a_finished_run_is_tried_with_a_text_and_a_picture() {
         .unwrap();
     assert_eq!(answer.headers()["content-type"], "image/png");
 
-    // A picture finds itself first, in the model and in its backbone.
+    // An image finds itself first, in the model and in its backbone.
     let query = pairs(3)[2].chunks[0].as_blob().unwrap().to_vec();
     let (status, page) = browser.post(path, form("", &query, &data), own).await;
     assert_eq!(status, StatusCode::OK, "{page}");
@@ -143,7 +142,7 @@ async fn a_finished_run_is_tried_with_a_text_and_a_picture() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_can_not_be_searched_is_told_on_the_page() {
+async fn errors_of_a_search_are_shown_on_the_page() {
     let backend = start().await;
     finished_run(&backend.finetuner, "first").await;
     let going_on = fit(&backend.finetuner, "second", 49).await.unwrap();
@@ -217,7 +216,7 @@ async fn what_can_not_be_searched_is_told_on_the_page() {
     }
     let (status, _) = browser.get(&format!("{runs}/none/try")).await;
     assert_eq!(status, StatusCode::NOT_FOUND);
-    // Another's run and data are not there.
+    // Runs and data of another user are not found.
     let eve = backend.server.create_token("eve", "laptop").await.unwrap();
     let form_of = [("name", ""), ("password", eve.as_str())];
     let signed_in = backend

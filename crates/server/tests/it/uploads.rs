@@ -21,7 +21,7 @@ async fn names(backend: &Backend) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn an_upload_that_is_not_what_its_client_sent_is_not_kept() {
+async fn an_upload_with_a_wrong_checksum_or_count_is_refused() {
     let backend = start().await;
     let before = names(&backend).await;
     let whole = pairs(5).to_bytes().unwrap();
@@ -63,7 +63,7 @@ async fn an_upload_that_is_not_what_its_client_sent_is_not_kept() {
 }
 
 #[tokio::test]
-async fn parts_that_are_not_what_their_client_sent_are_not_kept() {
+async fn parts_with_a_wrong_checksum_or_count_are_refused() {
     let backend = start().await;
     let before = names(&backend).await;
     let whole = pairs(5).to_bytes().unwrap();

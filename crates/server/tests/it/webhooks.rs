@@ -1,4 +1,4 @@
-//! Webhooks: the calls that a run's end makes, and who may see and change them.
+//! Webhooks: deliveries at the end of a run, and access to them.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -22,7 +22,7 @@ use crate::{
     support::{Backend, Http, finished_run, start, start_with},
 };
 
-/// A call that a receiver got.
+/// A received delivery.
 struct Call {
     headers: HeaderMap,
     body: String,
@@ -38,7 +38,7 @@ impl Call {
     }
 }
 
-/// Gets calls, and answers them with these statuses, the last one for ever.
+/// A receiver that answers with these statuses in order, and then repeats the last.
 struct Receiver {
     url: String,
     calls: mpsc::UnboundedReceiver<Call>,
@@ -63,7 +63,7 @@ impl Receiver {
             let body = String::from_utf8(body.to_vec()).unwrap();
             let _ = shared.0.send(Call { headers, body });
             let status = Status::from_u16(status).unwrap();
-            // For the statuses that redirect.
+            // Used by the redirect statuses.
             (status, [(header::LOCATION, "/elsewhere")]).into_response()
         }
         let router = Router::new().fallback(post(receive)).with_state(shared);
@@ -81,10 +81,10 @@ impl Receiver {
     }
 }
 
-/// What forms say about the project that they were made for.
+/// Field by which forms name their project.
 const PROJECT: (&str, &str) = ("project", "finetuner");
 
-/// A server whose webhooks may call this machine.
+/// Starts a server whose webhooks may call private addresses.
 async fn start_private() -> Backend {
     let settings = Settings {
         private_webhooks: true,
@@ -110,7 +110,7 @@ async fn deliveries(http: &Http, hook: &Value) -> Vec<Value> {
     http.get(&path).send().await.unwrap().json().await.unwrap()
 }
 
-/// The newest delivery once it is no longer in this state.
+/// Waits until the newest delivery has left this state, and returns it.
 async fn no_longer(http: &Http, hook: &Value, state: &str) -> Value {
     loop {
         let newest = deliveries(http, hook).await.remove(0);
@@ -122,7 +122,7 @@ async fn no_longer(http: &Http, hook: &Value, state: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_end_of_a_run_is_told_with_a_signature() {
+async fn the_end_of_a_run_is_delivered_with_a_signature() {
     let backend = start_private().await;
     let mut receiver = Receiver::start(&[200]).await;
     let ends = ["run.finished", "run.failed"];
@@ -167,10 +167,10 @@ async fn the_end_of_a_run_is_told_with_a_signature() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_that_fails_is_repeated_until_it_is_given_up() {
+async fn a_failed_delivery_is_retried_until_the_last_attempt() {
     let backend = start_private().await;
     let http = &backend.http;
-    // The first is repeated by itself, the second is given up at once.
+    // The first is retried automatically, the second is abandoned at once.
     let mut receiver = Receiver::start(&[503, 410, 302, 204]).await;
     let hook = create(http, &receiver.url, &["run.failed"]).await;
     let id = hook["id"].as_str().unwrap();
@@ -214,7 +214,7 @@ async fn a_call_that_fails_is_repeated_until_it_is_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn addresses_of_private_networks_are_not_called() {
+async fn webhooks_to_private_networks_are_not_called() {
     let backend = start().await;
     let mut receiver = Receiver::start(&[200]).await;
     for bad in [
@@ -229,7 +229,7 @@ async fn addresses_of_private_networks_are_not_called() {
         let answer = new.send().await.unwrap();
         assert_eq!(answer.status(), StatusCode::UNPROCESSABLE_ENTITY, "{bad}");
     }
-    // A name is looked up when it is called.
+    // A host name is resolved at delivery.
     let by_name = receiver.url.replace("127.0.0.1", "localhost");
     let hook = create(&backend.http, &by_name, &["run.failed"]).await;
     let test = format!("/api/v1/webhooks/{}/test", hook["id"].as_str().unwrap());
@@ -251,7 +251,7 @@ async fn addresses_of_private_networks_are_not_called() {
 }
 
 #[tokio::test]
-async fn webhooks_have_a_limit() {
+async fn the_number_of_webhooks_is_limited() {
     let backend = start().await;
     for n in 0..10 {
         create(
@@ -295,7 +295,7 @@ fn routes(hook: &str) -> Vec<(Method, String)> {
 }
 
 #[tokio::test]
-async fn webhooks_are_for_their_user_alone() {
+async fn webhooks_belong_to_one_user() {
     let backend = start().await;
     let hook = create(&backend.http, "https://example.org/", &["run.failed"]).await;
     let own = backend.server.first_token().unwrap();
@@ -339,11 +339,11 @@ async fn webhooks_are_for_their_user_alone() {
     }
     let all = backend.http.get("/api/v1/webhooks").send().await.unwrap();
     let all: Vec<Value> = all.json().await.unwrap();
-    assert_eq!(all.len(), 1, "it is still there");
+    assert_eq!(all.len(), 1, "it still exists");
 }
 
 #[tokio::test]
-async fn owners_of_a_project_manage_its_webhooks_and_members_see_them() {
+async fn project_owners_manage_webhooks_and_members_see_them() {
     let backend = start().await;
     let bob = backend.server.create_token("bob", "laptop").await.unwrap();
     let call = async |method: Method, path: &str, body: Value| {
@@ -377,13 +377,13 @@ async fn owners_of_a_project_manage_its_webhooks_and_members_see_them() {
             assert_eq!(status, StatusCode::FORBIDDEN, "{path}");
         }
     }
-    // It is none of the personal project's.
+    // The personal project does not contain it.
     let own = backend.http.get("/api/v1/webhooks").send().await.unwrap();
     assert_eq!(own.json::<Vec<Value>>().await.unwrap().len(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_webhook_is_made_tried_and_deleted_in_the_console() {
+async fn a_webhook_is_created_tested_and_deleted_in_the_console() {
     let backend = start_private().await;
     let mut receiver = Receiver::start(&[500, 200]).await;
     let cookie = sign_in(&backend).await;

@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn every_option_stands_at_its_place() {
+    fn each_option_sets_its_configuration_field() {
         let described = describe_of(
             "--model clip-small --freeze --output-dim 8 --to-onnx --epochs 3 --batch-size 4 \
              --learning-rate 0.5 --loss CLIPLoss --loss-option temperature=0.1 --lora r=4 \
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn options_replace_what_a_file_says() {
+    fn command_line_options_override_the_config_file() {
         let toml = "model = \"a\"\nepochs = 3\nlearning_rate = 0.1\n[loss_options]\nmargin = 0.3\n";
         let described = describe_of("--epochs 4 --loss-option power=2", Some(("a.toml", toml)));
         let config = described.unwrap().config;
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn the_configuration_of_a_run_is_read_as_it_is() {
+    fn a_config_file_can_be_a_complete_run_configuration() {
         let json = json!({
             "model": {"name": "a", "freeze": true},
             "data": {"train_data": "other"},
@@ -423,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_used_is_named() {
+    fn invalid_options_and_files_are_errors_that_name_them() {
         for (options, file, words) in [
             ("", None, "--model"),
             (
@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn every_setting_has_a_place() {
+    fn every_argument_maps_to_the_configuration() {
         let others = [
             "device",
             "description",

@@ -1,7 +1,7 @@
 use super::*;
 
 #[test]
-fn weights_fit_the_shapes_and_spread_as_asked() {
+fn initial_weights_have_the_requested_shapes_and_deviations() {
     let config = ClipConfig::parse(&serde_json::json!({
         "text_config": {"num_hidden_layers": 1, "hidden_size": 64, "vocab_size": 512},
         "vision_config": {"num_hidden_layers": 1, "hidden_size": 96},

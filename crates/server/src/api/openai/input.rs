@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_read_in_all_its_forms() {
+    fn every_form_of_a_request_is_read() {
         let asked = read(json!({"model": "a/b", "input": "x", "user": "u"})).unwrap();
         assert_eq!(
             (asked.model.as_str(), asked.inputs),
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_are_told_from_texts_and_checked() {
+    fn images_are_distinguished_from_texts_and_checked() {
         let items = |input: &str| items(vec!["first".to_owned(), input.to_owned()]);
         // One transparent pixel.
         let png = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAA\
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_of_very_many_pixels_is_refused_by_its_head() {
+    fn an_image_with_too_many_pixels_is_refused_by_its_header() {
         // A BMP of 16,000 x 4,000 pixels with 1 bit each, of which the head alone is
         // there.
         let mut bmp = b"BM".to_vec();

@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn ticks_of_an_axis_have_as_many_digits() {
+    fn ticks_have_the_digits_that_their_step_needs() {
         assert_eq!(text(1.5, 0.5), "1.5");
         assert_eq!(text(1.0, 0.5), "1.0");
         assert_eq!(text(0.25, 0.25), "0.25");

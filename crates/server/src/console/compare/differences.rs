@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_and_names_are_no_differences() {
+    fn default_values_and_names_are_not_differences() {
         let short = json!({"model": {"name": "m"}, "data": {"train_data": "a-1"}, "run_name": "x"});
         let long = json!({
             "model": {"name": "m", "freeze": false, "output_dim": null, "options": {"seed": 0}},
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_are_taken_apart() {
+    fn lists_are_compared_item_by_item() {
         let config = |limit: u64, rate: &str| {
             let rate: Value = serde_json::from_str(rate).unwrap();
             json!({

@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_best_value_of_a_metric_is_known_by_its_direction() {
+    fn the_best_value_follows_the_direction_of_the_metric() {
         let run = |values: &[(&str, f64)]| {
             let after = values
                 .iter()

@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_typed_is_a_number_or_nothing() {
+    fn number_fields_accept_a_number_or_nothing() {
         assert_eq!(number_of("Epochs", "", true).unwrap(), Value::Null);
         assert_eq!(number_of("Epochs", "3", true).unwrap(), json!(3));
         assert_eq!(

@@ -167,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_choice_survives_the_cookie() {
+    fn chosen_columns_survive_the_cookie() {
         let fields = [
             ("c", "state"),
             ("more", "a.change, größe;,state"),

@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_typed_is_quoted_for_each_language() {
+    fn values_are_quoted_for_each_language() {
         let typed = Typed {
             name: "it's".into(),
             data: "a \"b\"".into(),

@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn defaults_fit_what_documents_are() {
+    fn form_defaults_fit_the_kind_of_documents() {
         let text = || Document::text("a");
         let picture = || Document::blob(vec![1]);
         let pair = |one: Document, two: Document| Document::new().with_chunk(one).with_chunk(two);

@@ -46,7 +46,7 @@ async fn a_project_always_has_an_owner() {
 }
 
 #[tokio::test]
-async fn disabled_members_are_removed_and_don_t_count_as_owners() {
+async fn disabled_members_can_be_removed_and_do_not_count_as_owners() {
     let db = in_memory();
     let (root, ada) = (db.identity_of("root").await, db.identity_of("ada").await);
     let bob = db.identity_of("bob").await;
@@ -85,7 +85,7 @@ async fn disabled_members_are_removed_and_don_t_count_as_owners() {
 }
 
 #[tokio::test]
-async fn owned_projects_are_limited_whoever_makes_somebody_an_owner() {
+async fn the_limit_of_owned_projects_applies_to_every_way_of_becoming_owner() {
     let db = in_memory();
     // The first user is an admin.
     db.identity_of("root").await;
@@ -116,7 +116,7 @@ async fn owned_projects_are_limited_whoever_makes_somebody_an_owner() {
 }
 
 #[tokio::test]
-async fn names_of_users_and_projects_are_one_space() {
+async fn users_and_projects_share_one_namespace() {
     let db = in_memory();
     let ada = db.identity_of("ada").await;
     db.create_project(ada.clone(), "team".into(), None)

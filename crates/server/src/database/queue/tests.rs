@@ -58,7 +58,7 @@ async fn seen(db: &Database, run_id: i64) -> Vec<Event> {
 }
 
 #[tokio::test]
-async fn a_batch_that_comes_twice_is_stored_once_and_in_order() {
+async fn a_repeated_batch_is_stored_once_and_in_order() {
     let db = in_memory();
     let run = with_run(&db, "r").await;
     claim(&db, b"one").await.unwrap();
@@ -78,7 +78,7 @@ async fn a_batch_that_comes_twice_is_stored_once_and_in_order() {
 }
 
 #[tokio::test]
-async fn a_worker_that_was_replaced_can_write_nothing() {
+async fn a_replaced_worker_can_not_write() {
     let db = in_memory();
     let run = with_run(&db, "r").await;
     let first = claim(&db, b"one").await.unwrap();
@@ -172,7 +172,7 @@ async fn with_second_run(db: &Database) {
 }
 
 #[tokio::test]
-async fn steps_that_are_repeated_are_stored_once() {
+async fn repeated_steps_are_stored_once() {
     let db = in_memory();
     let run = with_run(&db, "r").await;
     let first = claim(&db, b"one").await.unwrap();
@@ -193,7 +193,7 @@ async fn steps_that_are_repeated_are_stored_once() {
 }
 
 #[tokio::test]
-async fn attempts_count_only_faults_without_progress() {
+async fn only_failures_without_progress_count_as_attempts() {
     let db = in_memory();
     let run = with_run(&db, "r").await;
     let attempts = async |token: &[u8]| {
@@ -231,7 +231,7 @@ async fn attempts_count_only_faults_without_progress() {
 }
 
 #[tokio::test]
-async fn a_sign_of_life_in_the_last_moment_keeps_the_run() {
+async fn a_heartbeat_just_before_the_release_keeps_the_run() {
     let db = in_memory();
     let run = with_run(&db, "r").await;
     let held = claim(&db, b"one").await.unwrap().held();
@@ -266,7 +266,7 @@ async fn time_worked_adds_up_over_workers() {
 }
 
 #[tokio::test]
-async fn users_take_turns_and_each_ones_oldest_run_comes_first() {
+async fn users_take_turns_each_with_the_oldest_run_first() {
     let db = in_memory();
     with_run(&db, "a1").await;
     db.write(|db| {

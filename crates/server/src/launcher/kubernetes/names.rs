@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_those_that_kubernetes_takes() {
+    fn only_names_that_kubernetes_accepts_are_accepted() {
         let long = |n: usize| "a".repeat(n);
         type Rule = fn(&str) -> bool;
         let cases: [(Rule, Vec<String>, Vec<String>); 5] = [

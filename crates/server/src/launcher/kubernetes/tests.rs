@@ -243,7 +243,7 @@ fn order(name: &str) -> WorkOrder {
 }
 
 #[tokio::test]
-async fn a_job_begins_with_its_secret_and_goes_with_it() {
+async fn a_job_is_created_and_deleted_with_its_secret() {
     let cluster = Cluster::new().await;
     let launcher = cluster.launcher("ft-a1-");
     let (name, mut order) = ("ft-a1-7-1", order("ft-a1-7-1"));
@@ -287,7 +287,7 @@ async fn a_job_begins_with_its_secret_and_goes_with_it() {
 }
 
 #[tokio::test]
-async fn an_order_that_can_never_work_is_told_from_one_that_may() {
+async fn permanent_and_temporary_errors_are_distinguished() {
     let cluster = Cluster::new().await;
     let launcher = cluster.launcher("ft-a1-");
     for (code, message, field, is_final) in [
@@ -337,7 +337,7 @@ async fn an_order_that_can_never_work_is_told_from_one_that_may() {
 }
 
 #[tokio::test]
-async fn no_secret_is_left_of_a_job_that_could_not_be_created() {
+async fn a_failed_job_creation_leaves_no_secret() {
     let cluster = Cluster::new().await;
     let launcher = cluster.launcher("ft-a1-");
     let lost = Some((500, "etcdserver: request timed out", None));
@@ -364,7 +364,7 @@ async fn no_secret_is_left_of_a_job_that_could_not_be_created() {
 }
 
 #[tokio::test]
-async fn an_account_that_was_refused_is_read_again() {
+async fn rejected_credentials_are_read_again() {
     let cluster = Cluster::new().await;
     cluster.write_config("0ld");
     let launcher = cluster.launcher("ft-a1-");
@@ -375,7 +375,7 @@ async fn an_account_that_was_refused_is_read_again() {
 }
 
 #[tokio::test]
-async fn a_cluster_that_is_out_of_reach_says_nothing_of_jobs() {
+async fn an_unreachable_cluster_is_a_retryable_error() {
     let mut cluster = Cluster::new().await;
     let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     cluster.url = format!("http://{}", gone.local_addr().unwrap());
@@ -398,7 +398,7 @@ fn state(job: Value, pod: Option<Value>) -> JobState {
 }
 
 #[test]
-fn what_waits_says_why() {
+fn waiting_jobs_have_a_reason() {
     let unschedulable = json!({"phase": "Pending", "conditions": [{
         "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
         "message": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu.",
@@ -437,7 +437,7 @@ fn ended(terminated: Value) -> Value {
 }
 
 #[test]
-fn what_has_ended_says_how() {
+fn ended_jobs_have_a_cause() {
     let backoff = json!({"conditions": [{
         "type": "Failed", "status": "True", "reason": "BackoffLimitExceeded",
         "message": "Job has reached the specified backoff limit",

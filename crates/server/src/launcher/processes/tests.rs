@@ -46,7 +46,7 @@ async fn state(processes: &Processes, job: &str) -> Option<JobState> {
 }
 
 #[tokio::test]
-async fn a_job_of_an_earlier_server_is_found_by_name_and_stopped() {
+async fn a_job_of_a_previous_server_is_found_by_name_and_stopped() {
     let folder = tempfile::tempdir().unwrap();
     let jobs = folder.path().join("jobs");
     std::fs::create_dir(&jobs).unwrap();
@@ -81,7 +81,7 @@ async fn a_job_of_an_earlier_server_is_found_by_name_and_stopped() {
 }
 
 #[tokio::test]
-async fn a_job_that_does_not_pause_is_killed_after_a_while() {
+async fn a_job_that_does_not_pause_is_killed_after_the_grace_period() {
     let folder = tempfile::tempdir().unwrap();
     let processes = processes(folder.path());
     let mut child = sleeper("trap '' TERM; echo; read line", JOB);
@@ -105,7 +105,7 @@ async fn a_job_that_does_not_pause_is_killed_after_a_while() {
 }
 
 #[tokio::test]
-async fn a_worker_knows_nothing_of_the_servers_secrets() {
+async fn a_worker_does_not_get_the_servers_secrets() {
     let order = WorkOrder {
         name: JOB.into(),
         ..example::order("ft_secret", "run")

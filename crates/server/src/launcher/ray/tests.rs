@@ -111,7 +111,7 @@ const PACKAGE: &str = "PUT /api/packages/gcs/ft-0123abcd-1-1.zip";
 const SUBMIT: &str = "POST /api/jobs/";
 
 #[tokio::test]
-async fn the_token_is_in_the_package_and_nowhere_else() {
+async fn the_token_is_only_in_the_package() {
     let (dashboard, settings) = stand_in().await;
     dashboard.gives(PACKAGE, "package");
     dashboard.gives(SUBMIT, "submitted");
@@ -165,7 +165,7 @@ async fn the_token_is_in_the_package_and_nowhere_else() {
 }
 
 #[tokio::test]
-async fn a_job_that_asks_for_no_cores_gets_one_and_its_worker_takes_no_more() {
+async fn a_job_without_a_core_count_gets_one_core_and_one_thread() {
     let (dashboard, settings) = stand_in().await;
     dashboard.gives(PACKAGE, "package");
     dashboard.gives(SUBMIT, "submitted");
@@ -180,7 +180,7 @@ async fn a_job_that_asks_for_no_cores_gets_one_and_its_worker_takes_no_more() {
 }
 
 #[tokio::test]
-async fn a_job_that_exists_was_started() {
+async fn an_existing_job_counts_as_started() {
     let (dashboard, settings) = stand_in().await;
     dashboard.gives(KNOWS, "known");
     ray(&settings).start(&order()).await.unwrap();
@@ -188,7 +188,7 @@ async fn a_job_that_exists_was_started() {
 }
 
 #[tokio::test]
-async fn what_ray_refuses_is_told_by_the_last_line_of_its_traceback() {
+async fn a_refusal_of_ray_is_reported_by_the_last_line_of_its_traceback() {
     let (dashboard, settings) = stand_in().await;
     dashboard.gives(PACKAGE, "package");
     dashboard.gives(SUBMIT, "wrong field");
@@ -214,7 +214,7 @@ async fn what_ray_refuses_is_told_by_the_last_line_of_its_traceback() {
 }
 
 #[tokio::test]
-async fn each_state_of_ray_has_its_state_here() {
+async fn every_state_of_ray_maps_to_a_job_state() {
     let (dashboard, settings) = stand_in().await;
     dashboard.gives("GET /api/jobs/", "list");
     let launcher = ray(&RaySettings {
@@ -266,7 +266,7 @@ async fn each_state_of_ray_has_its_state_here() {
 }
 
 #[tokio::test]
-async fn a_job_that_waits_is_over_once_it_is_stopped() {
+async fn a_waiting_job_ends_when_it_is_stopped() {
     let (dashboard, settings) = stand_in().await;
     dashboard.gives("GET /api/jobs/", "list");
     for n in [1, 6] {
@@ -304,7 +304,7 @@ async fn jobs_that_ended_long_ago_are_deleted() {
 }
 
 #[tokio::test]
-async fn the_clusters_token_is_read_at_each_call_and_never_shown() {
+async fn the_clusters_token_is_read_at_each_call_and_never_printed() {
     let (dashboard, settings) = stand_in().await;
     dashboard.gives("GET /api/jobs/", "no token");
     let folder = tempfile::tempdir().unwrap();
@@ -332,7 +332,7 @@ async fn the_clusters_token_is_read_at_each_call_and_never_shown() {
 }
 
 #[tokio::test]
-async fn a_dashboard_that_is_away_is_an_error() {
+async fn an_unreachable_dashboard_is_an_error() {
     let (_, settings) = stand_in().await;
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
@@ -352,7 +352,7 @@ async fn a_dashboard_that_is_away_is_an_error() {
 }
 
 #[test]
-fn settings_that_cannot_be_used_are_named() {
+fn unusable_settings_are_refused_by_name() {
     let check = |change: fn(&mut RaySettings)| {
         let mut settings = RaySettings::default();
         change(&mut settings);

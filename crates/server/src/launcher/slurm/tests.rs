@@ -107,7 +107,7 @@ fn order() -> WorkOrder {
 }
 
 #[tokio::test]
-async fn the_token_is_in_the_script_and_nowhere_else() {
+async fn the_token_is_only_in_the_script() {
     let commands = Commands::new();
     let launcher = slurm(&SlurmSettings {
         partition: Some("low".to_owned()),
@@ -148,7 +148,7 @@ async fn the_token_is_in_the_script_and_nowhere_else() {
 }
 
 #[tokio::test]
-async fn a_job_that_is_listed_is_not_submitted_again() {
+async fn a_listed_job_is_not_submitted_again() {
     let commands = Commands::new();
     commands.answers("squeue", &format!("812|{JOB}|PENDING|Priority\n"), "", 0);
     commands.slurm().start(&order()).await.unwrap();
@@ -156,7 +156,7 @@ async fn a_job_that_is_listed_is_not_submitted_again() {
 }
 
 #[tokio::test]
-async fn what_no_machine_has_is_refused_and_the_rest_may_pass() {
+async fn impossible_requests_are_refused_and_other_errors_retried() {
     let commands = Commands::new();
     let retry = |error: &str| LaunchError::Retry(error.to_owned());
     let refused = |error: &str| LaunchError::Refused(error.to_owned());
@@ -204,7 +204,7 @@ async fn what_no_machine_has_is_refused_and_the_rest_may_pass() {
 }
 
 #[tokio::test]
-async fn each_state_of_slurm_has_its_state_here() {
+async fn every_state_of_slurm_maps_to_a_job_state() {
     let commands = Commands::new();
     commands.answers("squeue", LISTED, "", 0);
     let jobs = commands.slurm().list().await.unwrap();
@@ -238,7 +238,7 @@ async fn each_state_of_slurm_has_its_state_here() {
 }
 
 #[tokio::test]
-async fn a_controller_that_is_away_is_an_error() {
+async fn an_unreachable_controller_is_an_error() {
     let commands = Commands::new();
     let said = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)";
     commands.answers("squeue", "", said, 1);
@@ -305,7 +305,7 @@ fn is_clean(folder: &TempDir) -> bool {
 }
 
 #[test]
-fn the_script_hands_the_worker_its_files_and_removes_them() {
+fn the_script_passes_the_worker_its_files_and_removes_them() {
     let (folder, mut job) = in_a_job(
         &order(),
         "#!/bin/sh
@@ -326,7 +326,7 @@ fn the_script_hands_the_worker_its_files_and_removes_them() {
 }
 
 #[test]
-fn a_worker_without_a_number_of_cores_takes_those_that_slurm_gives() {
+fn a_worker_without_a_core_count_uses_the_cores_that_slurm_grants() {
     let mut order = order();
     order.resources.cpus = None;
     let (folder, mut job) = in_a_job(&order, "#!/bin/sh\necho \"$RAYON_NUM_THREADS\" >\"$OUT\"");
@@ -358,7 +358,7 @@ fn the_script_passes_on_sigterm_and_waits_for_the_checkpoint() {
 }
 
 #[test]
-fn settings_that_cannot_be_used_are_named() {
+fn unusable_settings_are_refused_by_name() {
     let check = |change: fn(&mut SlurmSettings)| {
         let mut settings = SlurmSettings::default();
         change(&mut settings);

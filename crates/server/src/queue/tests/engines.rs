@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn a_job_that_waits_for_hours_never_expires_and_the_status_says_where() {
+async fn a_waiting_job_never_expires_and_the_status_says_where_it_waits() {
     let mut stage = remote(one_attempt()).await;
     stage.script.state().begins = Some(pending("job 812"));
     stage.round().await;
@@ -24,7 +24,7 @@ async fn a_job_that_waits_for_hours_never_expires_and_the_status_says_where() {
 }
 
 #[tokio::test]
-async fn a_job_that_is_not_listed_counts_as_lost_after_a_grace_and_without_a_lease() {
+async fn an_unlisted_job_without_a_lease_is_lost_after_a_grace_period() {
     let mut stage = remote(Settings::default()).await;
     stage.round().await;
     stage.begin().await;
@@ -66,7 +66,7 @@ async fn a_job_that_is_not_listed_counts_as_lost_after_a_grace_and_without_a_lea
 }
 
 #[tokio::test]
-async fn an_engine_that_is_away_for_minutes_changes_nothing() {
+async fn an_engine_outage_of_minutes_changes_nothing() {
     let settings = Settings {
         runs_at_once: 3,
         attempts: 1,
@@ -106,7 +106,7 @@ async fn an_engine_that_is_away_for_minutes_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_started_again_finds_its_jobs_by_their_names() {
+async fn a_restarted_server_finds_its_jobs_by_name() {
     let settings = Settings {
         runs_at_once: 3,
         attempts: 1,
@@ -164,7 +164,7 @@ async fn a_server_that_is_started_again_finds_its_jobs_by_their_names() {
 }
 
 #[tokio::test]
-async fn an_order_that_is_refused_fails_the_run_and_says_why() {
+async fn a_refused_order_fails_the_run_with_the_reason() {
     let mut stage = remote(Settings::default()).await;
     let reason = "no machine has 64 graphics processors".to_owned();
     stage
@@ -184,7 +184,7 @@ async fn an_order_that_is_refused_fails_the_run_and_says_why() {
 }
 
 #[tokio::test]
-async fn a_start_that_failed_and_worked_all_the_same_leaves_no_job() {
+async fn a_start_with_a_lost_answer_leaves_no_job() {
     let mut stage = remote(one_attempt()).await;
     stage.script.fail_starts(1);
     stage.round().await;
@@ -198,7 +198,7 @@ async fn a_start_that_failed_and_worked_all_the_same_leaves_no_job() {
 }
 
 #[tokio::test]
-async fn a_worker_that_the_engine_ends_pauses_and_costs_no_attempt() {
+async fn a_worker_stopped_by_the_engine_pauses_and_does_not_count() {
     let mut stage = remote(one_attempt()).await;
     for launch in 1..=4 {
         stage.round().await;
@@ -233,7 +233,7 @@ async fn a_worker_that_the_engine_ends_pauses_and_costs_no_attempt() {
 }
 
 #[tokio::test]
-async fn a_job_that_runs_and_never_calls_is_given_up_at_no_cost() {
+async fn a_running_job_that_never_calls_is_replaced_and_does_not_count() {
     let mut stage = remote(one_attempt()).await;
     stage.round().await;
     stage.awake_for(15 * 60 - 2).await;
@@ -249,7 +249,7 @@ async fn a_job_that_runs_and_never_calls_is_given_up_at_no_cost() {
 }
 
 #[tokio::test]
-async fn starting_many_jobs_on_a_slow_engine_leaves_time_to_look_after_workers() {
+async fn slow_job_starts_do_not_delay_the_supervision_of_workers() {
     let settings = Settings {
         runs_at_once: 9,
         ..Settings::default()
@@ -269,7 +269,7 @@ async fn starting_many_jobs_on_a_slow_engine_leaves_time_to_look_after_workers()
 }
 
 #[tokio::test]
-async fn the_place_of_a_run_that_has_ended_is_looked_for_soon_and_not_for_long() {
+async fn the_job_of_an_ended_run_is_polled_often_but_briefly() {
     let mut stage = remote(Settings::default()).await;
     stage.round().await;
     let run = stage.begin().await;
@@ -286,7 +286,7 @@ async fn the_place_of_a_run_that_has_ended_is_looked_for_soon_and_not_for_long()
 }
 
 #[tokio::test]
-async fn a_silent_worker_is_noticed_when_its_lease_ends() {
+async fn a_silent_worker_is_detected_when_its_lease_ends() {
     let mut stage = remote(Settings::default()).await;
     stage.round().await;
     assert_eq!(stage.queue.pause_before_next(REMOTE_TICK), REMOTE_TICK);
@@ -301,7 +301,7 @@ async fn a_silent_worker_is_noticed_when_its_lease_ends() {
 }
 
 #[tokio::test]
-async fn two_servers_on_one_cluster_leave_each_others_jobs_alone() {
+async fn two_servers_on_one_cluster_do_not_touch_each_others_jobs() {
     let mut stage = remote(Settings::default()).await;
     let others = ["ft-99999999-1-1", "ft-0a1b2c3-1-1", "training"];
     for other in others {
@@ -318,7 +318,7 @@ async fn two_servers_on_one_cluster_leave_each_others_jobs_alone() {
 }
 
 #[tokio::test]
-async fn a_job_that_waits_is_left_for_the_next_server() {
+async fn a_waiting_job_is_kept_for_the_next_server() {
     let mut stage = remote(Settings::default()).await;
     stage.script.state().begins = Some(pending("job 812"));
     stage.round().await;
@@ -334,7 +334,7 @@ async fn a_job_that_waits_is_left_for_the_next_server() {
 }
 
 #[tokio::test]
-async fn an_order_says_what_the_run_asks_for() {
+async fn an_order_contains_the_requested_resources() {
     let settings = Settings {
         max_run_memory: Some(1 << 30),
         workers: Workers {

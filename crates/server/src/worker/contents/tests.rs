@@ -74,7 +74,7 @@ fn contents(server: Server, cache: Option<Cache>, seen: &Arc<Seen>) -> Contents 
 }
 
 #[tokio::test]
-async fn a_content_is_fetched_once_by_all_workers_of_a_machine() {
+async fn workers_of_one_machine_fetch_content_once() {
     let (seen, folder) = (Arc::default(), tempfile::tempdir().unwrap());
     let server = server(&seen, None).await;
     for worker in ["a", "b"] {
@@ -89,7 +89,7 @@ async fn a_content_is_fetched_once_by_all_workers_of_a_machine() {
 }
 
 #[tokio::test]
-async fn a_cache_that_does_not_work_costs_a_warning() {
+async fn an_unusable_cache_only_gives_a_warning() {
     let (seen, folder) = (Arc::default(), tempfile::tempdir().unwrap());
     let server = server(&seen, None).await;
     let cache = Cache::open(&folder.path().join("cache"), 1000).unwrap();
@@ -108,7 +108,7 @@ async fn a_cache_that_does_not_work_costs_a_warning() {
 }
 
 #[tokio::test]
-async fn a_content_comes_from_the_store_without_the_servers_help() {
+async fn content_is_fetched_directly_from_the_store() {
     let (seen, folder) = (Arc::default(), tempfile::tempdir().unwrap());
     let server = server(&seen, Some((StatusCode::OK, BYTES))).await;
     let path = folder.path().join("file");
@@ -119,7 +119,7 @@ async fn a_content_comes_from_the_store_without_the_servers_help() {
 }
 
 #[tokio::test]
-async fn what_the_store_does_not_give_comes_from_the_server() {
+async fn content_that_the_store_refuses_is_fetched_from_the_server() {
     for answer in [
         (StatusCode::FORBIDDEN, "expired"),
         (StatusCode::OK, "damaged!!"),
@@ -140,7 +140,7 @@ async fn what_the_store_does_not_give_comes_from_the_server() {
 }
 
 #[tokio::test]
-async fn a_store_that_is_out_of_reach_is_no_failure_and_its_address_stays_secret() {
+async fn an_unreachable_store_is_not_fatal_and_its_address_stays_secret() {
     let (seen, folder) = (Arc::default(), tempfile::tempdir().unwrap());
     let server = server(&seen, None).await;
     let contents = contents(server, None, &seen);

@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_names_no_address_of_the_servers_network_unless_that_is_allowed() {
+    fn private_tracker_addresses_need_permission() {
         for private in [
             "http://127.0.0.1:5000",
             "http://169.254.169.254/latest",
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_by_http_gets_files_alone() {
+    fn trackers_without_an_http_address_get_only_files() {
         for uri in ["./mlruns", "file:///tmp/mlruns", "sqlite:///x.db", ""] {
             assert!(mlflow(uri, false, &[]).unwrap().is_none(), "{uri}");
         }
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn the_operators_keys_go_to_the_operators_address_alone() {
+    fn the_operators_keys_are_sent_only_to_the_operators_address() {
         let own = [
             ("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000"),
             ("MLFLOW_TRACKING_TOKEN", "secret"),
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_and_biases_is_told_where_there_is_a_key() {
+    fn weights_and_biases_is_used_if_a_key_is_set() {
         let found = |options: WandBLogger, own: &[(&str, &str)]| {
             let config = config(options.clone());
             wandb_of(&tracked(&config, false), &options, &environment(own))

@@ -150,7 +150,7 @@ fn sent(stand_in: &StandIn) -> Vec<(String, u64)> {
 }
 
 #[tokio::test]
-async fn mlflow_gets_the_run_while_it_goes() {
+async fn mlflow_is_updated_during_the_run() {
     let (address, stand_in) = StandIn::start(of_mlflow).await;
     let with_login = address.replace("http://", "http://ann:secret@");
     let log = run(
@@ -201,7 +201,7 @@ async fn mlflow_gets_the_run_while_it_goes() {
 }
 
 #[tokio::test]
-async fn a_run_that_goes_on_does_so_in_the_same_run_of_mlflow() {
+async fn a_resumed_run_continues_its_mlflow_run() {
     let (address, stand_in) = StandIn::start(|path, body, before| {
         if path.ends_with("runs/search") {
             assert!(
@@ -230,7 +230,7 @@ async fn a_run_that_goes_on_does_so_in_the_same_run_of_mlflow() {
 }
 
 #[tokio::test]
-async fn a_cancelled_run_is_killed_at_mlflow_and_one_that_is_left_goes_on_there() {
+async fn a_cancelled_run_ends_in_mlflow_and_a_paused_one_stays_open() {
     for (end, expected) in [
         (End::Cancelled, Some("KILLED")),
         (End::Failed, Some("FAILED")),
@@ -248,7 +248,7 @@ async fn a_cancelled_run_is_killed_at_mlflow_and_one_that_is_left_goes_on_there(
 }
 
 #[tokio::test]
-async fn a_tracker_that_is_down_fails_no_run_and_is_asked_again() {
+async fn a_tracker_outage_fails_no_run_and_is_retried() {
     let (address, stand_in) = StandIn::start(|path, body, before| match before {
         0 if path.ends_with("get-by-name") => (StatusCode::BAD_GATEWAY, json!({})),
         _ => of_mlflow(path, body, before),
@@ -275,7 +275,7 @@ async fn a_tracker_that_is_down_fails_no_run_and_is_asked_again() {
 }
 
 #[tokio::test]
-async fn a_tracker_that_refuses_is_left_alone() {
+async fn a_tracker_that_refuses_is_not_called_again() {
     let (address, stand_in) =
         StandIn::start(|_, _, _| (StatusCode::UNAUTHORIZED, json!({"message": "who are you?"})))
             .await;
@@ -321,7 +321,7 @@ fn history(stand_in: &StandIn) -> Vec<(u64, Value)> {
 }
 
 #[tokio::test]
-async fn weights_and_biases_gets_the_run_while_it_goes() {
+async fn weights_and_biases_is_updated_during_the_run() {
     let (address, stand_in) = StandIn::start(of_wandb).await;
     let options = WandBLogger::new()
         .api_key("secret")
@@ -363,7 +363,7 @@ async fn weights_and_biases_gets_the_run_while_it_goes() {
 }
 
 #[tokio::test]
-async fn a_run_that_goes_on_does_so_in_the_same_run_of_weights_and_biases() {
+async fn a_resumed_run_continues_its_weights_and_biases_run() {
     let (address, stand_in) = StandIn::start(|path, body, before| {
         let (status, mut answer) = match path {
             "/graphql" if body["query"].as_str().unwrap().starts_with("query") => {

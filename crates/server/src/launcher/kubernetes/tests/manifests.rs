@@ -40,7 +40,7 @@ fn everything() -> (WorkOrder, KubernetesSettings) {
 const MANIFESTS: &str = include_str!("../manifests.json");
 
 #[test]
-fn manifests_are_as_they_were_checked() {
+fn manifests_equal_the_reviewed_snapshots() {
     let (order, settings) = everything();
     settings.check().unwrap();
     let plain = KubernetesSettings {
@@ -76,7 +76,7 @@ fn manifests_are_as_they_were_checked() {
 }
 
 #[test]
-fn a_setting_that_can_not_work_is_named() {
+fn unusable_settings_are_refused_by_name() {
     let good = || everything().1;
     type Change = fn(&mut KubernetesSettings);
     let changes: [(Change, &str); 22] = [
