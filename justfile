@@ -41,7 +41,7 @@ semver:
 book:
     mdbook build docs --dest-dir ../target/book
 
-# Take the screenshot in the README (the script lists what to install).
+# Take a screenshot of a run's page in the console (the script lists what to install).
 picture:
     python3 scripts/console_picture.py docs/console.png
 

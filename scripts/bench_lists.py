@@ -1,10 +1,10 @@
-"""How long the console takes for a list of many runs: whole, filtered and sorted by
-metrics, hyper-parameters, states, tags and texts, and as a CSV file.
+"""Measures how long the console takes for a list of many runs: complete, filtered and
+sorted by metrics, hyper-parameters, states, tags and texts, and as a CSV file.
 
     python scripts/bench_lists.py [--runs 10000] [--profile release] [--limit 300]
 
-Ends with an error where a page takes longer than `--limit` milliseconds at the median.
-Rows are put into the database between two starts of the server.
+Fails if the median time of a page exceeds `--limit` milliseconds. The script inserts
+the runs into the database between two starts of the server.
 """
 
 import argparse
@@ -57,7 +57,7 @@ class Server:
 
 
 def fill(data, runs):
-    """Ten experiments with so many runs together, as the client submits them."""
+    """Inserts ten experiments with this number of runs in total, in the client's format."""
     db = sqlite3.connect(Path(data) / "finetuner.sqlite")
     user = db.execute("SELECT id FROM users").fetchone()[0]
     draw = random.Random(0)

@@ -206,7 +206,7 @@ def check(server, browser):
     driver.get_log("browser")
     browser.open("/console/data")
     browser.find("#password").send_keys(server.token, Keys.ENTER)
-    browser.wait("the page that was wanted", lambda: driver.current_url.endswith("/console/data"))
+    browser.wait("the requested page", lambda: driver.current_url.endswith("/console/data"))
 
     # A live run: its log grows, its curves are drawn and its state changes without
     # any input, and a text selection is kept.
@@ -269,7 +269,7 @@ def check(server, browser):
     browser.wait("the rough curve", lambda: browser.all("polyline.rough"))
     assert "x=time" in driver.current_url and driver.execute_script("return window.untouched")
     browser.look("run-view", driver.current_url[len(server.url):], "logarithmic")
-    # A part of the axis: by dragging, by keys, and all of it again.
+    # Zooms into the axis by dragging and by keys, and back out.
     browser.open(f"{RUNS}/live")
     chart = browser.find(".chart")
     driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", chart)
@@ -302,12 +302,12 @@ def check(server, browser):
     browser.look("runs-sorted", driver.current_url[len(server.url):])
     for box in browser.all("tbody input[type=checkbox]")[:3]:
         box.click()
-    browser.wait("how many are selected", lambda: "3 selected" in browser.find(".bar").text)
+    browser.wait("the number of selected runs", lambda: "3 selected" in browser.find(".bar").text)
     browser.find("button[formaction='/console/compare']").click()
     browser.wait("all three", lambda: "Compare 3 runs" in browser.text())
     # The run of the example has no values between steps.
     browser.look("compare", driver.current_url[len(server.url):], "Differences", "epochs", "Validation loss")
-    assert browser.all("#examples"), "what the models find is missing"
+    assert browser.all("#examples"), "the search results of the models are missing"
     browser.look("compare-none", "/console/compare?experiment=default", "0 runs")
 
     # Tags and a note, the list of all runs by tag, other columns.
@@ -378,7 +378,7 @@ def check(server, browser):
     pictures_are_there(browser)
     browser.open(f"{RUNS}/live/share")
     browser.find("form[action$='/revoke'] button").click()
-    browser.wait("it to go", lambda: "There are no links" in browser.text())
+    browser.wait("its removal", lambda: "There are no links" in browser.text())
 
     browser.look("data", "/console/data", "clip-fashion-train-data")
     browser.find("a[href^='/console/data/']").click()
@@ -396,7 +396,7 @@ def check(server, browser):
                         headers={"Authorization": f"token {token}"}, timeout=60)
     assert who.status_code == 200
     browser.find("button[aria-label='Delete laptop']").click()
-    browser.wait("it to go", lambda: "laptop" not in browser.text())
+    browser.wait("its removal", lambda: "laptop" not in browser.text())
     browser.look("password", "/console/password", "New password")
     browser.look("account", "/console/account", "Webhooks")
     browser.look("mail", "/console/mail", "has not set up e-mail")
@@ -410,7 +410,7 @@ def check(server, browser):
     browser.look("webhook", hook, "Send again")
     browser.look("webhook-delete", f"{hook}/delete", "Delete this webhook?")
     browser.find("main form button").click()
-    browser.wait("it to go", lambda: "There are no webhooks" in browser.text())
+    browser.wait("its removal", lambda: "There are no webhooks" in browser.text())
 
     # A shared project, from its creation to its deletion.
     browser.look("projects", "/console/projects", "Create project")
@@ -528,7 +528,7 @@ def check(server, browser):
     # An open page says when the server is down.
     browser.open(LIST)
     server.process.terminate()
-    browser.wait("what is said of it", lambda: "has not answered since" in browser.find("#connection").text)
+    browser.wait("the warning", lambda: "has not answered since" in browser.find("#connection").text)
     browser.photograph("down")
 
 

@@ -94,7 +94,7 @@ def with_openai(server):
     refused("an unknown model", openai.NotFoundError, "model_not_found", "model",
             lambda: create(model="none", input="x"))
     refused("token ids", openai.BadRequestError, None, "input", lambda: create(model="texts", input=[1, 2, 3]))
-    refused("a picture for a text model", openai.BadRequestError, None, "input[0]",
+    refused("an image for a text model", openai.BadRequestError, None, "input[0]",
             lambda: create(model="texts", input=pictures[0]))
     refused("too many dimensions", openai.BadRequestError, None, "dimensions",
             lambda: create(model="texts", input="x", dimensions=100_000))

@@ -1,9 +1,9 @@
 """Runs a thousand runs of two users on the two nodes of a real Slurm on this machine:
 
     over the nodes    `at_once` is the size of the cluster, and the server queues the rest.
-                      Measures how long a free place stays empty, whether the users get
-                      equal shares although one of them came first, and how busy the
-                      server is
+                      Measures how long a free slot stays empty, whether both users get
+                      equal shares although one of them submits first, and the load of
+                      the server
     into the queue    `at_once` is larger than the number of runs, and the cluster is full.
                       Measures how fast the server submits all jobs, and how responsive it
                       stays meanwhile
@@ -163,7 +163,7 @@ def over_the_nodes(slurm, options, folder):
         begins = [at / 1000 for _, at, _ in events]
         ends = sorted(at / 1000 for _, _, at in events)
         gaps = [begin - end for begin, end in zip(begins[options.places:], ends)]
-        row("a free place stays empty", f"{statistics.median(gaps):.1f} s (median), {max(gaps):.1f} s (most)")
+        row("a free slot stays empty", f"{statistics.median(gaps):.1f} s (median), {max(gaps):.1f} s (most)")
         # From the moment when both users had waiting runs until one of them had none.
         both = [user for user, at, _ in events if at / 1000 > second + 10]
         last = min(max(i for i, user in enumerate(both) if user == name) for name in ("anna", "ben"))

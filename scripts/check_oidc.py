@@ -3,7 +3,7 @@
 
 Needs Node.js 20 or newer and npm, which fetches the provider into a temporary folder, and
 `cargo build -p finetuner-server`. Checks the first sign-in, the next one, a provider with
-other keys, somebody who is not allowed, and signing out.
+other keys, a user who is not admitted, and signing out.
 """
 
 import html.parser
@@ -51,7 +51,7 @@ provider.listen(Number(port), '127.0.0.1', () => console.log('ready'));
 
 
 class Forms(html.parser.HTMLParser):
-    """The first form of a page: its address and its fields."""
+    """Returns address and fields of the first form of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class Browser:
             return answer.geturl(), answer.read().decode()
 
     def sign_in(self, server: str, user: str) -> tuple[str, str]:
-        """Begins at the server, and gives the provider what it asks for."""
+        """Begins a sign-in at the server, and fills in the provider's forms."""
         url, page = self.get(f"{server}/console/oidc/start")
         while not url.startswith(server):
             form = Forms(page)
@@ -152,7 +152,7 @@ def main() -> None:
             browser = Browser()
             browser.sign_in(server, "ada@example.org")
             expect(browser.get(f"{server}/console/account")[1], "Signed in as <b><bdi>ada<")
-            print("The next one finds it.")
+            print("The next sign-in finds the account.")
 
             _, page = Browser().sign_in(server, "eve@evil.example")
             expect(page, "are allowed on this server")

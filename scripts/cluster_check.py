@@ -220,7 +220,7 @@ class Trial:
         """Jobs wait because others fill the cluster."""
         with self.cluster.full():
             self.submit(server, runs)
-            words = [wait_for("it is told where the run waits", lambda run=run: self.waits(server, run), 120)
+            words = [wait_for("the status says where the run waits", lambda run=run: self.waits(server, run), 120)
                      for run in runs]
             time.sleep(self.options.pending)
             if any(server.has_ended(run) or server.losses(run) for run in runs):

@@ -1,4 +1,4 @@
-"""Takes the screenshot in the README: the page of a run in the console.
+"""Takes a screenshot of a run's page in the console.
 
     apt-get install chromium chromium-driver
     pip install selenium requests pillow

@@ -372,8 +372,8 @@ class Wave:
         lost, resumed = verify(self.server, uploads, runs, self.expected)
         self.runs += runs
         self.uploads |= uploads
-        print(f"{disturbance.kind}: {rounds} rounds; {len(uploads)} uploads whole, {len(runs)} runs ended once with "
-              f"the same losses; {lost} workers lost, {resumed} times gone on from a checkpoint", flush=True)
+        print(f"{disturbance.kind}: {rounds} rounds; {len(uploads)} uploads complete, {len(runs)} runs ended once with "
+              f"the same losses; {lost} workers lost, {resumed} times resumed from a checkpoint", flush=True)
         # Ctrl-C, the clock, an outage and a full disk must not cost a run its worker.
         assert lost == 0 or disturbance.kind in ("server", "worker", "freeze"), "workers were lost"
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Makes `crates/server/src/oidc/fixtures/signed.json`: a key and a signed token for every
-signature algorithm that sign-in providers use. Needs `pip install pyjwt[crypto]`."""
+"""Generates `crates/server/src/oidc/fixtures/signed.json`: a key and a signed token for
+every signature algorithm that sign-in providers use. Needs `pip install pyjwt[crypto]`."""
 
 import json
 import pathlib

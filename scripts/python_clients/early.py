@@ -88,7 +88,7 @@ def _():
     wait(finetuner.fit(run_name="documents", train_data=pairs(), epochs=1, **CLIP))
 
 
-@row("0.2.2", "WandBLogger and MLFlowLogger leave files in the artifact, and the log says so")
+@row("0.2.2", "WandBLogger and MLFlowLogger write files to the artifact, and the log names them")
 def _():
     loggers = [WandBLogger("e", api_key="k"), MLFlowLogger("e", "http://localhost:1")]
     run = wait(finetuner.fit(run_name="loggers", train_data="clip-fashion-train-data", epochs=1, callbacks=loggers,
@@ -96,7 +96,7 @@ def _():
     assert "wandb sync" in run.logs() and "mlflow ui" in run.logs(), run.logs()
 
 
-@row("0.2.2", "an experiment that is not there; create_experiment; list_experiments")
+@row("0.2.2", "a missing experiment; create_experiment; list_experiments")
 def _():
     refused(lambda: finetuner.fit(train_data="clip-fashion-train-data", experiment_name="another", **CLIP), "404")
     finetuner.create_experiment("another")
@@ -113,7 +113,7 @@ def _():
     assert finetuner.list_experiments() == []
 
 
-@row("hubble 0.5.1", "every endpoint that it names")
+@row("hubble 0.5.1", "every endpoint of the SDK")
 def _():
     client = hubble.Client(jsonify=True)
     made = client.create_personal_access_token(name="pat", expiration_days=7)["data"]["token"]

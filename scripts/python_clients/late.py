@@ -89,7 +89,7 @@ def _():
     assert finetuner.get_token().startswith("ft_")
 
 
-@row(LOGIN, "login() again takes the stored token; login(force=True) gets another")
+@row(LOGIN, "login() again uses the stored token; login(force=True) gets another")
 def _():
     first = finetuner.get_token()
     finetuner.login()
@@ -124,7 +124,7 @@ def _():
     finetuner.login()
 
 
-@row("hubble.Client (jina-hubble-sdk 0.33.1)", "every endpoint that it names")
+@row("hubble.Client (jina-hubble-sdk 0.33.1)", "every endpoint of the SDK")
 def _():
     client = hubble.Client(jsonify=True)
     assert client.username and client.token
@@ -148,7 +148,7 @@ def _():
 
 # -- The models' own checkpoints, without the network -----------------------
 
-@row("get-started", "models in the hub's cache, made by runs of the small ones", always=True)
+@row("get-started", "models in the hub's cache, created by runs of the small models", always=True)
 def _():
     def into_cache(folder, *names):
         for name in names:
@@ -201,7 +201,7 @@ def _():
     fit(model="bert-base-en", train_data=csv(text), csv_options=CSVOptions(is_labeled=True))
 
 
-@row(DATA, "CSV, labelled pictures by path")
+@row(DATA, "CSV, labelled images by path")
 def _():
     text = "".join(f"{FASHION / p},{t}\n" for p, t in TITLES)
     fit(model="resnet-base", train_data=csv(text), csv_options=CSVOptions(is_labeled=True))
@@ -302,7 +302,7 @@ def _():
 JOB = "walkthrough/run-job"
 
 
-@row("walkthrough/basic-concepts", "experiment_name of an experiment that is not there")
+@row("walkthrough/basic-concepts", "experiment_name of a missing experiment")
 def _():
     # run-job first creates it with `create_experiment`.
     return refused(lambda: finetuner.fit("bert-base-en", texts(), experiment_name="quora-qa-finetune"),
@@ -350,7 +350,7 @@ def _():
     fit(model="bert-base-en", train_data=texts(), scheduler="cosine", scheduler_options={"scheduler_step": "epoch"})
 
 
-@row(JOB, "an error for data that is not there")
+@row(JOB, "an error for missing data")
 def _():
     return refused(lambda: finetuner.fit("bert-base-en", "none"), "train_data", "none")
 
@@ -385,7 +385,7 @@ def _():
     return f"{saved}, {saved.stat().st_size} bytes"
 
 
-@row(SAVE, "public=True: another user downloads the artifact and goes on from it")
+@row(SAVE, "public=True: another user downloads the artifact and continues from it")
 def _():
     texts().push("open-data", public=True)
     run = fit(model="bert-base-en", train_data="open-data", public=True)
@@ -452,7 +452,7 @@ def needs_full(check):
     """A row that needs `finetuner[full]`."""
     def run():
         if not FULL:
-            return "left out: torch, torchvision, transformers, open_clip and onnxruntime are not installed"
+            return "skipped: torch, torchvision, transformers, open_clip and onnxruntime are not installed"
         return check()
     return run
 
@@ -506,7 +506,7 @@ def _():
     return both_towers("clip-base-en")
 
 
-@row(INFERENCE, "get_model(is_onnx=True, select_model=...), encode() of a text model and a picture model as two towers")
+@row(INFERENCE, "get_model(is_onnx=True, select_model=...), encode() of a text model and an image model as two towers")
 @needs_full
 def _():
     return both_towers("clip-large-en")
@@ -645,7 +645,7 @@ def _():
     fit(model="clip-base-en", train_data=pairs(), loss="CLIPLoss", callbacks=[WiSEFTCallback(alpha=0.5)])
 
 
-@row(CALLBACKS, "WandBLogger leaves its files in the artifact, and the log says so")
+@row(CALLBACKS, "WandBLogger writes its files to the artifact, and the log names them")
 def _():
     data = pictures()
     run = fit(model="resnet50", run_name="resnet-tll-early-6", train_data=data, learning_rate=1e-6,
@@ -703,7 +703,7 @@ def _():
     other.display_examples()
 
 
-@row("notebooks/mesh_to_mesh", "pointnet-base refuses texts, and says what it takes")
+@row("notebooks/mesh_to_mesh", "pointnet-base refuses texts, and names the supported data")
 def _():
     return refused(lambda: finetuner.fit("pointnet-base", texts(), loss="TripletMarginLoss"), "it holds no point cloud",
                    "[points, 3]")
@@ -724,13 +724,13 @@ def _():
 
 # -- Endpoints that the client uses and does not document -------------------
 
-@row("README", "fit on CLIP without a loss: CLIPLoss is taken, and the log says so")
+@row("README", "fit on CLIP without a loss: CLIPLoss is used, and the log says so")
 def _():
     run = fit(model="clip-base-en", train_data=pairs())
     assert "CLIPLoss" in run.logs(), run.logs()
 
 
-@row("docarray 0.21", "pictures as data URIs (convert_blob_to_datauri)")
+@row("docarray 0.21", "images as data URIs (convert_blob_to_datauri)")
 def _():
     data = pictures()
     for doc in data:
@@ -739,7 +739,7 @@ def _():
     fit(model="resnet-base", train_data=DocumentArray(Document(uri=d.uri, tags=d.tags) for d in data))
 
 
-@row("docarray 0.21", "pictures as tensors, as loaded and normalised (set_image_tensor_normalization)")
+@row("docarray 0.21", "images as tensors, as loaded and normalised (set_image_tensor_normalization)")
 def _():
     def tensors(normalised):
         data = pictures()

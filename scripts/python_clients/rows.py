@@ -10,7 +10,7 @@ _rows = []
 
 
 def row(page, block, always=False):
-    """Makes a function a row. Rows run in the order of the file, and pass if they
+    """Adds a function as a row. Rows run in the order of the file, and pass if they
     do not raise. The return value is shown next to the row. `always`: the other
     rows need it."""
     def add(check):

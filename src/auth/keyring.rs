@@ -108,8 +108,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_unavailable_keyring_is_an_error_within_the_time_limit() {
-        // On a machine with a keyring, the token is read back. Without one, there
-        // is an error within the time limit.
+        // On a machine with a keyring, the token is read back. Without one, the call
+        // fails within the time limit.
         let token = Secret::from("kept");
         let backend = format!("test-{}", std::process::id());
         let kept = token.clone();

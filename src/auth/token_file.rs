@@ -348,7 +348,7 @@ mod tests {
         assert_eq!(
             jina.read().unwrap(),
             token("of-jina"),
-            "it is not ours to remove"
+            "another backend's token is kept"
         );
         jina.write(&"new".into()).unwrap();
         let both = json!({"jwks": {"keys": [1]}, "auth_token": "new"});

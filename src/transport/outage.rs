@@ -128,7 +128,7 @@ mod tests {
             elapsed >= OUTAGE_LIMIT && elapsed < OUTAGE_LIMIT + slack,
             "{elapsed:?}"
         );
-        assert!(error.attempts() > 180, "looks at least each ten seconds");
+        assert!(error.attempts() > 180, "polls at least every ten seconds");
         assert!(error.attempts() < 500, "and no busy loop");
         assert_eq!(error.status(), Some(502));
     }

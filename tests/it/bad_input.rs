@@ -15,7 +15,7 @@ async fn refused(finetuner: &Finetuner, fit: Fit) -> String {
     assert!(error.is_invalid(), "{error:?}");
     assert!(
         finetuner.list_runs().await.unwrap().is_empty(),
-        "a run is left of: {error}"
+        "a run was created despite: {error}"
     );
     error.to_string()
 }

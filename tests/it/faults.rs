@@ -62,7 +62,7 @@ async fn a_wrong_token_fails_at_login() {
     assert!(error.is_unauthorized() && !error.is_retryable());
     assert_eq!(error.status(), Some(401));
     assert_eq!(error.server_message(), Some("the token is not known"));
-    assert_eq!(count(&server, "whoami").await, 1, "it does not get better");
+    assert_eq!(count(&server, "whoami").await, 1, "a wrong token is not retried");
 }
 
 #[tokio::test]
@@ -333,7 +333,7 @@ async fn an_answer_cut_by_a_reset_is_requested_again() {
 async fn slow_headers_time_out() {
     let url = raw_server(|_, connection| {
         let _ = connection.write_all(b"HTTP/1.1 200 OK\r\ncontent-le");
-        // Until the client gives up.
+        // Ends when the client gives up.
         let _ = connection.read(&mut [0; 1]);
     });
     let login = Finetuner::builder()

@@ -23,8 +23,8 @@ fn through(proxy: &str) -> finetuner::Builder {
         .retry(impatient())
 }
 
-/// SOCKS5 proxy for one client: accepts `user` and `pass`, and connects to `target`
-/// whatever name is requested. Returns the name.
+/// Runs a SOCKS5 proxy for one client, which accepts `user` and `pass` and connects
+/// every requested name to `target`. Returns the requested name.
 async fn socks(listener: TcpListener, target: String) -> String {
     let (mut client, _) = listener.accept().await.unwrap();
     let mut head = [0; 2];

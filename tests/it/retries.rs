@@ -258,7 +258,7 @@ async fn the_start_of_an_incomplete_error_body_is_reported() {
         }
         let head = "HTTP/1.1 507 Insufficient Storage\r\ncontent-length: 900\r\n\r\n";
         let _ = write!(connection, "{head}the disk is full");
-        // Until the client disconnects.
+        // Ends when the client disconnects.
         let _ = connection.read_to_end(&mut Vec::new());
     });
     let finetuner = connect_for_a_moment(url, impatient()).await;
@@ -361,7 +361,7 @@ async fn a_web_server_that_is_not_a_backend_is_recognised() {
         assert!(text.contains("Log in to the hotel"), "{text}");
         assert_eq!(error.attempts(), attempts, "{code}");
     }
-    // Nor does a log.
+    // Nor does a log stream.
     let answer = status(200).set_body_raw(page, "text/html");
     let (_server, _, run) = with_run("/logs", answer).await;
     assert!(run.logs().await.unwrap_err().is_decode());

@@ -100,7 +100,7 @@ async fn no_printed_text_contains_a_token() {
     let logged = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     assert!(
         logged.contains("finetuner.request"),
-        "the log was looked at"
+        "the log was captured"
     );
     assert!(
         !logged.contains("default/runs/r/"),

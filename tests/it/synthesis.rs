@@ -75,7 +75,7 @@ async fn synthesized_data_has_cross_encoder_margins_and_can_be_trained_on() {
         assert!(CORPUS.contains(&matching) && CORPUS.contains(&other));
         assert!(
             ![matching, other].contains(&query),
-            "a query is not its own match"
+            "a query is not its own positive"
         );
         let scores = scorer
             .predict(&[[query, matching], [query, other]])

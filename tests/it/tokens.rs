@@ -110,7 +110,7 @@ async fn with_an_explicit_token_the_home_folder_is_not_touched() {
     seen.dedup();
     assert_eq!(seen, ["token given", "token in-code"]);
     let left = std::fs::read_dir(home()).unwrap().count();
-    assert_eq!(left, 1, "nothing was made");
+    assert_eq!(left, 1, "nothing was created");
     let error = at(&server).token(" \n").connect().await.unwrap_err();
     assert!(error.to_string().contains("`token` is blank"), "{error}");
 }

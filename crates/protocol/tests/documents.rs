@@ -44,7 +44,7 @@ fn words(document: &Document) -> Value {
     })
 }
 
-/// JSON tells whole numbers from others, documents don't. Bytes are base64.
+/// Normalises JSON: numbers become floats, as in documents. Bytes are base64.
 fn plain(value: Value) -> Value {
     match value {
         Value::Number(n) => json!(n.as_f64().unwrap()),
@@ -89,7 +89,7 @@ fn every_document_that_docarray_writes_is_read() {
             document.id
         );
     }
-    // Granularity and parents too, where the builders set them.
+    // Including granularity and parents, if the builders set them.
     let parent = &documents[8];
     let built = Document::new()
         .with_id("parent")

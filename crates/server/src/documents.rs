@@ -154,7 +154,7 @@ mod tests {
         let large = Document::text("x".repeat(20 << 20));
         let all = DocumentArray::from(vec![large; 6]).to_bytes().unwrap();
         let (found, total) = some(all.as_slice(), 0, 6).unwrap();
-        assert_eq!((found.len(), total), (4, 6), "the fourth goes over 64 MiB");
+        assert_eq!((found.len(), total), (4, 6), "the fourth exceeds 64 MiB");
         assert_eq!(some(all.as_slice(), 4, 6).unwrap().0.len(), 2);
     }
 }

@@ -242,11 +242,11 @@ mod tests {
         while gate.users()["ada"].places < 2 {
             tokio::task::yield_now().await;
         }
-        assert!(gate.enter("ada").await.is_err(), "two of ada's are there");
+        assert!(gate.enter("ada").await.is_err(), "two of ada's jobs are inside");
         drop(gate.enter("bob").await.unwrap());
         drop(first);
         second.await.unwrap().unwrap();
-        // A user who gives up waiting frees the place.
+        // A cancelled wait frees its place.
         let held = gate.enter("ada").await.unwrap();
         let gone = tokio::time::timeout(std::time::Duration::ZERO, gate.enter("ada"));
         assert!(gone.await.is_err());

@@ -266,13 +266,13 @@ mod tests {
         for _ in 0..10_000 {
             patience.moved(second, 2048);
         }
-        assert_eq!(patience.left, PATIENCE, "2 KiB a second may go on for ever");
+        assert_eq!(patience.left, PATIENCE, "2 KiB a second may continue without limit");
         let mut seconds = 0;
         while patience.left > 10 * second {
             patience.moved(10 * second, 1);
             seconds += 10;
         }
-        assert_eq!(seconds, 60, "a byte each ten seconds may not");
+        assert_eq!(seconds, 60, "a byte every ten seconds may not");
     }
 
     #[tokio::test]

@@ -52,7 +52,7 @@ fn model(version: &'static str) -> [(&'static str, &'static str); 4] {
     ]
 }
 
-/// The version of a whole model; panics if files are missing or mixed.
+/// Returns the version of a complete model; panics if files are missing or mixed.
 fn version_of(folder: &Path) -> String {
     check_free(folder, Compare::Contents).unwrap();
     let version = fs::read_to_string(folder.join("metadata.yml")).unwrap();
@@ -227,12 +227,12 @@ fn a_folder_without_a_manifest_is_not_replaced() {
         "{text}"
     );
     assert_eq!(names(&folder), ["metadata.yml", "thesis.txt"]);
-    // A list that leads out of the folder is not obeyed.
+    // A manifest with paths outside the folder is ignored.
     let list = r#"{"version": 1, "files": [{"path": "../../etc", "size": 1, "sha256": ""}]}"#;
     fs::write(folder.join(MANIFEST), list).unwrap();
     let text = save(&folder, &model("one")).unwrap_err().to_string();
     assert!(text.contains("../../etc"), "{text}");
-    // An empty folder is free.
+    // An empty folder can be used.
     let empty = root.path().join("empty");
     fs::create_dir(&empty).unwrap();
     save(&empty, &model("one")).unwrap();
@@ -316,10 +316,10 @@ fn an_interrupted_save_is_completed_or_undone() {
                 .unwrap();
             left_something |= names(root.path()).len() > 1 || folder.join(".x").exists();
             if *way == Way::Swap {
-                // Even without any help.
+                // Without a repair.
                 version_of(&folder);
             }
-            // Opening it, then saving again.
+            // After opening it, and after saving again.
             recover(&folder).unwrap();
             let version = version_of(&folder);
             assert!(["one", "two"].contains(&version.as_str()));
@@ -434,7 +434,7 @@ fn zip_entries_stay_inside_the_folder_and_are_unique() {
         error.is_artifact() && error.to_string().contains("`a`"),
         "{error}"
     );
-    // As programs on Windows write it, and without a folder around all.
+    // In the form that Windows programs write, and without a common top folder.
     let (root, unpacked) = unpack_bytes(&zip_of(&[("run\\sub\\a.txt", "x"), ("flat", "y")]));
     unpacked.unwrap();
     assert!(root.path().join("target/sub/a.txt").exists());

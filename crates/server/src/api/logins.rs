@@ -364,7 +364,7 @@ mod tests {
         let id = logins.begin(asking()).unwrap();
         assert_eq!(logins.program(&id).unwrap().name, "test");
         let code = logins.answer(&id, Some("ada".to_owned())).unwrap();
-        assert!(logins.program(&id).is_none(), "it is answered");
+        assert!(logins.program(&id).is_none(), "the login was answered");
         assert!(logins.answer(&id, Some("eve".to_owned())).is_none());
         let wrong = Code {
             state: "other".to_owned(),
@@ -394,7 +394,7 @@ mod tests {
         let error = logins.begin(asking_from("192.0.2.1")).unwrap_err();
         assert!(error.message().contains("from this network"));
         logins.begin(asking_from("192.0.2.2")).unwrap();
-        // An answered one waits no longer.
+        // An answered login no longer counts.
         logins.answer(&ids[0], None);
         logins.begin(asking_from("192.0.2.1")).unwrap();
     }

@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn every_option_and_every_variable_has_its_key() {
         let text = SettingsFile::default().text().unwrap();
-        // A name may be broken at the end of a line.
+        // A name may be split across lines.
         let text = text.replace("\n# ", " ");
         let command = Command::command();
         let serve = command.find_subcommand("serve").unwrap();

@@ -285,7 +285,7 @@ mod tests {
             ("c", 0.5, 0.6)
         ])));
         assert!(!got_worse(&metrics(&[("a", 0.5, 0.5)])));
-        // Less of a loss is better.
+        // A lower loss is better.
         assert!(!got_worse(&metrics(&[("val_loss", 0.5, 0.4)])));
         assert!(!got_worse(&MetricsInfo::default()));
     }

@@ -119,7 +119,7 @@ mod tests {
     fn names_can_not_change_the_text_direction() {
         assert_eq!(visible("abc"), "abc");
         assert_eq!(visible("a\u{202e}b\u{2066}c"), "a\u{fffd}b\u{fffd}c");
-        // Languages that are written from right to left stay.
+        // Right-to-left scripts stay unchanged.
         assert_eq!(visible("ריצה"), "ריצה");
         assert_eq!(name("<\u{202e}").0, "<bdi>&lt;\u{fffd}</bdi>");
     }

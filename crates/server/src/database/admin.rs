@@ -340,7 +340,7 @@ mod tests {
     async fn admins_change_accounts_but_not_the_last_admin() {
         let db = in_memory();
         let (root, ada) = (db.identity_of("root").await, db.identity_of("ada").await);
-        assert!(root.is_admin && !ada.is_admin, "the first user is one");
+        assert!(root.is_admin && !ada.is_admin, "the first user is an admin");
         let admin = |by: &Identity| Manager::Admin(by.clone());
         let change = |by: Manager, name: &str, change: AccountChange| {
             db.change_account(by, name.to_owned(), change)

@@ -150,7 +150,7 @@ mod tests {
         let change = AnnotationChange::default().tags(["b", "a"]).note("n");
         let refused = db.annotate_runs(stranger.clone(), vec![run], change.clone());
         assert!(Refusal::of(&refused.await.unwrap_err()).is_some());
-        // One that is missing changes nothing of the others.
+        // If one run is missing, none is changed.
         let some = db.annotate_runs(owner.clone(), vec![run, run + 1], change.clone());
         assert_eq!(some.await.unwrap(), Annotated::Missing);
         let own = async || db.run_by_id(run).await.unwrap().unwrap().annotations;

@@ -260,7 +260,7 @@ mod tests {
         go_on.send(()).unwrap();
         long.await.unwrap().unwrap();
         assert!(database.write(|_| Ok(())).await.is_ok());
-        assert!(was_done.try_recv().is_err(), "it was given up");
+        assert!(was_done.try_recv().is_err(), "the job was cancelled");
         let error = ApiError::from(error);
         assert_eq!(
             (error.status().as_u16(), error.retry_after()),

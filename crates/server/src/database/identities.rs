@@ -205,7 +205,7 @@ mod tests {
             db.user_of_identity(&who("e")).await.unwrap(),
             Some((eve, false))
         );
-        // Nobody takes it from its user, and a failed attempt leaves no user.
+        // The identity can't be linked to another user, and a failed attempt creates no user.
         let (ada, _) = db.password("ada".into()).await.unwrap().unwrap();
         let again = db
             .link_identity(ada.clone(), &who("e"), None)

@@ -172,7 +172,7 @@ mod tests {
     use super::*;
     use crate::database::{Receiver, in_memory, runs::tests::with_run};
 
-    /// The code of the message that is due.
+    /// Returns recipient and code of the message that is due.
     async fn code(db: &Database) -> Option<(String, String)> {
         let due = db.due_messages(Vec::new(), 10).await.unwrap().pop()?;
         let Receiver::Mail { address } = due.receiver else {
@@ -199,7 +199,7 @@ mod tests {
         assert_eq!(put("b@example.org").await, PutMail::CodeSent);
         let (to, second) = code(&db).await.unwrap();
         assert_eq!(to, "b@example.org");
-        assert!(!confirm(&first).await, "it was for another address");
+        assert!(!confirm(&first).await, "the code is for another address");
         assert!(!confirm("").await);
         let fail = crate::database::End {
             status: finetuner_protocol::Status::Failed,
@@ -210,10 +210,10 @@ mod tests {
         assert_eq!(
             db.mail(user.clone(), 10).await.unwrap().len(),
             2,
-            "codes alone"
+            "only the two codes"
         );
         assert!(confirm(&second).await);
-        assert!(!confirm(&second).await, "a code is good once");
+        assert!(!confirm(&second).await, "a code is valid once");
         assert_eq!(put("b@example.org").await, PutMail::Kept);
         for n in 0..3 {
             assert_eq!(put(&format!("{n}@example.org")).await, PutMail::CodeSent);

@@ -486,7 +486,7 @@ mod tests {
         assert_eq!(told(&all, &user).await, ["run.cancelled", "run.started"]);
         assert!(told(&finished, &user).await.is_empty());
         assert!(told(&other, &eve).await.is_empty());
-        assert!(told(&all, &eve).await.is_empty(), "it is not eve's");
+        assert!(told(&all, &eve).await.is_empty(), "it belongs to another user");
         // One at a time, the oldest first.
         let first = due(&db, &[]).await;
         assert_eq!(first.len(), 1);
@@ -518,7 +518,7 @@ mod tests {
             let rows = db.deliveries(user.namespace.clone(), id.clone(), 1).await;
             rows.unwrap().remove(0)
         };
-        // An attempt whose outcome is lost is not made again at once.
+        // An attempt with an unknown outcome is not repeated at once.
         assert!(db.begin_attempt(message.id, 0, later).await.unwrap());
         assert!(due(&db, &[]).await.is_empty());
         assert!(!db.begin_attempt(message.id, 0, later).await.unwrap());
@@ -536,7 +536,7 @@ mod tests {
         assert!(row.due_at.is_none() && !row.sent);
         let again = db.send_again(user.clone(), id.clone(), name).await.unwrap();
         assert_eq!(again.unwrap().attempts, 0);
-        // An attempt that began before that changes nothing.
+        // The outcome of an earlier attempt changes nothing.
         let row = note(2, Next::GivenUp).await;
         assert!(row.due_at.is_some());
         let row = note(0, Next::Sent).await;

@@ -424,7 +424,7 @@ impl Database {
 
 #[cfg(test)]
 impl Database {
-    /// Gives a run to a job whose worker has this token.
+    /// Assigns a run to a job whose worker has this token.
     pub(crate) async fn give_worker(&self, id: i64, token: Vec<u8>) -> rusqlite::Result<()> {
         let statement =
             "UPDATE runs SET job = 'j', worker_token = ?2, status = 'STARTED' WHERE id = ?1";
@@ -438,7 +438,7 @@ pub(super) mod tests {
     use super::*;
     use crate::{database::in_memory, secret};
 
-    /// Makes a user, an experiment and a run. Returns the run's id.
+    /// Creates a user, an experiment and a run. Returns the run's id.
     pub(crate) async fn with_run(db: &Database, name: &str) -> i64 {
         let owner = db.identity_of("u").await;
         let created = db.create_experiment(owner.clone(), "e".into(), String::new(), None);

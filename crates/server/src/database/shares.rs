@@ -208,7 +208,7 @@ mod tests {
         let (owner, eve) = (db.identity_of("u").await, db.identity_of("eve").await);
         let make = || db.add_share(owner.clone(), run, new.clone(), 2);
         let refused = db.add_share(eve.clone(), run, new.clone(), 2).await;
-        assert!(refused.is_err(), "it is not eve's run");
+        assert!(refused.is_err(), "the run belongs to another user");
         let (first, key) = make().await.unwrap().unwrap();
         let (second, other) = make().await.unwrap().unwrap();
         assert!(make().await.unwrap().is_none(), "two are allowed");
@@ -222,11 +222,11 @@ mod tests {
             let gone = db.delete_share(by.clone(), run, second.id.clone()).await;
             gone.unwrap().is_some()
         };
-        assert!(!revoke(&owner, run + 1).await, "it is another run's");
+        assert!(!revoke(&owner, run + 1).await, "the link belongs to another run");
         assert!(!revoke(&eve, run).await);
         assert!(revoke(&owner, run).await);
         assert!(db.shared(&other).await.unwrap().is_none());
-        // It ends with the membership of the user who made it.
+        // The link ends when its creator leaves the project.
         for (sql, back) in [
             (
                 "UPDATE users SET disabled = 1",

@@ -165,7 +165,7 @@ mod tests {
                 &signature
             ));
         }
-        // A public key is no shared secret.
+        // A public key is not accepted as a shared secret.
         let secret = key(&json!({"kty": "oct", "k": "AAAA"}));
         assert!(!secret.has_signed("HS256", b"x", b"y"));
     }

@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn signatures_are_those_of_the_specification() {
-        // The example of the reference libraries.
+        // The example of the specification's reference libraries.
         let secret = BASE64_STANDARD.decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
         let body = r#"{"test": 2432232314}"#;
         let name = "msg_p5jXN8AQM9LWM0D4loKWxJek";

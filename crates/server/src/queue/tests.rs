@@ -101,7 +101,7 @@ impl Launcher for Arc<Script> {
 
     fn list(&self) -> BoxFuture<'_, std::result::Result<HashMap<String, JobState>, String>> {
         let state = self.state();
-        assert!(!state.panics, "as this test wants it");
+        assert!(!state.panics, "requested by the test");
         let listed = match &state.away {
             Some(reason) => Err(reason.clone()),
             None => Ok(state.jobs.clone()),
@@ -264,7 +264,7 @@ impl Stage {
         }
     }
 
-    /// Like [`Stage::awake_for`], with signs of life from every worker.
+    /// Like [`Stage::awake_for`], with heartbeats from every worker.
     async fn alive_for(&mut self, seconds: u64) {
         for _ in 0..seconds {
             for run in self.launched().await.iter().filter(|run| run.has_worker) {
@@ -298,7 +298,7 @@ async fn a_clock_jump_loses_no_worker() {
     let mut stage = stage(Settings::default()).await;
     stage.round().await;
     stage.begin().await;
-    // The server stood still and could not receive signs of life.
+    // The server was suspended and could not receive heartbeats.
     stage.app.clock.advance(Duration::from_secs(3600));
     stage.round().await;
     stage.awake_for(29).await;

@@ -304,7 +304,7 @@ mod tests {
         let error = get(&cache, "d", 40).await.map(|_| ()).unwrap_err();
         assert!(error.message().contains("those in use"), "{error:?}");
         assert_eq!(error.retry_after(), Some(1));
-        assert_eq!(there(&cache), ["a", "c"], "nothing has gone for nothing");
+        assert_eq!(there(&cache), ["a", "c"], "a refused load evicts nothing");
         assert_eq!(cache.counters.bytes.get(), 80);
         drop((a, c));
         drop(get(&cache, "d", 90).await.unwrap());

@@ -323,7 +323,7 @@ mod tests {
             false
         })
         .unwrap();
-        assert_eq!(calls, 1, "nobody wants more");
+        assert_eq!(calls, 1, "reading stops at the limit");
     }
 
     #[test]

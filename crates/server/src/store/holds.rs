@@ -211,7 +211,7 @@ mod tests {
         drop(two);
         assert_eq!(holds.suspects().await, ["a"]);
         assert!(holds.begin_removal("a").is_some());
-        // Without a reason, nothing becomes a suspect.
+        // Without a refused removal, dropping a hold creates no suspect.
         drop(holds.hold("a").await);
         assert!(holds.take_suspects().is_empty());
     }
@@ -220,7 +220,7 @@ mod tests {
     async fn a_hold_waits_for_the_end_of_a_removal() {
         let holds = Holds::default();
         let removal = holds.begin_removal("a").unwrap();
-        assert!(holds.begin_removal("a").is_none(), "once at a time");
+        assert!(holds.begin_removal("a").is_none(), "one removal at a time");
         assert!(holds.take_suspects().is_empty(), "not before it has ended");
         let mut waits = std::pin::pin!(holds.hold("a"));
         assert!(waits.as_mut().now_or_never().is_none());

@@ -243,7 +243,7 @@ mod tests {
             let answer = Answer::new("e/r".to_owned(), &found, encoding, 7);
             serde_json::to_string(&answer).unwrap()
         };
-        // The shortest number that is the same 32-bit float.
+        // The shortest decimal number that gives the same 32-bit float.
         let floats = answer(Encoding::Float);
         assert!(
             floats.contains(r#""index":1,"embedding":[1.0,0.5]"#),

@@ -287,8 +287,7 @@ mod tests {
 
     #[test]
     fn an_image_with_too_many_pixels_is_refused_by_its_header() {
-        // A BMP of 16,000 x 4,000 pixels with 1 bit each, of which the head alone is
-        // there.
+        // Only the header of a BMP with 16,000 x 4,000 pixels of 1 bit.
         let mut bmp = b"BM".to_vec();
         bmp.extend([0; 8]);
         bmp.extend(62_u32.to_le_bytes());

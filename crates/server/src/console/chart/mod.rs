@@ -329,7 +329,7 @@ mod tests {
             "{svg}"
         );
         assert!(svg.contains("logarithmic") && svg.contains("data-xs=\"0 1 2\""));
-        // Not all are positive.
+        // Some values are not positive.
         let zero = draw(&[(0.0, 0.0), (1.0, 1.0)], &view);
         assert!(!zero.contains("logarithmic"), "{zero}");
         let smooth = View {
@@ -338,7 +338,7 @@ mod tests {
         };
         let svg = draw(&points, &smooth);
         assert!(svg.contains("line rough c0"), "{svg}");
-        // A part of the axis, by the values that it has.
+        // A part of the axis, between two of its values.
         let part = View {
             from: Some(5.0),
             to: Some(25.0),

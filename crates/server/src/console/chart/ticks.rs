@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn every_axis_has_some_round_numbers() {
-        // The one of a loss that fell from 1.95 to 1.05 had a single number.
+        // The axis of a loss from 1.95 to 1.05 once had a single number.
         for (low, high) in [
             (1.05, 1.95),
             (0.99, 1.9),
@@ -169,7 +169,7 @@ mod tests {
         );
         let many = decades(1e-9, 1e9);
         assert!((3..=9).contains(&many.len()), "{many:?}");
-        // Too narrow for any: even steps.
+        // Too narrow for powers of ten: even steps.
         let narrow = Scale::new((1.1, 1.9), true);
         assert!(narrow.ticks().len() >= 3);
         assert!((narrow.place(1.1)).abs() < 1e-12);

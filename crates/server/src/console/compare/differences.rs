@@ -204,7 +204,7 @@ mod tests {
         let found = differ((short, json!({"a-1": "0f"})), (long, json!({"a-2": "1e"})));
         let names = vec![Some("a-1".to_owned()), Some("a-2".to_owned())];
         assert_eq!(found, [("train_data".to_owned(), names)]);
-        // One name, pushed anew with another content.
+        // The same name with replaced content.
         let config = json!({"model": {"name": "m"}, "data": {"train_data": "a"}});
         let [one, other] = ["0123456789", "abcdef0123"].map(|sum| json!({"a": sum}));
         let found = differ((config.clone(), one), (config, other));

@@ -127,7 +127,7 @@ mod tests {
         assert!(is_best(&runs, "recall@10", 0.7) && !is_best(&runs, "recall@10", 0.5));
         assert!(is_best(&runs, "val_loss", 0.2) && !is_best(&runs, "val_loss", 0.3));
         assert!(!is_best(&runs, "cosine_ap_threshold", 0.2));
-        // Of equal ones none is the best.
+        // Equal values have no best one.
         assert!(!is_best(&runs[1..], "recall@10", 0.7));
     }
 }

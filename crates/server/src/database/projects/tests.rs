@@ -100,7 +100,7 @@ async fn the_limit_of_owned_projects_applies_to_every_way_of_becoming_owner() {
     create(&bob, "b1").await.unwrap();
     let made = db.set_member(bob, "b1".into(), "ada".into(), Role::Owner, Some(2));
     assert!(matches!(reason(made.await), Refusal::Limit(_)));
-    // Giving one away makes no room, and taking it back needs none.
+    // Giving up ownership of a project frees no slot, and regaining it needs none.
     let set = |by: &Identity, name: &str, role| {
         db.set_member(by.clone(), "a1".into(), name.into(), role, Some(2))
     };

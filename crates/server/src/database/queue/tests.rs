@@ -86,7 +86,7 @@ async fn a_replaced_worker_can_not_write() {
     assert!(claim(&db, b"two").await.is_none());
     assert!(db.begin(run, b"one".to_vec()).await.unwrap());
     assert!(release(&db, first.held(), true).await);
-    // Only once, and nothing that another launch has.
+    // Only once, and not for another launch.
     assert!(!release(&db, first.held(), true).await);
     let second = claim(&db, b"two").await.unwrap();
     assert_eq!((second.launches, second.attempts), (2, 2));
@@ -203,7 +203,7 @@ async fn only_failures_without_progress_count_as_attempts() {
     let (first, held) = attempts(b"1").await;
     assert!(release(&db, held, false).await, "the launcher's fault");
     let (second, held) = attempts(b"2").await;
-    assert!(release(&db, held, true).await, "its own fault");
+    assert!(release(&db, held, true).await, "the worker's own failure");
     let (third, held) = attempts(b"3").await;
     assert_eq!((first, second, third, held.1), (1, 1, 2, 3));
     let keep = async |token: &[u8], epoch, step| {
@@ -218,7 +218,7 @@ async fn only_failures_without_progress_count_as_attempts() {
     keep(b"3", 1, 5).await;
     assert!(release(&db, held, true).await);
     let (after_progress, held) = attempts(b"4").await;
-    assert_eq!(after_progress, 2, "the fault after progress is the first");
+    assert_eq!(after_progress, 2, "the failure after progress is the first");
     // The same position and an earlier one do not advance the run.
     keep(b"4", 1, 5).await;
     keep(b"4", 0, 9).await;

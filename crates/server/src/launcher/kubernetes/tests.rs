@@ -279,7 +279,7 @@ async fn a_job_is_created_and_deleted_with_its_secret() {
     assert!(cluster.launcher("ft-a-").list().await.unwrap().is_empty());
 
     launcher.stop(name).await.unwrap();
-    // It is stopped, or was never there.
+    // The job is stopped, or never existed.
     launcher.stop(name).await.unwrap();
     let deletions = cluster.objects().deletions.clone();
     let policies = deletions.iter().map(|how| &how["propagationPolicy"]);
@@ -297,7 +297,7 @@ async fn permanent_and_temporary_errors_are_distinguished() {
             Some("spec.template.spec.containers[0].resources.requests"),
             true,
         ),
-        // What the operator has set, or nobody knows.
+        // Errors in the operator's settings, and errors of unknown cause.
         (
             422,
             "Job is invalid: a lowercase RFC 1123 subdomain must consist of",
@@ -330,7 +330,7 @@ async fn permanent_and_temporary_errors_are_distinguished() {
             "{words}"
         );
         assert!(!words.contains("s3cret"), "{words}");
-        // Without a clear answer there may be a Job that needs it.
+        // After an unclear answer, a Job that needs the secret may exist.
         let left = cluster.objects().secrets.contains_key("ft-a1-7-1");
         assert_eq!(left, code == 500);
     }
@@ -343,7 +343,7 @@ async fn a_failed_job_creation_leaves_no_secret() {
     let lost = Some((500, "etcdserver: request timed out", None));
     cluster.objects().refusal = lost;
     launcher.start(&order("ft-a1-7-1")).await.unwrap_err();
-    // The answer was lost, and the Job is there.
+    // The answer was lost, but the Job exists.
     cluster.objects().refusal = lost;
     cluster.objects().is_created = true;
     launcher.start(&order("ft-a1-7-2")).await.unwrap_err();
@@ -354,9 +354,9 @@ async fn a_failed_job_creation_leaves_no_secret() {
         let names: Vec<&str> = objects.secrets.keys().map(String::as_str).collect();
         assert_eq!(names, ["ft-a1-7-2"]);
         let owner = &objects.secrets["ft-a1-7-2"]["metadata"]["ownerReferences"][0];
-        assert_eq!(owner["uid"], "uid-of-ft-a1-7-2", "it goes with its Job");
+        assert_eq!(owner["uid"], "uid-of-ft-a1-7-2", "it is deleted with its Job");
     }
-    // A server that died in between is followed by one that knows nothing of it.
+    // A server that was killed in between is followed by one without knowledge of it.
     cluster.objects().refusal = lost;
     launcher.start(&order("ft-a1-7-3")).await.unwrap_err();
     cluster.launcher("ft-a1-").stop("ft-a1-7-3").await.unwrap();

@@ -141,7 +141,7 @@ async fn the_token_is_only_in_the_script() {
     assert_eq!(arguments, expected);
     let environment = commands.was_given("sbatch.env");
     assert!(environment.contains("PATH="), "{environment}");
-    // Cargo sets this variable for tests. It stands for the server's secrets.
+    // Cargo sets this variable for tests. It represents the server's secrets.
     assert!(!environment.contains("CARGO_MANIFEST_DIR"), "{environment}");
     let script = commands.was_given("sbatch.in");
     assert!(script.contains(r"'ft_it'\''s secret'"), "{script}");

@@ -58,11 +58,11 @@ async fn an_unlisted_job_without_a_lease_is_lost_after_a_grace_period() {
     assert_eq!(
         stage.launched().await[0].launches,
         2,
-        "the grace began anew"
+        "the grace period restarted"
     );
     stage.awake_for(5).await;
     let [run] = stage.launched().await.try_into().unwrap();
-    assert_eq!((run.launches, run.attempts), (3, 2), "at no cost");
+    assert_eq!((run.launches, run.attempts), (3, 2), "it does not count as an attempt");
 }
 
 #[tokio::test]
@@ -146,13 +146,13 @@ async fn a_restarted_server_finds_its_jobs_by_name() {
     assert_eq!(
         stage.script.state().starts,
         0,
-        "its submission may be under way"
+        "its submission may be in progress"
     );
     stage.alive_for(12).await;
     assert_eq!(held(&stage).await, [(1, 1), (2, 1), (3, 2)]);
     let run = stage.app.database.run_by_id(3).await.unwrap().unwrap();
-    assert_eq!(run.attempts, 1, "it cost none");
-    // An adopted worker that was lost while no server was running costs no attempt.
+    assert_eq!(run.attempts, 1, "it does not count as an attempt");
+    // An adopted worker that was lost while no server was running does not count.
     stage.script.forget(&job(1, 1));
     stage.restart().await;
     stage.awake_for(35).await;
@@ -311,7 +311,7 @@ async fn two_servers_on_one_cluster_do_not_touch_each_others_jobs() {
     stage.begin().await;
     stage.alive_for(60).await;
     assert!(stage.script.state().stopped.is_empty());
-    assert_eq!(stage.script.jobs().len(), 4, "and they take no place");
+    assert_eq!(stage.script.jobs().len(), 4, "and they occupy no slot");
     stage.app.begin_to_stop().await;
     end_all(&stage.app, &engine(&stage.script), true).await;
     assert_eq!(stage.script.state().stopped, [job(1, 1)]);
