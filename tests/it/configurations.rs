@@ -3,7 +3,7 @@
 use finetuner::{RunConfig, protocol::callback};
 use serde_json::{Value, json};
 
-use crate::mock::agreeable;
+use crate::mock::accept_all;
 
 fn as_json(config: &RunConfig) -> Value {
     serde_json::to_value(config).unwrap()
@@ -11,7 +11,7 @@ fn as_json(config: &RunConfig) -> Value {
 
 #[tokio::test]
 async fn a_configuration_is_sent_unchanged_except_for_later_settings() {
-    let (_server, finetuner) = agreeable().await;
+    let (_server, finetuner) = accept_all().await;
     let config: RunConfig = serde_json::from_value(json!({
         "public": true,
         "run_name": "again",
@@ -44,7 +44,7 @@ async fn a_configuration_is_sent_unchanged_except_for_later_settings() {
 
 #[tokio::test]
 async fn data_of_a_configured_callback_can_be_replaced() {
-    let (_server, finetuner) = agreeable().await;
+    let (_server, finetuner) = accept_all().await;
     let options = callback::EvaluationCallback::new("file.csv").limit(7);
     let options = options.index_data("index").batch_size(4);
     let evaluation = finetuner::EvaluationCallback::from(options).query_data("pushed");

@@ -19,15 +19,15 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     backend::{self, pairs},
-    mock::{TOKEN, agreeable, count, impatient},
+    mock::{TOKEN, accept_all, count, short_pauses},
 };
 
 /// Returns documents of the size of a small image that can't be compressed.
-fn noisy(count: u64, bytes: usize) -> DocumentSource {
-    DocumentSource::new(move || noisy_documents(count, bytes))
+fn incompressible(count: u64, bytes: usize) -> DocumentSource {
+    DocumentSource::new(move || incompressible_documents(count, bytes))
 }
 
-fn noisy_documents(count: u64, bytes: usize) -> impl Iterator<Item = Document> {
+fn incompressible_documents(count: u64, bytes: usize) -> impl Iterator<Item = Document> {
     (0..count).map(move |n| {
         let mut state = n.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
         let noise = (0..bytes).map(|_| {
@@ -51,7 +51,7 @@ async fn large_data_is_transferred_in_parts_and_unchanged() {
     let seen: Arc<Mutex<Vec<Progress>>> = Arc::default();
     let watch = Arc::clone(&seen);
     let summary = finetuner
-        .push("large", noisy(count, bytes))
+        .push("large", incompressible(count, bytes))
         .on_progress(move |progress| watch.lock().unwrap().push(progress))
         .await
         .unwrap();
@@ -61,7 +61,7 @@ async fn large_data_is_transferred_in_parts_and_unchanged() {
     assert!(last.bytes > count * bytes as u64);
 
     let mut stream = finetuner.pull("large").stream().await.unwrap();
-    let mut pushed = noisy_documents(count, bytes);
+    let mut pushed = incompressible_documents(count, bytes);
     let mut number = 0;
     while let Some(document) = stream.next().await {
         assert_eq!(document.unwrap(), pushed.next().unwrap());
@@ -203,7 +203,7 @@ async fn image_files_are_read_during_the_upload() {
 
 #[tokio::test]
 async fn all_invalid_documents_are_reported_before_the_upload() {
-    let (server, finetuner) = agreeable().await;
+    let (server, finetuner) = accept_all().await;
     let mut documents = DocumentArray::new();
     documents.push(Document::text("good"));
     documents.push(Document::new());
@@ -330,7 +330,7 @@ fn breaking_download(honours_ranges: bool) -> (String, Asked, DocumentArray) {
 
 async fn connect(url: String) -> Finetuner {
     let builder = Finetuner::builder().registry(url).token(TOKEN);
-    builder.retry(impatient()).connect().await.unwrap()
+    builder.retry(short_pauses()).connect().await.unwrap()
 }
 
 #[tokio::test]
@@ -381,11 +381,11 @@ async fn a_lost_part_is_sent_again() {
     let finetuner = Finetuner::builder()
         .registry(url)
         .token(server.first_token().unwrap())
-        .retry(impatient())
+        .retry(short_pauses())
         .connect()
         .await
         .unwrap();
-    finetuner.push("large", noisy(100, 400_000)).await.unwrap();
+    finetuner.push("large", incompressible(100, 400_000)).await.unwrap();
     assert_eq!(
         cuts.load(Ordering::SeqCst),
         2,

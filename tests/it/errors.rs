@@ -5,7 +5,7 @@ use std::{error::Error as _, io, time::Duration};
 use finetuner::{Error, ErrorKind, Finetuner};
 use finetuner_test::Fault;
 
-use crate::mock::tested;
+use crate::mock::test_backend;
 
 #[test]
 fn every_status_maps_to_an_error_kind() {
@@ -59,7 +59,7 @@ async fn a_report_of_all_sources_names_each_cause_once() {
 
 #[tokio::test]
 async fn an_invalid_argument_has_field_and_reason() {
-    let (_backend, finetuner) = tested().await;
+    let (_backend, finetuner) = test_backend().await;
     let fit = finetuner.fit("clip-small", "train").epochs(50);
     let error = fit.await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
@@ -70,7 +70,7 @@ async fn an_invalid_argument_has_field_and_reason() {
 
 #[tokio::test]
 async fn errors_expose_retry_after() {
-    let (backend, _) = tested().await;
+    let (backend, _) = test_backend().await;
     backend.fault(Fault::status(429).retry_after(Duration::from_secs(3600)));
     let builder = Finetuner::builder()
         .registry(backend.url())

@@ -12,8 +12,8 @@ use serde_json::json;
 use wiremock::{MockServer, ResponseTemplate};
 
 use crate::mock::{
-    ARTIFACT, Sequence, TOKEN, WHOAMI, agreeable, count, impatient, login, on, proxy_that_loses,
-    raw_server, send, tested, tested_run, with_run,
+    ARTIFACT, Sequence, TOKEN, WHOAMI, accept_all, count, short_pauses, login, on, proxy_that_loses,
+    raw_server, send, test_backend, finished_test_run, with_run,
 };
 
 const STATUS: &str = "/api/v1/experiments/default/runs/r/status";
@@ -36,7 +36,7 @@ async fn an_unreachable_server_is_reported_with_the_command_to_start_one() {
     let login = Finetuner::builder()
         .registry(format!("http://{free}"))
         .token(TOKEN)
-        .retry(impatient())
+        .retry(short_pauses())
         .login();
     let error = login.await.unwrap_err();
     assert!(error.is_connect(), "{error:?}");
@@ -67,7 +67,7 @@ async fn a_wrong_token_fails_at_login() {
 
 #[tokio::test]
 async fn reads_are_retried_until_the_server_recovers() {
-    let (backend, _, run) = tested_run().await;
+    let (backend, _, run) = finished_test_run().await;
     backend.fault(Fault::status(502).on("/status"));
     backend.fault(Fault::status(503).on("/status"));
     assert_eq!(run.status().await.unwrap().status.as_str(), "FINISHED");
@@ -93,7 +93,7 @@ async fn retry_after_is_honoured() {
 #[tokio::test]
 async fn an_html_answer_is_kept_in_the_error() {
     let page = "<html><body>504 Gateway Time-out</body></html>";
-    let (backend, _, run) = tested_run().await;
+    let (backend, _, run) = finished_test_run().await;
     backend.fault(Fault::status(504).body(page).on("/status").always());
     let error = run.status().await.unwrap_err();
     assert_eq!(error.status(), Some(504));
@@ -130,7 +130,7 @@ async fn a_truncated_answer_is_requested_again() {
     let login = Finetuner::builder()
         .registry(url)
         .token(TOKEN)
-        .retry(impatient());
+        .retry(short_pauses());
     assert_eq!(login.login().await.unwrap().user().unwrap().name, "ada");
 }
 
@@ -142,7 +142,7 @@ async fn connections_closed_without_an_answer_become_an_error() {
     let login = Finetuner::builder()
         .registry(url)
         .token(TOKEN)
-        .retry(impatient().attempts(2));
+        .retry(short_pauses().attempts(2));
     let error = login.login().await.unwrap_err();
     assert!(!error.is_connect() && error.is_retryable(), "{error:?}");
     assert!(error.to_string().contains("2 tries"), "{error}");
@@ -157,14 +157,14 @@ async fn a_missing_answer_times_out() {
     let login = Finetuner::builder()
         .registry(url)
         .token(TOKEN)
-        .retry(impatient().attempts(1));
+        .retry(short_pauses().attempts(1));
     let error = login.login().await.unwrap_err();
     assert!(error.is_timeout(), "{error}");
 }
 
 #[tokio::test]
 async fn a_fit_is_retried_with_the_same_idempotency_key() {
-    let (server, finetuner) = agreeable().await;
+    let (server, finetuner) = accept_all().await;
     let created = status(201).set_body_json(json!({"name": "once", "artifact_id": ARTIFACT}));
     let runs = "/api/v1/experiments/default/runs";
     on(&server, "POST", runs, Sequence::new([status(503), created])).await;
@@ -193,7 +193,7 @@ async fn a_fit_is_retried_with_the_same_idempotency_key() {
 
 #[tokio::test]
 async fn creating_an_experiment_is_not_retried() {
-    let (server, finetuner) = agreeable().await;
+    let (server, finetuner) = accept_all().await;
     on(&server, "POST", "/api/v1/experiments/", status(500)).await;
     let error = finetuner.create_experiment("tests").await.unwrap_err();
     assert_eq!(error.status(), Some(500));
@@ -233,7 +233,7 @@ async fn a_broken_log_stream_resumes() {
 
 #[tokio::test]
 async fn a_download_with_a_wrong_checksum_leaves_no_file() {
-    let (server, finetuner) = agreeable().await;
+    let (server, finetuner) = accept_all().await;
     let address = format!("{}/v2/download/key", server.uri());
     let data = json!({"code": 200, "status": 20000, "data": {"download": address}});
     let answer = status(200).set_body_json(data);
@@ -263,7 +263,7 @@ async fn a_download_with_a_wrong_checksum_leaves_no_file() {
 
 #[tokio::test]
 async fn results_of_an_unfinished_run_are_refused() {
-    let (backend, finetuner) = tested().await;
+    let (backend, finetuner) = test_backend().await;
     let control = backend.run("r");
     control.start();
     let run = finetuner.fit("clip-small", "t").run_name("r");
@@ -298,7 +298,7 @@ async fn unknown_values_of_a_newer_server_are_kept() {
     );
     // The run has neither finished nor failed.
     assert!(run.artifact_id().await.unwrap_err().is_run_in_progress());
-    let (server, _) = agreeable().await;
+    let (server, _) = accept_all().await;
     let newer = json!({
         "name": "r", "kind": "new", "config": {"shape": "unknown"}, "task": "distillation",
         "created_at": "2030", "artifact_id": null,
@@ -325,7 +325,7 @@ async fn an_answer_cut_by_a_reset_is_requested_again() {
     let login = Finetuner::builder()
         .registry(url)
         .token(TOKEN)
-        .retry(impatient());
+        .retry(short_pauses());
     assert!(login.login().await.is_ok());
 }
 
@@ -340,7 +340,7 @@ async fn slow_headers_time_out() {
         .registry(url)
         .token(TOKEN)
         .timeout(Duration::from_millis(50))
-        .retry(impatient().attempts(2));
+        .retry(short_pauses().attempts(2));
     let error = login.login().await.unwrap_err();
     assert!(error.is_timeout(), "{error}");
     assert_eq!(error.attempts(), 2);
@@ -355,7 +355,7 @@ async fn a_creation_with_a_lost_answer_creates_one_object() {
         Finetuner::builder()
             .registry(proxy_that_loses(target.clone(), lost))
             .token(server.first_token().unwrap())
-            .retry(impatient())
+            .retry(short_pauses())
             .connect()
             .await
             .unwrap()

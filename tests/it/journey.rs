@@ -21,7 +21,7 @@ const METRICS: [&str; 9] = [
 #[tokio::test]
 async fn the_steps_of_the_guide_work_from_login_to_saved_model() {
     let (server, finetuner) = with_data(48).await;
-    pulls_what_was_pushed(&finetuner, 48).await;
+    assert_pulled_equals_pushed(&finetuner, 48).await;
 
     let run = finetuner
         .fit("clip-small", TRAIN_DATA)
@@ -104,7 +104,7 @@ async fn the_steps_of_the_guide_work_from_login_to_saved_model() {
 }
 
 /// Checks that pulled documents equal the pushed ones.
-async fn pulls_what_was_pushed(finetuner: &Finetuner, count: usize) {
+async fn assert_pulled_equals_pushed(finetuner: &Finetuner, count: usize) {
     let pulled = finetuner.pull(TRAIN_DATA).await.unwrap();
     let pushed = pairs("train", count);
     assert_eq!(pulled.len(), pushed.len());

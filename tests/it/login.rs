@@ -8,7 +8,7 @@ use wiremock::{Mock, MockServer, Request, ResponseTemplate, matchers::path};
 
 use crate::{
     backend,
-    mock::{agreeable, count, impatient, on},
+    mock::{accept_all, count, short_pauses, on},
 };
 
 const WHOAMI: &str = "/v2/rpc/user.identity.whoami";
@@ -57,7 +57,7 @@ fn builder(server: &MockServer) -> finetuner::Builder {
     Finetuner::builder()
         .registry(server.uri())
         .token_storage(TokenStorage::Memory)
-        .retry(impatient())
+        .retry(short_pauses())
 }
 
 #[tokio::test]
@@ -134,7 +134,7 @@ async fn a_wrong_token_in_code_is_an_error_and_opens_no_browser() {
 
 #[tokio::test]
 async fn a_missing_token_without_a_terminal_is_an_error() {
-    let (server, _) = agreeable().await;
+    let (server, _) = accept_all().await;
     let error = builder(&server)
         .login()
         .force(true)
@@ -186,10 +186,10 @@ async fn tokens_are_created_listed_and_revoked() {
 
 #[tokio::test]
 async fn logging_out_ends_an_existing_session() {
-    let (server, finetuner) = agreeable().await;
+    let (server, finetuner) = accept_all().await;
     finetuner.logout().await.unwrap();
     assert_eq!(count(&server, "user.session.dismiss").await, 1);
-    let (server, finetuner) = agreeable().await;
+    let (server, finetuner) = accept_all().await;
     let gone = ResponseTemplate::new(401).set_body_json(json!({"code": 401}));
     on(&server, "POST", "/v2/rpc/user.session.dismiss", gone).await;
     finetuner.logout().await.unwrap();

@@ -17,7 +17,7 @@ pub(crate) const TOKEN: &str = "secret-token";
 pub(crate) const ARTIFACT: &str = "62972acb5de25a53fdbfcecc";
 
 /// Returns a retry policy without long pauses.
-pub(crate) fn impatient() -> RetryPolicy {
+pub(crate) fn short_pauses() -> RetryPolicy {
     RetryPolicy::default().first_pause(Duration::from_millis(1))
 }
 
@@ -25,13 +25,13 @@ pub(crate) async fn login(server: &MockServer) -> finetuner::Result<Finetuner> {
     Finetuner::builder()
         .registry(server.uri())
         .token(TOKEN)
-        .retry(impatient())
+        .retry(short_pauses())
         .login()
         .await
 }
 
 /// Starts a server that accepts everything, and a client logged in to it.
-pub(crate) async fn agreeable() -> (MockServer, Finetuner) {
+pub(crate) async fn accept_all() -> (MockServer, Finetuner) {
     let server = MockServer::start().await;
     Mock::given(any())
         .respond_with(answer)
@@ -100,7 +100,7 @@ pub(crate) async fn with_run(
     path_end: &str,
     answer: impl Respond + 'static,
 ) -> (MockServer, Finetuner, Run) {
-    let (server, finetuner) = agreeable().await;
+    let (server, finetuner) = accept_all().await;
     Mock::given(path_regex(format!("{path_end}$")))
         .respond_with(answer)
         .with_priority(1)
@@ -234,21 +234,21 @@ pub(crate) fn proxy_that_loses(target: String, lost: &'static str) -> String {
 }
 
 /// Starts a test backend, and a client logged in to it.
-pub(crate) async fn tested() -> (TestBackend, Finetuner) {
+pub(crate) async fn test_backend() -> (TestBackend, Finetuner) {
     let backend = TestBackend::start().await.unwrap();
     backend.accept_any_data();
     let login = Finetuner::builder()
         .registry(backend.url())
         .token(backend.token())
-        .retry(impatient())
+        .retry(short_pauses())
         .login();
     let finetuner = login.await.unwrap();
     (backend, finetuner)
 }
 
-/// Like [`tested`], with a finished run `r`.
-pub(crate) async fn tested_run() -> (TestBackend, Finetuner, Run) {
-    let (backend, finetuner) = tested().await;
+/// Like [`test_backend`], with a finished run `r`.
+pub(crate) async fn finished_test_run() -> (TestBackend, Finetuner, Run) {
+    let (backend, finetuner) = test_backend().await;
     let run = finetuner.fit("minilm-small", "t").run_name("r");
     let run = run.await.unwrap();
     (backend, finetuner, run)

@@ -15,10 +15,10 @@ use finetuner_test::{Fault, TestBackend};
 use serde_json::json;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::mock::{ARTIFACT, TOKEN, impatient, raw_server, send, tested_run};
+use crate::mock::{ARTIFACT, TOKEN, short_pauses, raw_server, send, finished_test_run};
 
 /// More failed polls of a run than a call has attempts.
-fn let_fail(backend: &TestBackend) {
+fn fail_polls(backend: &TestBackend) {
     for status in [502, 503, 500, 520, 504, 502, 502] {
         backend.fault(Fault::status(status).on("/status"));
     }
@@ -26,16 +26,16 @@ fn let_fail(backend: &TestBackend) {
 
 #[tokio::test]
 async fn waiting_tolerates_more_failures_than_a_call() {
-    let (backend, _, run) = tested_run().await;
-    let_fail(&backend);
+    let (backend, _, run) = finished_test_run().await;
+    fail_polls(&backend);
     run.wait().await.unwrap();
     assert_eq!(backend.count("/status"), 8);
 }
 
 #[tokio::test]
 async fn watching_tolerates_more_failures_than_a_call() {
-    let (backend, _, run) = tested_run().await;
-    let_fail(&backend);
+    let (backend, _, run) = finished_test_run().await;
+    fail_polls(&backend);
     // An old server has no history.
     backend.fault(Fault::status(404).on("/history").always());
     let mut watch = run.watch();
@@ -48,7 +48,7 @@ async fn watching_tolerates_more_failures_than_a_call() {
 
 #[tokio::test]
 async fn errors_other_than_outages_end_the_wait() {
-    let (backend, finetuner, run) = tested_run().await;
+    let (backend, finetuner, run) = finished_test_run().await;
     finetuner.delete_run("r").await.unwrap();
     assert!(run.wait().await.unwrap_err().is_not_found());
     let error = run.watch().next().await.unwrap().unwrap_err();
@@ -142,7 +142,7 @@ async fn run_at(address: SocketAddr) -> Run {
     let finetuner = Finetuner::builder()
         .registry(format!("http://{address}"))
         .token(TOKEN)
-        .retry(impatient())
+        .retry(short_pauses())
         .connect()
         .await
         .unwrap();
@@ -156,7 +156,7 @@ fn send_run(connection: &mut TcpStream) {
 
 #[tokio::test]
 async fn waiting_survives_a_restart_and_logs_it() {
-    let (backend, _, run) = tested_run().await;
+    let (backend, _, run) = finished_test_run().await;
     backend.disconnect().await;
     let (_guard, mut lines) = logged();
     let waiting = tokio::spawn(async move { run.wait().await });
@@ -230,7 +230,7 @@ async fn a_silent_log_stream_is_reopened() {
         .timeout(Duration::from_secs(1))
         .idle_timeout(Duration::from_secs(1))
         .outage_limit(Duration::from_secs(2))
-        .retry(impatient())
+        .retry(short_pauses())
         .connect()
         .await
         .unwrap();

@@ -7,7 +7,7 @@ const CHILD: &str = "FINETUNER_TEST_CHILD";
 
 /// Runs the test `module::name` again in a process with these variables and a new
 /// folder as `HOME`, and returns `true`. Returns `false` in that process.
-pub(crate) fn elsewhere(test: &str, variables: &[(&str, &str)]) -> bool {
+pub(crate) fn in_child_process(test: &str, variables: &[(&str, &str)]) -> bool {
     if std::env::var_os(CHILD).is_some() {
         return false;
     }

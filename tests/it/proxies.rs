@@ -7,8 +7,8 @@ use tokio::{
 };
 
 use crate::{
-    mock::{TOKEN, agreeable, impatient},
-    process::elsewhere,
+    mock::{TOKEN, accept_all, short_pauses},
+    process::in_child_process,
 };
 
 /// Address of a backend that only a proxy can reach.
@@ -20,7 +20,7 @@ fn through(proxy: &str) -> finetuner::Builder {
         .token(TOKEN)
         .proxy(proxy)
         .allow_plain_http(true)
-        .retry(impatient())
+        .retry(short_pauses())
 }
 
 /// Runs a SOCKS5 proxy for one client, which accepts `user` and `pass` and connects
@@ -56,7 +56,7 @@ async fn socks(listener: TcpListener, target: String) -> String {
 
 #[tokio::test]
 async fn a_socks_proxy_is_used_with_socks5() {
-    let (server, _) = agreeable().await;
+    let (server, _) = accept_all().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let proxy = tokio::spawn(socks(listener, server.address().to_string()));
@@ -78,11 +78,11 @@ async fn a_proxy_of_the_environment_is_used_except_for_loopback() {
         ("http_proxy", proxy),
         ("HTTPS_PROXY", "ftp://user:geheim@x"),
     ];
-    if elsewhere(test, &variables) {
+    if in_child_process(test, &variables) {
         return;
     }
-    agreeable().await;
-    let far = || Finetuner::builder().token(TOKEN).retry(impatient());
+    accept_all().await;
+    let far = || Finetuner::builder().token(TOKEN).retry(short_pauses());
     let plain = far().registry(BACKEND).allow_plain_http(true);
     let error = plain.login().await.unwrap_err();
     assert!(error.is_connect(), "{error}");

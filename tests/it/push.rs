@@ -16,7 +16,7 @@ use wiremock::ResponseTemplate;
 
 use crate::{
     backend::{self, pairs},
-    mock::{agreeable, count, on},
+    mock::{accept_all, count, on},
 };
 
 /// Sizes of data sets that are sent in one request and in parts.
@@ -39,7 +39,7 @@ fn blob(n: u64, bytes: usize) -> Document {
 
 /// Returns a source that passes the check. When it is sent, `spoil` is called with the
 /// number of each document.
-fn spoiled(
+fn failing_source(
     (documents, bytes): (u64, usize),
     spoil: impl Fn(u64) -> Result<(), String> + Clone + Send + Sync + 'static,
 ) -> DocumentSource {
@@ -69,7 +69,7 @@ fn assert_says(error: &Error, part: &str) {
 async fn a_panic_in_the_users_iterator_aborts_the_push() {
     let (_server, finetuner) = backend::start().await;
     for size in SIZES {
-        let source = spoiled(size, move |n| {
+        let source = failing_source(size, move |n| {
             assert!(n + 3 < size.0, "no document {n}");
             Ok(())
         });
@@ -83,7 +83,7 @@ async fn a_panic_in_the_users_iterator_aborts_the_push() {
 async fn an_error_of_the_users_iterator_aborts_the_push() {
     let (_server, finetuner) = backend::start().await;
     for size in SIZES {
-        let source = spoiled(size, move |n| match n + 3 < size.0 {
+        let source = failing_source(size, move |n| match n + 3 < size.0 {
             true => Ok(()),
             false => Err("the tape broke".to_owned()),
         });
@@ -147,12 +147,12 @@ async fn a_file_deleted_after_the_check_aborts_the_push() {
 
 #[tokio::test]
 async fn an_error_of_the_users_iterator_is_not_retried() {
-    let (server, finetuner) = agreeable().await;
+    let (server, finetuner) = accept_all().await;
     let missing = ResponseTemplate::new(404).set_body_json(json!({"detail": "not found"}));
     on(&server, "POST", "/v2/rpc/artifact.beginUpload", missing).await;
     let made = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&made);
-    let source = spoiled(SIZES[1], move |n| {
+    let source = failing_source(SIZES[1], move |n| {
         counted.fetch_add(usize::from(n == 0), Ordering::SeqCst);
         match n {
             50 => Err("the tape broke".to_owned()),
@@ -177,7 +177,7 @@ fn field<'a>(body: &'a [u8], name: &str) -> &'a [u8] {
 #[tokio::test]
 async fn a_single_request_declares_hash_and_number_of_documents() {
     for (documents, bytes) in [(3, 100), (45, 400_000)] {
-        let (server, finetuner) = agreeable().await;
+        let (server, finetuner) = accept_all().await;
         let missing = ResponseTemplate::new(404).set_body_json(json!({"detail": "not found"}));
         on(&server, "POST", "/v2/rpc/artifact.beginUpload", missing).await;
         let source = DocumentSource::new(move || (0..documents).map(move |n| blob(n, bytes)));
@@ -315,7 +315,7 @@ async fn data_is_deleted_if_its_run_is_refused_because_of_it() {
 
 #[tokio::test]
 async fn a_run_never_replaces_the_data_of_another() {
-    let (server, finetuner) = agreeable().await;
+    let (server, finetuner) = accept_all().await;
     for (experiment, run) in [("a-b", "c"), ("a", "b-c"), ("a", "b-c")] {
         let data = pairs("train", 2);
         let fit = finetuner.fit("clip-base-en", data).loss("CLIPLoss");
@@ -346,7 +346,7 @@ async fn a_run_never_replaces_the_data_of_another() {
 #[tokio::test]
 async fn a_backend_without_run_checks_is_asked_once() {
     for status in [404, 405, 500, 501] {
-        let (server, finetuner) = agreeable().await;
+        let (server, finetuner) = accept_all().await;
         let no = ResponseTemplate::new(status).set_body_json(json!({"detail": "no such route"}));
         on(&server, "POST", "/api/v1/experiments/default/check", no).await;
         finetuner

@@ -14,7 +14,7 @@ use serde_json::json;
 use wiremock::{MockServer, ResponseTemplate};
 
 use crate::mock::{
-    ARTIFACT, Sequence, TOKEN, agreeable, count, impatient, login, on, proxy_that_loses,
+    ARTIFACT, Sequence, TOKEN, accept_all, count, short_pauses, login, on, proxy_that_loses,
     raw_server, send, with_run,
 };
 
@@ -30,7 +30,7 @@ async fn connect(url: String, policy: RetryPolicy) -> Finetuner {
 }
 
 /// Time limit for servers that never answer.
-async fn connect_for_a_moment(url: String, policy: RetryPolicy) -> Finetuner {
+async fn connect_with_time_limit(url: String, policy: RetryPolicy) -> Finetuner {
     Finetuner::builder()
         .registry(url)
         .token(TOKEN)
@@ -171,7 +171,7 @@ async fn every_status_is_retried_only_if_safe_and_has_its_error_kind() {
 
 #[tokio::test]
 async fn a_deletion_with_a_lost_answer_succeeds() {
-    let (server, finetuner) = agreeable().await;
+    let (server, finetuner) = accept_all().await;
     let gone = || status(404).set_body_json(json!({"detail": "there is no such run"}));
     let experiment = "/api/v1/experiments/e";
     let delete = "/v2/rpc/artifact.delete";
@@ -198,7 +198,7 @@ async fn a_deletion_with_a_lost_answer_succeeds() {
             Sequence::new([status(lost), gone()]),
         )
         .await;
-        let finetuner = connect(server.uri(), impatient()).await;
+        let finetuner = connect(server.uri(), short_pauses()).await;
         finetuner.delete_run("r").await.unwrap();
         assert_eq!(finetuner.delete_experiment("e").await.unwrap().name(), "e");
         finetuner.delete_documents("d").await.unwrap();
@@ -213,7 +213,7 @@ async fn a_deletion_with_a_lost_answer_succeeds() {
             Sequence::new([status(refused), gone()]),
         )
         .await;
-        let finetuner = connect(server.uri(), impatient()).await;
+        let finetuner = connect(server.uri(), short_pauses()).await;
         assert!(finetuner.delete_run("r").await.unwrap_err().is_not_found());
     }
     on(&server, "DELETE", RUN, gone()).await;
@@ -235,7 +235,7 @@ async fn objects_stay_deleted_when_the_answer_is_lost() {
         let finetuner = Finetuner::builder()
             .registry(proxy_that_loses(target.clone(), lost))
             .token(server.first_token().unwrap())
-            .retry(impatient())
+            .retry(short_pauses())
             .connect()
             .await
             .unwrap();
@@ -261,7 +261,7 @@ async fn the_start_of_an_incomplete_error_body_is_reported() {
         // Ends when the client disconnects.
         let _ = connection.read_to_end(&mut Vec::new());
     });
-    let finetuner = connect_for_a_moment(url, impatient()).await;
+    let finetuner = connect_with_time_limit(url, short_pauses()).await;
     let run = finetuner.get_run("r").await.unwrap();
     let error = run.stream_logs().next().await.unwrap().unwrap_err();
     assert_eq!(error.body(), Some("the disk is full"), "{error}");
@@ -280,7 +280,7 @@ async fn the_answer_to_an_upload_has_a_time_limit() {
         );
         let _ = connection.read_to_end(&mut Vec::new());
     });
-    let finetuner = connect_for_a_moment(url, RetryPolicy::never()).await;
+    let finetuner = connect_with_time_limit(url, RetryPolicy::never()).await;
     let mut documents = DocumentArray::new();
     documents.push(Document::text("a shoe"));
     let error = finetuner.push("d", &documents).await.unwrap_err();
@@ -296,7 +296,7 @@ async fn a_status_call_has_the_configured_timeout() {
             _ => drop(connection.read(&mut [0; 1])),
         }
     });
-    let run = connect_for_a_moment(url, RetryPolicy::never())
+    let run = connect_with_time_limit(url, RetryPolicy::never())
         .await
         .get_run("r")
         .await
@@ -328,7 +328,7 @@ async fn a_broken_download_has_as_many_attempts_as_a_call() {
             let _ = write!(connection, "{head}\r\n\r\n");
         }
     });
-    let error = connect(url, impatient()).await.pull("d").await.unwrap_err();
+    let error = connect(url, short_pauses()).await.pull("d").await.unwrap_err();
     assert_eq!(error.status(), Some(503), "{error}");
     assert_eq!(error.attempts(), 4);
     assert_eq!(asked.load(Ordering::SeqCst), 4);

@@ -11,7 +11,7 @@ use futures_util::TryStreamExt;
 
 use crate::{
     backend::{self, EVAL_DATA, TRAIN_DATA, short_fit, with_data},
-    mock::tested_run,
+    mock::finished_test_run,
 };
 
 #[tokio::test]
@@ -146,7 +146,7 @@ async fn a_cancelled_run_ends_and_the_next_one_starts() {
 
 #[tokio::test]
 async fn unsupported_calls_are_distinguished_from_missing_objects() {
-    let (backend, _, run) = tested_run().await;
+    let (backend, _, run) = finished_test_run().await;
     let unknown = |path| backend.fault(Fault::status(404).on(path).always());
     for path in ["/checkpoints", "/history", "/cancel"] {
         unknown(path);
@@ -234,7 +234,7 @@ async fn futures_are_small_and_send() {
     shared::<Fit>();
     fn sent<T: Send>() {}
     sent::<Watch>();
-    let (_backend, finetuner, run) = tested_run().await;
+    let (_backend, finetuner, run) = finished_test_run().await;
     let sizes = [
         ("status", is_send(run.status())),
         ("logs", is_send(run.logs())),

@@ -4,13 +4,13 @@ use finetuner::Run;
 use serde_json::{Value, json};
 use wiremock::{MockServer, ResponseTemplate};
 
-use crate::mock::{ARTIFACT, agreeable, count, login, on};
+use crate::mock::{ARTIFACT, accept_all, count, login, on};
 
 const GET_ADDRESS: &str = "/v2/rpc/artifact.getDownloadUrl";
 
 /// Returns a finished run whose artifact is `content` at the address `download`.
 async fn finished(download: &str, content: &[u8]) -> (MockServer, Run) {
-    let (server, finetuner) = agreeable().await;
+    let (server, finetuner) = accept_all().await;
     let data = json!({"code": 200, "status": 20000, "data": {"download": download}});
     on(&server, "POST", GET_ADDRESS, answer(data)).await;
     let content = ResponseTemplate::new(200).set_body_bytes(content);
@@ -64,7 +64,7 @@ async fn files_that_are_not_artifacts_are_identified() {
 #[tokio::test]
 async fn a_backend_can_not_choose_the_folder_of_a_zip() {
     for name in ["../../evil", "/tmp/evil", ".."] {
-        let (server, _) = agreeable().await;
+        let (server, _) = accept_all().await;
         let path = "/api/v1/experiments/default/runs/r";
         let named = json!({"name": name, "config": {}, "artifact_id": ARTIFACT});
         on(&server, "GET", path, answer(named)).await;

@@ -7,8 +7,8 @@ use finetuner_test::Fault;
 use serde_json::json;
 
 use crate::{
-    mock::{tested, tested_run},
-    process::elsewhere,
+    mock::{test_backend, finished_test_run},
+    process::in_child_process,
 };
 
 /// Token of the test backend.
@@ -32,7 +32,7 @@ impl std::io::Write for Log {
 #[tokio::test]
 async fn no_printed_text_contains_a_token() {
     // The log level applies to the whole process, and other tests log as well.
-    if elsewhere("secrets::no_printed_text_contains_a_token", &[]) {
+    if in_child_process("secrets::no_printed_text_contains_a_token", &[]) {
         return;
     }
     let log = Log::default();
@@ -43,7 +43,7 @@ async fn no_printed_text_contains_a_token() {
         .finish();
     let _guard = tracing::subscriber::set_default(subscriber);
 
-    let (backend, finetuner, run) = tested_run().await;
+    let (backend, finetuner, run) = finished_test_run().await;
     assert_eq!(backend.token(), TOKEN);
     // A server that echoes requests, as some proxies do.
     let echo = json!({"detail": format!("bad header: token {TOKEN}")}).to_string();
@@ -110,7 +110,7 @@ async fn no_printed_text_contains_a_token() {
 
 #[tokio::test]
 async fn every_call_but_the_download_sends_the_token_and_never_in_the_url() {
-    let (backend, finetuner) = tested().await;
+    let (backend, finetuner) = test_backend().await;
     backend.put_data("x", []).unwrap();
     finetuner.list_runs().await.unwrap();
     finetuner.pull("x").await.unwrap();
@@ -131,15 +131,15 @@ async fn every_call_but_the_download_sends_the_token_and_never_in_the_url() {
 
 #[tokio::test]
 async fn a_redirect_to_another_host_does_not_send_the_token() {
-    let (elsewhere, _) = tested().await;
-    let (backend, finetuner) = tested().await;
+    let (other, _) = test_backend().await;
+    let (backend, finetuner) = test_backend().await;
     finetuner.create_experiment("fashion").await.unwrap();
     let redirect = |from: &str, target: String| {
         backend.fault(Fault::status(307).header("location", &target).on(from));
     };
     redirect(
         "/moved",
-        format!("{}/api/v1/experiments/moved", elsewhere.url()),
+        format!("{}/api/v1/experiments/moved", other.url()),
     );
     redirect(
         "/near",
@@ -147,7 +147,7 @@ async fn a_redirect_to_another_host_does_not_send_the_token() {
     );
     let refused = finetuner.get_experiment("moved").await.unwrap_err();
     assert!(refused.is_unauthorized(), "{refused}");
-    let there = elsewhere.received();
+    let there = other.received();
     let followed = there.last().unwrap();
     assert_eq!(followed.path, "/api/v1/experiments/moved");
     assert_eq!(followed.header("authorization"), None);

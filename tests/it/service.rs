@@ -11,13 +11,13 @@ use std::{
 use finetuner::{Document, DocumentArray, Finetuner, RequestBody};
 use finetuner_test::TestBackend;
 
-use crate::mock::{impatient, tested};
+use crate::mock::{short_pauses, test_backend};
 
 fn builder() -> finetuner::Builder {
     Finetuner::builder()
         .registry("http://127.0.0.1:1")
         .token("t")
-        .retry(impatient())
+        .retry(short_pauses())
 }
 
 #[tokio::test]
@@ -79,7 +79,7 @@ async fn errors_of_a_service_keep_their_cause() {
 
 #[tokio::test]
 async fn transport_settings_are_refused_with_a_custom_service() {
-    let (backend, _) = tested().await;
+    let (backend, _) = test_backend().await;
     let builder = || builder().http_service(backend.service());
     for (builder, setting) in [
         (builder().proxy("http://proxy:3128"), "proxy"),

@@ -7,7 +7,7 @@ use finetuner::{Finetuner, TokenStorage};
 use serde_json::{Value, json};
 use wiremock::{Mock, MockServer, Request, ResponseTemplate, matchers::any};
 
-use crate::process::elsewhere;
+use crate::process::in_child_process;
 
 fn home() -> PathBuf {
     std::env::var_os("HOME").unwrap().into()
@@ -45,7 +45,7 @@ async fn tokens_seen_by(server: &MockServer) -> Vec<String> {
 
 #[tokio::test]
 async fn a_stored_token_is_sent_to_no_other_server() {
-    if elsewhere("tokens::a_stored_token_is_sent_to_no_other_server", &[]) {
+    if in_child_process("tokens::a_stored_token_is_sent_to_no_other_server", &[]) {
         return;
     }
     let (ours, other) = (server().await, server().await);
@@ -85,7 +85,7 @@ async fn a_stored_token_is_sent_to_no_other_server() {
 #[tokio::test]
 async fn with_an_explicit_token_the_home_folder_is_not_touched() {
     let test = "tokens::with_an_explicit_token_the_home_folder_is_not_touched";
-    if elsewhere(test, &[("JINA_AUTH_TOKEN", " given\r\n")]) {
+    if in_child_process(test, &[("JINA_AUTH_TOKEN", " given\r\n")]) {
         return;
     }
     // A file that can't be read would be an error.
@@ -118,7 +118,7 @@ async fn with_an_explicit_token_the_home_folder_is_not_touched() {
 #[tokio::test]
 async fn a_blank_variable_counts_as_unset() {
     let blank = [("JINA_AUTH_TOKEN", " \n"), ("JINA_HUB_ROOT", "~/jina")];
-    if elsewhere("tokens::a_blank_variable_counts_as_unset", &blank) {
+    if in_child_process("tokens::a_blank_variable_counts_as_unset", &blank) {
         return;
     }
     let server = server().await;
@@ -134,7 +134,7 @@ async fn a_blank_variable_counts_as_unset() {
 
 #[tokio::test]
 async fn a_login_succeeds_if_its_token_can_not_be_stored() {
-    if elsewhere(
+    if in_child_process(
         "tokens::a_login_succeeds_if_its_token_can_not_be_stored",
         &[],
     ) {
@@ -151,7 +151,7 @@ async fn a_login_succeeds_if_its_token_can_not_be_stored() {
 
 #[tokio::test]
 async fn logging_out_names_the_store_that_still_has_the_token() {
-    if elsewhere(
+    if in_child_process(
         "tokens::logging_out_names_the_store_that_still_has_the_token",
         &[],
     ) {

@@ -10,7 +10,7 @@ use finetuner_protocol::Config;
 use serde_json::{Value, json};
 use wiremock::{MockServer, Request, ResponseTemplate};
 
-use crate::mock::{ARTIFACT, agreeable, on};
+use crate::mock::{ARTIFACT, accept_all, on};
 
 const V0_2: &str = include_str!("../fixtures/python-client-0.2.2.jsonl");
 const V0_8: &str = include_str!("../fixtures/python-client-0.8.1.jsonl");
@@ -99,7 +99,7 @@ fn base64(text: &str) -> Vec<u8> {
 /// A request in the format of the recording, without random values and versions.
 fn normalised(request: &Value) -> Value {
     let mut request = request.clone();
-    forget_random_ends(&mut request);
+    remove_random_suffixes(&mut request);
     if let Some(parts) = request["multipart"].as_array_mut() {
         let is_added = |part: &Value| ADDED.iter().any(|(name, _)| part["name"] == *name);
         while parts.last().is_some_and(is_added) {
@@ -108,7 +108,7 @@ fn normalised(request: &Value) -> Value {
         for part in parts {
             if part["name"] == "file" {
                 let mut array = documents(&base64(part["value"].as_str().unwrap()));
-                array.iter_mut().for_each(forget_ids);
+                array.iter_mut().for_each(remove_ids);
                 part["value"] = format!("{array:?}").into();
             }
             if part["name"] == "metaData" {
@@ -139,7 +139,7 @@ fn normalised(request: &Value) -> Value {
 }
 
 /// Removes the random digits from the names of uploaded data.
-fn forget_random_ends(value: &mut Value) {
+fn remove_random_suffixes(value: &mut Value) {
     match value {
         Value::String(text) if text.starts_with(PUSHED) => {
             let Some((name, end)) = text.rsplit_once('-') else {
@@ -149,14 +149,14 @@ fn forget_random_ends(value: &mut Value) {
                 *text = name.to_owned();
             }
         }
-        Value::Array(items) => items.iter_mut().for_each(forget_random_ends),
-        Value::Object(members) => members.values_mut().for_each(forget_random_ends),
+        Value::Array(items) => items.iter_mut().for_each(remove_random_suffixes),
+        Value::Object(members) => members.values_mut().for_each(remove_random_suffixes),
         _ => {}
     }
 }
 
 /// Removes random ids.
-fn forget_ids(document: &mut Document) {
+fn remove_ids(document: &mut Document) {
     let random = |id: &String| id.len() == 32;
     if random(&document.id) {
         document.id.clear();
@@ -164,7 +164,7 @@ fn forget_ids(document: &mut Document) {
     if random(&document.other.parent_id) {
         document.other.parent_id.clear();
     }
-    document.chunks.iter_mut().for_each(forget_ids);
+    document.chunks.iter_mut().for_each(remove_ids);
 }
 
 /// Returns the received requests in the format of the recording.
@@ -284,7 +284,7 @@ async fn no_such_experiment(server: &MockServer, name: &str) {
 
 #[tokio::test]
 async fn the_sdk_sends_every_request_of_the_newest_python_client() {
-    let (server, finetuner) = agreeable().await;
+    let (server, finetuner) = accept_all().await;
     experiments(&finetuner).await;
     trainings(&finetuner).await;
     data_runs(&finetuner).await;
@@ -456,7 +456,7 @@ async fn account_calls(finetuner: &Finetuner) {
 
 #[tokio::test]
 async fn the_sdk_sends_every_request_of_the_guides_python_client() {
-    let (server, finetuner) = agreeable().await;
+    let (server, finetuner) = accept_all().await;
     finetuner
         .fit("openai/clip-vit-base-patch32", "clip-fashion-train-data")
         .generation(Generation::V0_2)
@@ -511,7 +511,7 @@ async fn the_sdk_sends_every_request_of_the_guides_python_client() {
 
 #[tokio::test]
 async fn a_fit_by_name_is_one_request() {
-    let (server, finetuner) = agreeable().await;
+    let (server, finetuner) = accept_all().await;
     let before = server.received_requests().await.unwrap().len();
     finetuner.fit("clip-base-en", "t").await.unwrap();
     let after = server.received_requests().await.unwrap().len();
@@ -520,7 +520,7 @@ async fn a_fit_by_name_is_one_request() {
 
 #[tokio::test]
 async fn a_missing_experiment_is_created() {
-    let (server, finetuner) = agreeable().await;
+    let (server, finetuner) = accept_all().await;
     no_such_experiment(&server, "shoes").await;
     let missing = ResponseTemplate::new(404).set_body_json(json!({"detail": "not found"}));
     let created = ResponseTemplate::new(201).set_body_json(json!({"name": "r"}));
@@ -544,7 +544,7 @@ async fn a_missing_experiment_is_created() {
 
 #[tokio::test]
 async fn calls_use_the_configured_proxy() {
-    let (proxy, _) = agreeable().await;
+    let (proxy, _) = accept_all().await;
     // Only the proxy can reach this address.
     let finetuner = Finetuner::builder()
         .registry("http://finetuner.invalid:8642")

@@ -13,7 +13,7 @@ fn array(array: &NdArray) -> Value {
     json!({"dtype": dtype, "shape": shape, "values": array.to_f32().unwrap()})
 }
 
-fn words(document: &Document) -> Value {
+fn to_json(document: &Document) -> Value {
     let blob = document.as_blob().map(|bytes| bytes.to_vec());
     let tensor = match &document.content {
         Some(Content::Tensor(tensor)) => array(tensor),
@@ -39,8 +39,8 @@ fn words(document: &Document) -> Value {
         "tags": document.tags,
         "scores": scores,
         "weight": document.other.weight,
-        "chunks": document.chunks.iter().map(words).collect::<Vec<_>>(),
-        "matches": document.matches.iter().map(words).collect::<Vec<_>>(),
+        "chunks": document.chunks.iter().map(to_json).collect::<Vec<_>>(),
+        "matches": document.matches.iter().map(to_json).collect::<Vec<_>>(),
     })
 }
 
@@ -83,7 +83,7 @@ fn every_document_that_docarray_writes_is_read() {
     assert_eq!(documents.len(), expected.len());
     for (document, expected) in documents.iter().zip(expected) {
         assert_eq!(
-            plain(words(document)),
+            plain(to_json(document)),
             plain(expected.clone()),
             "{}",
             document.id

@@ -286,7 +286,7 @@ fn a_full_disk_leaves_the_old_model_unchanged() {
 
 /// Saves in a process that kills itself: run by the test below.
 #[test]
-fn child_that_is_killed() {
+fn interrupted_save_in_a_child_process() {
     let Ok(job) = std::env::var("FINETUNER_TEST_KILLED_SAVER") else {
         return;
     };
@@ -310,7 +310,7 @@ fn an_interrupted_save_is_completed_or_undone() {
             let name = module_path!().split_once("::").unwrap().1;
             let job = format!("{number} {at} {}", folder.display());
             let child = Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", &format!("{name}::child_that_is_killed")])
+                .args(["--exact", &format!("{name}::interrupted_save_in_a_child_process")])
                 .env("FINETUNER_TEST_KILLED_SAVER", job)
                 .output()
                 .unwrap();

@@ -22,10 +22,10 @@ use crate::{
 
 /// A launcher that a test controls.
 #[derive(Default)]
-struct Script(Mutex<Engineered>);
+struct FakeLauncher(Mutex<FakeState>);
 
 #[derive(Default)]
-struct Engineered {
+struct FakeState {
     jobs: HashMap<String, JobState>,
     /// Reason why the engine can't be asked, if it can't.
     away: Option<String>,
@@ -42,8 +42,8 @@ struct Engineered {
     slow: Option<(Clock, Duration)>,
 }
 
-impl Script {
-    fn state(&self) -> MutexGuard<'_, Engineered> {
+impl FakeLauncher {
+    fn state(&self) -> MutexGuard<'_, FakeState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -70,7 +70,7 @@ impl Script {
     }
 }
 
-impl Launcher for Arc<Script> {
+impl Launcher for Arc<FakeLauncher> {
     fn start<'a>(
         &'a self,
         order: &'a WorkOrder,
@@ -118,9 +118,9 @@ impl Launcher for Arc<Script> {
     }
 }
 
-struct Stage {
+struct Harness {
     app: Arc<App>,
-    script: Arc<Script>,
+    launcher: Arc<FakeLauncher>,
     queue: Queue,
     _folder: tempfile::TempDir,
 }
@@ -155,7 +155,7 @@ async fn add_run(db: &Database, name: &str) {
     db.create_run(owner, row, None).await.unwrap();
 }
 
-async fn stage(settings: Settings) -> Stage {
+async fn harness(settings: Settings) -> Harness {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::in_folder(folder.path()).unwrap();
     let db = in_memory();
@@ -163,29 +163,29 @@ async fn stage(settings: Settings) -> Stage {
     let space = Space::new(folder.path().to_owned(), Some(0));
     let id = crate::secret::new_id();
     let app = App::new(db, store, settings, space, None, [0; 32], &id);
-    let script = Arc::new(Script::default());
-    Stage {
-        queue: Queue::new(Arc::clone(&app), engine(&script)),
+    let launcher = Arc::new(FakeLauncher::default());
+    Harness {
+        queue: Queue::new(Arc::clone(&app), engine(&launcher)),
         app,
-        script,
+        launcher,
         _folder: folder,
     }
 }
 
-fn engine(script: &Arc<Script>) -> Engine {
+fn engine(launcher: &Arc<FakeLauncher>) -> Engine {
     Engine {
-        launcher: Arc::new(Arc::clone(script)),
+        launcher: Arc::new(Arc::clone(launcher)),
         prefix: "ft-0a1b2c3d-".into(),
         url: "http://127.0.0.1:1".into(),
         ca: None,
     }
 }
 
-/// Creates a stage whose engine is on other machines.
-async fn remote(settings: Settings) -> Stage {
-    let stage = stage(settings).await;
-    stage.script.state().is_remote = true;
-    stage
+/// Creates a harness whose engine is on other machines.
+async fn remote(settings: Settings) -> Harness {
+    let harness = harness(settings).await;
+    harness.launcher.state().is_remote = true;
+    harness
 }
 
 fn one_attempt() -> Settings {
@@ -203,7 +203,7 @@ fn pending(reason: &str) -> JobState {
     JobState::Pending(reason.to_owned())
 }
 
-impl Stage {
+impl Harness {
     async fn round(&mut self) {
         self.queue.round().await.unwrap();
     }
@@ -214,7 +214,7 @@ impl Stage {
 
     /// Makes the first call of the last job's worker.
     async fn call(&self) -> Launched {
-        let order = self.script.state().orders.last().unwrap().clone();
+        let order = self.launcher.state().orders.last().unwrap().clone();
         let start_token = secret::hash(&order.start_token);
         let token = secret::hash(&format!("the worker of {}", order.name));
         let exchanged = self.app.database.exchange(start_token, token);
@@ -236,7 +236,7 @@ impl Stage {
     /// Restarts the server, which loses everything in its memory.
     async fn restart(&mut self) {
         self.app.leases.retain(&HashSet::new());
-        self.queue = Queue::new(Arc::clone(&self.app), engine(&self.script));
+        self.queue = Queue::new(Arc::clone(&self.app), engine(&self.launcher));
         self.queue.adopt(false).await.unwrap();
     }
 
@@ -256,72 +256,72 @@ impl Stage {
         crate::api::log_text(&self.app, 1).await.unwrap()
     }
 
-    /// Advances the clock with a round every second, as if the server was awake.
-    async fn awake_for(&mut self, seconds: u64) {
+    /// Advances the clock with a round every second, as in a running server.
+    async fn advance(&mut self, seconds: u64) {
         for _ in 0..seconds {
             self.app.clock.advance(Duration::from_secs(1));
             self.round().await;
         }
     }
 
-    /// Like [`Stage::awake_for`], with heartbeats from every worker.
-    async fn alive_for(&mut self, seconds: u64) {
+    /// Like [`Harness::advance`], with heartbeats from every worker.
+    async fn advance_with_heartbeats(&mut self, seconds: u64) {
         for _ in 0..seconds {
             for run in self.launched().await.iter().filter(|run| run.has_worker) {
                 self.app.leases.renew(run.held());
             }
-            self.awake_for(1).await;
+            self.advance(1).await;
         }
     }
 }
 
 #[tokio::test]
 async fn a_silent_worker_is_lost_after_its_lease_and_counts_as_an_attempt() {
-    let mut stage = stage(Settings::default()).await;
-    stage.round().await;
-    stage.begin().await;
-    stage.awake_for(29).await;
-    assert_eq!(stage.launched().await[0].launches, 1);
-    stage.awake_for(3).await;
-    assert!(stage.launched().await.is_empty());
+    let mut harness = harness(Settings::default()).await;
+    harness.round().await;
+    harness.begin().await;
+    harness.advance(29).await;
+    assert_eq!(harness.launched().await[0].launches, 1);
+    harness.advance(3).await;
+    assert!(harness.launched().await.is_empty());
     // The slot is free once the job was killed.
-    stage.awake_for(12).await;
-    let [run] = stage.launched().await.try_into().unwrap();
+    harness.advance(12).await;
+    let [run] = harness.launched().await.try_into().unwrap();
     assert_eq!((run.launches, run.attempts), (2, 2));
-    assert_eq!(stage.script.jobs(), [job(1, 2)]);
-    let log = stage.log().await;
+    assert_eq!(harness.launcher.jobs(), [job(1, 2)]);
+    let log = harness.log().await;
     assert!(log.contains("no sign of life for 30 seconds"), "{log}");
 }
 
 #[tokio::test]
 async fn a_clock_jump_loses_no_worker() {
-    let mut stage = stage(Settings::default()).await;
-    stage.round().await;
-    stage.begin().await;
+    let mut harness = harness(Settings::default()).await;
+    harness.round().await;
+    harness.begin().await;
     // The server was suspended and could not receive heartbeats.
-    stage.app.clock.advance(Duration::from_secs(3600));
-    stage.round().await;
-    stage.awake_for(29).await;
-    let [run] = stage.launched().await.try_into().unwrap();
-    assert_eq!(run.launches, 1, "one full lease: {}", stage.log().await);
-    stage.awake_for(3).await;
-    assert!(stage.launched().await.is_empty());
+    harness.app.clock.advance(Duration::from_secs(3600));
+    harness.round().await;
+    harness.advance(29).await;
+    let [run] = harness.launched().await.try_into().unwrap();
+    assert_eq!(run.launches, 1, "one full lease: {}", harness.log().await);
+    harness.advance(3).await;
+    assert!(harness.launched().await.is_empty());
 }
 
 #[tokio::test]
 async fn a_launcher_outage_does_not_count_as_an_attempt() {
-    let mut stage = stage(one_attempt()).await;
-    stage.script.fail_starts(5);
-    stage.round().await;
-    assert_eq!(stage.script.state().starts, 1);
+    let mut harness = harness(one_attempt()).await;
+    harness.launcher.fail_starts(5);
+    harness.round().await;
+    assert_eq!(harness.launcher.state().starts, 1);
     // No start before the pause is over: 1, 2, 4, 8 and 16 seconds.
-    stage.round().await;
-    assert_eq!(stage.script.state().starts, 1);
-    stage.awake_for(32).await;
-    assert_eq!(stage.script.state().starts, 6);
-    let run = stage.begin().await;
+    harness.round().await;
+    assert_eq!(harness.launcher.state().starts, 1);
+    harness.advance(32).await;
+    assert_eq!(harness.launcher.state().starts, 6);
+    let run = harness.begin().await;
     assert_eq!(run.attempts, 1);
-    let log = stage.log().await;
+    let log = harness.log().await;
     assert!(
         log.contains("No worker could be started: the cluster is full"),
         "{log}"
@@ -335,48 +335,48 @@ async fn a_launcher_outage_does_not_count_as_an_attempt() {
 
 #[tokio::test]
 async fn workers_that_end_before_receiving_their_job_do_not_count() {
-    let mut stage = stage(one_attempt()).await;
+    let mut harness = harness(one_attempt()).await;
     for _ in 0..4 {
-        stage.awake_for(20).await;
-        stage.script.state().jobs.clear();
+        harness.advance(20).await;
+        harness.launcher.state().jobs.clear();
     }
-    stage.awake_for(30).await;
-    let run = stage.begin().await;
+    harness.advance(30).await;
+    let run = harness.begin().await;
     assert_eq!(run.attempts, 1);
     assert!(run.launches > 3, "{run:?}");
     // A run whose workers never start does not block the other runs.
-    add_run(&stage.app.database, "other").await;
-    stage.script.state().jobs.clear();
-    stage.app.leases.grant(run.held(), false);
-    stage.awake_for(12).await;
-    let launched = stage.launched().await;
+    add_run(&harness.app.database, "other").await;
+    harness.launcher.state().jobs.clear();
+    harness.app.leases.grant(run.held(), false);
+    harness.advance(12).await;
+    let launched = harness.launched().await;
     assert_eq!(launched[0].id, 2, "{launched:?}");
 }
 
 #[tokio::test]
 async fn workers_that_end_during_shutdown_do_not_count() {
-    let mut stage = stage(one_attempt()).await;
-    stage.round().await;
-    stage.begin().await;
-    stage.app.begin_to_stop().await;
-    stage.script.state().jobs.clear();
-    assert!(!stage.queue.round().await.unwrap(), "nothing is left");
-    let run = stage.app.database.run_by_id(1).await.unwrap().unwrap();
+    let mut harness = harness(one_attempt()).await;
+    harness.round().await;
+    harness.begin().await;
+    harness.app.begin_to_stop().await;
+    harness.launcher.state().jobs.clear();
+    assert!(!harness.queue.round().await.unwrap(), "nothing is left");
+    let run = harness.app.database.run_by_id(1).await.unwrap().unwrap();
     assert_eq!((run.attempts, run.status.as_str()), (0, "STARTED"));
-    let log = stage.log().await;
+    let log = harness.log().await;
     assert!(log.contains("ended when the server stopped"), "{log}");
 }
 
 #[tokio::test]
 async fn workers_that_hang_during_shutdown_are_killed_and_do_not_count() {
-    let mut stage = stage(Settings::default()).await;
-    stage.round().await;
-    stage.begin().await;
-    stage.app.begin_to_stop().await;
-    end_all(&stage.app, &engine(&stage.script), false).await;
-    assert!(stage.script.jobs().is_empty());
-    assert!(stage.launched().await.is_empty());
-    let run = stage.app.database.run_by_id(1).await.unwrap().unwrap();
+    let mut harness = harness(Settings::default()).await;
+    harness.round().await;
+    harness.begin().await;
+    harness.app.begin_to_stop().await;
+    end_all(&harness.app, &engine(&harness.launcher), false).await;
+    assert!(harness.launcher.jobs().is_empty());
+    assert!(harness.launched().await.is_empty());
+    let run = harness.app.database.run_by_id(1).await.unwrap().unwrap();
     assert_eq!((run.attempts, run.has_worker), (0, false));
 }
 
@@ -387,21 +387,21 @@ async fn waiting_time_does_not_count_towards_the_time_limit() {
         lease: Duration::from_secs(1000),
         ..Settings::default()
     };
-    let mut stage = stage(settings).await;
-    stage.round().await;
-    stage.begin().await;
-    stage.awake_for(50).await;
-    let [run] = stage.launched().await.try_into().unwrap();
-    stage.queue.release_for_free(&run, None).await.unwrap();
-    stage.script.state().jobs.clear();
-    stage.app.clock.advance(Duration::from_secs(5000));
-    stage.round().await;
-    stage.begin().await;
-    stage.awake_for(8).await;
-    assert_eq!(stage.launched().await.len(), 1, "58 seconds of work");
-    stage.awake_for(4).await;
-    assert!(stage.launched().await.is_empty());
-    let log = stage.log().await;
+    let mut harness = harness(settings).await;
+    harness.round().await;
+    harness.begin().await;
+    harness.advance(50).await;
+    let [run] = harness.launched().await.try_into().unwrap();
+    harness.queue.release_for_free(&run, None).await.unwrap();
+    harness.launcher.state().jobs.clear();
+    harness.app.clock.advance(Duration::from_secs(5000));
+    harness.round().await;
+    harness.begin().await;
+    harness.advance(8).await;
+    assert_eq!(harness.launched().await.len(), 1, "58 seconds of work");
+    harness.advance(4).await;
+    assert!(harness.launched().await.is_empty());
+    let log = harness.log().await;
     assert!(
         log.contains("longer than this server allows, 60 seconds"),
         "{log}"
@@ -410,24 +410,24 @@ async fn waiting_time_does_not_count_towards_the_time_limit() {
 
 #[tokio::test]
 async fn a_server_on_a_new_port_stops_workers_that_know_only_the_old_one() {
-    let mut stage = stage(Settings::default()).await;
-    stage.round().await;
-    let run = stage.begin().await;
-    stage.queue.adopt(false).await.unwrap();
-    assert_eq!(stage.launched().await.len(), 1);
-    stage.queue.adopt(true).await.unwrap();
-    assert!(stage.launched().await.is_empty() && stage.script.jobs().is_empty());
-    stage.round().await;
-    let [again] = stage.launched().await.try_into().unwrap();
+    let mut harness = harness(Settings::default()).await;
+    harness.round().await;
+    let run = harness.begin().await;
+    harness.queue.adopt(false).await.unwrap();
+    assert_eq!(harness.launched().await.len(), 1);
+    harness.queue.adopt(true).await.unwrap();
+    assert!(harness.launched().await.is_empty() && harness.launcher.jobs().is_empty());
+    harness.round().await;
+    let [again] = harness.launched().await.try_into().unwrap();
     assert_eq!((again.attempts, again.launches), (run.attempts, 2));
 }
 
 #[tokio::test]
 async fn a_panicked_queue_is_reported_and_restarted() {
-    let stage = stage(Settings::default()).await;
-    let Stage { app, script, .. } = &stage;
-    script.state().panics = true;
-    let queue = tokio::spawn(serve(Arc::clone(app), engine(script), false));
+    let harness = harness(Settings::default()).await;
+    let Harness { app, launcher, .. } = &harness;
+    launcher.state().panics = true;
+    let queue = tokio::spawn(serve(Arc::clone(app), engine(launcher), false));
     let until = async |is_so: &dyn Fn() -> bool| {
         while !is_so() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -436,8 +436,8 @@ async fn a_panicked_queue_is_reported_and_restarted() {
     until(&|| app.queue.problem().is_some()).await;
     let problem = app.queue.problem().unwrap();
     assert!(problem.contains("it panicked"), "{problem}");
-    script.state().panics = false;
+    launcher.state().panics = false;
     until(&|| app.queue.problem().is_none()).await;
-    until(&|| script.state().starts == 1).await;
+    until(&|| launcher.state().starts == 1).await;
     queue.abort();
 }

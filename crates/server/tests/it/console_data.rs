@@ -11,7 +11,7 @@ use reqwest::{
 use crate::{
     console::Browser,
     logins::sign_in,
-    support::{Backend, Http, connect, fit, pairs, reach, start, start_with},
+    support::{Backend, Http, connect, fit, pairs, wait_for_step, start, start_with},
 };
 
 const NEW: &str = "/console/data/new";
@@ -66,7 +66,7 @@ async fn start_in(folder: &Path) -> Backend {
 }
 
 /// Counts the temporary files left by uploads.
-fn left_behind(folder: &Path) -> usize {
+fn leftover_files(folder: &Path) -> usize {
     let entries = std::fs::read_dir(folder).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name());
     names
@@ -123,7 +123,7 @@ async fn an_uploaded_file_equals_the_data_that_a_client_pushes() {
     let (status, ..) = upload(&browser, form(&fields, ("pairs.jsonl", lines.into()))).await;
     assert_eq!(status, StatusCode::SEE_OTHER);
     assert_eq!(backend.finetuner.pull("pairs").await.unwrap().len(), 2);
-    assert_eq!(left_behind(folder.path()), 0);
+    assert_eq!(leftover_files(folder.path()), 0);
 }
 
 #[tokio::test]
@@ -180,7 +180,7 @@ async fn images_are_read_only_from_the_uploaded_zip() {
         "{page}"
     );
     assert!(!page.contains("incoming-"), "{page}");
-    assert_eq!(left_behind(folder.path()), 0);
+    assert_eq!(leftover_files(folder.path()), 0);
 }
 
 #[tokio::test]
@@ -260,7 +260,7 @@ async fn errors_are_shown_and_the_form_keeps_its_values() {
     let (_, _, page) = upload(&browser, form(&fields[..2], ("x.csv", Vec::new()))).await;
     assert!(page.contains("choose a file that is not empty"), "{page}");
     assert!(backend.finetuner.list_documents().await.unwrap().is_empty());
-    assert_eq!(left_behind(folder.path()), 0);
+    assert_eq!(leftover_files(folder.path()), 0);
 }
 
 #[tokio::test]
@@ -462,7 +462,7 @@ async fn the_queue_page_names_runs_of_the_project_and_counts_others() {
     let eve = connect(&backend.server.url(), &token).await;
     eve.push("train", pairs(8)).await.unwrap();
     let running = fit(&backend.finetuner, "first", 49).await.unwrap();
-    reach(&running, 1).await;
+    wait_for_step(&running, 1).await;
     fit(&eve, "hidden", 49).await.unwrap();
     fit(&backend.finetuner, "second", 49).await.unwrap();
     let browser = browser(&backend).await;

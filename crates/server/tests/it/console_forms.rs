@@ -7,7 +7,7 @@ use reqwest::StatusCode;
 use crate::{
     console::Browser,
     logins::sign_in,
-    support::{Backend, finished_run, fit, pairs, reach, start},
+    support::{Backend, finished_run, fit, pairs, wait_for_step, start},
 };
 
 async fn browser(backend: &Backend) -> Browser<'_> {
@@ -116,7 +116,7 @@ async fn destructive_actions_ask_first_and_cancelled_is_not_failed() {
     let backend = start().await;
     backend.finetuner.push("train", pairs(8)).await.unwrap();
     let run = fit(&backend.finetuner, "long", 49).await.unwrap();
-    reach(&run, 1).await;
+    wait_for_step(&run, 1).await;
     let browser = browser(&backend).await;
     let page = browser.page(&format!("{RUNS}/long")).await;
     assert!(

@@ -7,7 +7,7 @@ use reqwest::StatusCode;
 use crate::{
     console::Browser,
     logins::sign_in,
-    support::{Backend, finished_run, fit, pairs, reach, start},
+    support::{Backend, finished_run, fit, pairs, wait_for_step, start},
 };
 
 const SELECTED: &str = "/console/runs/selected";
@@ -211,7 +211,7 @@ async fn selected_runs_are_tagged_cancelled_and_deleted_after_confirmation() {
     let done = fit(&backend.finetuner, "done", 1).await.unwrap();
     done.wait().await.unwrap();
     let long = fit(&backend.finetuner, "long", 49).await.unwrap();
-    reach(&long, 1).await;
+    wait_for_step(&long, 1).await;
     let browser = browser(&backend).await;
     let both = [("run", "default/done"), ("run", "default/long")];
     let act = async |more: &[(&str, &str)]| {

@@ -14,7 +14,7 @@ use axum::{
 };
 use finetuner::{Document, DocumentArray, Finetuner, Run, Status};
 
-use crate::support::{Serving, fit, pairs, reach};
+use crate::support::{Serving, fit, pairs, wait_for_step};
 
 /// Returns the worker that is a child process of the server `server`.
 fn worker_of(server: u32) -> Option<u32> {
@@ -43,7 +43,7 @@ async fn serve(
 /// Starts a run that continues until it is cancelled. Also returns its worker.
 async fn working(server: &Serving, finetuner: &Finetuner) -> (Run, u32) {
     let run = fit(finetuner, "run", 49).await.unwrap();
-    reach(&run, 1).await;
+    wait_for_step(&run, 1).await;
     let worker = worker_of(server.process.id().unwrap()).unwrap();
     (run, worker)
 }

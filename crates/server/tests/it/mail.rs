@@ -177,7 +177,7 @@ impl Browser {
         (answer.status(), answer.text().await.unwrap())
     }
 
-    async fn ask_for(&self, address: &str) {
+    async fn enter_address(&self, address: &str) {
         let form = [("address", address), ("event", "run.finished")];
         let (status, page) = self.send("/console/mail", &form).await;
         assert_eq!(status, StatusCode::SEE_OTHER, "{page}");
@@ -206,7 +206,7 @@ async fn mail_is_sent_only_to_a_confirmed_address() {
     let mut smtp = SmtpServer::start(None, "").await;
     let backend = backend(settings(smtp.port)).await;
     let browser = Browser::of(&backend).await;
-    browser.ask_for("ada@example.org").await;
+    browser.enter_address("ada@example.org").await;
     let sent = smtp.mail().await;
     assert!(
         sent.contains(&"RCPT TO:<ada@example.org>".to_owned()),
@@ -245,7 +245,7 @@ async fn errors_of_the_smtp_server_are_shown() {
     let smtp = SmtpServer::start(None, "nobody").await;
     let refused = backend(settings(smtp.port)).await;
     let browser = Browser::of(&refused).await;
-    browser.ask_for("nobody@example.org").await;
+    browser.enter_address("nobody@example.org").await;
     let page = browser.page_with("no such user").await;
     assert!(page.contains("class=\"status failed\""), "{page}");
     for bad in ["ada", "ada@example.org\r\nBcc: eve@example.org"] {
@@ -261,7 +261,7 @@ async fn errors_of_the_smtp_server_are_shown() {
     })
     .await;
     let browser = Browser::of(&unencrypted).await;
-    browser.ask_for("ada@example.org").await;
+    browser.enter_address("ada@example.org").await;
     let said = smtp.sessions.recv().await.unwrap();
     assert!(
         said.iter().all(|line| !line.starts_with("MAIL")),
@@ -286,7 +286,7 @@ async fn mail_is_sent_with_tls_and_a_password() {
     let trusting = backend(mail.clone()).await;
     Browser::of(&trusting)
         .await
-        .ask_for("ada@example.org")
+        .enter_address("ada@example.org")
         .await;
     let sent = smtp.mail().await;
     let plain = BASE64_STANDARD.encode("\0ft\0se cret");
@@ -294,7 +294,7 @@ async fn mail_is_sent_with_tls_and_a_password() {
     // The certificate is not trusted.
     let doubting = backend(Mail { ca: None, ..mail }).await;
     let browser = Browser::of(&doubting).await;
-    browser.ask_for("ada@example.org").await;
+    browser.enter_address("ada@example.org").await;
     let said = smtp.sessions.recv().await.unwrap();
     assert_eq!(said.last().unwrap(), "STARTTLS", "nothing follows");
     assert!(!browser.page().await.contains("se cret"));

@@ -130,7 +130,7 @@ impl Provider {
     }
 
     /// Lets the user agree. Returns the code.
-    fn agree(&self, address: &Address, subject: &str, change: fn(&mut Value)) -> String {
+    fn authorize(&self, address: &Address, subject: &str, change: fn(&mut Value)) -> String {
         let mut state = self.0.lock().unwrap();
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -264,14 +264,14 @@ impl Browser {
         Address(location(&answer).parse().unwrap())
     }
 
-    async fn come_back(&self, address: &Address, code: &str) -> Response {
+    async fn follow_callback(&self, address: &Address, code: &str) -> Response {
         let state = address.field("state");
         self.get(&format!("/console/oidc/callback?state={state}&code={code}"))
             .await
     }
 
     /// Returns the name of the signed-in user as pages show it.
-    async fn who(&self) -> Option<String> {
+    async fn user_name(&self) -> Option<String> {
         let answer = self.get("/console/account").await;
         let page = answer.text().await.unwrap();
         let start = page.find("Signed in as <b><bdi>")? + 21;
@@ -283,7 +283,7 @@ fn location(answer: &Response) -> String {
     answer.headers()["location"].to_str().unwrap().to_owned()
 }
 
-fn same(_: &mut Value) {}
+fn unchanged(_: &mut Value) {}
 
 async fn start() -> (Provider, finetuner_server::RunningServer) {
     let provider = Provider::start().await;
@@ -305,32 +305,32 @@ async fn the_first_sign_in_creates_an_account_and_the_next_one_finds_it() {
     );
     assert_eq!(address.field("code_challenge_method"), "S256");
     assert_eq!(address.field("scope"), "openid profile email");
-    let code = provider.agree(&address, "ada", same);
-    let answer = browser.come_back(&address, &code).await;
+    let code = provider.authorize(&address, "ada", unchanged);
+    let answer = browser.follow_callback(&address, &code).await;
     assert_eq!(location(&answer), "/console/data");
-    assert_eq!(browser.who().await.as_deref(), Some("ada"));
+    assert_eq!(browser.user_name().await.as_deref(), Some("ada"));
     // The provider changes its keys meanwhile.
     provider.0.lock().unwrap().key = Key::new("second");
     let other = Browser::new(&server.url());
     let address = other.begin("?next=https://evil.example").await;
-    let code = provider.agree(&address, "ada", same);
-    let answer = other.come_back(&address, &code).await;
+    let code = provider.authorize(&address, "ada", unchanged);
+    let answer = other.follow_callback(&address, &code).await;
     assert_eq!(location(&answer), "/console/");
-    assert_eq!(other.who().await.as_deref(), Some("ada"));
+    assert_eq!(other.user_name().await.as_deref(), Some("ada"));
     // A key that the provider does not publish is refused.
     let address = other.begin("").await;
-    let code = provider.agree(&address, "ada", same);
+    let code = provider.authorize(&address, "ada", unchanged);
     let published = provider.0.lock().unwrap().key.public();
     provider.0.lock().unwrap().published = Some(published);
     provider.0.lock().unwrap().key = Key::new("third");
-    let answer = other.come_back(&address, &code).await;
+    let answer = other.follow_callback(&address, &code).await;
     let page = answer.text().await.unwrap();
     assert!(page.contains("a key that is not known"), "{page}");
     // Signing out of the server links to the provider's sign-out.
     let out = browser.post("/console/signout", &[]).await;
     let page = browser.get(&location(&out)).await.text().await.unwrap();
     assert!(page.contains("/leave?client_id=ft"), "{page}");
-    assert_eq!(browser.who().await, None);
+    assert_eq!(browser.user_name().await, None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -338,7 +338,7 @@ async fn a_sign_in_is_completed_once_and_in_the_same_browser() {
     let (provider, server) = start().await;
     let (browser, other) = (Browser::new(&server.url()), Browser::new(&server.url()));
     let refused = async |browser: &Browser, address: &Address, code: &str, said: &str| {
-        let answer = browser.come_back(address, code).await;
+        let answer = browser.follow_callback(address, code).await;
         assert!(
             answer.status().is_client_error(),
             "{said}: {}",
@@ -346,18 +346,18 @@ async fn a_sign_in_is_completed_once_and_in_the_same_browser() {
         );
         let page = answer.text().await.unwrap();
         assert!(page.contains(said), "{said}: {page}");
-        assert_eq!(browser.who().await, None, "{said}");
+        assert_eq!(browser.user_name().await, None, "{said}");
     };
     // Begun in another browser: an attacker can't sign this browser in to an account.
     let address = other.begin("").await;
-    let code = provider.agree(&address, "eve", same);
+    let code = provider.authorize(&address, "eve", unchanged);
     refused(&browser, &address, &code, "not begun in this browser").await;
     browser.begin("").await;
     refused(&browser, &address, &code, "not begun in this browser").await;
     // Completed twice.
-    other.come_back(&address, &code).await;
-    assert_eq!(other.who().await.as_deref(), Some("eve"));
-    let again = other.come_back(&address, &code).await;
+    other.follow_callback(&address, &code).await;
+    assert_eq!(other.user_name().await.as_deref(), Some("eve"));
+    let again = other.follow_callback(&address, &code).await;
     assert_eq!(again.status(), StatusCode::UNAUTHORIZED);
     // Tokens of another sign-in.
     for (change, said) in [
@@ -373,21 +373,21 @@ async fn a_sign_in_is_completed_once_and_in_the_same_browser() {
         (|c| c["exp"] = json!(1), "expired"),
     ] {
         let address = browser.begin("").await;
-        let code = provider.agree(&address, "eve", change);
+        let code = provider.authorize(&address, "eve", change);
         refused(&browser, &address, &code, said).await;
     }
     // A code of another sign-in, refused by PKCE.
     let (first, second) = (other.begin("").await, browser.begin("").await);
-    let code = provider.agree(&first, "eve", same);
+    let code = provider.authorize(&first, "eve", unchanged);
     refused(&browser, &second, &code, "invalid_grant").await;
     // A user who is not admitted.
     let address = browser.begin("").await;
-    let code = provider.agree(&address, "mallory", same);
+    let code = provider.authorize(&address, "mallory", unchanged);
     provider.0.lock().unwrap().userinfo["email_verified"] = json!(false);
     refused(&browser, &address, &code, "not verified").await;
     // The ID token and `/userinfo` name different users.
     let address = browser.begin("").await;
-    let code = provider.agree(&address, "mallory", same);
+    let code = provider.authorize(&address, "mallory", unchanged);
     provider.0.lock().unwrap().userinfo["sub"] = json!("ada");
     refused(&browser, &address, &code, "two users").await;
     // The user refuses.
@@ -414,13 +414,13 @@ async fn an_existing_account_is_linked_only_with_its_password() {
     let browser = Browser::new(&server.url());
     let arrive = async |browser: &Browser, query: &str, subject: &str| {
         let address = browser.begin(query).await;
-        let code = provider.agree(&address, subject, same);
-        browser.come_back(&address, &code).await
+        let code = provider.authorize(&address, subject, unchanged);
+        browser.follow_callback(&address, &code).await
     };
     // A user of the provider has the name of an existing account.
     let answer = arrive(&browser, "", "finetuner").await;
     assert_eq!(location(&answer), "/console/oidc/account");
-    assert_eq!(browser.who().await, None);
+    assert_eq!(browser.user_name().await, None);
     let page = browser
         .get("/console/oidc/account")
         .await
@@ -444,13 +444,13 @@ async fn an_existing_account_is_linked_only_with_its_password() {
         .post("/console/oidc/account/link", &form("correct horse"))
         .await;
     assert_eq!(late.status(), StatusCode::UNAUTHORIZED);
-    assert_eq!(browser.who().await, None);
+    assert_eq!(browser.user_name().await, None);
     arrive(&browser, "", "finetuner").await;
     let linked = browser
         .post("/console/oidc/account/link", &form("correct horse"))
         .await;
     assert_eq!(location(&linked), "/console/");
-    assert_eq!(browser.who().await.as_deref(), Some("finetuner"));
+    assert_eq!(browser.user_name().await.as_deref(), Some("finetuner"));
     let again = browser
         .post("/console/oidc/account/link", &form("correct horse"))
         .await;
@@ -462,7 +462,7 @@ async fn an_existing_account_is_linked_only_with_its_password() {
     // The linked account needs no password any more.
     let other = Browser::new(&server.url());
     arrive(&other, "", "finetuner").await;
-    assert_eq!(other.who().await.as_deref(), Some("finetuner"));
+    assert_eq!(other.user_name().await.as_deref(), Some("finetuner"));
     // Forms of other sites change nothing, and the user can end the link.
     let page = other
         .get("/console/oidc/unlink")
@@ -489,7 +489,7 @@ async fn an_existing_account_is_linked_only_with_its_password() {
         .post("/console/oidc/account/create", &[("name", "somebody new")])
         .await;
     assert_eq!(location(&made), "/console/");
-    assert_eq!(third.who().await.as_deref(), Some("somebody new"));
+    assert_eq!(third.user_name().await.as_deref(), Some("somebody new"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -501,9 +501,9 @@ async fn provider_groups_grant_admin_and_disabled_users_are_refused() {
     let sign_in = async |subject: &str, groups: Value| {
         let browser = Browser::new(&server.url());
         let address = browser.begin("").await;
-        let code = provider.agree(&address, subject, same);
+        let code = provider.authorize(&address, subject, unchanged);
         provider.0.lock().unwrap().userinfo["groups"] = groups;
-        let answer = browser.come_back(&address, &code).await;
+        let answer = browser.follow_callback(&address, &code).await;
         (browser, answer)
     };
     let (bob, _) = sign_in("bob", json!(["users"])).await;
@@ -520,7 +520,7 @@ async fn provider_groups_grant_admin_and_disabled_users_are_refused() {
     assert_eq!(disabled.status(), StatusCode::OK);
     let (bob, answer) = sign_in("bob", json!([])).await;
     assert_eq!(answer.status(), StatusCode::FORBIDDEN);
-    assert_eq!(bob.who().await, None);
+    assert_eq!(bob.user_name().await, None);
     // The audit log names both accounts and contains no secret.
     let log = owner.get("/api/v1/admin/audit").send().await.unwrap();
     let log = log.text().await.unwrap();

@@ -12,7 +12,7 @@ use crate::{
     console::Browser,
     logins::sign_in,
     security::{Body, routes, send},
-    support::{Backend, Http, finished_run, fit, pairs, reach, start},
+    support::{Backend, Http, finished_run, fit, pairs, wait_for_step, start},
 };
 
 /// Ends of those [`routes`] that only read.
@@ -149,7 +149,7 @@ async fn a_removed_member_loses_access_and_open_streams_at_once() {
     let stream = bob.get(&format!("{path}/logstream")).send().await.unwrap();
     assert_eq!(stream.status(), StatusCode::OK);
     let mut stream = stream.bytes_stream();
-    reach(&run, 1).await;
+    wait_for_step(&run, 1).await;
     let asked = bob.get("/v2/rpc/artifact.getDownloadUrl?name=train");
     let told: Value = asked.send().await.unwrap().json().await.unwrap();
     let address = told["data"]["download"].as_str().unwrap();

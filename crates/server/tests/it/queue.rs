@@ -17,7 +17,7 @@ use finetuner_server::{
 use futures_util::future::{BoxFuture, join_all};
 use serde_json::json;
 
-use crate::support::{Http, connect, exchange, fit, losses, pairs, reach, start, start_with};
+use crate::support::{Http, connect, exchange, fit, losses, pairs, wait_for_step, start, start_with};
 
 /// Checkpoints at every opportunity, so that little work is lost.
 fn checkpoint_always() -> Settings {
@@ -68,7 +68,7 @@ async fn a_cancelled_run_frees_its_slot_at_once() {
     let finetuner = &backend.finetuner;
     finetuner.push("train", pairs(16)).await.unwrap();
     let long = fit(finetuner, "long", 49).await.unwrap();
-    reach(&long, 1).await;
+    wait_for_step(&long, 1).await;
     let next = fit(finetuner, "next", 1).await.unwrap();
     let last = fit(finetuner, "last", 1).await.unwrap();
     let waits = next.status().await.unwrap();
@@ -346,7 +346,7 @@ async fn a_stopping_server_pauses_its_runs() {
     let finetuner = connect(&first.url(), &token).await;
     finetuner.push("train", pairs(16)).await.unwrap();
     let run = fit(&finetuner, "paused", 12).await.unwrap();
-    reach(&run, 3).await;
+    wait_for_step(&run, 3).await;
     // The folder is locked against a second server.
     let error = server().start().await.unwrap_err().to_string();
     assert!(error.contains("another server uses it"), "{error}");

@@ -12,7 +12,7 @@ use finetuner_server::Settings;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::support::{Backend, Http, finished_run, fit, pairs, reach, start, start_with};
+use crate::support::{Backend, Http, finished_run, fit, pairs, wait_for_step, start, start_with};
 
 const TEXTS: [&str; 3] = [
     "a red dress",
@@ -228,7 +228,7 @@ async fn errors_name_the_field_in_openais_format() {
     let again = fit(&backend.finetuner, "mine", 1).experiment_name("other");
     again.await.unwrap().wait().await.unwrap();
     let going_on = fit(&backend.finetuner, "going-on", 49).await.unwrap();
-    reach(&going_on, 1).await;
+    wait_for_step(&going_on, 1).await;
     let broken = data_uri(&picture(0)[..20]);
     for (body, param, code, said) in [
         (

@@ -221,7 +221,7 @@ pub(crate) async fn finished_run(finetuner: &Finetuner, name: &str) -> Run {
 }
 
 /// Waits until a run has finished `step` steps.
-pub(crate) async fn reach(run: &Run, step: u64) {
+pub(crate) async fn wait_for_step(run: &Run, step: u64) {
     let mut watch = run.watch();
     while let Some(update) = watch.next().await {
         if let Update::Progress(progress) = update.unwrap()

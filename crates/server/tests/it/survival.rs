@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use finetuner::{BestModelCheckpoint, EvaluationCallback, Finetuner, Run, Status, StatusInfo};
 
-use crate::support::{Http, Serving, fit, losses, pairs, reach};
+use crate::support::{Http, Serving, fit, losses, pairs, wait_for_step};
 
 /// Returns the only worker of this data folder's server.
 fn worker_of(data: &Path) -> u32 {
@@ -49,7 +49,7 @@ async fn kill(signal: &str, pid: impl std::fmt::Display) {
 }
 
 /// Waits for the end of a process that is not a child.
-async fn ended(pid: u32) {
+async fn wait_for_end(pid: u32) {
     let is_there = || {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         !stat.is_empty() && !stat.contains(") Z ")
@@ -92,10 +92,10 @@ async fn a_run_survives_whatever_is_killed() {
     finetuner.push("train", pairs(16)).await.unwrap();
     let run = submit(&finetuner, "killed").await;
 
-    reach(&run, 5).await;
+    wait_for_step(&run, 5).await;
     let worker = worker_of(&data);
     kill("-KILL", worker).await;
-    reach(&run, 12).await;
+    wait_for_step(&run, 12).await;
 
     // The worker finds the next server, although its public address changed.
     let worker = worker_of(&data);
@@ -103,7 +103,7 @@ async fn a_run_survives_whatever_is_killed() {
     server = serve(&data, &["--attempts", "9"]).await;
     let finetuner = server.log_in(&token).await.unwrap();
     let run = finetuner.get_run("killed").await.unwrap();
-    reach(&run, 18).await;
+    wait_for_step(&run, 18).await;
     assert_eq!(worker_of(&data), worker);
 
     server.process.kill().await.unwrap();
@@ -166,7 +166,7 @@ impl Training {
         let finetuner = server.log_in(&token).await.unwrap();
         finetuner.push("train", pairs(16)).await.unwrap();
         let run = fit(&finetuner, "run", 12).await.unwrap();
-        reach(&run, 3).await;
+        wait_for_step(&run, 3).await;
         Self {
             folder,
             server,
@@ -180,14 +180,14 @@ impl Training {
     }
 
     /// Starts a server on the same data again, and finds the run.
-    async fn again(&mut self, options: &[&str]) {
+    async fn restart(&mut self, options: &[&str]) {
         self.server = serve(&self.data(), options).await;
         let finetuner = self.server.log_in(&self.token).await.unwrap();
         self.run = finetuner.get_run("run").await.unwrap();
     }
 
     /// Waits for the run's success. Returns its log.
-    async fn log_at_the_end(&self) -> String {
+    async fn log_after_success(&self) -> String {
         self.run.wait().await.unwrap();
         let steps: Vec<_> = losses(&self.run).await;
         assert_eq!(steps.len(), 12 * 4, "each step once");
@@ -217,9 +217,9 @@ async fn ctrl_c_pauses_runs_and_does_not_count_as_an_attempt() {
     let group = training.server.process.id().unwrap();
     kill("-INT", format!("-{group}")).await;
     assert!(training.server.process.wait().await.unwrap().success());
-    ended(worker).await;
-    training.again(&["--attempts", "1"]).await;
-    let log = training.log_at_the_end().await;
+    wait_for_end(worker).await;
+    training.restart(&["--attempts", "1"]).await;
+    let log = training.log_after_success().await;
     assert!(log.contains("The run has paused"), "{log}");
     assert!(!log.contains("lost") && !log.contains("attempt"), "{log}");
 }
@@ -230,8 +230,8 @@ async fn a_worker_that_gets_sigterm_pauses_and_does_not_count_as_an_attempt() {
     let training = Training::begin(&["--attempts", "1"], &[]).await;
     let worker = worker_of(&training.data());
     kill("-TERM", worker).await;
-    ended(worker).await;
-    let log = training.log_at_the_end().await;
+    wait_for_end(worker).await;
+    let log = training.log_after_success().await;
     assert!(log.contains("The run has paused"), "{log}");
     assert!(log.contains("Resuming from a checkpoint"), "{log}");
     assert!(!log.contains("lost"), "{log}");
@@ -242,14 +242,14 @@ async fn a_worker_of_a_previous_server_pauses_with_the_next_one() {
     let mut training = Training::begin(&[], &[]).await;
     let worker = worker_of(&training.data());
     training.server.process.kill().await.unwrap();
-    training.again(&[]).await;
-    reach(&training.run, 8).await;
+    training.restart(&[]).await;
+    wait_for_step(&training.run, 8).await;
     assert_eq!(worker_of(&training.data()), worker, "it continues");
     kill("-TERM", training.server.process.id().unwrap()).await;
     assert!(training.server.process.wait().await.unwrap().success());
-    ended(worker).await;
-    training.again(&["--attempts", "1"]).await;
-    let log = training.log_at_the_end().await;
+    wait_for_end(worker).await;
+    training.restart(&["--attempts", "1"]).await;
+    let log = training.log_after_success().await;
     assert!(log.contains("The run has paused"), "{log}");
     assert!(!log.contains("lost"), "{log}");
 }
@@ -260,12 +260,12 @@ async fn a_hanging_worker_of_a_previous_server_is_killed_at_the_stop() {
     let worker = worker_of(&training.data());
     training.server.process.kill().await.unwrap();
     kill("-STOP", worker).await;
-    training.again(&["--grace", "1"]).await;
+    training.restart(&["--grace", "1"]).await;
     kill("-TERM", training.server.process.id().unwrap()).await;
     assert!(training.server.process.wait().await.unwrap().success());
-    ended(worker).await;
-    training.again(&["--attempts", "1"]).await;
-    let log = training.log_at_the_end().await;
+    wait_for_end(worker).await;
+    training.restart(&["--attempts", "1"]).await;
+    let log = training.log_after_success().await;
     assert!(log.contains("stopped before the run had paused"), "{log}");
     assert!(!log.contains("lost"), "{log}");
 }
@@ -293,14 +293,14 @@ async fn workers_find_a_restarted_server_with_tls() {
         );
     }
     training.server.process.kill().await.unwrap();
-    training.again(&["--attempts", "1"]).await;
-    reach(&training.run, 10).await;
+    training.restart(&["--attempts", "1"]).await;
+    wait_for_step(&training.run, 10).await;
     assert_eq!(
         worker_of(&training.data()),
         worker,
         "the same worker continues"
     );
-    let log = training.log_at_the_end().await;
+    let log = training.log_after_success().await;
     assert!(!log.contains("lost"), "{log}");
 }
 
@@ -321,7 +321,7 @@ async fn workers_ignore_proxies_and_get_no_secrets() {
         known.contains("PATH=") && !known.contains("secret"),
         "{known}"
     );
-    let log = training.log_at_the_end().await;
+    let log = training.log_after_success().await;
     assert!(!log.contains("lost"), "{log}");
 }
 
@@ -336,7 +336,7 @@ async fn a_deleted_run_leaves_no_worker_and_no_file() {
     let mut lines = training.run.stream_logs();
     training.run.clone().delete().await.unwrap();
     while lines.next().await.is_some_and(|line| line.is_ok()) {}
-    ended(worker).await;
+    wait_for_end(worker).await;
     assert_eq!(files(), 0);
     let finetuner = training.server.log_in(&training.token).await.unwrap();
     let again = fit(&finetuner, "run", 1).await.unwrap();

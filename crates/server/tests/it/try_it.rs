@@ -4,7 +4,7 @@ use reqwest::{StatusCode, multipart};
 
 use crate::{
     logins::sign_in,
-    support::{Backend, finished_run, fit, pairs, reach, start},
+    support::{Backend, finished_run, fit, pairs, wait_for_step, start},
 };
 
 struct Browser<'a> {
@@ -146,7 +146,7 @@ async fn errors_of_a_search_are_shown_on_the_page() {
     let backend = start().await;
     finished_run(&backend.finetuner, "first").await;
     let going_on = fit(&backend.finetuner, "second", 49).await.unwrap();
-    reach(&going_on, 1).await;
+    wait_for_step(&going_on, 1).await;
     let browser = Browser {
         backend: &backend,
         cookie: sign_in(&backend).await,

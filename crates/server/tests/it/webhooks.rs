@@ -111,7 +111,7 @@ async fn deliveries(http: &Http, hook: &Value) -> Vec<Value> {
 }
 
 /// Waits until the newest delivery has left this state, and returns it.
-async fn no_longer(http: &Http, hook: &Value, state: &str) -> Value {
+async fn wait_until_not(http: &Http, hook: &Value, state: &str) -> Value {
     loop {
         let newest = deliveries(http, hook).await.remove(0);
         if newest["state"] != state {
@@ -156,7 +156,7 @@ async fn the_end_of_a_run_is_delivered_with_a_signature() {
     mac.update(format!("{name}.{time}.{}", call.body).as_bytes());
     let signature = BASE64_STANDARD.encode(mac.finalize().into_bytes());
     assert_eq!(call.header("webhook-signature"), format!("v1,{signature}"));
-    let done = no_longer(&backend.http, &hook, "waiting").await;
+    let done = wait_until_not(&backend.http, &hook, "waiting").await;
     assert_eq!(
         (&done["state"], &done["id"]),
         (&json!("delivered"), &json!(name))
@@ -181,7 +181,7 @@ async fn a_failed_delivery_is_retried_until_the_last_attempt() {
     let second = receiver.call().await;
     assert_eq!(first.header("webhook-id"), second.header("webhook-id"));
     assert_eq!(first.body, second.body);
-    let failed = no_longer(http, &hook, "waiting").await;
+    let failed = wait_until_not(http, &hook, "waiting").await;
     assert_eq!(failed["state"], "failed");
     assert!(
         failed["outcome"].as_str().unwrap().contains("410"),
@@ -209,7 +209,7 @@ async fn a_failed_delivery_is_retried_until_the_last_attempt() {
     assert!(outcome.contains("redirects"), "{redirected}");
     assert!(!outcome.contains("secret"), "{redirected}");
     receiver.call().await;
-    let done = no_longer(http, &hook, "waiting").await;
+    let done = wait_until_not(http, &hook, "waiting").await;
     assert_eq!(done["state"], "delivered");
 }
 
