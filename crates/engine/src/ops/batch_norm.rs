@@ -278,7 +278,7 @@ mod tests {
     use crate::ops::testing::params;
 
     #[test]
-    fn a_bias_before_the_normalisation_moves_its_running_mean_alone() {
+    fn a_bias_before_batch_norm_shifts_only_the_running_mean() {
         let parts = ["weight", "bias", "running_mean", "running_var", "before"];
         let names = parts.map(|part| format!("n.{part}"));
         let shapes = names.each_ref().map(|name| (&**name, &[1usize][..]));

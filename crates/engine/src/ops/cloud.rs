@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_hold_what_indexing_finds_and_give_gradients_back() {
+    fn groups_equal_indexing_and_have_gradients() {
         let (width, clouds) = (4, 2);
         let rows = vec![0, 2, 2, 1, 4, 4, 3, 5];
         let coordinates: Vec<Point> = noise(1, 3 * rows.len())

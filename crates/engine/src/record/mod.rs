@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_hold_what_was_measured_at_one_step() {
+    fn each_row_contains_the_measurements_of_one_step() {
         let mut history = History::default();
         history.add("eval/hit", 0, 0.5);
         history.add("train_loss", 4, 1.0);

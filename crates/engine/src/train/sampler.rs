@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn random_batches_hold_every_example_once_and_none_alone() {
+    fn random_batches_contain_every_example_once_and_none_alone() {
         let classes = set(&[0; 13]);
         let batches = Sampling::Random.batches(&classes, 4, 1, 0);
         assert_eq!(batches.iter().map(Vec::len).collect::<Vec<_>>(), [4, 4, 5]);

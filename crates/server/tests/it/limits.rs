@@ -53,7 +53,7 @@ async fn parallel_guesses_are_counted_before_they_are_verified() {
 }
 
 #[tokio::test]
-async fn wrong_passwords_lock_out_nobody_else() {
+async fn wrong_passwords_do_not_lock_out_other_users() {
     let settings = Settings {
         trusted_proxies: vec!["127.0.0.0/8".parse().unwrap()],
         ..Settings::default()

@@ -112,7 +112,7 @@ async fn answer(
 
 /// Starts a fake server that reports its calls and never answers the call
 /// `silent`.
-async fn stand_in(silent: &'static str) -> (String, UnboundedReceiver<Asked>) {
+async fn fake_server(silent: &'static str) -> (String, UnboundedReceiver<Asked>) {
     let (asked, calls) = unbounded_channel();
     let routes = Router::new().fallback(answer).with_state((asked, silent));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -123,9 +123,9 @@ async fn stand_in(silent: &'static str) -> (String, UnboundedReceiver<Asked>) {
 
 /// An engine may stop a job that has just started.
 #[tokio::test]
-async fn a_worker_obeys_sigterm_before_it_has_its_job() {
+async fn a_worker_handles_sigterm_before_it_has_its_job() {
     for silent in ["start", "job"] {
-        let (url, mut calls) = stand_in(silent).await;
+        let (url, mut calls) = fake_server(silent).await;
         let worker = support::server()
             .arg("worker")
             .env("FINETUNER_WORKER_URL", url)

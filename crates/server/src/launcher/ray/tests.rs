@@ -33,12 +33,12 @@ struct Asked {
 /// Answers by method and path. Anything else gets 404, as Ray answers for
 /// unknown jobs.
 #[derive(Clone, Default)]
-struct StandIn {
+struct FakeDashboard {
     answers: Arc<Mutex<HashMap<String, (StatusCode, String)>>>,
     asked: Arc<Mutex<Vec<Asked>>>,
 }
 
-impl StandIn {
+impl FakeDashboard {
     /// Answers with the recorded answer `name` from now on.
     fn gives(&self, what: &str, name: &str) {
         let recorded: Value = serde_json::from_str(include_str!("recorded.json")).unwrap();
@@ -66,7 +66,7 @@ impl StandIn {
 }
 
 async fn answer(
-    State(stand_in): State<StandIn>,
+    State(fake_dashboard): State<FakeDashboard>,
     method: Method,
     uri: Uri,
     headers: HeaderMap,
@@ -79,23 +79,23 @@ async fn answer(
         authorization: authorization.map(|value| value.to_str().unwrap().to_owned()),
         body: body.to_vec(),
     };
-    stand_in.asked.lock().unwrap().push(asked);
-    let answers = stand_in.answers.lock().unwrap();
+    fake_dashboard.asked.lock().unwrap().push(asked);
+    let answers = fake_dashboard.answers.lock().unwrap();
     let unknown = (StatusCode::NOT_FOUND, "Job does not exist".to_owned());
     answers.get(&what).cloned().unwrap_or(unknown)
 }
 
-async fn stand_in() -> (StandIn, RaySettings) {
-    let stand_in = StandIn::default();
+async fn fake_dashboard() -> (FakeDashboard, RaySettings) {
+    let fake_dashboard = FakeDashboard::default();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}/", listener.local_addr().unwrap());
-    let router = Router::new().fallback(answer).with_state(stand_in.clone());
+    let router = Router::new().fallback(answer).with_state(fake_dashboard.clone());
     tokio::spawn(async move { axum::serve(listener, router).await });
     let settings = RaySettings {
         address,
         ..RaySettings::default()
     };
-    (stand_in, settings)
+    (fake_dashboard, settings)
 }
 
 fn ray(settings: &RaySettings) -> Ray {
@@ -112,7 +112,7 @@ const SUBMIT: &str = "POST /api/jobs/";
 
 #[tokio::test]
 async fn the_token_is_only_in_the_package() {
-    let (dashboard, settings) = stand_in().await;
+    let (dashboard, settings) = fake_dashboard().await;
     dashboard.gives(PACKAGE, "package");
     dashboard.gives(SUBMIT, "submitted");
     let settings = RaySettings {
@@ -166,7 +166,7 @@ async fn the_token_is_only_in_the_package() {
 
 #[tokio::test]
 async fn a_job_without_a_core_count_gets_one_core_and_one_thread() {
-    let (dashboard, settings) = stand_in().await;
+    let (dashboard, settings) = fake_dashboard().await;
     dashboard.gives(PACKAGE, "package");
     dashboard.gives(SUBMIT, "submitted");
     let mut order = order();
@@ -181,7 +181,7 @@ async fn a_job_without_a_core_count_gets_one_core_and_one_thread() {
 
 #[tokio::test]
 async fn an_existing_job_counts_as_started() {
-    let (dashboard, settings) = stand_in().await;
+    let (dashboard, settings) = fake_dashboard().await;
     dashboard.gives(KNOWS, "known");
     ray(&settings).start(&order()).await.unwrap();
     assert_eq!(dashboard.asked(), [KNOWS]);
@@ -189,7 +189,7 @@ async fn an_existing_job_counts_as_started() {
 
 #[tokio::test]
 async fn a_refusal_of_ray_is_reported_by_the_last_line_of_its_traceback() {
-    let (dashboard, settings) = stand_in().await;
+    let (dashboard, settings) = fake_dashboard().await;
     dashboard.gives(PACKAGE, "package");
     dashboard.gives(SUBMIT, "wrong field");
     let error = ray(&settings).start(&order()).await.unwrap_err();
@@ -215,7 +215,7 @@ async fn a_refusal_of_ray_is_reported_by_the_last_line_of_its_traceback() {
 
 #[tokio::test]
 async fn every_state_of_ray_maps_to_a_job_state() {
-    let (dashboard, settings) = stand_in().await;
+    let (dashboard, settings) = fake_dashboard().await;
     dashboard.gives("GET /api/jobs/", "list");
     let launcher = ray(&RaySettings {
         keep_ended_seconds: u64::MAX,
@@ -267,7 +267,7 @@ async fn every_state_of_ray_maps_to_a_job_state() {
 
 #[tokio::test]
 async fn a_waiting_job_ends_when_it_is_stopped() {
-    let (dashboard, settings) = stand_in().await;
+    let (dashboard, settings) = fake_dashboard().await;
     dashboard.gives("GET /api/jobs/", "list");
     for n in [1, 6] {
         dashboard.gives(&format!("POST /api/jobs/ft-0123abcd-{n}-1/stop"), "stopped");
@@ -285,7 +285,7 @@ async fn a_waiting_job_ends_when_it_is_stopped() {
 
 #[tokio::test]
 async fn jobs_that_ended_long_ago_are_deleted() {
-    let (dashboard, settings) = stand_in().await;
+    let (dashboard, settings) = fake_dashboard().await;
     dashboard.gives("GET /api/jobs/", "list");
     // The recorded jobs ended longer ago than that.
     let launcher = ray(&RaySettings {
@@ -305,7 +305,7 @@ async fn jobs_that_ended_long_ago_are_deleted() {
 
 #[tokio::test]
 async fn the_clusters_token_is_read_at_each_call_and_never_printed() {
-    let (dashboard, settings) = stand_in().await;
+    let (dashboard, settings) = fake_dashboard().await;
     dashboard.gives("GET /api/jobs/", "no token");
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token");
@@ -333,7 +333,7 @@ async fn the_clusters_token_is_read_at_each_call_and_never_printed() {
 
 #[tokio::test]
 async fn an_unreachable_dashboard_is_an_error() {
-    let (_, settings) = stand_in().await;
+    let (_, settings) = fake_dashboard().await;
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);

@@ -20,13 +20,13 @@ use super::*;
 type Call = (String, String, Value);
 
 /// A fake server of a tracker.
-struct StandIn {
+struct FakeTracker {
     calls: Mutex<Vec<Call>>,
     /// Answers to calls, chosen by the path's end and the body.
     answer: fn(&str, &Value, usize) -> (StatusCode, Value),
 }
 
-async fn take(State(stand_in): State<Arc<StandIn>>, request: Request) -> impl IntoResponse {
+async fn take(State(tracker): State<Arc<FakeTracker>>, request: Request) -> impl IntoResponse {
     let path = request.uri().path().to_owned();
     let login = request.headers().get("authorization");
     let login = login.map_or("", |login| login.to_str().unwrap()).to_owned();
@@ -34,27 +34,27 @@ async fn take(State(stand_in): State<Arc<StandIn>>, request: Request) -> impl In
         .await
         .unwrap();
     let body: Value = serde_json::from_slice(&body).unwrap_or_default();
-    let mut calls = stand_in.calls.lock().unwrap();
+    let mut calls = tracker.calls.lock().unwrap();
     let before = calls.iter().filter(|(known, ..)| *known == path).count();
-    let (status, answer) = (stand_in.answer)(&path, &body, before);
+    let (status, answer) = (tracker.answer)(&path, &body, before);
     calls.push((path, login, body));
     (status, Json(answer))
 }
 
-impl StandIn {
+impl FakeTracker {
     /// Starts the server. Returns its address and a handle.
     async fn start(answer: fn(&str, &Value, usize) -> (StatusCode, Value)) -> (String, Arc<Self>) {
-        let stand_in = Arc::new(Self {
+        let tracker = Arc::new(Self {
             calls: Mutex::default(),
             answer,
         });
         let router = Router::new()
             .fallback(take)
-            .with_state(Arc::clone(&stand_in));
+            .with_state(Arc::clone(&tracker));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, router).await });
-        (address, stand_in)
+        (address, tracker)
     }
 
     /// Returns the bodies of the calls whose path ends with `end`.
@@ -136,8 +136,8 @@ fn of_mlflow(path: &str, body: &Value, _: usize) -> (StatusCode, Value) {
 }
 
 /// Returns key and step of each metric that was sent.
-fn sent(stand_in: &StandIn) -> Vec<(String, u64)> {
-    let bodies = stand_in.bodies("runs/log-batch");
+fn sent(tracker: &FakeTracker) -> Vec<(String, u64)> {
+    let bodies = tracker.bodies("runs/log-batch");
     let metrics = bodies
         .iter()
         .filter_map(|body| body["metrics"].as_array())
@@ -151,7 +151,7 @@ fn sent(stand_in: &StandIn) -> Vec<(String, u64)> {
 
 #[tokio::test]
 async fn mlflow_is_updated_during_the_run() {
-    let (address, stand_in) = StandIn::start(of_mlflow).await;
+    let (address, tracker) = FakeTracker::start(of_mlflow).await;
     let with_login = address.replace("http://", "http://ann:secret@");
     let log = run(
         MLFlowLogger::new("", with_login),
@@ -165,21 +165,21 @@ async fn mlflow_is_updated_during_the_run() {
     );
     assert!(!log.concat().contains("secret"), "{log:?}");
     assert_eq!(
-        stand_in.bodies("experiments/create"),
+        tracker.bodies("experiments/create"),
         [json!({"name": "fashion"})]
     );
-    let created = &stand_in.bodies("runs/create")[0];
+    let created = &tracker.bodies("runs/create")[0];
     assert_eq!(created["run_name"], "shoes");
     let tags = created["tags"].as_array().unwrap();
     assert!(tags.contains(&json!({"key": "finetuner.run", "value": "0123456789abcdef"})));
-    let params = &stand_in.bodies("runs/log-batch")[0]["params"];
+    let params = &tracker.bodies("runs/log-batch")[0]["params"];
     assert!(
         params
             .as_array()
             .unwrap()
             .contains(&json!({"key": "epochs", "value": "5"}))
     );
-    let metrics = sent(&stand_in);
+    let metrics = sent(&tracker);
     for (key, steps) in [
         ("step/loss", vec![1, 2, 3, 4]),
         ("epoch/train_loss", vec![2, 4]),
@@ -188,12 +188,12 @@ async fn mlflow_is_updated_during_the_run() {
         let found: Vec<u64> = found.map(|(_, step)| *step).collect();
         assert_eq!(found, steps, "{key}");
     }
-    let end = stand_in.bodies("runs/update");
+    let end = tracker.bodies("runs/update");
     assert_eq!(end.len(), 1);
     assert_eq!(end[0]["status"], "FINISHED");
     // `ann:secret`
     assert!(
-        stand_in
+        tracker
             .logins()
             .iter()
             .all(|login| login == "Basic YW5uOnNlY3JldA==")
@@ -202,7 +202,7 @@ async fn mlflow_is_updated_during_the_run() {
 
 #[tokio::test]
 async fn a_resumed_run_continues_its_mlflow_run() {
-    let (address, stand_in) = StandIn::start(|path, body, before| {
+    let (address, tracker) = FakeTracker::start(|path, body, before| {
         if path.ends_with("runs/search") {
             assert!(
                 body["filter"]
@@ -219,10 +219,10 @@ async fn a_resumed_run_continues_its_mlflow_run() {
     })
     .await;
     run(MLFlowLogger::new("", address), &Environment::default(), 1).await;
-    assert!(stand_in.bodies("runs/create").is_empty());
-    let updates = stand_in.bodies("runs/update");
+    assert!(tracker.bodies("runs/create").is_empty());
+    let updates = tracker.bodies("runs/update");
     assert_eq!(updates[0], json!({"run_id": "r0", "status": "RUNNING"}));
-    let metrics = sent(&stand_in);
+    let metrics = sent(&tracker);
     // Steps that the server had are not sent again.
     assert!(metrics.contains(&("step/loss".to_owned(), 4)));
     assert!(!metrics.contains(&("step/loss".to_owned(), 3)));
@@ -236,10 +236,10 @@ async fn a_cancelled_run_ends_in_mlflow_and_a_paused_one_stays_open() {
         (End::Failed, Some("FAILED")),
         (End::Left, None),
     ] {
-        let (address, stand_in) = StandIn::start(of_mlflow).await;
+        let (address, tracker) = FakeTracker::start(of_mlflow).await;
         let logger = MLFlowLogger::new("", address);
         run_until(end, logger, &Environment::default(), 0).await;
-        let updates = stand_in.bodies("runs/update");
+        let updates = tracker.bodies("runs/update");
         let status = updates
             .last()
             .map(|update| update["status"].as_str().unwrap());
@@ -249,7 +249,7 @@ async fn a_cancelled_run_ends_in_mlflow_and_a_paused_one_stays_open() {
 
 #[tokio::test]
 async fn a_tracker_outage_fails_no_run_and_is_retried() {
-    let (address, stand_in) = StandIn::start(|path, body, before| match before {
+    let (address, tracker) = FakeTracker::start(|path, body, before| match before {
         0 if path.ends_with("get-by-name") => (StatusCode::BAD_GATEWAY, json!({})),
         _ => of_mlflow(path, body, before),
     })
@@ -263,7 +263,7 @@ async fn a_tracker_outage_fails_no_run_and_is_retried() {
         log.iter().any(|line| line.contains("can be reached again")),
         "{log:?}"
     );
-    assert_eq!(stand_in.bodies("runs/update")[0]["status"], "FINISHED");
+    assert_eq!(tracker.bodies("runs/update")[0]["status"], "FINISHED");
     // No server listens at this address.
     let log = run(
         MLFlowLogger::new("", "http://127.0.0.1:1"),
@@ -276,8 +276,8 @@ async fn a_tracker_outage_fails_no_run_and_is_retried() {
 
 #[tokio::test]
 async fn a_tracker_that_refuses_is_not_called_again() {
-    let (address, stand_in) =
-        StandIn::start(|_, _, _| (StatusCode::UNAUTHORIZED, json!({"message": "who are you?"})))
+    let (address, tracker) =
+        FakeTracker::start(|_, _, _| (StatusCode::UNAUTHORIZED, json!({"message": "who are you?"})))
             .await;
     let log = run(MLFlowLogger::new("", address), &Environment::default(), 0).await;
     assert!(
@@ -285,7 +285,7 @@ async fn a_tracker_that_refuses_is_not_called_again() {
         "{log:?}"
     );
     assert!(log[0].contains("who are you?"), "{log:?}");
-    assert_eq!(stand_in.calls.lock().unwrap().len(), 1);
+    assert_eq!(tracker.calls.lock().unwrap().len(), 1);
 }
 
 fn of_wandb(path: &str, body: &Value, _: usize) -> (StatusCode, Value) {
@@ -304,9 +304,9 @@ fn at(address: &str) -> Environment {
 }
 
 /// Returns the lines of the history that were sent, each with its number.
-fn history(stand_in: &StandIn) -> Vec<(u64, Value)> {
+fn history(tracker: &FakeTracker) -> Vec<(u64, Value)> {
     let mut lines = Vec::new();
-    for body in stand_in.bodies("/file_stream") {
+    for body in tracker.bodies("/file_stream") {
         let history = &body["files"]["wandb-history.jsonl"];
         let first = history["offset"].as_u64().unwrap_or(0);
         let content = history["content"].as_array().cloned().unwrap_or_default();
@@ -322,7 +322,7 @@ fn history(stand_in: &StandIn) -> Vec<(u64, Value)> {
 
 #[tokio::test]
 async fn weights_and_biases_is_updated_during_the_run() {
-    let (address, stand_in) = StandIn::start(of_wandb).await;
+    let (address, tracker) = FakeTracker::start(of_wandb).await;
     let options = WandBLogger::new()
         .api_key("secret")
         .metrics_logger_step("batch")
@@ -333,7 +333,7 @@ async fn weights_and_biases_is_updated_during_the_run() {
         "{log:?}"
     );
     assert!(!log.concat().contains("secret"), "{log:?}");
-    let asked = &stand_in.bodies("/graphql")[0]["variables"];
+    let asked = &tracker.bodies("/graphql")[0]["variables"];
     assert_eq!(
         (&asked["project"], &asked["displayName"]),
         (&json!("fashion"), &json!("shoes"))
@@ -341,21 +341,21 @@ async fn weights_and_biases_is_updated_during_the_run() {
     assert_eq!(asked["tags"], json!(["shoes"]));
     let config: Value = serde_json::from_str(asked["config"].as_str().unwrap()).unwrap();
     assert_eq!(config["epochs"], json!({"value": 5}));
-    let lines = history(&stand_in);
+    let lines = history(&tracker);
     let numbers: Vec<u64> = lines.iter().map(|(number, _)| *number).collect();
     assert_eq!(numbers, (0..lines.len() as u64).collect::<Vec<_>>());
     let losses = lines
         .iter()
         .filter_map(|(_, line)| line["step/loss"].as_f64());
     assert_eq!(losses.collect::<Vec<_>>(), [1.0, 0.5, 1.0 / 3.0, 0.25]);
-    let streamed = stand_in.bodies("/file_stream");
+    let streamed = tracker.bodies("/file_stream");
     assert_eq!(
         *streamed.last().unwrap(),
         json!({"complete": true, "exitcode": 0})
     );
     // `api:secret`
     assert!(
-        stand_in
+        tracker
             .logins()
             .iter()
             .all(|login| login == "Basic YXBpOnNlY3JldA==")
@@ -364,7 +364,7 @@ async fn weights_and_biases_is_updated_during_the_run() {
 
 #[tokio::test]
 async fn a_resumed_run_continues_its_weights_and_biases_run() {
-    let (address, stand_in) = StandIn::start(|path, body, before| {
+    let (address, tracker) = FakeTracker::start(|path, body, before| {
         let (status, mut answer) = match path {
             "/graphql" if body["query"].as_str().unwrap().starts_with("query") => {
                 let tail = json!([json!({"_step": 3}).to_string()]).to_string();
@@ -384,7 +384,7 @@ async fn a_resumed_run_continues_its_weights_and_biases_run() {
     .await;
     let options = WandBLogger::new().api_key("k").metrics_logger_step("batch");
     run(options, &at(&address), 1).await;
-    let lines = history(&stand_in);
+    let lines = history(&tracker);
     assert_eq!(lines[0].0, 5);
     assert!(
         lines.iter().all(|(_, line)| line["_step"] == 4),
