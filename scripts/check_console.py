@@ -484,7 +484,7 @@ def check(server, browser):
     assert driver.switch_to.active_element.text == "Skip to content"
     webdriver.ActionChains(driver).send_keys(Keys.ENTER, Keys.TAB).perform()
     assert driver.switch_to.active_element.text == "Start a run"
-    # The table is a stop of its own, since it may scroll.
+    # The table is a separate tab stop, because it may scroll.
     webdriver.ActionChains(driver).send_keys(Keys.TAB, Keys.TAB).perform()
     assert driver.switch_to.active_element.text == "default"
     webdriver.ActionChains(driver).send_keys(Keys.ENTER).perform()

@@ -14,6 +14,6 @@ venv=${1:-target/cuda-venv}
 CUDA_HOME=$(cd "$venv"/lib/python3*/site-packages/nvidia/cu13 && pwd)
 export CUDA_HOME
 # Without a GPU, the compute capability must be given: 9.0 is Hopper. Without a driver, cudarc
-# must be told the version of the headers.
+# needs the version of the headers.
 export CUDA_COMPUTE_CAP="${CUDA_COMPUTE_CAP:-90}" CUDARC_CUDA_VERSION="${CUDARC_CUDA_VERSION:-13000}"
 PATH="$CUDA_HOME/bin:$PATH" cargo check --locked -p finetuner-engine --features cuda
