@@ -167,7 +167,11 @@ mod tests {
         let calls = Arc::new(AtomicU64::new(0));
         let first = numbers(250, Arc::clone(&calls)).stream().next().await;
         assert_eq!(first.unwrap().unwrap(), 0);
-        assert_eq!(calls.load(Ordering::SeqCst), 1, "only the pages that are read");
+        assert_eq!(
+            calls.load(Ordering::SeqCst),
+            1,
+            "only the pages that are read"
+        );
         let page = numbers(250, calls).page(3, 100).await.unwrap();
         assert_eq!(page.items.len(), 50);
     }

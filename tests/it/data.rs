@@ -385,7 +385,10 @@ async fn a_lost_part_is_sent_again() {
         .connect()
         .await
         .unwrap();
-    finetuner.push("large", incompressible(100, 400_000)).await.unwrap();
+    finetuner
+        .push("large", incompressible(100, 400_000))
+        .await
+        .unwrap();
     assert_eq!(
         cuts.load(Ordering::SeqCst),
         2,

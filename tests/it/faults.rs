@@ -12,8 +12,8 @@ use serde_json::json;
 use wiremock::{MockServer, ResponseTemplate};
 
 use crate::mock::{
-    ARTIFACT, Sequence, TOKEN, WHOAMI, accept_all, count, short_pauses, login, on, proxy_that_loses,
-    raw_server, send, test_backend, finished_test_run, with_run,
+    ARTIFACT, Sequence, TOKEN, WHOAMI, accept_all, count, finished_test_run, login, on,
+    proxy_that_loses, raw_server, send, short_pauses, test_backend, with_run,
 };
 
 const STATUS: &str = "/api/v1/experiments/default/runs/r/status";
@@ -62,7 +62,11 @@ async fn a_wrong_token_fails_at_login() {
     assert!(error.is_unauthorized() && !error.is_retryable());
     assert_eq!(error.status(), Some(401));
     assert_eq!(error.server_message(), Some("the token is not known"));
-    assert_eq!(count(&server, "whoami").await, 1, "a wrong token is not retried");
+    assert_eq!(
+        count(&server, "whoami").await,
+        1,
+        "a wrong token is not retried"
+    );
 }
 
 #[tokio::test]

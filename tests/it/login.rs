@@ -8,7 +8,7 @@ use wiremock::{Mock, MockServer, Request, ResponseTemplate, matchers::path};
 
 use crate::{
     backend,
-    mock::{accept_all, count, short_pauses, on},
+    mock::{accept_all, count, on, short_pauses},
 };
 
 const WHOAMI: &str = "/v2/rpc/user.identity.whoami";

@@ -15,7 +15,7 @@ use finetuner_test::{Fault, TestBackend};
 use serde_json::json;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::mock::{ARTIFACT, TOKEN, short_pauses, raw_server, send, finished_test_run};
+use crate::mock::{ARTIFACT, TOKEN, finished_test_run, raw_server, send, short_pauses};
 
 /// More failed polls of a run than a call has attempts.
 fn fail_polls(backend: &TestBackend) {

@@ -14,8 +14,8 @@ use serde_json::json;
 use wiremock::{MockServer, ResponseTemplate};
 
 use crate::mock::{
-    ARTIFACT, Sequence, TOKEN, accept_all, count, short_pauses, login, on, proxy_that_loses,
-    raw_server, send, with_run,
+    ARTIFACT, Sequence, TOKEN, accept_all, count, login, on, proxy_that_loses, raw_server, send,
+    short_pauses, with_run,
 };
 
 const RUN: &str = "/api/v1/experiments/default/runs/r";
@@ -328,7 +328,11 @@ async fn a_broken_download_has_as_many_attempts_as_a_call() {
             let _ = write!(connection, "{head}\r\n\r\n");
         }
     });
-    let error = connect(url, short_pauses()).await.pull("d").await.unwrap_err();
+    let error = connect(url, short_pauses())
+        .await
+        .pull("d")
+        .await
+        .unwrap_err();
     assert_eq!(error.status(), Some(503), "{error}");
     assert_eq!(error.attempts(), 4);
     assert_eq!(asked.load(Ordering::SeqCst), 4);

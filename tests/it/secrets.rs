@@ -7,7 +7,7 @@ use finetuner_test::Fault;
 use serde_json::json;
 
 use crate::{
-    mock::{test_backend, finished_test_run},
+    mock::{finished_test_run, test_backend},
     process::in_child_process,
 };
 
@@ -98,10 +98,7 @@ async fn no_printed_text_contains_a_token() {
         assert!(!text.contains(TOKEN), "{text}");
     }
     let logged = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    assert!(
-        logged.contains("finetuner.request"),
-        "the log was captured"
-    );
+    assert!(logged.contains("finetuner.request"), "the log was captured");
     assert!(
         !logged.contains("default/runs/r/"),
         "names are data: {logged}"

@@ -116,7 +116,10 @@ mod tests {
         assert!(is_right("correct horse", &hash));
         assert!(!is_right("correct mouse", &hash));
         assert!(!is_right("", "no hash"));
-        assert!(PasswordHash::new(DUMMY).is_ok(), "its verification takes as long");
+        assert!(
+            PasswordHash::new(DUMMY).is_ok(),
+            "its verification takes as long"
+        );
         assert!(hash_password("short").unwrap_err().contains("8 to 1024"));
     }
 }

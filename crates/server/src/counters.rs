@@ -140,7 +140,10 @@ mod tests {
             "finetuner_workers_lost_total 1",
             r#"finetuner_runs{status="FINISHED"} 3"#,
         ] {
-            assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
+            assert!(
+                text.lines().any(|l| l == line),
+                "{line} is missing in\n{text}"
+            );
         }
         let text = counters.text(vec![("FAILED".to_owned(), 1)]);
         assert!(!text.contains("FINISHED"), "{text}");

@@ -242,7 +242,10 @@ mod tests {
         while gate.users()["ada"].places < 2 {
             tokio::task::yield_now().await;
         }
-        assert!(gate.enter("ada").await.is_err(), "two of ada's jobs are inside");
+        assert!(
+            gate.enter("ada").await.is_err(),
+            "two of ada's jobs are inside"
+        );
         drop(gate.enter("bob").await.unwrap());
         drop(first);
         second.await.unwrap().unwrap();

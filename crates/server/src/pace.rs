@@ -266,7 +266,10 @@ mod tests {
         for _ in 0..10_000 {
             patience.moved(second, 2048);
         }
-        assert_eq!(patience.left, PATIENCE, "2 KiB a second may continue without limit");
+        assert_eq!(
+            patience.left, PATIENCE,
+            "2 KiB a second may continue without limit"
+        );
         let mut seconds = 0;
         while patience.left > 10 * second {
             patience.moved(10 * second, 1);

@@ -310,7 +310,10 @@ fn an_interrupted_save_is_completed_or_undone() {
             let name = module_path!().split_once("::").unwrap().1;
             let job = format!("{number} {at} {}", folder.display());
             let child = Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", &format!("{name}::interrupted_save_in_a_child_process")])
+                .args([
+                    "--exact",
+                    &format!("{name}::interrupted_save_in_a_child_process"),
+                ])
                 .env("FINETUNER_TEST_KILLED_SAVER", job)
                 .output()
                 .unwrap();

@@ -486,7 +486,10 @@ mod tests {
         assert_eq!(told(&all, &user).await, ["run.cancelled", "run.started"]);
         assert!(told(&finished, &user).await.is_empty());
         assert!(told(&other, &eve).await.is_empty());
-        assert!(told(&all, &eve).await.is_empty(), "it belongs to another user");
+        assert!(
+            told(&all, &eve).await.is_empty(),
+            "it belongs to another user"
+        );
         // One at a time, the oldest first.
         let first = due(&db, &[]).await;
         assert_eq!(first.len(), 1);

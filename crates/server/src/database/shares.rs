@@ -222,7 +222,10 @@ mod tests {
             let gone = db.delete_share(by.clone(), run, second.id.clone()).await;
             gone.unwrap().is_some()
         };
-        assert!(!revoke(&owner, run + 1).await, "the link belongs to another run");
+        assert!(
+            !revoke(&owner, run + 1).await,
+            "the link belongs to another run"
+        );
         assert!(!revoke(&eve, run).await);
         assert!(revoke(&owner, run).await);
         assert!(db.shared(&other).await.unwrap().is_none());

@@ -11,7 +11,7 @@ use reqwest::{
 use crate::{
     console::Browser,
     logins::sign_in,
-    support::{Backend, Http, connect, fit, pairs, wait_for_step, start, start_with},
+    support::{Backend, Http, connect, fit, pairs, start, start_with, wait_for_step},
 };
 
 const NEW: &str = "/console/data/new";

@@ -7,7 +7,7 @@ use reqwest::StatusCode;
 use crate::{
     console::Browser,
     logins::sign_in,
-    support::{Backend, finished_run, fit, pairs, wait_for_step, start},
+    support::{Backend, finished_run, fit, pairs, start, wait_for_step},
 };
 
 const SELECTED: &str = "/console/runs/selected";

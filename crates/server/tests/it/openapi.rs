@@ -347,10 +347,7 @@ async fn every_route_answers_as_described_in_openapi() {
     let missing: Vec<(String, String)> = all
         .filter(|operation| !description.seen.contains(operation) && !elsewhere(&operation.1))
         .collect();
-    assert!(
-        missing.is_empty(),
-        "these never succeeded: {missing:?}"
-    );
+    assert!(missing.is_empty(), "these never succeeded: {missing:?}");
 }
 
 fn sha256(bytes: &[u8]) -> String {

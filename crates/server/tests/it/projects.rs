@@ -12,7 +12,7 @@ use crate::{
     console::Browser,
     logins::sign_in,
     security::{Body, routes, send},
-    support::{Backend, Http, finished_run, fit, pairs, wait_for_step, start},
+    support::{Backend, Http, finished_run, fit, pairs, start, wait_for_step},
 };
 
 /// Ends of those [`routes`] that only read.
@@ -345,7 +345,10 @@ async fn pages_and_forms_offer_only_what_the_role_allows() {
         assert_eq!(switched.0, StatusCode::SEE_OTHER, "{name}");
         let page = browser.page(run).await;
         assert_eq!(page.contains("/mine/clone\""), clones, "{name}");
-        assert!(!page.contains("/mine/delete\""), "{name}: not the user's own");
+        assert!(
+            !page.contains("/mine/delete\""),
+            "{name}: not the user's own"
+        );
         assert!(page.contains("Started by"), "{name}");
         // Code samples name the project.
         let code = browser.page(&format!("{run}/try")).await;

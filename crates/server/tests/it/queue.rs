@@ -17,7 +17,9 @@ use finetuner_server::{
 use futures_util::future::{BoxFuture, join_all};
 use serde_json::json;
 
-use crate::support::{Http, connect, exchange, fit, losses, pairs, wait_for_step, start, start_with};
+use crate::support::{
+    Http, connect, exchange, fit, losses, pairs, start, start_with, wait_for_step,
+};
 
 /// Checkpoints at every opportunity, so that little work is lost.
 fn checkpoint_always() -> Settings {

@@ -12,7 +12,7 @@ use finetuner_server::Settings;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::support::{Backend, Http, finished_run, fit, pairs, wait_for_step, start, start_with};
+use crate::support::{Backend, Http, finished_run, fit, pairs, start, start_with, wait_for_step};
 
 const TEXTS: [&str; 3] = [
     "a red dress",

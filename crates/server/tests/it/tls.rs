@@ -47,7 +47,10 @@ async fn a_self_signed_certificate_is_trusted_if_configured() {
     assert!(folder.path().join("model/model.safetensors").is_file());
 
     let error = builder().login().await.err().unwrap();
-    assert!(error.is_connect(), "the certificate is not trusted: {error}");
+    assert!(
+        error.is_connect(),
+        "the certificate is not trusted: {error}"
+    );
     let other = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
     let error = builder()
         .add_root_certificate(other.cert.pem())

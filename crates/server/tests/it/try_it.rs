@@ -4,7 +4,7 @@ use reqwest::{StatusCode, multipart};
 
 use crate::{
     logins::sign_in,
-    support::{Backend, finished_run, fit, pairs, wait_for_step, start},
+    support::{Backend, finished_run, fit, pairs, start, wait_for_step},
 };
 
 struct Browser<'a> {

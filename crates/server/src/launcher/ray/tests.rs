@@ -89,7 +89,9 @@ async fn fake_dashboard() -> (FakeDashboard, RaySettings) {
     let fake_dashboard = FakeDashboard::default();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}/", listener.local_addr().unwrap());
-    let router = Router::new().fallback(answer).with_state(fake_dashboard.clone());
+    let router = Router::new()
+        .fallback(answer)
+        .with_state(fake_dashboard.clone());
     tokio::spawn(async move { axum::serve(listener, router).await });
     let settings = RaySettings {
         address,

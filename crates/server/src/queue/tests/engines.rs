@@ -62,7 +62,11 @@ async fn an_unlisted_job_without_a_lease_is_lost_after_a_grace_period() {
     );
     harness.advance(5).await;
     let [run] = harness.launched().await.try_into().unwrap();
-    assert_eq!((run.launches, run.attempts), (3, 2), "it does not count as an attempt");
+    assert_eq!(
+        (run.launches, run.attempts),
+        (3, 2),
+        "it does not count as an attempt"
+    );
 }
 
 #[tokio::test]
@@ -323,7 +327,10 @@ async fn a_waiting_job_is_kept_for_the_next_server() {
     harness.launcher.state().begins = Some(pending("job 812"));
     harness.round().await;
     harness.app.begin_to_stop().await;
-    assert!(!harness.queue.round().await.unwrap(), "nothing is waited for");
+    assert!(
+        !harness.queue.round().await.unwrap(),
+        "nothing is waited for"
+    );
     end_all(&harness.app, &engine(&harness.launcher), false).await;
     assert_eq!(harness.launcher.jobs(), [job(1, 1)]);
     let [run] = harness.launched().await.try_into().unwrap();

@@ -276,9 +276,10 @@ async fn a_tracker_outage_fails_no_run_and_is_retried() {
 
 #[tokio::test]
 async fn a_tracker_that_refuses_is_not_called_again() {
-    let (address, tracker) =
-        FakeTracker::start(|_, _, _| (StatusCode::UNAUTHORIZED, json!({"message": "who are you?"})))
-            .await;
+    let (address, tracker) = FakeTracker::start(|_, _, _| {
+        (StatusCode::UNAUTHORIZED, json!({"message": "who are you?"}))
+    })
+    .await;
     let log = run(MLFlowLogger::new("", address), &Environment::default(), 0).await;
     assert!(
         log[0].contains("MLflow refused the run: the answer is 401"),
