@@ -354,10 +354,7 @@ async fn a_failed_job_creation_leaves_no_secret() {
         let names: Vec<&str> = objects.secrets.keys().map(String::as_str).collect();
         assert_eq!(names, ["ft-a1-7-2"]);
         let owner = &objects.secrets["ft-a1-7-2"]["metadata"]["ownerReferences"][0];
-        assert_eq!(
-            owner["uid"], "uid-of-ft-a1-7-2",
-            "it is deleted with its Job"
-        );
+        assert_eq!(owner["uid"], "uid-of-ft-a1-7-2", "deleted with its Job");
     }
     // A server that was killed in between is followed by one without knowledge of it.
     cluster.objects().refusal = lost;
