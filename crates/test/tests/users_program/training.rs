@@ -49,7 +49,7 @@ async fn a_failed_run_is_reported() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_busy_server_is_retried() -> Result<(), Box<dyn std::error::Error>> {
+async fn a_busy_server_is_asked_again() -> Result<(), Box<dyn std::error::Error>> {
     let backend = TestBackend::start().await?;
     backend.fault(Fault::status(503).on("/status").times(2));
     let folder = tempfile::tempdir()?;
