@@ -1,11 +1,18 @@
-//! Passwords, and codes that sign in once.
+//! Passwords, tokens, and codes that sign in once.
+
+use std::net::IpAddr;
 
 use argon2::{
     Argon2,
     password_hash::{PasswordHasher, PasswordVerifier, phc::PasswordHash},
 };
 
-use crate::{app::App, database::now_ms, error::Result, secret};
+use crate::{
+    app::App,
+    database::{Identity, Wanted, now_ms},
+    error::{ApiError, Result},
+    secret,
+};
 
 /// The fewest characters of a password.
 pub(crate) const MIN_PASSWORD: usize = 8;
@@ -60,6 +67,20 @@ pub(crate) async fn check_password(
 /// Of random bytes, with the parameters of ours.
 const DUMMY: &str = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRvZm91cnM$\
                      Wc1KQlvoWK2nMvGnXCqjJ4UJoyFKvxZPcqPzK1sq9yE";
+
+/// Whose token this is, in the wanted project.
+pub(crate) async fn by_token(
+    app: &App,
+    token: &str,
+    wanted: Wanted,
+    address: Option<IpAddr>,
+) -> Result<Identity> {
+    let hash = secret::hash(token);
+    let user = app.database.identify(hash.clone(), wanted, address).await?;
+    let user = user.ok_or_else(ApiError::unauthorized)?;
+    app.note_use(hash);
+    Ok(user)
+}
 
 /// A code that signs the user in at the console, once; none where there is no
 /// such user. It is void once the user has signed in with any.

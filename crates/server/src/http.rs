@@ -25,8 +25,8 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
 use crate::{
-    api::Secure,
     error::StartError,
+    origin::Secure,
     pace::{self, Paced, answers::Answers},
     peer::Peer,
 };

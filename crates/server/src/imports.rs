@@ -6,70 +6,29 @@
 //! sizes are counted instead of believed, and rows, pages and files have limits.
 
 mod pack;
+mod refusal;
 mod spool;
 mod table;
 mod unzip;
 
 use std::{path::Path, sync::Arc};
 
-use finetuner_data::{DocumentSource, Error as DataError, Problems};
-use finetuner_protocol::Document;
+use finetuner_data::{DocumentSource, Error as DataError};
 use serde_json::json;
 
 use crate::{
     app::App,
     database::{Identity, NewArtifact},
-    error::ApiError,
     secret,
     store::Upload,
 };
 
+pub(crate) use refusal::Refusal;
 pub(crate) use spool::{Spool, sweep};
 pub(crate) use table::{FirstRow, Reading, Rows};
 
 /// Documents that are shown beside what is wrong with others.
 const SHOWN: usize = 3;
-
-/// Why a file is not stored.
-pub(crate) enum Refusal {
-    /// The server can't store it, or may not.
-    Failed(ApiError),
-    /// A setting can't be used, or the file as a whole.
-    Field(&'static str, String),
-    /// Rows can't be used. The first good documents show how they are read.
-    Rows(Problems, Vec<Document>),
-}
-
-impl From<ApiError> for Refusal {
-    fn from(error: ApiError) -> Self {
-        Self::Failed(error)
-    }
-}
-
-impl Refusal {
-    /// Returns the refusal of data in `folder`, without the path of the folder.
-    fn data(error: DataError, folder: &Path) -> Self {
-        let prefix = format!("{}/", folder.display());
-        let public = |text: &str| table::words(&text.replace(&prefix, ""));
-        match error {
-            DataError::Data(mut problems) => {
-                for problem in &mut problems.problems {
-                    problem.reason = public(&problem.reason);
-                }
-                Self::Rows(problems, Vec::new())
-            }
-            DataError::File { path, error } => {
-                tracing::warn!("An uploaded file can't be read: {path}: {error}");
-                Self::Field("file", "it can't be read: send it again".to_owned())
-            }
-            other => {
-                let reason = public(&other.to_string());
-                let is_encoding = reason.starts_with("`encoding`");
-                Self::Field(if is_encoding { "encoding" } else { "file" }, reason)
-            }
-        }
-    }
-}
 
 /// A dataset to store.
 pub(crate) struct NewData {

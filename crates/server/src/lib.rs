@@ -8,18 +8,21 @@
 //! | `server`, `command`, `settings`, `settings_file`, `reach` | start and stop, configuration |
 //! | `http`, `peer`, `pace`, `gate` | connections, client addresses, slow clients, limits on concurrent work |
 //! | `requests`, `outside`, `outbox` | requests to the operator's addresses, and to those that users name; messages that leave the server |
-//! | `api` | the routes, one file per group |
+//! | `routes`, `origin` | all routes; the server's own address |
+//! | `api` | the routes of the API, one file per group |
 //! | `console` | the web pages |
+//! | `runs`, `checks` | what the API and the console share |
 //! | `submission` | checks of a new run's configuration and data |
 //! | `queue`, `queue_state`, `launcher`, `worker`, `run_folders` | execution of runs |
 //! | `serving`, `trial` | finished models in use, and search with them |
 //! | `pictures` | fetching of pictures that data refers to |
 //! | `database`, `store`, `folder` | persistence: rows in SQLite, contents in a folder or in S3 |
 //! | `space` | free space on the disk |
-//! | `documents` | previews of stored data |
+//! | `documents`, `imports` | previews of stored data; files uploaded by a browser |
 //! | `accounts`, `attempts`, `oidc`, `secret`, `ticket`, `redaction` | passwords and their limits, sign-in providers, tokens, signed keys, hiding of secrets |
 //! | `upkeep`, `private` | check, backup, restore and clean-up; file permissions |
-//! | `app`, `error`, `clock`, `counters`, `cached` | shared state and helpers |
+//! | `app`, `logins`, `uploads`, `changes` | shared state: logins and uploads in progress, followers of runs |
+//! | `error`, `json`, `tasks`, `clock`, `counters`, `cached` | helpers |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -29,6 +32,7 @@ mod app;
 mod attempts;
 mod cached;
 mod changes;
+mod checks;
 mod clock;
 pub mod command;
 mod console;
@@ -40,8 +44,11 @@ mod folder;
 mod gate;
 mod http;
 mod imports;
+mod json;
 pub mod launcher;
+mod logins;
 mod oidc;
+mod origin;
 mod outbox;
 mod outside;
 mod pace;
@@ -55,7 +62,9 @@ mod races;
 mod reach;
 mod redaction;
 mod requests;
+mod routes;
 mod run_folders;
+mod runs;
 mod secret;
 mod server;
 mod serving;
@@ -64,9 +73,11 @@ mod settings_file;
 mod space;
 mod store;
 mod submission;
+mod tasks;
 mod ticket;
 mod trial;
 mod upkeep;
+mod uploads;
 mod worker;
 
 pub use error::StartError;

@@ -16,9 +16,9 @@ use tokio::{sync::Semaphore, task::JoinHandle};
 use tower::ServiceExt;
 
 use crate::{
-    api,
     app::App,
     database::{CheckpointRow, Identity, NewArtifact, RunRow, Scope, Which},
+    routes,
     settings::Settings,
     store::faults::{Call, Fault, Faulty},
 };
@@ -46,7 +46,7 @@ impl Backend {
         let user = app.database.identity_of("ada").await;
         tokio::spawn(Arc::clone(&app).remove_suspects());
         Self {
-            router: api::router(Arc::clone(&app)),
+            router: routes::router(Arc::clone(&app)),
             app,
             faulty,
             token,

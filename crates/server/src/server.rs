@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 use crate::{
-    accounts, api,
+    accounts,
     app::App,
     database::{self, Database, Scope},
     error::StartError,
@@ -22,7 +22,7 @@ use crate::{
     oidc::Oidc,
     outbox,
     queue::{self, Engine},
-    reach,
+    reach, routes,
     settings::Settings,
     space::Space,
     upkeep,
@@ -193,7 +193,7 @@ impl Server {
         imports::sweep(&folder);
         let space = Space::new(folder.clone(), self.settings.disk_reserve);
         let app = App::new(database, store, self.settings, space, oidc, key, &id);
-        let router = api::router(Arc::clone(&app));
+        let router = routes::router(Arc::clone(&app));
         let (stop, stopped) = watch::channel(false);
         let mut serving = Vec::new();
         // Workers of this machine need no certificate's name. Those that live on
@@ -207,7 +207,7 @@ impl Server {
                 let own;
                 (own, has_moved) = bind_for_workers(&app.database).await?;
                 let url = own.local_addr().map_err(listen)?;
-                let routes = api::worker_router(Arc::clone(&app));
+                let routes = routes::worker_router(Arc::clone(&app));
                 let served = http::serve(own, None, routes, stopped.clone());
                 serving.push(tokio::spawn(served));
                 format!("http://{url}")

@@ -12,11 +12,13 @@ use finetuner_protocol::check_name;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{auth::Admin, json::JsonObject};
+use super::auth::Admin;
 use crate::{
     app::App,
+    checks::check_open_runs,
     database::{AccountChange, AccountRow, AuditFilter, Entry, Manager, OpenRun, StorageRow},
     error::{ApiError, Result},
+    json::JsonObject,
 };
 
 /// Items of a page without `limit`, and the most of one.
@@ -102,20 +104,6 @@ pub(crate) struct Change {
     max_open_runs: Option<Option<u64>>,
     #[serde(default)]
     end_sessions: bool,
-}
-
-/// The highest limit of open runs.
-const MOST_OPEN_RUNS: u64 = 1_000_000;
-
-/// Refuses a limit of open runs that means nothing.
-pub(crate) fn check_open_runs(most: u64) -> Result<()> {
-    match (1..=MOST_OPEN_RUNS).contains(&most) {
-        true => Ok(()),
-        false => Err(ApiError::unprocessable(format!(
-            "`max_open_runs` is {most}: 1 to {MOST_OPEN_RUNS} are allowed, and none for the \
-             server's limit; to keep the user out, disable the user"
-        ))),
-    }
 }
 
 /// Tells a member that is `null` from one that is missing.

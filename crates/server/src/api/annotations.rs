@@ -7,17 +7,14 @@ use axum::{
     Json,
     extract::{Path, State},
 };
-use finetuner_protocol::{AnnotationChange, Annotations, InvalidField};
+use finetuner_protocol::{AnnotationChange, Annotations};
 
-use super::{
-    auth::{User, Writer},
-    json::JsonObject,
-    runs,
-};
+use super::auth::{User, Writer};
 use crate::{
     app::App,
-    database::{Annotated, Identity, RunRow},
-    error::{ApiError, Result},
+    error::Result,
+    json::JsonObject,
+    runs::{annotate, find_run},
 };
 
 pub(crate) async fn get(
@@ -25,7 +22,7 @@ pub(crate) async fn get(
     User(user): User,
     Path(path): Path<(String, String)>,
 ) -> Result<Json<Annotations>> {
-    let run = runs::find(&app, user.namespace, path).await?;
+    let run = find_run(&app, user.namespace, path).await?;
     Ok(Json(run.annotations))
 }
 
@@ -36,27 +33,7 @@ pub(crate) async fn put(
     Path(path): Path<(String, String)>,
     JsonObject(change): JsonObject<AnnotationChange>,
 ) -> Result<Json<Annotations>> {
-    let run = runs::find(&app, user.namespace.clone(), path).await?;
+    let run = find_run(&app, user.namespace.clone(), path).await?;
     let changed = annotate(&app, user, &[run], change).await?;
     Ok(Json(changed.into_iter().next().unwrap_or_default()))
-}
-
-/// Changes tags and note of runs of a project: of all of them or of none.
-pub(crate) async fn annotate(
-    app: &App,
-    by: Identity,
-    runs: &[RunRow],
-    change: AnnotationChange,
-) -> Result<Vec<Annotations>> {
-    let ids = runs.iter().map(|run| run.id).collect();
-    match app.database.annotate_runs(by, ids, change).await? {
-        Annotated::Done(changed) => Ok(changed),
-        Annotated::Missing => Err(ApiError::not_found("one of the runs was deleted meanwhile")),
-        Annotated::Invalid(error) => Err(invalid(&error)),
-    }
-}
-
-/// Refuses tags or a note that are not allowed.
-pub(crate) fn invalid(error: &InvalidField) -> ApiError {
-    ApiError::unprocessable(error.to_string())
 }

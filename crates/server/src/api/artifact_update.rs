@@ -9,7 +9,6 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    annotations::invalid,
     artifacts::{check_meta_data, missing},
     auth::Writer,
     fields::Fields,
@@ -19,6 +18,7 @@ use crate::{
     app::App,
     database::{Annotated, ArtifactChange, Which, is_duplicate},
     error::{ApiError, Result},
+    runs::invalid_annotation,
 };
 
 #[derive(Deserialize)]
@@ -101,6 +101,6 @@ pub(crate) async fn update(
     match updated {
         Annotated::Done(_) => Ok(success(json!({"_id": id}))),
         Annotated::Missing => Err(missing(&Which::Id(id))),
-        Annotated::Invalid(error) => Err(invalid(&error)),
+        Annotated::Invalid(error) => Err(invalid_annotation(&error)),
     }
 }

@@ -13,7 +13,6 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    address,
     auth::{User, Writer},
     fields::Fields,
     identity::success,
@@ -21,31 +20,21 @@ use super::{
     told::Told,
 };
 use crate::{
-    app::{App, to_the_end},
+    app::App,
     database::{ArtifactList, ArtifactRow, Identity, NewArtifact, Which},
     error::{ApiError, Result},
+    origin::address,
     secret,
     store::Stored,
+    tasks::to_the_end,
     ticket::Download,
+    uploads::UploadFields,
 };
 
 /// The most bytes of a form field that is not the file.
 const MAX_FIELD_BYTES: usize = 64 << 10;
 /// The most bytes of the kind of an artifact.
 const MAX_KIND_BYTES: usize = 255;
-
-/// The fields of an upload beside its file.
-#[derive(Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(super) struct UploadFields {
-    pub(super) name: Option<String>,
-    id: Option<String>,
-    #[serde(rename = "type")]
-    kind: Option<String>,
-    /// `True` or `False`, as Python writes it.
-    public: String,
-    meta_data: Option<String>,
-}
 
 impl UploadFields {
     /// Finds what can be known to be wrong before the file is there.

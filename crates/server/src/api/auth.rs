@@ -1,7 +1,7 @@
 //! Who is asking, and about which project: `Authorization: token <TOKEN>` and
 //! `x-finetuner-project: <NAME>`.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     extract::FromRequestParts,
@@ -9,6 +9,7 @@ use axum::{
 };
 
 use crate::{
+    accounts::by_token,
     app::App,
     database::{Identity, Role, RunRow, Scope, Wanted},
     error::ApiError,
@@ -113,20 +114,6 @@ impl FromRequestParts<Arc<App>> for Admin {
             )),
         }
     }
-}
-
-/// Whose token this is, in the wanted project.
-pub(crate) async fn by_token(
-    app: &App,
-    token: &str,
-    wanted: Wanted,
-    address: Option<IpAddr>,
-) -> Result<Identity, ApiError> {
-    let hash = secret::hash(token);
-    let user = app.database.identify(hash.clone(), wanted, address).await?;
-    let user = user.ok_or_else(ApiError::unauthorized)?;
-    app.note_use(hash);
-    Ok(user)
 }
 
 /// The run that a worker's token is good for, and the token's hash.

@@ -8,34 +8,15 @@ use axum::{
     extract::{Path, State},
     http::{HeaderMap, StatusCode},
 };
-use finetuner_protocol::{Annotations, RunConfig, check_name};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::{
-    auth::Writer,
-    experiments::{self, MAX_DESCRIPTION, check_length},
-    json::{self, JsonObject},
-    runs::{WAITS, check_quota, find, info, same_request, submit},
-};
+use super::{auth::Writer, experiments, runs::info};
 use crate::{
     app::App,
-    database::{Identity, NewRunRow, RunRow},
-    error::{ApiError, Result},
-    redaction::has_secrets,
-    secret, submission,
+    error::Result,
+    json::JsonObject,
+    runs::{Continuation, continue_from, find_run},
 };
-
-/// Settings of a run that continues from a checkpoint.
-#[derive(Deserialize)]
-pub(crate) struct Continuation {
-    pub(crate) name: String,
-    #[serde(default)]
-    pub(crate) description: Option<String>,
-    /// All epochs, with those that are done; as many as before by default.
-    #[serde(default)]
-    pub(crate) epochs: Option<u32>,
-}
 
 pub(crate) async fn go_on(
     State(app): State<Arc<App>>,
@@ -45,73 +26,7 @@ pub(crate) async fn go_on(
     JsonObject(new): JsonObject<Continuation>,
 ) -> Result<(StatusCode, Json<Value>)> {
     let key = experiments::idempotency_key(&headers)?;
-    let run = find(&app, user.namespace.clone(), (experiment, run)).await?;
+    let run = find_run(&app, user.namespace.clone(), (experiment, run)).await?;
     let (status, run) = continue_from(&app, &user, run, number, new, key).await?;
     Ok((status, Json(info(run))))
-}
-
-/// Fails if the settings of a run contain keys of another user, which a new run
-/// would use.
-pub(crate) fn check_keys(user: &Identity, run: &RunRow) -> Result<()> {
-    if run.created_by.as_deref() == Some(&user.person) || !has_secrets(&run.config) {
-        return Ok(());
-    }
-    Err(ApiError::forbidden(format!(
-        "the settings of run `{}` contain a tracker key of the user who started it: start a new \
-         run with your own key",
-        run.name
-    )))
-}
-
-/// Creates a run that continues from a checkpoint. It has the settings of the
-/// checkpoint's run, except for the name and the number of epochs.
-pub(crate) async fn continue_from(
-    app: &App,
-    user: &Identity,
-    run: RunRow,
-    number: u64,
-    new: Continuation,
-    idempotency_key: Option<String>,
-) -> Result<(StatusCode, RunRow)> {
-    check_name("name", &new.name).map_err(|e| ApiError::unprocessable(e.to_string()))?;
-    check_length("description", new.description.as_deref(), MAX_DESCRIPTION)?;
-    check_keys(user, &run)?;
-    let experiment = experiments::find(app, user.namespace.clone(), run.experiment.clone()).await?;
-    let find = || app.database.checkpoint(run.id, number);
-    // The next checkpoint of the run may replace this one.
-    let checkpoint = app.held(find, |row| &row.content).await?;
-    let (checkpoint, hold) = checkpoint.ok_or_else(|| {
-        ApiError::not_found(format!("run `{}` has no checkpoint {number}", run.name))
-    })?;
-    let existing = app.database.run(experiment.id, new.name.clone()).await?;
-    if let Some(run) = existing {
-        return same_request(run, &experiment, idempotency_key.as_deref());
-    }
-    let mut sent: Value = serde_json::from_str(&run.config).map_err(|e| ApiError::internal(&e))?;
-    sent["run_name"] = new.name.clone().into();
-    if let Some(epochs) = new.epochs {
-        sent["hyper_parameters"]["epochs"] = epochs.into();
-    }
-    let config: RunConfig = json::from_value(&sent, "config")?;
-    check_quota(app, user).await?;
-    let mut checked = submission::check(app, user, &config).await?;
-    checked.holds.push(hold);
-    let row = NewRunRow {
-        experiment_id: experiment.id,
-        name: new.name,
-        description: new.description.unwrap_or_default(),
-        config: sent.to_string(),
-        device: run.device,
-        cpus: run.cpus,
-        gpus: run.gpus,
-        task: run.task,
-        details: WAITS.to_owned(),
-        artifact_id: secret::new_id(),
-        idempotency_key,
-        keep_checkpoints: checked.keep_checkpoints,
-        first_checkpoint: Some(checkpoint.content),
-        annotations: Annotations::default(),
-        data: json!(checked.contents).to_string(),
-    };
-    submit(app, user, &experiment, row, checked.holds).await
 }

@@ -10,10 +10,12 @@ use axum::{
 use finetuner_protocol::{Config, Task, check_name};
 use serde_json::{Value, json};
 
-use super::{auth::Writer, json::JsonObject, runs};
+use super::auth::Writer;
 use crate::{
     app::App,
     error::{ApiError, Result},
+    json::JsonObject,
+    runs::{check_quota, name_is_taken, read_submission},
     submission,
 };
 
@@ -36,7 +38,7 @@ pub(crate) async fn check(
         Some(names) => serde_json::from_value(names.clone())
             .map_err(|e| ApiError::unprocessable(format!("`pushing`: {e}")))?,
     };
-    let new = runs::read(&body, &experiment)?;
+    let new = read_submission(&body, &experiment)?;
     let found = app
         .database
         .experiment(user.namespace.clone(), experiment)
@@ -44,9 +46,9 @@ pub(crate) async fn check(
     if let Some(experiment) = found
         && let Some(run) = app.database.run(experiment.id, new.name.clone()).await?
     {
-        return Err(runs::name_is_taken(&run, &experiment));
+        return Err(name_is_taken(&run, &experiment));
     }
-    runs::check_quota(&app, &user).await?;
+    check_quota(&app, &user).await?;
     let task = match &new.config {
         Config::Synthesis(config) => {
             submission::check_synthesis_without(&app, &user, config, &pushing).await?;

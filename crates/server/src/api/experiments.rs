@@ -13,13 +13,15 @@ use serde::Deserialize;
 
 use super::{
     auth::{User, Writer},
-    json::JsonObject,
     pages::PageQuery,
 };
 use crate::{
     app::App,
+    checks::{MAX_DESCRIPTION, check_length},
     database::{ExperimentRow, Identity, RunFilter, is_duplicate},
     error::{ApiError, Result},
+    json::JsonObject,
+    runs::find_experiment,
 };
 
 #[derive(Deserialize)]
@@ -47,7 +49,7 @@ pub(crate) async fn create(
         Ok(created) => Ok((StatusCode::CREATED, Json(info(created)))),
         Err(error) if is_duplicate(&error) => {
             // A repeated request gets what the first one made.
-            let existing = find(&app, user.namespace, new.name.clone()).await?;
+            let existing = find_experiment(&app, user.namespace, new.name.clone()).await?;
             if key.is_some() && existing.idempotency_key == key {
                 return Ok((StatusCode::OK, Json(info(existing))));
             }
@@ -58,20 +60,8 @@ pub(crate) async fn create(
     }
 }
 
-/// The most bytes of a description.
-pub(super) const MAX_DESCRIPTION: usize = 16 << 10;
 /// The most bytes of an idempotency key.
 const MAX_KEY: usize = 255;
-
-/// Refuses a text that is too long.
-pub(super) fn check_length(field: &str, text: Option<&str>, most: usize) -> Result<()> {
-    match text.map_or(0, str::len) {
-        length if length > most => Err(ApiError::unprocessable(format!(
-            "`{field}` has {length} bytes: at most {most} are allowed"
-        ))),
-        _ => Ok(()),
-    }
-}
 
 /// The key by which a creating request is known again.
 pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
@@ -96,7 +86,7 @@ pub(crate) async fn delete(
     Writer(user): Writer,
     Path(name): Path<String>,
 ) -> Result<Json<ExperimentInfo>> {
-    let experiment = find(&app, user.namespace.clone(), name).await?;
+    let experiment = find_experiment(&app, user.namespace.clone(), name).await?;
     app.database
         .check_delete(user.clone(), experiment.id)
         .await?;
@@ -148,7 +138,9 @@ pub(crate) async fn get(
     User(user): User,
     Path(name): Path<String>,
 ) -> Result<Json<ExperimentInfo>> {
-    Ok(Json(info(find(&app, user.namespace, name).await?)))
+    Ok(Json(info(
+        find_experiment(&app, user.namespace, name).await?,
+    )))
 }
 
 pub(crate) async fn list(
@@ -161,16 +153,6 @@ pub(crate) async fn list(
         .experiments(user.namespace, page.bounds())
         .await?;
     Ok(page.answer(rows.into_iter().map(info).collect(), total))
-}
-
-/// The project's experiment of that name.
-pub(super) async fn find(app: &App, project: String, name: String) -> Result<ExperimentRow> {
-    let found = app.database.experiment(project, name.clone()).await?;
-    found.ok_or_else(|| {
-        ApiError::not_found(format!(
-            "there is no experiment `{name}`; `create_experiment` makes it"
-        ))
-    })
 }
 
 fn info(row: ExperimentRow) -> ExperimentInfo {

@@ -9,8 +9,7 @@ use axum::{
 };
 use serde::de::DeserializeOwned;
 
-use super::json::JsonObject;
-use crate::error::ApiError;
+use crate::{error::ApiError, json::JsonObject};
 
 /// The fields, whichever way they came.
 pub(crate) struct Fields<T>(pub(crate) T);

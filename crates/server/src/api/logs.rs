@@ -1,55 +1,28 @@
 //! A run's log, as a text and as a stream of server-sent events.
 
-use std::{collections::VecDeque, convert::Infallible, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     extract::{Path, State},
     http::{HeaderMap, header},
-    response::{
-        IntoResponse, Response, Sse,
-        sse::{Event as Message, KeepAlive},
-    },
+    response::IntoResponse,
 };
-use finetuner_protocol::Event;
-use futures_util::{Stream, stream};
 
-use super::{KEEP_ALIVE, auth::User, runs};
+use super::auth::User;
 use crate::{
     app::App,
-    changes::Follow,
-    database::{Identity, StoredEvent},
     error::Result,
+    runs::{as_it_comes, find_run, follow, log_text},
 };
-
-/// Events read from the database at once.
-const CHUNK: usize = 500;
-/// Events with lines of the log.
-const LINES: Option<&[&str]> = Some(&["log"]);
 
 pub(crate) async fn logs(
     State(app): State<Arc<App>>,
     User(user): User,
     Path(path): Path<(String, String)>,
 ) -> Result<impl IntoResponse> {
-    let run = runs::find(&app, user.namespace, path).await?;
-    let text = text(&app, run.id).await?;
+    let run = find_run(&app, user.namespace, path).await?;
+    let text = log_text(&app, run.id).await?;
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text))
-}
-
-/// The whole log of a run.
-pub(crate) async fn text(app: &App, run_id: i64) -> Result<String> {
-    let mut text = String::new();
-    let mut next = 0;
-    loop {
-        let events = app.database.events(run_id, LINES, next, CHUNK).await?;
-        let Some(last) = events.last() else { break };
-        next = last.number + 1;
-        for line in events.iter().flat_map(lines) {
-            text.push_str(&line);
-            text.push('\n');
-        }
-    }
-    Ok(text)
 }
 
 /// The lines of the log, and new ones as they come, until the run has ended.
@@ -60,101 +33,6 @@ pub(crate) async fn stream(
     Path(path): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Result<impl IntoResponse> {
-    let run = runs::find(&app, user.namespace.clone(), path).await?;
+    let run = find_run(&app, user.namespace.clone(), path).await?;
     Ok(as_it_comes(follow(app, user, run.id, &headers)))
-}
-
-/// Answers with messages that proxies pass on at once, and with comments while
-/// there is none, so that no proxy takes the connection for dead.
-pub(crate) fn as_it_comes(
-    messages: impl Stream<Item = Result<Message, Infallible>> + Send + 'static,
-) -> Response {
-    let messages = Sse::new(messages).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
-    ([("x-accel-buffering", "no")], messages).into_response()
-}
-
-/// The lines of a run's log behind the one that `Last-Event-ID` names, and new
-/// ones as they come, as long as the user is a member of the project.
-pub(crate) fn follow(
-    app: Arc<App>,
-    user: Identity,
-    run_id: i64,
-    headers: &HeaderMap,
-) -> impl Stream<Item = Result<Message, Infallible>> + use<> {
-    let last_seen = headers
-        .get("last-event-id")
-        .and_then(|id| id.to_str().ok()?.parse::<u64>().ok());
-    let follower = Follower {
-        changes: app.changes.subscribe(run_id),
-        app,
-        user,
-        run_id,
-        next: last_seen.map_or(0, |id| id.saturating_add(1)),
-        ready: VecDeque::new(),
-    };
-    stream::unfold(follower, |mut follower| async {
-        let message = follower.next().await?;
-        Some((Ok(message), follower))
-    })
-}
-
-/// One client that follows one run.
-struct Follower {
-    app: Arc<App>,
-    user: Identity,
-    changes: Follow,
-    run_id: i64,
-    next: u64,
-    ready: VecDeque<Message>,
-}
-
-impl Follower {
-    /// The next line; none once the run has ended and all was sent, or the user
-    /// has lost access.
-    async fn next(&mut self) -> Option<Message> {
-        loop {
-            if let Some(message) = self.ready.pop_front() {
-                return Some(message);
-            }
-            if !self.app.database.has_access(&self.user).await.ok()? {
-                return None;
-            }
-            // Status before events: lines are written before the run ends.
-            let run = self.app.database.run_by_id(self.run_id).await.ok()??;
-            let events = self
-                .app
-                .database
-                .events(self.run_id, LINES, self.next, CHUNK)
-                .await
-                .ok()?;
-            if let Some(last) = events.last() {
-                self.next = last.number + 1;
-                // One message an event, so that a connection never breaks between
-                // two lines of the same id.
-                let messages = events.iter().filter_map(|event| {
-                    let lines = lines(event);
-                    let message = Message::default().id(event.number.to_string());
-                    (!lines.is_empty()).then(|| message.data(lines.join("\n")))
-                });
-                self.ready.extend(messages);
-            } else if run.status().is_final() {
-                return None;
-            } else {
-                self.changes.changed().await?;
-            }
-        }
-    }
-}
-
-/// The lines that an event adds to the log: `[HH:MM:SS] LEVEL    message`.
-fn lines(stored: &StoredEvent) -> Vec<String> {
-    let Event::Log { level, message } = &stored.event else {
-        return Vec::new();
-    };
-    let seconds = stored.at / 1000;
-    let (h, m, s) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    message
-        .lines()
-        .map(|line| format!("[{h:02}:{m:02}:{s:02}] {level:<8} {line}"))
-        .collect()
 }

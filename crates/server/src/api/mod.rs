@@ -12,14 +12,15 @@ mod continuation;
 mod dry_run;
 mod experiments;
 mod fields;
+mod health;
 mod identity;
-mod json;
 mod logins;
 mod logs;
 mod models;
 mod openai;
 mod pages;
 mod projects;
+mod refusals;
 mod runs;
 mod shares;
 mod tokens;
@@ -28,59 +29,22 @@ mod uploads;
 mod webhooks;
 mod worker;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 
 use axum::{
-    Router,
-    body::Body,
-    extract::{DefaultBodyLimit, MatchedPath, State},
-    http::{HeaderMap, HeaderValue, Request, Uri, header},
-    middleware::{self, Next},
-    response::{IntoResponse, Redirect, Response},
+    extract::DefaultBodyLimit,
     routing::{MethodRouter, delete, get, post, put},
 };
-use tower_http::catch_panic::CatchPanicLayer;
 
-pub(crate) use admin::check_open_runs;
-pub(crate) use annotations::{annotate, invalid as invalid_annotation};
-pub(crate) use auth::by_token;
-pub(crate) use continuation::{Continuation, check_keys, continue_from};
-pub(crate) use logins::Logins;
-pub(crate) use logs::{as_it_comes, follow, text as log_text};
-pub(crate) use openai::check_picture;
-pub(crate) use projects::{check_project_name, role};
-pub(crate) use runs::{create_from, examples_of, find as find_run, status_of};
-pub(crate) use shares::{MAX_DAYS as MAX_SHARE_DAYS, create_share, share_address};
-pub(crate) use uploads::Uploads;
+pub(crate) use refusals::{nothing_here, refusals_as_json};
 
-use crate::{
-    app::App,
-    console,
-    error::{ApiError, Result},
-    pace,
-    peer::Peer,
-    secret,
-};
-
-/// The most bytes of a request that is not an upload.
-const MAX_BODY_BYTES: usize = 4 << 20;
-
-/// How long the database may take to answer before the server counts as not
-/// ready.
-const READY_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How often a log stream without lines sends a comment. Proxies close streams
-/// that are silent for a minute, some after 15 seconds.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
+use crate::app::App;
 
 /// The routes of the API.
-fn routes() -> Vec<(String, MethodRouter<Arc<App>>)> {
+pub(crate) fn routes() -> Vec<(String, MethodRouter<Arc<App>>)> {
     let run = "/api/v1/experiments/{experiment}/runs/{run}";
     vec![
-        ("/".into(), get(front)),
+        ("/".into(), get(health::front)),
         (
             "/api/v1/experiments".into(),
             get(experiments::list)
@@ -254,212 +218,10 @@ fn routes() -> Vec<(String, MethodRouter<Arc<App>>)> {
             "/v1/models/{experiment}/{run}".into(),
             get(openai::model_of_experiment),
         ),
-        ("/openapi.json".into(), get(openapi)),
+        ("/openapi.json".into(), get(health::openapi)),
         ("/health".into(), get(async || "ok\n")),
         ("/healthz".into(), get(async || "ok\n")),
-        ("/readyz".into(), get(ready)),
-        ("/metrics".into(), get(counters)),
+        ("/readyz".into(), get(health::ready)),
+        ("/metrics".into(), get(health::counters)),
     ]
-}
-
-/// All routes.
-pub(crate) fn router(app: Arc<App>) -> Router {
-    let mut router = Router::new();
-    for (path, handler) in routes() {
-        if path != "/" {
-            router = router.route(&format!("{path}/"), handler.clone());
-        }
-        router = router.route(&path, handler);
-    }
-    layered(router.merge(console::router(&app)), app)
-}
-
-/// The routes that workers use, and no others.
-pub(crate) fn worker_router(app: Arc<App>) -> Router {
-    let mut router = Router::new();
-    for (path, handler) in routes() {
-        if path.starts_with("/api/v1/worker/") {
-            router = router.route(&path, handler);
-        }
-    }
-    layered(router, app)
-}
-
-fn layered(router: Router<Arc<App>>, app: Arc<App>) -> Router {
-    router
-        .method_not_allowed_fallback(async || ApiError::method_not_allowed())
-        .fallback(nothing_here)
-        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(middleware::map_request(pace::paced))
-        .layer(CatchPanicLayer::custom(
-            |_: Box<dyn std::any::Any + Send>| {
-                ApiError::internal(&"a request panicked; this is a bug").into_response()
-            },
-        ))
-        .layer(middleware::from_fn(refusals_as_json))
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), observed))
-        .with_state(app)
-}
-
-/// Answers at the root: with the console for people, with the name for programs.
-async fn front(headers: HeaderMap) -> Response {
-    let accepts = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok());
-    match accepts.is_some_and(|kinds| kinds.contains("text/html")) {
-        true => Redirect::to("/console/").into_response(),
-        false => concat!("finetuner-server ", env!("CARGO_PKG_VERSION"), "\n").into_response(),
-    }
-}
-
-/// Answers for an address that is none of the server's. Hubble had services for
-/// packages and payments too, whose calls an SDK may still make.
-async fn nothing_here(address: Uri) -> Response {
-    if address.path().starts_with("/v1/") {
-        return openai::nothing_here();
-    }
-    let error = match address.path().strip_prefix("/v2/rpc/") {
-        Some(method) => ApiError::no_method(method.trim_end_matches('/')),
-        None => ApiError::not_found("there is nothing at this address"),
-    };
-    error.into_response()
-}
-
-/// The description of this API.
-pub(crate) const OPENAPI: &str = include_str!("openapi.json");
-
-async fn openapi() -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], OPENAPI).into_response()
-}
-
-/// Whether the server can do its work.
-async fn ready(State(app): State<Arc<App>>) -> Result<String> {
-    if app.is_stopping() {
-        return Err(ApiError::unavailable("the server is about to stop"));
-    }
-    let look = async || {
-        let ready = tokio::time::timeout(READY_TIMEOUT, app.database.is_ready());
-        let ready = ready.await.map_err(|_| "it took too long".to_owned());
-        Ok::<_, ApiError>(ready.and_then(|ready| ready.map_err(|e| e.to_string())))
-    };
-    let ready = app.readiness.get(look).await?;
-    ready.map_err(|e| ApiError::unavailable(format!("the database does not answer: {e}")))?;
-    match app.queue.problem() {
-        Some(problem) => Err(ApiError::unavailable(problem)),
-        // Clients and workers are served all the same.
-        None => Ok(match app.queue.note() {
-            Some(note) => format!("ok\n{note}\n"),
-            None => "ok\n".to_owned(),
-        }),
-    }
-}
-
-async fn counters(State(app): State<Arc<App>>) -> Result<Response> {
-    let runs = app.run_counts.get(async || app.database.count_runs().await);
-    let text = app.counters.text(runs.await?);
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
-}
-
-/// Whether a request came over TLS; said by the connection.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Secure(pub(crate) bool);
-
-/// The address by which a client has reached us, which is one that it can
-/// reach again: `https://host:port`.
-pub(crate) fn address(headers: &HeaderMap) -> Result<String> {
-    let text = |name| {
-        headers
-            .get(name)
-            .and_then(|value: &HeaderValue| value.to_str().ok())
-    };
-    let host = text(header::HOST).filter(|host| is_host(host));
-    let host = host.ok_or_else(|| ApiError::bad_request("the header `Host` is needed"))?;
-    let scheme = match text(header::HeaderName::from_static(SCHEME)) {
-        Some("https") => "https",
-        _ => "http",
-    };
-    Ok(format!("{scheme}://{host}"))
-}
-
-/// Says by which scheme a client has come: set by a proxy before us, or by
-/// ourselves where we speak TLS.
-const SCHEME: &str = "x-forwarded-proto";
-
-/// Returns whether a text can be a host, with or without a port.
-fn is_host(host: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
-    !host.is_empty() && host.len() <= 255 && host.bytes().all(plain)
-}
-
-/// Counts every answer and gives it the name of its request: the client's, or a
-/// new one. The log of a failed request has it too.
-async fn observed(State(app): State<Arc<App>>, mut request: Request<Body>, next: Next) -> Response {
-    const NAME: &str = "x-request-id";
-    let given = request.headers().get(NAME).filter(|id| {
-        let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
-        id.len() <= 128 && id.as_bytes().iter().all(plain)
-    });
-    let id = match given {
-        Some(id) => id.clone(),
-        // Hex digits are allowed in a header.
-        None => HeaderValue::from_str(&secret::new_id())
-            .unwrap_or_else(|_| HeaderValue::from_static("unknown")),
-    };
-    if let Some(Secure(true)) = request.extensions().get() {
-        let https = HeaderValue::from_static("https");
-        request.headers_mut().insert(SCHEME, https);
-    }
-    with_host(&mut request);
-    if let Some(&peer) = request.extensions().get::<Peer>() {
-        let client = peer.behind(request.headers(), &app.settings.trusted_proxies);
-        request.extensions_mut().insert(client);
-    }
-    let method = request.method().clone();
-    let route = request.extensions().get::<MatchedPath>().cloned();
-    let begun = Instant::now();
-    let mut answer = next.run(request).await;
-    let route = route.as_ref().map_or("none", MatchedPath::as_str);
-    let status = answer.status();
-    app.counters
-        .answer(method.as_str(), route, status.as_u16(), begun.elapsed());
-    if status.is_server_error() {
-        tracing::error!("{method} {route}: {status} [request {id:?}]");
-    } else {
-        tracing::debug!(
-            "{method} {route}: {status} in {:?} [request {id:?}]",
-            begun.elapsed()
-        );
-    }
-    let headers = answer.headers_mut();
-    headers.insert(NAME, id);
-    headers.insert(
-        header::X_CONTENT_TYPE_OPTIONS,
-        HeaderValue::from_static("nosniff"),
-    );
-    answer
-}
-
-/// HTTP/2 has the host in the address.
-fn with_host(request: &mut Request<Body>) {
-    if request.headers().contains_key(header::HOST) {
-        return;
-    }
-    let authority = Uri::authority(request.uri()).map(|a| HeaderValue::from_str(a.as_str()));
-    if let Some(Ok(host)) = authority {
-        request.headers_mut().insert(header::HOST, host);
-    }
-}
-
-/// Turns the framework's own refusals, which are plain text, into the JSON that both
-/// APIs promise.
-async fn refusals_as_json(request: Request<Body>, next: Next) -> Response {
-    let answer = next.run(request).await;
-    let kind = answer.headers().get(header::CONTENT_TYPE);
-    let is_text = kind.is_none_or(|kind| kind.as_bytes().starts_with(b"text/plain"));
-    if !answer.status().is_client_error() || !is_text {
-        return answer;
-    }
-    let status = answer.status();
-    let text = axum::body::to_bytes(answer.into_body(), 4096).await;
-    let text = text.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-    ApiError::rejected(status, text.unwrap_or_default()).into_response()
 }

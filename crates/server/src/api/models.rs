@@ -10,9 +10,10 @@ use finetuner_engine::source::{HubRules, ModelSource};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{auth::User, experiments::check_length};
+use super::auth::User;
 use crate::{
     app::App,
+    checks::check_length,
     error::{ApiError, Result},
 };
 

@@ -10,41 +10,14 @@ use axum::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{
-    auth::{Person, PersonWriter},
-    json::JsonObject,
-};
+use super::auth::{Person, PersonWriter};
 use crate::{
     app::App,
+    checks::{check_project_name, role},
     database::{MemberRow, ProjectRow, Role},
     error::{ApiError, Result},
+    json::JsonObject,
 };
-
-/// The most bytes of a project's name.
-const MAX_NAME: usize = 64;
-
-/// Checks the name of a new project. It goes into headers and addresses.
-pub(crate) fn check_project_name(name: &str) -> Result<()> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    let good =
-        (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(plain) && !name.starts_with('.');
-    match good {
-        true => Ok(()),
-        false => Err(ApiError::unprocessable(format!(
-            "`name` is `{name}`: 1 to {MAX_NAME} letters, digits, `-`, `_` and `.` of ASCII are \
-             allowed, and no `.` at the start"
-        ))),
-    }
-}
-
-/// Reads the name of a role.
-pub(crate) fn role(text: &str) -> Result<Role> {
-    Role::parse(text).ok_or_else(|| {
-        ApiError::unprocessable(format!(
-            "`role` is `{text}`: `viewer`, `member` or `owner` is wanted"
-        ))
-    })
-}
 
 #[derive(Deserialize)]
 pub(crate) struct ListQuery {
@@ -151,20 +124,4 @@ fn with_members(project: &ProjectRow, members: &[MemberRow]) -> Value {
     let mut about = about(project);
     about["members"] = members.iter().map(member).collect();
     about
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn project_names_are_valid_in_headers_and_urls() {
-        for good in ["team", "A-1_b.c", &"x".repeat(64)] {
-            check_project_name(good).unwrap();
-        }
-        for bad in ["", ".x", "a b", "a/b", "ä", "a\n", &"x".repeat(65)] {
-            let error = check_project_name(bad).unwrap_err();
-            assert!(error.message().contains("1 to 64"), "{bad:?}");
-        }
-    }
 }

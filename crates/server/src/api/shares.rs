@@ -11,60 +11,14 @@ use axum::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{
-    address,
-    auth::{User, Writer},
-    json::JsonObject,
-    runs::find,
-};
+use super::auth::{User, Writer};
 use crate::{
     app::App,
-    database::{Identity, NewShare, RunRow, ShareRow},
+    database::ShareRow,
     error::{ApiError, Result},
+    json::JsonObject,
+    runs::{create_share, find_run, share_address},
 };
-
-/// The longest that a link may be good.
-pub(crate) const MAX_DAYS: u32 = 90;
-/// Links to a run at a time.
-const MAX_SHARES: u64 = 20;
-
-/// Makes a link to a run. Returns it with the key of its address.
-pub(crate) async fn create_share(
-    app: &App,
-    user: &Identity,
-    run: &RunRow,
-    days: u32,
-    with_artifact: bool,
-) -> Result<(ShareRow, String)> {
-    if !(1..=MAX_DAYS).contains(&days) {
-        return Err(ApiError::unprocessable(format!(
-            "`days` is {days}: 1 to {MAX_DAYS} are allowed"
-        )));
-    }
-    let new = NewShare {
-        days,
-        with_artifact,
-    };
-    let made = app
-        .database
-        .add_share(user.clone(), run.id, new, MAX_SHARES)
-        .await?;
-    made.ok_or_else(|| {
-        ApiError::forbidden(format!(
-            "there are {MAX_SHARES} links to this run already, the most that are allowed: revoke \
-             one first"
-        ))
-    })
-}
-
-/// The address of a link's page. `headers` are those of the request.
-pub(crate) fn share_address(app: &App, headers: &HeaderMap, key: &str) -> Result<String> {
-    let base = match &app.settings.public_url {
-        Some(url) => url.trim_end_matches('/').to_owned(),
-        None => address(headers)?,
-    };
-    Ok(format!("{base}/share/{key}"))
-}
 
 #[derive(Deserialize)]
 pub(crate) struct Wanted {
@@ -80,7 +34,7 @@ pub(crate) async fn create(
     headers: HeaderMap,
     JsonObject(wanted): JsonObject<Wanted>,
 ) -> Result<(StatusCode, Json<Value>)> {
-    let run = find(&app, user.namespace.clone(), place).await?;
+    let run = find_run(&app, user.namespace.clone(), place).await?;
     let (made, key) = create_share(&app, &user, &run, wanted.days, wanted.artifact).await?;
     let mut answer = info(&made);
     answer["url"] = share_address(&app, &headers, &key)?.into();
@@ -92,7 +46,7 @@ pub(crate) async fn list(
     User(user): User,
     Path(place): Path<(String, String)>,
 ) -> Result<Json<Value>> {
-    let run = find(&app, user.namespace, place).await?;
+    let run = find_run(&app, user.namespace, place).await?;
     let rows = app.database.shares(run.id).await?;
     Ok(Json(rows.iter().map(info).collect()))
 }
@@ -102,7 +56,7 @@ pub(crate) async fn delete(
     Writer(user): Writer,
     Path((experiment, name, share)): Path<(String, String, String)>,
 ) -> Result<Json<Value>> {
-    let run = find(&app, user.namespace.clone(), (experiment, name)).await?;
+    let run = find_run(&app, user.namespace.clone(), (experiment, name)).await?;
     let gone = app
         .database
         .delete_share(user, run.id, share.clone())

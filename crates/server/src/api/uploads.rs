@@ -2,11 +2,7 @@
 //! has not come whole is sent again; what has come is never lost with a
 //! connection.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json,
@@ -17,19 +13,14 @@ use axum::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{
-    artifacts::{UploadFields, enter},
-    auth::Writer,
-    identity::success,
-    json::JsonObject,
-    told::Told,
-};
+use super::{artifacts::enter, auth::Writer, identity::success, told::Told};
 use crate::{
-    app::{App, to_the_end},
+    app::App,
     database::Identity,
     error::{ApiError, Result},
-    secret,
-    store::{Stored, Unnamed, Upload},
+    json::JsonObject,
+    tasks::to_the_end,
+    uploads::{InProgress, Stage, UploadFields},
 };
 
 /// The bytes of a part but the last.
@@ -38,138 +29,6 @@ const PART_BYTES: usize = 8 << 20;
 pub(super) const MAX_PART_BYTES: usize = 2 * PART_BYTES;
 /// How long a part may take.
 const PART_TIME: Duration = Duration::from_secs(600);
-/// How long an upload may stand still.
-const LIFE: Duration = Duration::from_secs(3600);
-
-/// Uploads in progress, by id.
-#[derive(Default)]
-pub(crate) struct Uploads(Mutex<HashMap<String, Arc<InProgress>>>);
-
-struct InProgress {
-    person: String,
-    /// The project that it is for.
-    project: String,
-    touched: Mutex<Instant>,
-    state: tokio::sync::Mutex<Stage>,
-}
-
-enum Stage {
-    Open {
-        upload: Box<Upload>,
-        fields: UploadFields,
-    },
-    /// Stored whole, but without a name: a repeated `finish` goes on from here.
-    Stored {
-        stored: Stored,
-        unnamed: Unnamed,
-        fields: UploadFields,
-    },
-    /// The answer to `finish`, for when it is repeated.
-    Done(Result<Value>),
-}
-
-impl InProgress {
-    /// Whether this user has begun it, for the project of the request.
-    fn is_of(&self, user: &Identity) -> bool {
-        self.person == user.person && self.project == user.namespace
-    }
-
-    /// Whether parts may still come. One that is finished is only remembered.
-    fn is_open(&self) -> bool {
-        let state = self.state.try_lock();
-        // What is being worked on is open.
-        state.map_or(true, |state| !matches!(*state, Stage::Done(_)))
-    }
-
-    /// Takes in a part, unless it came before. Returns how many bytes have come.
-    async fn take(&self, offset: u64, bytes: Bytes) -> Result<u64> {
-        let mut state = self.state.lock().await;
-        let Stage::Open { upload, .. } = &mut *state else {
-            return Err(ApiError::conflict("this upload is finished"));
-        };
-        let end = offset.saturating_add(bytes.len() as u64);
-        let has = upload.size();
-        if end > has {
-            if offset != has {
-                return Err(ApiError::conflict(format!(
-                    "`offset` is {offset}: {has} bytes have come, the next part begins there"
-                )));
-            }
-            upload.write(bytes).await?;
-        }
-        Ok(upload.size())
-    }
-}
-
-fn count_open(all: &HashMap<String, Arc<InProgress>>, person: &str) -> usize {
-    let own = all.values().filter(|upload| upload.person == person);
-    own.filter(|upload| upload.is_open()).count()
-}
-
-impl Uploads {
-    /// A user's uploads that are in progress.
-    pub(crate) fn open(&self, person: &str) -> usize {
-        count_open(&self.all(), person)
-    }
-
-    fn all(&self) -> MutexGuard<'_, HashMap<String, Arc<InProgress>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn begin(&self, user: &Identity, state: Stage, most: usize) -> Result<String> {
-        self.forget();
-        let mut all = self.all();
-        let open = count_open(&all, &user.person);
-        if open >= most {
-            return Err(ApiError::too_many(
-                format!(
-                    "uploads: you have {open} in progress, and the limit is {most}: finish one, \
-                     wait an hour, or ask the operator for a higher `--max-uploads`"
-                ),
-                LIFE.as_secs(),
-            ));
-        }
-        let id = secret::new_id();
-        let upload = InProgress {
-            person: user.person.clone(),
-            project: user.namespace.clone(),
-            touched: Mutex::new(Instant::now()),
-            state: tokio::sync::Mutex::new(state),
-        };
-        all.insert(id.clone(), Arc::new(upload));
-        Ok(id)
-    }
-
-    /// Forgets those that have stood still for too long.
-    pub(crate) fn forget(&self) {
-        let mut all = self.all();
-        all.retain(|_, upload| {
-            let touched = upload.touched.lock();
-            touched.unwrap_or_else(PoisonError::into_inner).elapsed() < LIFE
-        });
-    }
-
-    /// Drops an upload that is not finished.
-    fn abort(&self, user: &Identity, id: &str) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if all
-            .get(id)
-            .is_some_and(|upload| upload.is_of(user) && upload.is_open())
-        {
-            all.remove(id);
-        }
-    }
-
-    fn find(&self, user: &Identity, id: &str) -> Result<Arc<InProgress>> {
-        let all = self.all();
-        let found = all.get(id).filter(|upload| upload.is_of(user));
-        let found = found.ok_or_else(|| {
-            ApiError::not_found(format!("there is no upload `{id}`, or it has run out"))
-        })?;
-        *found.touched.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        Ok(Arc::clone(found))
-    }
-}
 
 pub(crate) async fn begin(
     State(app): State<Arc<App>>,
@@ -338,33 +197,5 @@ async fn finish_one(app: &App, user: Identity, found: &InProgress, told: Told) -
             app.remove_orphans(vec![stored.content]).await;
             Err(error)
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::Store;
-
-    #[tokio::test]
-    async fn only_open_uploads_count_against_the_limit() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::in_folder(folder.path()).unwrap();
-        let uploads = Uploads::default();
-        let open = || Stage::Open {
-            upload: Box::new(store.upload()),
-            fields: UploadFields::default(),
-        };
-        let db = crate::database::in_memory();
-        let (ada, bob) = (db.identity_of("ada").await, db.identity_of("bob").await);
-        for _ in 0..8 {
-            uploads.begin(&ada, Stage::Done(Ok(json!({}))), 4).unwrap();
-        }
-        for _ in 0..4 {
-            uploads.begin(&ada, open(), 4).unwrap();
-        }
-        assert_eq!(uploads.open(&ada.person), 4);
-        assert!(uploads.begin(&ada, open(), 4).is_err());
-        assert!(uploads.begin(&bob, open(), 4).is_ok(), "each user's own");
     }
 }

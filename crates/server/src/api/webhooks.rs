@@ -10,14 +10,12 @@ use axum::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{
-    auth::{User, Writer},
-    json::JsonObject,
-};
+use super::auth::{User, Writer};
 use crate::{
     app::App,
     database::{Identity, MessageRow, Role, RunEvent, Scope, WebhookRow},
     error::{ApiError, Result},
+    json::JsonObject,
     outbox,
 };
 

@@ -19,16 +19,15 @@ use futures_util::StreamExt;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{
-    auth::{self, WorkerRun},
-    runs::train_data_name,
-};
+use super::auth::{self, WorkerRun};
 use crate::{
-    app::{App, to_the_end},
+    app::App,
     database::{CheckpointRow, End, NewArtifact, Release, RunRow},
     error::{ApiError, Result},
+    runs::train_data_name,
     secret,
     store::Upload,
+    tasks::to_the_end,
 };
 
 #[derive(Deserialize)]

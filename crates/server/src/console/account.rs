@@ -6,9 +6,10 @@ use axum::extract::State;
 use maud::{Markup, html};
 
 use super::{
-    Page, Session,
+    failure::Page,
     frame::page,
     oidc,
+    session::Session,
     words::{bytes, name, visible},
 };
 use crate::app::App;

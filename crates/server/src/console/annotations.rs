@@ -12,17 +12,19 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::{
-    Page, ProjectForm, Session,
-    data::title_of,
+    artifacts::title_of,
+    failure::Page,
     frame::page as framed,
-    run::{crumbs, run_path},
+    links::{crumbs, run_path},
+    project_form::ProjectForm,
+    session::Session,
     words::{name, path, query},
 };
 use crate::{
-    api::{annotate, find_run, invalid_annotation},
     app::App,
     database::{Annotated, ArtifactChange},
     error::ApiError,
+    runs::{annotate, find_run, invalid_annotation},
 };
 
 /// Input of the form.

@@ -7,8 +7,9 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::{
-    Page, Session,
+    failure::Page,
     frame::page as framed,
+    session::Session,
     words::{name, path, time},
 };
 use crate::{app::App, database::ExperimentRow};

@@ -4,46 +4,18 @@
 use axum::{
     body::{Body, to_bytes},
     http::{HeaderValue, StatusCode, header},
-    response::{IntoResponse, Response},
+    response::Response,
 };
 use maud::{DOCTYPE, Markup, html};
 
 use super::{
-    Session,
+    session::Session,
     words::{name, visible},
 };
-use crate::{database::Role, error::ApiError};
+use crate::database::Role;
 
 /// The most bytes of a refusal that are shown.
 const MAX_REFUSAL: usize = 64 << 10;
-
-/// What went wrong. [`refusal`] makes a page of it.
-pub(crate) struct Failure(ApiError);
-
-impl<E: Into<ApiError>> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Self(error.into())
-    }
-}
-
-impl Failure {
-    pub(super) fn error(&self) -> &ApiError {
-        &self.0
-    }
-}
-
-impl IntoResponse for Failure {
-    fn into_response(self) -> Response {
-        let mut answer = (self.0.status(), self.0.message().to_owned()).into_response();
-        if let Some(seconds) = self.0.retry_after() {
-            let seconds = HeaderValue::from(seconds);
-            answer.headers_mut().insert(header::RETRY_AFTER, seconds);
-        }
-        answer
-    }
-}
-
-pub(crate) type Page<T = Markup> = Result<T, Failure>;
 
 /// Whether an answer is a refusal that is not a page yet.
 pub(super) fn is_refusal(answer: &Response) -> bool {

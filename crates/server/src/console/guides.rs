@@ -7,7 +7,11 @@ use axum::{Router, extract::Path, response::Redirect, routing::get};
 use finetuner_docs::{contents, page};
 use maud::{Markup, PreEscaped, html};
 
-use super::{Failure, Page, asset, frame::document};
+use super::{
+    assets::asset,
+    failure::{Failure, Page},
+    frame::document,
+};
 use crate::{app::App, error::ApiError};
 
 pub(super) fn router() -> Router<Arc<App>> {

@@ -12,8 +12,9 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::{
-    Page, Session,
+    failure::Page,
     frame::page,
+    session::Session,
     webhooks::{event_boxes, events_of, state_of},
     words::{name, time, visible},
 };

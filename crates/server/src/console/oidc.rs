@@ -14,9 +14,11 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::{
-    Failure, Page, Session, cookie,
+    cookies::{add_cookie, cookie},
+    failure::{Failure, Page},
     frame::document,
-    sign_in::{add_cookie, form, local, note_failure, open},
+    session::Session,
+    sign_in::{form, local, note_failure, open},
     words::visible,
 };
 use crate::{

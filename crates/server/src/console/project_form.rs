@@ -13,7 +13,7 @@ use axum::{
 use maud::{Markup, html};
 use serde::de::DeserializeOwned;
 
-use super::{Failure, Session, words::visible};
+use super::{failure::Failure, session::Session, words::visible};
 use crate::{app::App, error::ApiError};
 
 /// The name of the hidden field.

@@ -12,13 +12,16 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::{
-    COOKIE, Failure, Nothing, Page, ProjectForm, Session, cookie,
+    cookies::{COOKIE, cookie},
+    failure::{Failure, Page},
     frame::page as framed,
+    project_form::{Nothing, ProjectForm},
+    session::Session,
     words::{count, name, query, time, visible},
 };
 use crate::{
-    api::{check_project_name, role},
     app::App,
+    checks::{check_project_name, role},
     database::{MemberRow, ProjectRow, Role},
     error::ApiError,
     secret,

@@ -8,9 +8,10 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::{
-    Page, Session,
+    failure::Page,
     frame::page as framed,
-    run::run_path,
+    links::run_path,
+    session::Session,
     state::{badge, progress},
     words::{count, name, seconds, time},
 };

@@ -12,13 +12,15 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::{
-    COOKIE, Failure, POLICY, Page, Session, api, cookie,
+    cookies::{COOKIE, add_cookie, cookie},
+    failure::{Failure, Page},
     frame::{document, page as shown},
+    guard::POLICY,
+    session::Session,
     words::{name as shown_name, query, visible},
 };
 use crate::{
-    accounts,
-    api::by_token,
+    accounts::{self, by_token},
     app::App,
     attempts::Candidate,
     database::{Actor, NewToken, Scope, Wanted},
@@ -244,22 +246,6 @@ fn with_cookie(headers: &HeaderMap, token: &str, answer: impl IntoResponse) -> R
     let mut answer = answer.into_response();
     add_cookie(headers, &mut answer, COOKIE, token, SESSION_DAYS * 86400);
     answer
-}
-
-/// Sets a cookie for `age` seconds. `headers` are the request's.
-pub(super) fn add_cookie(
-    headers: &HeaderMap,
-    answer: &mut Response,
-    name: &str,
-    value: &str,
-    age: u32,
-) {
-    let is_secure = api::address(headers).is_ok_and(|address| address.starts_with("https"));
-    let secure = if is_secure { "; Secure" } else { "" };
-    let cookie = format!("{name}={value}; Path=/; HttpOnly; SameSite=Lax; Max-Age={age}{secure}");
-    if let Ok(cookie) = HeaderValue::from_str(&cookie) {
-        answer.headers_mut().append(header::SET_COOKIE, cookie);
-    }
 }
 
 pub(crate) async fn sign_out(

@@ -13,8 +13,9 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::{
-    Failure, Page, Session,
+    failure::{Failure, Page},
     frame::page,
+    session::Session,
     words::{count, name, time, visible},
 };
 use crate::{

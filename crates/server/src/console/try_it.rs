@@ -12,19 +12,21 @@ use finetuner_engine::models::ModelKind;
 use maud::{Markup, html};
 
 use super::{
-    Page, Session,
-    data::name_of,
+    artifacts::name_of,
+    failure::Page,
     frame::page as framed,
-    run::run_path,
+    links::run_path,
+    session::Session,
     snippets::{Place, snippets},
     words::{name, path, visible},
 };
 use crate::{
-    api::{address, check_picture, find_run},
     app::App,
     database::{ArtifactList, ArtifactRow, Identity, RunRow},
     error::{ApiError, Result},
-    serving::{Found, Item, MOST_SEARCHED},
+    origin::address,
+    runs::find_run,
+    serving::{Found, Item, MOST_SEARCHED, check_picture},
     trial::{self, Answer, Finished},
 };
 

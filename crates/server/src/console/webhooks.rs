@@ -10,8 +10,10 @@ use axum::{
 use maud::{Markup, html};
 
 use super::{
-    Failure, Nothing, Page, ProjectForm, Session,
+    failure::{Failure, Page},
     frame::page,
+    project_form::{Nothing, ProjectForm},
+    session::Session,
     words::{count, name, path, time, visible},
 };
 use crate::{

@@ -4,7 +4,7 @@ use finetuner_data::{Checked, DocumentSource, Error as DataError};
 use finetuner_protocol::{Content, Document, stream_frame, stream_head};
 use tokio::runtime::Handle;
 
-use super::Refusal;
+use super::refusal::Refusal;
 use crate::{
     error::ApiError,
     store::Upload,

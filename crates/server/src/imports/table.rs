@@ -8,7 +8,11 @@ use finetuner_data::{
 };
 use finetuner_protocol::Task;
 
-use super::{Refusal, spool::Spooled, unzip};
+use super::{
+    refusal::{Refusal, words},
+    spool::Spooled,
+    unzip,
+};
 use crate::{space::Space, submission::MAX_DOCUMENTS};
 
 /// Kind of documents that rows become.
@@ -206,38 +210,4 @@ fn of_rows(
     }
     let rows = rows.columns(reading.columns.clone()).confined(base);
     Ok(rows.size(MAX_DOCUMENTS + 1).documents(layout))
-}
-
-/// Puts the names of the form's fields in the place of the client's options.
-pub(super) fn words(text: &str) -> String {
-    const NAMES: [(&str, &str); 9] = [
-        (
-            "say with `Columns` which of them to train on, such as \
-             `Columns::new().anchor(...).positive(...)`",
-            "say under \"Columns\" which of them to train on",
-        ),
-        (
-            ", such as `CsvOptions::dialect(Dialect::Excel)`",
-            ", under \"Columns are separated by\"",
-        ),
-        ("with `Columns`", "under \"Columns\""),
-        ("`columns`", "\"Columns\""),
-        ("`CsvOptions::dialect`", "\"Columns are separated by\""),
-        (
-            "`CsvOptions::encoding(\"utf-16le\")`",
-            "\"Encoding\" `utf-16le`",
-        ),
-        (
-            "`CsvOptions::encoding(\"utf-16be\")`",
-            "\"Encoding\" `utf-16be`",
-        ),
-        ("`CsvOptions::encoding`", "\"Encoding\""),
-        (
-            "give documents, or push the file before with the `model` of the list that it is like",
-            "choose another kind of rows",
-        ),
-    ];
-    NAMES.iter().fold(text.to_owned(), |text, (option, field)| {
-        text.replace(option, field)
-    })
 }

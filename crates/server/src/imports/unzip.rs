@@ -11,7 +11,7 @@ use std::{
 // Cargo.toml therefore names exactly.
 use zip::unstable::read::ZipIterable;
 
-use super::{Refusal, spool::stored};
+use super::{refusal::Refusal, spool::stored};
 use crate::space::Space;
 
 /// The most entries.

@@ -16,7 +16,7 @@ use lettre::{
 use serde_json::Value;
 use url::Url;
 
-use super::{Failure, run_address};
+use super::{failure::Failure, links::run_address};
 use crate::{
     database::{CONFIRM, RunEvent},
     error::StartError,

@@ -2,7 +2,9 @@
 //! message is sent at least once. One that can't be sent is tried again after longer and
 //! longer pauses, and is given up in the end.
 
+mod failure;
 mod hooks;
+mod links;
 mod mail;
 mod webhook;
 
@@ -13,7 +15,6 @@ use std::{
 };
 
 use tokio::task::{Id, JoinSet};
-use url::Url;
 
 use crate::{
     app::App,
@@ -21,6 +22,7 @@ use crate::{
     error::StartError,
     settings::Settings,
 };
+use failure::Failure;
 pub(crate) use hooks::{create, mail_address, run_events};
 use mail::Mailer;
 use webhook::Webhooks;
@@ -35,26 +37,6 @@ const AT_ONCE: usize = 256;
 const LOOK: Duration = Duration::from_secs(60);
 /// The pause after the database could not be read.
 const TROUBLE: Duration = Duration::from_secs(5);
-
-/// Why a message was not sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Failure {
-    reason: String,
-    /// How long the receiver asks to wait.
-    retry_after: Option<Duration>,
-    /// Whether another attempt would change nothing.
-    is_final: bool,
-}
-
-impl Failure {
-    fn new(reason: impl Into<String>) -> Self {
-        Self {
-            reason: reason.into(),
-            retry_after: None,
-            is_final: false,
-        }
-    }
-}
 
 /// Sends messages.
 pub(crate) struct Sender {
@@ -92,16 +74,6 @@ impl Sender {
             }
         }
     }
-}
-
-/// The address of a run's page.
-fn run_address(base: &Url, experiment: &str, run: &str) -> String {
-    let mut url = base.clone();
-    if let Ok(mut segments) = url.path_segments_mut() {
-        let parts = ["console", "experiments", experiment, "runs", run];
-        segments.pop_if_empty().extend(parts);
-    }
-    url.into()
 }
 
 /// Sends messages as long as the server runs.

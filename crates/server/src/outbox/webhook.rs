@@ -14,7 +14,7 @@ use serde_json::Value;
 use sha2::Sha256;
 use url::Url;
 
-use super::{Failure, run_address};
+use super::{failure::Failure, links::run_address};
 use crate::{
     database::now_ms, error::StartError, outside, requests::root_cause, settings::Settings,
 };

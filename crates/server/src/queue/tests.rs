@@ -246,14 +246,14 @@ impl Harness {
 
     async fn details(&self) -> String {
         let run = self.run().await;
-        crate::api::status_of(&self.app, &run)
+        crate::runs::status_of(&self.app, &run)
             .await
             .unwrap()
             .details
     }
 
     async fn log(&self) -> String {
-        crate::api::log_text(&self.app, 1).await.unwrap()
+        crate::runs::log_text(&self.app, 1).await.unwrap()
     }
 
     /// Advances the clock with a round every second, as in a running server.

@@ -6,6 +6,7 @@ mod cache;
 mod counters;
 mod index;
 mod load;
+mod pictures;
 
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ pub(crate) use cache::{Cache, Held, Room};
 pub(crate) use counters::ServingCounters;
 use index::Progress;
 pub(crate) use index::{Found, Index, MOST as MOST_SEARCHED, gather};
+pub(crate) use pictures::check_picture;
 
 use crate::{
     error::{ApiError, Result},

@@ -188,10 +188,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        api,
         app::App,
         database::{in_memory, with_run},
-        http, secret,
+        http, routes, runs, secret,
         settings::Settings,
         space::Space,
         store::Store,
@@ -317,7 +316,7 @@ mod tests {
         let served = http::serve(
             listener,
             None,
-            api::worker_router(Arc::clone(&app)),
+            routes::worker_router(Arc::clone(&app)),
             stopped,
         );
         tokio::spawn(async move {
@@ -356,7 +355,7 @@ mod tests {
         let (told, delivered) = oneshot::channel();
         items.send(Item::Delivered(told)).unwrap();
         delivered.await.unwrap();
-        let log = api::log_text(&app, 1).await.unwrap();
+        let log = runs::log_text(&app, 1).await.unwrap();
         assert_eq!(log.lines().count(), 2 * BATCH);
         drop(items);
         reports.await.unwrap().unwrap();
@@ -391,7 +390,7 @@ mod tests {
         report(server, received, signals, limits, every, Place::Thread)
             .await
             .unwrap();
-        let log = api::log_text(&app, 1).await.unwrap();
+        let log = runs::log_text(&app, 1).await.unwrap();
         let said: Vec<&str> = log.lines().collect();
         assert_eq!(said.len(), 3, "{log}");
         assert!(said[0].ends_with("first") && said[2].ends_with("last"));
@@ -400,7 +399,7 @@ mod tests {
             "{log}"
         );
         assert!(said[1].contains("413"), "{log}");
-        let all = api::examples_of(&app, 1).await.unwrap();
+        let all = runs::examples_of(&app, 1).await.unwrap();
         assert_eq!(all.after.len(), 3000);
         let [_, found] = app.database.found_documents(1).await.unwrap();
         assert_eq!(found.unwrap().places.len(), 3000);

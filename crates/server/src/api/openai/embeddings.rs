@@ -19,14 +19,15 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{
-    Caller, OpenAiError, Result,
+    caller::Caller,
+    error::{OpenAiError, Result},
     input::{Asked, Encoding, at, items},
     models::find,
 };
 use crate::{
-    api::json::JsonObject,
     app::App,
     error::ApiError,
+    json::JsonObject,
     serving::{Item, Prompted, Refused},
 };
 

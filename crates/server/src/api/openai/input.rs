@@ -1,19 +1,14 @@
 //! The body of a request for embeddings.
 
-use finetuner_engine::image;
 use serde_json::{Map, Value};
 
-use super::{OpenAiError, Result};
-use crate::serving::Item;
+use super::error::{OpenAiError, Result};
+use crate::serving::{Item, check_picture};
 
 /// The most inputs of a request, as OpenAI has it.
 const MAX_INPUTS: usize = 2048;
 /// The most bytes of a text.
 const MAX_TEXT: usize = 256 << 10;
-/// The most bytes of a picture, decoded from base64.
-const MAX_PICTURE: usize = 8 << 20;
-/// The most pixels of a picture.
-const MAX_PIXELS: u64 = 40_000_000;
 
 /// How vectors are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,24 +162,6 @@ fn decoded(uri: &str) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// Checks the size of a picture, and that it is one.
-pub(crate) fn check_picture(bytes: &[u8]) -> Result<(), String> {
-    if bytes.len() > MAX_PICTURE {
-        let (size, limit) = (bytes.len(), MAX_PICTURE >> 20);
-        return Err(format!(
-            "a picture of {size} bytes; {limit} MiB are allowed"
-        ));
-    }
-    let [width, height] = image::size(bytes).map_err(|e| e.to_string())?;
-    if u64::from(width) * u64::from(height) > MAX_PIXELS {
-        let limit = MAX_PIXELS / 1_000_000;
-        return Err(format!(
-            "a picture of {width}x{height} pixels; {limit} million are allowed: make it smaller"
-        ));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -270,7 +247,7 @@ mod tests {
         }
         let large = format!(
             "data:image/png;base64,{}",
-            "A".repeat((MAX_PICTURE + 3) / 3 * 4)
+            "A".repeat(((8 << 20) + 3) / 3 * 4)
         );
         for (input, said) in [
             ("data:image/png;base64,!!", "no data URI"),
@@ -283,22 +260,5 @@ mod tests {
             assert_eq!(error.param.as_deref(), Some("input[1]"));
             assert!(error.error.message().contains(said), "{error:?}");
         }
-    }
-
-    #[test]
-    fn an_image_with_too_many_pixels_is_refused_by_its_header() {
-        // Only the header of a BMP with 16,000 x 4,000 pixels of 1 bit.
-        let mut bmp = b"BM".to_vec();
-        bmp.extend([0; 8]);
-        bmp.extend(62_u32.to_le_bytes());
-        bmp.extend(40_u32.to_le_bytes());
-        bmp.extend(16_000_i32.to_le_bytes());
-        bmp.extend(4_000_i32.to_le_bytes());
-        bmp.extend(1_u16.to_le_bytes());
-        bmp.extend(1_u16.to_le_bytes());
-        bmp.extend([0; 24]);
-        bmp.extend([0, 0, 0, 0, 255, 255, 255, 0]);
-        let error = check_picture(&bmp).unwrap_err();
-        assert!(error.contains("40 million are allowed"), "{error}");
     }
 }

@@ -1,124 +1,14 @@
 //! `/v1/*`: finished models as programs use them that speak OpenAI's API.
 //! Requests, answers and errors have its form.
 
+mod caller;
 mod embeddings;
+mod error;
 mod input;
 mod models;
 
-use std::{borrow::Cow, sync::Arc};
-
-use axum::{
-    Json,
-    extract::FromRequestParts,
-    http::{StatusCode, header, request::Parts},
-    response::{IntoResponse, Response},
-};
-use serde_json::json;
-
 pub(crate) use embeddings::{MAX_BODY, create as create_embeddings};
-pub(crate) use input::check_picture;
+pub(crate) use error::nothing_here;
 pub(crate) use models::{
     list as list_models, one as model, one_of_experiment as model_of_experiment,
 };
-
-use super::auth::User;
-use crate::{app::App, database::Identity, error::ApiError};
-
-/// An answer that is not a success: `{"error": {...}}`.
-#[derive(Debug)]
-pub(crate) struct OpenAiError {
-    error: ApiError,
-    /// The member of the request that is at fault.
-    param: Option<Cow<'static, str>>,
-    /// What programs tell errors apart by.
-    code: Option<&'static str>,
-}
-
-type Result<T, E = OpenAiError> = std::result::Result<T, E>;
-
-impl OpenAiError {
-    /// A member that can't be used.
-    fn invalid(param: impl Into<Cow<'static, str>>, reason: impl std::fmt::Display) -> Self {
-        let param = param.into();
-        Self {
-            error: ApiError::bad_request(format!("`{param}`: {reason}")),
-            param: Some(param),
-            code: None,
-        }
-    }
-
-    /// A model that can't be used.
-    fn model(error: ApiError, code: Option<&'static str>) -> Self {
-        Self {
-            error,
-            param: Some("model".into()),
-            code,
-        }
-    }
-}
-
-impl From<ApiError> for OpenAiError {
-    fn from(error: ApiError) -> Self {
-        let code = match error.status() {
-            StatusCode::UNAUTHORIZED => Some("invalid_api_key"),
-            StatusCode::TOO_MANY_REQUESTS => Some("rate_limit_exceeded"),
-            _ => None,
-        };
-        Self {
-            error,
-            param: None,
-            code,
-        }
-    }
-}
-
-impl IntoResponse for OpenAiError {
-    fn into_response(self) -> Response {
-        let status = match self.error.status() {
-            // OpenAI's clients know this one alone.
-            StatusCode::UNPROCESSABLE_ENTITY => StatusCode::BAD_REQUEST,
-            other => other,
-        };
-        let kind = match status {
-            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
-            status if status.is_server_error() => "server_error",
-            _ => "invalid_request_error",
-        };
-        let body = json!({"error": {
-            "message": self.error.shown(),
-            "type": kind,
-            "param": self.param,
-            "code": self.code,
-        }});
-        let mut answer = (status, Json(body)).into_response();
-        let headers = answer.headers_mut();
-        if let Some(seconds) = self.error.retry_after() {
-            headers.insert(header::RETRY_AFTER, header::HeaderValue::from(seconds));
-        }
-        if status == StatusCode::UNAUTHORIZED {
-            let scheme = header::HeaderValue::from_static("Bearer");
-            headers.insert(header::WWW_AUTHENTICATE, scheme);
-        }
-        answer
-    }
-}
-
-/// Who is asking: `Authorization: Bearer <TOKEN>`, with any of the user's tokens.
-pub(crate) struct Caller(Identity);
-
-impl FromRequestParts<Arc<App>> for Caller {
-    type Rejection = OpenAiError;
-
-    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self> {
-        let User(user) = User::from_request_parts(parts, app).await?;
-        Ok(Self(user))
-    }
-}
-
-/// Answers for an address below `/v1/` that is none of the server's.
-pub(super) fn nothing_here() -> Response {
-    let error = ApiError::not_found(
-        "this server has `/v1/embeddings` and `/v1/models` of OpenAI's API, and no others",
-    );
-    OpenAiError::from(error).into_response()
-}

@@ -10,7 +10,10 @@ use axum::{
 use finetuner_protocol::{RunTask, Status};
 use serde::Serialize;
 
-use super::{Caller, OpenAiError, Result};
+use super::{
+    caller::Caller,
+    error::{OpenAiError, Result},
+};
 use crate::{
     app::App,
     database::{ArtifactRow, ModelRow, RunRow},

@@ -10,11 +10,11 @@ use axum::{
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::AdminSession;
+use super::frame::AdminSession;
 use crate::{
     app::App,
     console::{
-        Page,
+        failure::Page,
         words::{name, query, time},
     },
     database::{AuditFilter, Entry, csv},

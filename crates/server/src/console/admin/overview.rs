@@ -6,11 +6,11 @@ use std::sync::Arc;
 use axum::extract::State;
 use maud::{Markup, html};
 
-use super::AdminSession;
+use super::frame::AdminSession;
 use crate::{
     app::App,
     console::{
-        Page,
+        failure::Page,
         words::{bytes, count, name, seconds, time},
     },
     database::{OpenRun, now_ms},

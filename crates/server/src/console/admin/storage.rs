@@ -10,11 +10,11 @@ use axum::{
 use maud::html;
 use serde::Deserialize;
 
-use super::{AdminSession, problem};
+use super::frame::{AdminSession, problem};
 use crate::{
     app::App,
     console::{
-        Page,
+        failure::Page,
         frame::{pager, pages},
         words::{bytes, count, name, visible},
     },

@@ -12,12 +12,12 @@ use finetuner_protocol::check_name;
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::{AdminSession, problem};
+use super::frame::{AdminSession, problem};
 use crate::{
-    api::check_open_runs,
     app::App,
+    checks::check_open_runs,
     console::{
-        Page,
+        failure::Page,
         frame::{pager, pages},
         words::{count, name, query, time, visible},
     },

@@ -1,6 +1,7 @@
 //! Curves as SVG. Lengths are parts of the figure, so that curves fill whatever
 //! room there is while labels keep their size. Colours are the style sheet's.
 
+mod curve;
 mod ticks;
 mod view;
 
@@ -9,8 +10,9 @@ use std::fmt::Write;
 use maud::{Markup, PreEscaped, html};
 
 use super::words::{number, visible};
+pub(crate) use curve::{Curve, Point};
 use view::Axis;
-pub(super) use view::{View, ViewQuery};
+pub(crate) use view::{View, ViewQuery};
 
 /// Both sides of the field in which curves are drawn.
 const SIDE: f64 = 1000.0;
@@ -21,25 +23,6 @@ pub(super) const COLOURS: usize = 8;
 const NAMED: usize = 12;
 /// How curves of one colour are told apart.
 const DASHES: usize = 3;
-
-/// A value, and where in the training it was measured.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Point {
-    /// Counted over all epochs.
-    pub(super) step: f64,
-    /// Epochs that are done, with the part of the one that goes on.
-    pub(super) epoch: f64,
-    /// Seconds since the first step.
-    pub(super) time: f64,
-    pub(super) value: f64,
-}
-
-/// One curve.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Curve {
-    pub(super) name: String,
-    pub(super) points: Vec<Point>,
-}
 
 /// A curve as it is drawn.
 struct Drawn<'a> {

@@ -1,6 +1,6 @@
 //! Scales of axes and their round numbers.
 
-use super::number;
+use crate::console::words::number;
 
 /// Numbers that an axis has at least, if its range allows it.
 const FEWEST: usize = 3;

@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::{Point, ticks};
+use super::{curve::Point, ticks};
 use crate::console::words::{query, seconds};
 
 /// The smoothest curve that may be asked for.
@@ -11,7 +11,7 @@ const SMOOTHEST: f64 = 0.99;
 
 /// What lies along a figure.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::console) enum Axis {
+pub(crate) enum Axis {
     #[default]
     Step,
     Epoch,
@@ -22,7 +22,7 @@ impl Axis {
     const ALL: [Self; 3] = [Self::Step, Self::Epoch, Self::Time];
 
     /// The value in addresses.
-    pub(in crate::console) fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Step => "step",
             Self::Epoch => "epoch",
@@ -58,7 +58,7 @@ impl Axis {
 /// The fields of an address that say how curves are looked at.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-pub(in crate::console) struct ViewQuery {
+pub(crate) struct ViewQuery {
     x: String,
     scale: String,
     smooth: String,
@@ -70,7 +70,7 @@ pub(in crate::console) struct ViewQuery {
 
 /// How curves are looked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(in crate::console) struct View {
+pub(crate) struct View {
     pub(super) axis: Axis,
     /// Whether values are drawn on a logarithmic scale.
     pub(super) log: bool,
@@ -107,7 +107,7 @@ impl From<&ViewQuery> for View {
 
 impl View {
     /// The fields of an address that stand for this view.
-    pub(in crate::console) fn fields(&self) -> Vec<(&'static str, String)> {
+    pub(crate) fn fields(&self) -> Vec<(&'static str, String)> {
         let given = |is: bool, text: String| if is { text } else { String::new() };
         vec![
             (
@@ -123,7 +123,7 @@ impl View {
     }
 
     /// Whether a part of the axis is shown.
-    pub(in crate::console) fn is_part(&self) -> bool {
+    pub(crate) fn is_part(&self) -> bool {
         self.from.is_some() || self.to.is_some()
     }
 
@@ -154,7 +154,7 @@ impl View {
 
     /// The form that changes the view; `kept` are further fields of the page's
     /// address. The script sends it when something was chosen.
-    pub(in crate::console) fn form(&self, action: &str, kept: &[(&str, &str)]) -> Markup {
+    pub(crate) fn form(&self, action: &str, kept: &[(&str, &str)]) -> Markup {
         let smooth = [0.0, 0.6, 0.9, 0.97];
         let whole = Self {
             from: None,

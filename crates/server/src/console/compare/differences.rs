@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use finetuner_protocol::{Generation, RunConfig};
 use serde_json::Value;
 
-use crate::{console::run::config_of, database::RunRow};
+use crate::{console::config::config_of, database::RunRow};
 
 /// Names of a run, which always differ, and what has no effect on it.
 const NAMES: [&str; 4] = ["run_name", "experiment_name", "data.evaluate", "public"];

@@ -6,7 +6,8 @@ use crate::{
     app::App,
     console::{
         chart::style_of,
-        run::{EXAMPLES, Examples, run_path},
+        links::run_path,
+        run::{EXAMPLES, Examples},
         words::{name, visible},
     },
     database::RunRow,

@@ -15,13 +15,14 @@ use axum::{
 use maud::{Markup, html};
 
 use super::{
-    Page, Session,
-    chart::{Curve, View, ViewQuery, figure, style_of},
+    chart::{Curve, View, ViewQuery, figure},
+    failure::Page,
     frame::page as framed,
-    run::{Curves, curves_of, run_path},
+    run::{Curves, curves_of},
+    session::Session,
     words::{count, name, own_address, path, visible},
 };
-use crate::{api::find_run, app::App, database::RunRow, error::ApiError};
+use crate::{app::App, database::RunRow, error::ApiError, runs::find_run};
 
 /// Runs that are compared at once.
 const MOST: usize = 200;
@@ -162,15 +163,6 @@ fn measured(all: &[Curves]) -> Vec<String> {
     names
 }
 
-/// A run's name beside the colour of its curves.
-fn title(place: usize, run: &RunRow) -> Markup {
-    html! {
-        th scope="row" {
-            span class={ "key " (style_of(place)) } {} a href=(run_path(run)) { (name(&run.name)) }
-        }
-    }
-}
-
 /// Shows the differences between the settings of the runs.
 fn differences(runs: &[RunRow]) -> Markup {
     let fields = differences::of(runs);
@@ -183,7 +175,7 @@ fn differences(runs: &[RunRow]) -> Markup {
             @for field in &fields { th scope="col" { (visible(&field.label)) } }
         } }
         tbody { @for (i, run) in runs.iter().enumerate() { tr {
-            (title(i, run))
+            (results::title(i, run))
             @for field in &fields { td data-label=(visible(&field.label)) { @match &field.values[i] {
                 Some(value) => { (name(value)) }
                 None => { span .hint { "default" } }

@@ -3,13 +3,14 @@
 use finetuner_protocol::{MetricsInfo, greater_is_better};
 use maud::{Markup, html};
 
-use super::title;
 use crate::{
     console::{
+        chart::style_of,
+        links::run_path,
         metrics,
         run::Curves,
         state::{badge, duration},
-        words::{number, seconds, visible},
+        words::{name, number, seconds, visible},
     },
     database::{RunRow, now_ms},
 };
@@ -50,6 +51,15 @@ pub(super) fn table(runs: &[RunRow], curves: &[Curves]) -> Markup {
         } }
         p .hint { "Values after the training, with their change; losses of the last epoch. "
             span .best { "Marked" } " values are the best of these runs." }
+    }
+}
+
+/// A run's name beside the colour of its curves.
+pub(super) fn title(place: usize, run: &RunRow) -> Markup {
+    html! {
+        th scope="row" {
+            span class={ "key " (style_of(place)) } {} a href=(run_path(run)) { (name(&run.name)) }
+        }
     }
 }
 

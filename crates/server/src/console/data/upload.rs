@@ -11,12 +11,18 @@ use finetuner_data::{Columns, Problems};
 use finetuner_protocol::{Document, Task, check_name};
 use maud::{Markup, html};
 
-use super::{shown_document, shown_name};
 use crate::{
-    app::{App, to_the_end},
-    console::{Page, Session, frame::page as framed, words::path},
+    app::App,
+    console::{
+        document::shown_document,
+        failure::Page,
+        frame::page as framed,
+        session::Session,
+        words::{name as shown_name, path},
+    },
     error::ApiError,
     imports::{self, FirstRow, NewData, Reading, Refusal, Rows, Spool},
+    tasks::to_the_end,
 };
 
 /// The most bytes of a field that is not the file.

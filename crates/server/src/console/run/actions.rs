@@ -8,16 +8,19 @@ use axum::{
 };
 use maud::html;
 
-use super::{crumbs, makes_data, run_path};
 use crate::{
-    api::find_run,
     app::App,
     console::{
-        Nothing, Page, ProjectForm, Session,
+        config::makes_data,
+        failure::Page,
         frame::page as framed,
+        links::{crumbs, run_path},
+        project_form::{Nothing, ProjectForm},
+        session::Session,
         words::{name, path},
     },
     database::{Refusal, RunRow},
+    runs::find_run,
 };
 
 /// A question before something that can't be taken back.

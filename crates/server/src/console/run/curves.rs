@@ -6,12 +6,13 @@ use std::collections::BTreeMap;
 use finetuner_protocol::Event;
 use maud::html;
 
-use super::{Shown, run_path};
+use super::shown::Shown;
 use crate::{
     app::App,
     console::{
-        Page,
         chart::{Curve, Point, View, figure},
+        failure::Page,
+        links::run_path,
         metrics,
     },
     database::{RunRow, StoredEvent},
@@ -31,14 +32,14 @@ const LINE: &str = "Metric: '";
 
 /// The curves of a run.
 #[derive(Default)]
-pub(in crate::console) struct Curves {
-    pub(in crate::console) loss: Curve,
-    pub(in crate::console) val_loss: Curve,
-    pub(in crate::console) learning_rate: Curve,
+pub(crate) struct Curves {
+    pub(crate) loss: Curve,
+    pub(crate) val_loss: Curve,
+    pub(crate) learning_rate: Curve,
     /// The mean loss of the last epoch that has ended.
-    pub(in crate::console) train_loss: Option<f64>,
+    pub(crate) train_loss: Option<f64>,
     /// The metric that tells most comes first.
-    pub(in crate::console) metrics: Vec<Curve>,
+    pub(crate) metrics: Vec<Curve>,
 }
 
 pub(super) async fn section(app: &App, shown: &Shown) -> Page {
@@ -86,11 +87,7 @@ pub(super) async fn figures(
 }
 
 /// Reads the curves of a run, of about `points` steps.
-pub(in crate::console) async fn of(
-    app: &App,
-    run: &RunRow,
-    points: u64,
-) -> Result<Curves, ApiError> {
+pub(crate) async fn of(app: &App, run: &RunRow, points: u64) -> Result<Curves, ApiError> {
     let steps = app.database.sampled_steps(run.id, points).await?;
     let Some(start) = steps.first().map(|stored| stored.at) else {
         return Ok(Curves::default());

@@ -6,29 +6,31 @@ use finetuner_protocol::ExamplesInfo;
 use maud::{Markup, html};
 use serde_json::Value;
 
-use super::{Shown, makes_data};
+use super::shown::Shown;
 use crate::{
-    api::examples_of,
     app::App,
     console::{
-        Page, Session,
-        data::{document_address, picture_address, shown_document},
+        config::makes_data,
+        document::{document_address, picture_address, shown_document},
+        failure::Page,
+        session::Session,
         words::{count, name, number, path, visible},
     },
     database::{ArtifactRow, Found, RunRow},
     documents,
     error::ApiError,
+    runs::examples_of,
 };
 
 /// Example queries that are shown.
-pub(in crate::console) const EXAMPLES: usize = 5;
+pub(crate) const EXAMPLES: usize = 5;
 /// Matches that are shown of each.
 const MATCHES: usize = 8;
 /// Documents that are shown of data that a run has made.
 const DOCUMENTS: u64 = 5;
 
 /// What one query found, in order.
-pub(in crate::console) struct Side<'a> {
+pub(crate) struct Side<'a> {
     texts: &'a [Value],
     places: &'a [u64],
     hits: &'a [bool],
@@ -51,23 +53,23 @@ impl<'a> Side<'a> {
         }
     }
 
-    pub(in crate::console) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.texts.is_empty()
     }
 
     /// Whether it is known which documents belong to the query.
-    pub(in crate::console) fn is_judged(&self) -> bool {
+    pub(crate) fn is_judged(&self) -> bool {
         !self.hits.is_empty()
     }
 
     /// The place of the first hit, counted from 1.
-    pub(in crate::console) fn first_hit(&self) -> Option<usize> {
+    pub(crate) fn first_hit(&self) -> Option<usize> {
         self.hits.iter().position(|hit| *hit).map(|place| place + 1)
     }
 }
 
 /// The examples of a run, as far as they are shown.
-pub(in crate::console) struct Examples {
+pub(crate) struct Examples {
     queries: Vec<String>,
     texts: ExamplesInfo,
     before: Option<Found>,
@@ -77,7 +79,7 @@ pub(in crate::console) struct Examples {
 }
 
 impl Examples {
-    pub(in crate::console) async fn of(app: &App, run: &RunRow) -> Result<Self, ApiError> {
+    pub(crate) async fn of(app: &App, run: &RunRow) -> Result<Self, ApiError> {
         let texts: ExamplesInfo = examples_of(app, run.id).await?;
         let names = match texts.after.is_empty() {
             true => &texts.before,
@@ -135,18 +137,18 @@ impl Examples {
     }
 
     /// The queries of the evaluation after the training.
-    pub(in crate::console) fn asked(&self) -> impl Iterator<Item = &String> {
+    pub(crate) fn asked(&self) -> impl Iterator<Item = &String> {
         self.texts.after.keys()
     }
 
     /// What a query found after the training.
-    pub(in crate::console) fn after(&self, query: &str) -> Side<'_> {
+    pub(crate) fn after(&self, query: &str) -> Side<'_> {
         let [_, after] = self.sides(query);
         after
     }
 
     /// What a query found.
-    pub(in crate::console) fn found(&self, side: &Side<'_>, shared: Option<&str>) -> Markup {
+    pub(crate) fn found(&self, side: &Side<'_>, shared: Option<&str>) -> Markup {
         html! { ol .found { @for (i, text) in side.texts.iter().take(MATCHES).enumerate() {
             @let text = text.as_str().map_or_else(|| text.to_string(), str::to_owned);
             @let hit = side.hits.get(i).copied().unwrap_or_default();

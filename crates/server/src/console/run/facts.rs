@@ -3,58 +3,17 @@
 use maud::{Markup, html};
 use serde_json::Value;
 
-use super::makes_data;
 use crate::{
     app::App,
     console::{
-        Session,
-        frame::Failure,
+        config::{config_of, makes_data, model_of, models_of_synthesis, setting, texts},
+        failure::Failure,
+        session::Session,
         words::{name, path, seconds, time},
     },
     database::{RunRow, now_ms},
     error::ApiError,
-    redaction::shown_config,
 };
-
-/// A run's configuration without secrets.
-pub(in crate::console) fn config_of(run: &RunRow) -> Value {
-    shown_config(&run.config)
-}
-
-/// The model that a run trains, or those that a synthesis run uses.
-pub(in crate::console) fn model_of(run: &RunRow, config: &Value) -> String {
-    let names = match makes_data(run) {
-        true => models_of_synthesis(config).concat(),
-        false => texts(&config["model"]["name"]),
-    };
-    names.join(", ")
-}
-
-/// The relation miners and the cross-encoder of a synthesis run.
-fn models_of_synthesis(config: &Value) -> [Vec<String>; 2] {
-    [
-        texts(&config["relation_mining"]["models"]),
-        texts(&config["cross_encoder"]),
-    ]
-}
-
-/// A text, or those of a list.
-fn texts(value: &Value) -> Vec<String> {
-    match value {
-        Value::String(text) => vec![text.clone()],
-        Value::Array(list) => list.iter().flat_map(texts).collect(),
-        _ => Vec::new(),
-    }
-}
-
-/// A hyper-parameter as a text; empty if the configuration does not name it.
-pub(in crate::console) fn setting(config: &Value, field: &str) -> String {
-    match &config["hyper_parameters"][field] {
-        Value::Null => String::new(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
-}
 
 /// The facts of a run, as a list of names and values.
 pub(super) async fn list(app: &App, session: &Session, run: &RunRow) -> Result<Markup, Failure> {

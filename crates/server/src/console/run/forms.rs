@@ -10,17 +10,20 @@ use maud::{Markup, html};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{config_of, crumbs, makes_data, run_path, setting};
 use crate::{
-    api::{Continuation, check_keys, continue_from, create_from, find_run},
     app::App,
     console::{
-        Page, ProjectForm, Session,
-        frame::{Failure, page as framed},
+        config::{config_of, makes_data, setting},
+        failure::{Failure, Page},
+        frame::page as framed,
+        links::{crumbs, run_path},
+        project_form::ProjectForm,
+        session::Session,
         words::{count, name},
     },
     database::{CheckpointRow, RunRow},
     error::ApiError,
+    runs::{Continuation, check_keys, continue_from, create_from, find_run},
 };
 
 /// Hyper-parameters that can be changed in a clone, and whether a number is

@@ -11,13 +11,14 @@ use axum::{
 use maud::html;
 use serde::Deserialize;
 
-use super::{curves, examples::Examples, facts, makes_data, top::headline};
+use super::{curves, examples::Examples, facts, top::headline};
 use crate::{
     app::App,
     console::{
-        Failure, Page,
         chart::{View, ViewQuery},
-        data::picture_of,
+        config::makes_data,
+        document::picture_of,
+        failure::{Failure, Page},
         frame::document,
         metrics,
         state::badge,

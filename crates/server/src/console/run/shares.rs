@@ -10,17 +10,20 @@ use axum::{
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::{crumbs, makes_data, run_path};
 use crate::{
-    api::{MAX_SHARE_DAYS, create_share, find_run, share_address},
     app::App,
     console::{
-        Page, ProjectForm, Session,
+        config::makes_data,
+        failure::Page,
         frame::page as framed,
+        links::{crumbs, run_path},
+        project_form::ProjectForm,
+        session::Session,
         words::{count, name, time, visible},
     },
     database::{RunRow, ShareRow},
     error::{ApiError, Result},
+    runs::{MAX_SHARE_DAYS, create_share, find_run, share_address},
 };
 
 #[derive(Deserialize)]

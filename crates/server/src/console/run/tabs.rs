@@ -3,60 +3,18 @@
 
 use maud::{Markup, html};
 
-use super::{Shown, config_of, makes_data, run_path};
+use super::shown::{Shown, Tab};
 use crate::{
-    api::log_text,
     app::App,
     console::{
-        Page,
+        config::{config_of, makes_data},
+        failure::Page,
+        links::run_path,
         words::{bytes, name, path, pretty, time},
     },
     error::ApiError,
+    runs::log_text,
 };
-
-/// What a tab shows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Tab {
-    #[default]
-    Log,
-    Configuration,
-    Checkpoints,
-    Files,
-}
-
-impl Tab {
-    const ALL: [Self; 4] = [
-        Self::Log,
-        Self::Configuration,
-        Self::Checkpoints,
-        Self::Files,
-    ];
-
-    /// Reads the value in an address. An unknown one is the log.
-    pub(super) fn read(word: &str) -> Self {
-        let found = Self::ALL.into_iter().find(|tab| tab.word() == word);
-        found.unwrap_or_default()
-    }
-
-    /// The value in addresses; empty for the first tab.
-    pub(super) fn word(self) -> &'static str {
-        match self {
-            Self::Log => "",
-            Self::Configuration => "configuration",
-            Self::Checkpoints => "checkpoints",
-            Self::Files => "files",
-        }
-    }
-
-    fn label(self) -> &'static str {
-        match self {
-            Self::Log => "Log",
-            Self::Configuration => "Full configuration",
-            Self::Checkpoints => "Checkpoints",
-            Self::Files => "Files",
-        }
-    }
-}
 
 pub(super) async fn section(app: &App, shown: &Shown) -> Page {
     let here = |tab| format!("{}#details", shown.address(tab, &[]));

@@ -4,19 +4,23 @@
 use finetuner_protocol::{Event, Status};
 use maud::{Markup, html};
 
-use super::{Shown, crumbs, facts, makes_data, run_path};
+use super::{facts, shown::Shown};
 use crate::{
-    api::status_of,
     app::App,
     console::{
-        Page, Session, annotations,
+        annotations,
+        config::makes_data,
+        failure::Page,
+        links::{crumbs, run_path},
         metrics::{self, Change},
+        session::Session,
         state::{State, badge, progress},
         words::{count, name, number, path, visible},
     },
     database::RunRow,
     documents,
     error::ApiError,
+    runs::status_of,
 };
 
 /// Warnings of a log that are shown.

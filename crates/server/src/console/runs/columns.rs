@@ -2,10 +2,8 @@
 //! cookie that remembers the choice.
 
 use axum::http::HeaderMap;
-use maud::{Markup, html};
 
-use super::{Listed, table::Shown};
-use crate::console::{cookie, words::visible};
+use crate::console::cookies::cookie;
 
 /// The cookie with the columns that were chosen.
 pub(super) const COOKIE: &str = "finetuner_columns";
@@ -24,7 +22,7 @@ pub(super) const CHANGE: &str = "@change";
 
 /// Columns that every list offers, and those among them that it shows where
 /// nothing was chosen.
-const KNOWN: [(&str, &str, bool); 18] = [
+pub(super) const KNOWN: [(&str, &str, bool); 18] = [
     ("experiment", "Experiment", true),
     ("state", "State", true),
     ("tags", "Tags", true),
@@ -47,7 +45,7 @@ const KNOWN: [(&str, &str, bool); 18] = [
 
 /// The columns that are shown, in order, beside the name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Columns(Vec<String>);
+pub(super) struct Columns(pub(super) Vec<String>);
 
 impl Default for Columns {
     fn default() -> Self {
@@ -112,7 +110,7 @@ impl Columns {
         all.filter(move |field| !(of_one && *field == "experiment"))
     }
 
-    fn has(&self, field: &str) -> bool {
+    pub(super) fn has(&self, field: &str) -> bool {
         self.0.iter().any(|own| own == field)
     }
 }
@@ -121,43 +119,6 @@ impl Columns {
 pub(super) fn label(field: &str) -> &str {
     let known = KNOWN.iter().find(|(name, ..)| *name == field);
     known.map_or(field, |(_, label, _)| label)
-}
-
-/// The form that chooses columns. It offers what the shown runs have.
-pub(super) fn form(listed: &Listed, shown: &Shown<'_>) -> Markup {
-    let own = &listed.columns;
-    let known = KNOWN.iter().map(|(field, ..)| (*field).to_owned());
-    let mut offered: Vec<String> = known.collect();
-    for field in shown.fields().into_iter().chain(own.0.clone()) {
-        if !offered.contains(&field) {
-            offered.push(field);
-        }
-    }
-    if listed.is_of_one() {
-        offered.retain(|field| field != "experiment");
-    }
-    html! {
-        details #columns {
-            summary { "Columns" }
-            form method="get" action=(listed.here) {
-                (listed.hidden_fields())
-                fieldset .choices {
-                    legend .hidden { "Columns to show" }
-                    @for field in &offered { label {
-                        input type="checkbox" name="c" value=(field) checked[own.has(field)];
-                        " " (visible(label(field)))
-                    } }
-                }
-                label { "Others, separated by commas " input .wide name="more"
-                    placeholder="recall_at_20.change, scheduler" autocapitalize="none"
-                    spellcheck="false"; }
-                div .row {
-                    button type="submit" name="columns" value="set" { "Show these columns" }
-                    button .quiet type="submit" name="columns" value="default" { "Default columns" }
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]

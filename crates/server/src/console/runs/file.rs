@@ -12,12 +12,15 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    Columns, Conditions, ListQuery, Listed, find_experiment, search, search::Searched,
+    columns::Columns,
+    find::{find_experiment, search},
+    listed::{ListQuery, Listed},
+    search::{Conditions, Searched},
     selected::find_all,
 };
 use crate::{
     app::App,
-    console::{Page, Session, state::State as RunState},
+    console::{failure::Page, session::Session, state::State as RunState},
     database::Outline,
     error::ApiError,
 };

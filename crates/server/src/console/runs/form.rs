@@ -2,8 +2,8 @@
 
 use maud::{Markup, html};
 
-use super::{Listed, RunState, table::Shown};
-use crate::console::words::visible;
+use super::{listed::Listed, table::Shown};
+use crate::console::{state::State as RunState, words::visible};
 
 pub(super) fn markup(
     listed: &Listed,

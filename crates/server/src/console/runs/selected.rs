@@ -12,17 +12,18 @@ use finetuner_protocol::{AnnotationChange, split_tags};
 use maud::{Markup, html};
 
 use crate::{
-    api::{annotate, find_run},
     app::App,
     console::{
-        Page, Session,
+        failure::Page,
         frame::page as framed,
-        run::run_path,
+        links::run_path,
+        session::Session,
         state::badge,
         words::{count, name, own_address},
     },
     database::{Refusal, RunRow},
     error::ApiError,
+    runs::{annotate, find_run},
 };
 
 /// Runs that are changed at once.

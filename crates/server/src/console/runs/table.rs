@@ -4,15 +4,16 @@ use maud::{Markup, html};
 use serde_json::Value;
 
 use super::{
-    Listed,
     columns::{AFTER, BEFORE, CHANGE, label},
-    metrics_of,
+    listed::Listed,
     search::{Field, Searched},
 };
 use crate::{
     console::{
-        annotations, metrics,
-        run::{config_of, model_of, run_path, setting},
+        annotations,
+        config::{config_of, model_of, setting},
+        links::run_path,
+        metrics,
         state::{State, badge, duration, progress},
         words::{count, name, number, path, seconds, time, visible},
     },
@@ -79,6 +80,18 @@ impl<'a> Shown<'a> {
             other => (other.to_owned(), label(other).to_owned()),
         })
     }
+}
+
+/// Which metrics the runs have, the one that tells most first.
+fn metrics_of(runs: &[RunRow]) -> Vec<String> {
+    let mut all = finetuner_protocol::MetricsInfo::default();
+    for run in runs {
+        let own = metrics::of(run);
+        all.before.extend(own.before);
+        all.after.extend(own.after);
+    }
+    let changes = metrics::changes(&all).into_iter();
+    changes.map(|change| change.name).collect()
 }
 
 /// Fields whose values are numbers.

@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 use serde_json::json;
 
-use super::Typed;
+use super::typed::Typed;
 use crate::console::snippets::for_shell;
 
 /// Code that starts the run of a form. `project` is the run's project, unless it is

@@ -1,0 +1,84 @@
+//! The end of a run: failure, cancellation, deletion.
+
+use std::sync::Arc;
+
+use finetuner_protocol::{Level, Status};
+
+use super::App;
+use crate::{
+    database::{CANCELLED, End, Identity, RunRow},
+    error::Result,
+    tasks::to_the_end,
+};
+
+impl App {
+    /// Ends a run without an artifact, unless it has ended: for the worker with
+    /// `token`, or for anybody. Says whether it was ended.
+    pub(crate) async fn fail(
+        self: &Arc<Self>,
+        run_id: i64,
+        token: Option<Vec<u8>>,
+        reason: String,
+    ) -> Result<bool> {
+        let end = End {
+            status: Status::Failed,
+            lines: vec![(Level::Error, reason.clone())],
+            details: reason,
+        };
+        self.end(run_id, token, end).await
+    }
+
+    /// Ends a run on behalf of a user, unless it has ended.
+    pub(crate) async fn cancel(self: &Arc<Self>, run_id: i64, by: Identity) -> Result<()> {
+        let reason = format!("{CANCELLED}{}", by.name);
+        let end = End {
+            status: Status::Failed,
+            lines: vec![(Level::Error, reason.clone())],
+            details: reason,
+        };
+        let app = Arc::clone(self);
+        to_the_end(async move {
+            let orphans = app.database.cancel_run(by, run_id, end).await?;
+            app.ended(run_id, orphans.unwrap_or_default()).await;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Tells everybody that a run has ended, and removes what it left.
+    async fn ended(&self, run_id: i64, orphans: Vec<String>) {
+        self.changes.notify(run_id);
+        self.submitted.notify_one();
+        self.outgoing.notify_one();
+        self.remove_orphans(orphans).await;
+    }
+
+    /// Ends a run, unless it has ended. Says whether it was ended.
+    pub(crate) async fn end(
+        self: &Arc<Self>,
+        run_id: i64,
+        token: Option<Vec<u8>>,
+        end: End,
+    ) -> Result<bool> {
+        let app = Arc::clone(self);
+        to_the_end(async move {
+            let orphans = app.database.end_run(run_id, token, end).await?;
+            let ended = orphans.is_some();
+            app.ended(run_id, orphans.unwrap_or_default()).await;
+            Ok(ended)
+        })
+        .await
+    }
+
+    /// Deletes a run and what it has made. Its worker, if there is one, finds
+    /// that its token is void, and stops.
+    pub(crate) async fn delete_run(self: &Arc<Self>, by: Identity, run: RunRow) -> Result<()> {
+        let app = Arc::clone(self);
+        to_the_end(async move {
+            let orphans = app.database.delete_run(by, run.id).await?;
+            app.ended(run.id, orphans).await;
+            Ok(())
+        })
+        .await
+    }
+}

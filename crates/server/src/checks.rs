@@ -1,0 +1,77 @@
+//! Checks of values that users type or send, with the same errors in API and
+//! console.
+
+use crate::{
+    database::Role,
+    error::{ApiError, Result},
+};
+
+/// The most bytes of a description.
+pub(crate) const MAX_DESCRIPTION: usize = 16 << 10;
+
+/// Refuses a text that is too long.
+pub(crate) fn check_length(field: &str, text: Option<&str>, most: usize) -> Result<()> {
+    match text.map_or(0, str::len) {
+        length if length > most => Err(ApiError::unprocessable(format!(
+            "`{field}` has {length} bytes: at most {most} are allowed"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// The most bytes of a project's name.
+const MAX_PROJECT_NAME: usize = 64;
+
+/// Checks the name of a new project. It goes into headers and addresses.
+pub(crate) fn check_project_name(name: &str) -> Result<()> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let good = (1..=MAX_PROJECT_NAME).contains(&name.len())
+        && name.bytes().all(plain)
+        && !name.starts_with('.');
+    match good {
+        true => Ok(()),
+        false => Err(ApiError::unprocessable(format!(
+            "`name` is `{name}`: 1 to {MAX_PROJECT_NAME} letters, digits, `-`, `_` and `.` of ASCII are \
+             allowed, and no `.` at the start"
+        ))),
+    }
+}
+
+/// Reads the name of a role.
+pub(crate) fn role(text: &str) -> Result<Role> {
+    Role::parse(text).ok_or_else(|| {
+        ApiError::unprocessable(format!(
+            "`role` is `{text}`: `viewer`, `member` or `owner` is wanted"
+        ))
+    })
+}
+
+/// The highest limit of open runs.
+const MOST_OPEN_RUNS: u64 = 1_000_000;
+
+/// Refuses a limit of open runs that means nothing.
+pub(crate) fn check_open_runs(most: u64) -> Result<()> {
+    match (1..=MOST_OPEN_RUNS).contains(&most) {
+        true => Ok(()),
+        false => Err(ApiError::unprocessable(format!(
+            "`max_open_runs` is {most}: 1 to {MOST_OPEN_RUNS} are allowed, and none for the \
+             server's limit; to keep the user out, disable the user"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn project_names_are_valid_in_headers_and_urls() {
+        for good in ["team", "A-1_b.c", &"x".repeat(64)] {
+            check_project_name(good).unwrap();
+        }
+        for bad in ["", ".x", "a b", "a/b", "ä", "a\n", &"x".repeat(65)] {
+            let error = check_project_name(bad).unwrap_err();
+            assert!(error.message().contains("1 to 64"), "{bad:?}");
+        }
+    }
+}

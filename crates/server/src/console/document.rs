@@ -1,0 +1,170 @@
+//! Documents on pages, and the pictures in them.
+
+use axum::{
+    http::{HeaderValue, header},
+    response::{IntoResponse, Response},
+};
+use finetuner_protocol::{Content, Document};
+use maud::{Markup, html};
+
+use super::{
+    failure::Page,
+    words::{bytes, name as shown_name, path},
+};
+use crate::{app::App, database::ArtifactRow, documents, error::ApiError};
+
+/// Documents of a page.
+pub(super) const DOCUMENTS: u64 = 24;
+
+/// Characters of a text that are shown.
+const TEXT: usize = 400;
+
+/// Parts of a document that are shown, and how deep.
+const PARTS: usize = 8;
+
+const DEPTH: usize = 3;
+
+/// The address of a document of a data set, counted from 0.
+pub(super) fn document_address(id: &str, place: u64) -> String {
+    let page = place / DOCUMENTS + 1;
+    format!("{}?page={page}#d{place}", path(&["data", id]))
+}
+
+/// The address of the first picture in a document.
+pub(super) fn picture_address(id: &str, place: u64) -> String {
+    format!("{}/picture?document={place}", path(&["data", id]))
+}
+
+/// A document with its parts; `place` says which part of the document this is.
+pub(super) fn shown_document(
+    document: &Document,
+    here: &str,
+    number: u64,
+    place: &mut Vec<usize>,
+) -> Markup {
+    let parts = html! {
+        @if !document.chunks.is_empty() && place.len() < DEPTH {
+            ul .parts {
+                @for (i, chunk) in document.chunks.iter().take(PARTS).enumerate() {
+                    @let shown = { place.push(i); let shown = shown_document(chunk, here, number, place); place.pop(); shown };
+                    li { (shown) }
+                }
+                @if document.chunks.len() > PARTS { li { "and " (document.chunks.len() - PARTS) " more" } }
+            }
+        }
+    };
+    let part = place
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(".");
+    html! {
+        @if let Some(modality) = &document.modality { span .modality { (shown_name(modality.as_ref())) } " " }
+        @match &document.content {
+            Some(Content::Text(text)) => { span .text { (shown_name(&cut(text))) } }
+            Some(Content::Blob(blob)) if image_kind(blob).is_some() => {
+                img loading="lazy" alt={ "picture of document " (number + 1) }
+                    src={ (here) "/picture?document=" (number) "&part=" (part) };
+            }
+            Some(Content::Blob(blob)) => { (bytes(blob.len() as u64)) " of data" }
+            Some(Content::Tensor(_)) => { "a tensor" }
+            None => {}
+        }
+        @if document.content.is_none() && !document.uri.is_empty() { code { (shown_name(&cut(&document.uri))) } }
+        @for (name, value) in document.tags.iter().take(PARTS) {
+            " " span .tag { (shown_name(name)) ": " (shown_name(&cut(&value.to_string()))) }
+        }
+        (parts)
+    }
+}
+
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(TEXT) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// The media type of a picture that a browser may be given, by its first bytes.
+fn image_kind(bytes: &[u8]) -> Option<&'static str> {
+    let kinds: [(&[u8], &str); 4] = [
+        (b"\x89PNG\r\n\x1a\n", "image/png"),
+        (b"\xff\xd8\xff", "image/jpeg"),
+        (b"GIF8", "image/gif"),
+        (b"BM", "image/bmp"),
+    ];
+    let is_webp = bytes.starts_with(b"RIFF") && bytes.get(8..12) == Some(b"WEBP");
+    let plain = kinds.iter().find(|(start, _)| bytes.starts_with(start));
+    plain
+        .map(|(_, kind)| *kind)
+        .or(is_webp.then_some("image/webp"))
+}
+
+/// A picture of a document. `reader` has a part of the turns of those who look at
+/// data.
+pub(super) async fn picture_of(
+    app: &App,
+    reader: &str,
+    artifact: &ArtifactRow,
+    document: u64,
+    part: &str,
+) -> Page<Response> {
+    let none = || ApiError::not_found("there is no such picture");
+    let (documents, _) = documents::read(app, reader, &artifact.content, document, 1).await?;
+    let mut found = documents.first().ok_or_else(none)?;
+    for step in part.split('.').filter(|step| !step.is_empty()) {
+        let step = step.parse::<usize>().ok();
+        found = step.and_then(|i| found.chunks.get(i)).ok_or_else(none)?;
+    }
+    let blob = match part {
+        "" => first_picture(found),
+        _ => found.as_blob(),
+    };
+    let blob = blob.ok_or_else(none)?;
+    let kind = image_kind(blob).ok_or_else(none)?;
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static(kind)),
+        (
+            header::CONTENT_SECURITY_POLICY,
+            HeaderValue::from_static("default-src 'none'; sandbox"),
+        ),
+        (
+            header::CACHE_CONTROL,
+            HeaderValue::from_static("private, max-age=300"),
+        ),
+    ];
+    Ok((headers, blob.to_vec()).into_response())
+}
+
+fn first_picture(document: &Document) -> Option<&[u8]> {
+    let own = document.as_blob().filter(|blob| image_kind(blob).is_some());
+    own.or_else(|| document.chunks.iter().find_map(first_picture))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_images_are_sent_to_browsers() {
+        assert_eq!(image_kind(b"\x89PNG\r\n\x1a\nxx"), Some("image/png"));
+        assert_eq!(image_kind(b"RIFF1234WEBPxx"), Some("image/webp"));
+        assert_eq!(image_kind(b"<svg onload=alert(1)>"), None);
+        assert_eq!(image_kind(b"<html>"), None);
+        assert_eq!(image_kind(b""), None);
+    }
+
+    #[test]
+    fn document_texts_are_escaped_and_truncated() {
+        let evil = "<script>alert(1)</script>";
+        let document = Document::new()
+            .with_tag("x\"<b>", evil)
+            .with_chunk(Document::text(evil).with_modality("<i>"))
+            .with_chunk(Document::uri("javascript:\"<u>"));
+        let html = shown_document(&document, "/console/data/1", 0, &mut Vec::new()).0;
+        for part in ["<script", "<b>", "<i>", "<u>"] {
+            assert!(!html.contains(part), "{part} in {html}");
+        }
+        assert_eq!(cut(&"ä".repeat(1000)).chars().count(), TEXT + 1);
+    }
+}

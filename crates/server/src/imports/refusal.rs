@@ -1,0 +1,83 @@
+//! Why a file is not stored, in the words of the page.
+
+use std::path::Path;
+
+use finetuner_data::{Error as DataError, Problems};
+use finetuner_protocol::Document;
+
+use crate::error::ApiError;
+
+/// Why a file is not stored.
+pub(crate) enum Refusal {
+    /// The server can't store it, or may not.
+    Failed(ApiError),
+    /// A setting can't be used, or the file as a whole.
+    Field(&'static str, String),
+    /// Rows can't be used. The first good documents show how they are read.
+    Rows(Problems, Vec<Document>),
+}
+
+impl From<ApiError> for Refusal {
+    fn from(error: ApiError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl Refusal {
+    /// Returns the refusal of data in `folder`, without the path of the folder.
+    pub(super) fn data(error: DataError, folder: &Path) -> Self {
+        let prefix = format!("{}/", folder.display());
+        let public = |text: &str| words(&text.replace(&prefix, ""));
+        match error {
+            DataError::Data(mut problems) => {
+                for problem in &mut problems.problems {
+                    problem.reason = public(&problem.reason);
+                }
+                Self::Rows(problems, Vec::new())
+            }
+            DataError::File { path, error } => {
+                tracing::warn!("An uploaded file can't be read: {path}: {error}");
+                Self::Field("file", "it can't be read: send it again".to_owned())
+            }
+            other => {
+                let reason = public(&other.to_string());
+                let is_encoding = reason.starts_with("`encoding`");
+                Self::Field(if is_encoding { "encoding" } else { "file" }, reason)
+            }
+        }
+    }
+}
+
+/// Puts the names of the form's fields in the place of the client's options.
+pub(super) fn words(text: &str) -> String {
+    const NAMES: [(&str, &str); 9] = [
+        (
+            "say with `Columns` which of them to train on, such as \
+             `Columns::new().anchor(...).positive(...)`",
+            "say under \"Columns\" which of them to train on",
+        ),
+        (
+            ", such as `CsvOptions::dialect(Dialect::Excel)`",
+            ", under \"Columns are separated by\"",
+        ),
+        ("with `Columns`", "under \"Columns\""),
+        ("`columns`", "\"Columns\""),
+        ("`CsvOptions::dialect`", "\"Columns are separated by\""),
+        (
+            "`CsvOptions::encoding(\"utf-16le\")`",
+            "\"Encoding\" `utf-16le`",
+        ),
+        (
+            "`CsvOptions::encoding(\"utf-16be\")`",
+            "\"Encoding\" `utf-16be`",
+        ),
+        ("`CsvOptions::encoding`", "\"Encoding\""),
+        (
+            "give documents, or push the file before with the `model` of the list that it is like",
+            "choose another kind of rows",
+        ),
+    ];
+    NAMES.iter().fold(text.to_owned(), |text, (option, field)| {
+        text.replace(option, field)
+    })
+}

@@ -1,0 +1,29 @@
+//! Tags and notes of runs.
+
+use finetuner_protocol::{AnnotationChange, Annotations, InvalidField};
+
+use crate::{
+    app::App,
+    database::{Annotated, Identity, RunRow},
+    error::{ApiError, Result},
+};
+
+/// Changes tags and note of runs of a project: of all of them or of none.
+pub(crate) async fn annotate(
+    app: &App,
+    by: Identity,
+    runs: &[RunRow],
+    change: AnnotationChange,
+) -> Result<Vec<Annotations>> {
+    let ids = runs.iter().map(|run| run.id).collect();
+    match app.database.annotate_runs(by, ids, change).await? {
+        Annotated::Done(changed) => Ok(changed),
+        Annotated::Missing => Err(ApiError::not_found("one of the runs was deleted meanwhile")),
+        Annotated::Invalid(error) => Err(invalid_annotation(&error)),
+    }
+}
+
+/// Refuses tags or a note that are not allowed.
+pub(crate) fn invalid_annotation(error: &InvalidField) -> ApiError {
+    ApiError::unprocessable(error.to_string())
+}

@@ -1,0 +1,141 @@
+//! A run's log, as a text and as a stream of messages.
+
+use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
+
+use axum::{
+    http::HeaderMap,
+    response::{
+        IntoResponse, Response, Sse,
+        sse::{Event as Message, KeepAlive},
+    },
+};
+use finetuner_protocol::Event;
+use futures_util::{Stream, stream};
+
+use crate::{
+    app::App,
+    changes::Follow,
+    database::{Identity, StoredEvent},
+    error::Result,
+};
+
+/// How often a log stream without lines sends a comment. Proxies close streams
+/// that are silent for a minute, some after 15 seconds.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// Events read from the database at once.
+const CHUNK: usize = 500;
+
+/// Events with lines of the log.
+const LINES: Option<&[&str]> = Some(&["log"]);
+
+/// The whole log of a run.
+pub(crate) async fn log_text(app: &App, run_id: i64) -> Result<String> {
+    let mut text = String::new();
+    let mut next = 0;
+    loop {
+        let events = app.database.events(run_id, LINES, next, CHUNK).await?;
+        let Some(last) = events.last() else { break };
+        next = last.number + 1;
+        for line in events.iter().flat_map(lines) {
+            text.push_str(&line);
+            text.push('\n');
+        }
+    }
+    Ok(text)
+}
+
+/// Answers with messages that proxies pass on at once, and with comments while
+/// there is none, so that no proxy takes the connection for dead.
+pub(crate) fn as_it_comes(
+    messages: impl Stream<Item = Result<Message, Infallible>> + Send + 'static,
+) -> Response {
+    let messages = Sse::new(messages).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
+    ([("x-accel-buffering", "no")], messages).into_response()
+}
+
+/// The lines of a run's log behind the one that `Last-Event-ID` names, and new
+/// ones as they come, as long as the user is a member of the project.
+pub(crate) fn follow(
+    app: Arc<App>,
+    user: Identity,
+    run_id: i64,
+    headers: &HeaderMap,
+) -> impl Stream<Item = Result<Message, Infallible>> + use<> {
+    let last_seen = headers
+        .get("last-event-id")
+        .and_then(|id| id.to_str().ok()?.parse::<u64>().ok());
+    let follower = Follower {
+        changes: app.changes.subscribe(run_id),
+        app,
+        user,
+        run_id,
+        next: last_seen.map_or(0, |id| id.saturating_add(1)),
+        ready: VecDeque::new(),
+    };
+    stream::unfold(follower, |mut follower| async {
+        let message = follower.next().await?;
+        Some((Ok(message), follower))
+    })
+}
+
+/// One client that follows one run.
+struct Follower {
+    app: Arc<App>,
+    user: Identity,
+    changes: Follow,
+    run_id: i64,
+    next: u64,
+    ready: VecDeque<Message>,
+}
+
+impl Follower {
+    /// The next line; none once the run has ended and all was sent, or the user
+    /// has lost access.
+    async fn next(&mut self) -> Option<Message> {
+        loop {
+            if let Some(message) = self.ready.pop_front() {
+                return Some(message);
+            }
+            if !self.app.database.has_access(&self.user).await.ok()? {
+                return None;
+            }
+            // Status before events: lines are written before the run ends.
+            let run = self.app.database.run_by_id(self.run_id).await.ok()??;
+            let events = self
+                .app
+                .database
+                .events(self.run_id, LINES, self.next, CHUNK)
+                .await
+                .ok()?;
+            if let Some(last) = events.last() {
+                self.next = last.number + 1;
+                // One message an event, so that a connection never breaks between
+                // two lines of the same id.
+                let messages = events.iter().filter_map(|event| {
+                    let lines = lines(event);
+                    let message = Message::default().id(event.number.to_string());
+                    (!lines.is_empty()).then(|| message.data(lines.join("\n")))
+                });
+                self.ready.extend(messages);
+            } else if run.status().is_final() {
+                return None;
+            } else {
+                self.changes.changed().await?;
+            }
+        }
+    }
+}
+
+/// The lines that an event adds to the log: `[HH:MM:SS] LEVEL    message`.
+fn lines(stored: &StoredEvent) -> Vec<String> {
+    let Event::Log { level, message } = &stored.event else {
+        return Vec::new();
+    };
+    let seconds = stored.at / 1000;
+    let (h, m, s) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    message
+        .lines()
+        .map(|line| format!("[{h:02}:{m:02}:{s:02}] {level:<8} {line}"))
+        .collect()
+}

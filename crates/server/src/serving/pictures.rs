@@ -1,0 +1,49 @@
+//! Limits of pictures that models embed.
+
+use finetuner_engine::image;
+
+/// The most bytes of a picture.
+const MAX_PICTURE: usize = 8 << 20;
+
+/// The most pixels of a picture.
+const MAX_PIXELS: u64 = 40_000_000;
+
+/// Checks the size of a picture, and that it is one.
+pub(crate) fn check_picture(bytes: &[u8]) -> Result<(), String> {
+    if bytes.len() > MAX_PICTURE {
+        let (size, limit) = (bytes.len(), MAX_PICTURE >> 20);
+        return Err(format!(
+            "a picture of {size} bytes; {limit} MiB are allowed"
+        ));
+    }
+    let [width, height] = image::size(bytes).map_err(|e| e.to_string())?;
+    if u64::from(width) * u64::from(height) > MAX_PIXELS {
+        let limit = MAX_PIXELS / 1_000_000;
+        return Err(format!(
+            "a picture of {width}x{height} pixels; {limit} million are allowed: make it smaller"
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_with_too_many_pixels_is_refused_by_its_header() {
+        // Only the header of a BMP with 16,000 x 4,000 pixels of 1 bit.
+        let mut bmp = b"BM".to_vec();
+        bmp.extend([0; 8]);
+        bmp.extend(62_u32.to_le_bytes());
+        bmp.extend(40_u32.to_le_bytes());
+        bmp.extend(16_000_i32.to_le_bytes());
+        bmp.extend(4_000_i32.to_le_bytes());
+        bmp.extend(1_u16.to_le_bytes());
+        bmp.extend(1_u16.to_le_bytes());
+        bmp.extend([0; 24]);
+        bmp.extend([0, 0, 0, 0, 255, 255, 255, 0]);
+        let error = check_picture(&bmp).unwrap_err();
+        assert!(error.contains("40 million are allowed"), "{error}");
+    }
+}
