@@ -257,7 +257,7 @@ fn delivery(session: &Session, here: &str, row: &MessageRow) -> Markup {
         @if session.changes(None) { td {
             form method="post" action={ (here) "/deliveries/" (row.name) } {
                 (session.project_field())
-                button .quiet type="submit" aria-label={ "Send " (row.event) " again" } {
+                button .quiet type="submit" aria-label={ "Send again: " (row.event) } {
                     "Send again"
                 }
             }
