@@ -2,38 +2,11 @@
 //! data checks the role again in its own transaction, so that a removed member
 //! can't change anything.
 
-use std::{fmt, net::IpAddr};
+use std::net::IpAddr;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Actor, Database, NOW, accounts::Scope};
-
-/// Role of a member of a project. Each role includes those before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Role {
-    /// Reads everything.
-    Viewer,
-    /// Adds data and runs; changes and deletes what they added.
-    Member,
-    /// Changes and deletes everything, and manages the members.
-    Owner,
-}
-
-impl Role {
-    pub(crate) const ALL: [Self; 3] = [Self::Viewer, Self::Member, Self::Owner];
-
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Viewer => "viewer",
-            Self::Member => "member",
-            Self::Owner => "owner",
-        }
-    }
-
-    pub(crate) fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|role| role.as_str() == text)
-    }
-}
+use super::{Actor, Database, Refusal, Role, Scope, sql::NOW};
 
 /// A user who asks, and the project that they ask about.
 #[derive(Clone, Debug)]
@@ -65,85 +38,6 @@ pub(crate) enum Wanted {
     /// The one that the console session shows.
     OfSession,
     Named(String),
-}
-
-/// Why a change was refused in its transaction.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    /// The user is not a member, or not any more.
-    NotMember { project: String },
-    /// The role is not enough.
-    Role {
-        project: String,
-        has: Role,
-        needs: Role,
-    },
-    /// A member asks to change what somebody else added.
-    NotOwn { project: String },
-    /// The user is not an admin of the server, or not any more.
-    NoAdmin,
-    /// An admin has disabled the user.
-    Disabled(String),
-    /// It can't be done as things are.
-    Conflict(String),
-    /// A limit is reached.
-    Limit(String),
-    /// There is no such user or project.
-    Missing(String),
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotMember { project } => write!(
-                f,
-                "there is no project `{project}`, or you are not a member of it: check the name, \
-                 or ask an owner of the project to add you"
-            ),
-            Self::Role {
-                project,
-                has,
-                needs,
-            } => write!(
-                f,
-                "you are a {} of project `{project}`, and this needs the role {}: ask an owner of \
-                 the project",
-                has.as_str(),
-                needs.as_str()
-            ),
-            Self::NotOwn { project } => write!(
-                f,
-                "somebody else added this to project `{project}`: members change and delete what \
-                 they added themselves, so ask an owner of the project, or use another name"
-            ),
-            Self::NoAdmin => f.write_str("only admins of the server may do this: ask one of them"),
-            Self::Disabled(name) => write!(
-                f,
-                "the user `{name}` is disabled on this server: ask one of its admins"
-            ),
-            Self::Conflict(reason) | Self::Limit(reason) | Self::Missing(reason) => {
-                f.write_str(reason)
-            }
-        }
-    }
-}
-
-impl std::error::Error for Refusal {}
-
-impl From<Refusal> for rusqlite::Error {
-    fn from(refusal: Refusal) -> Self {
-        Self::ToSqlConversionFailure(refusal.into())
-    }
-}
-
-impl Refusal {
-    /// The refusal in an error of a transaction.
-    pub(crate) fn of(error: &rusqlite::Error) -> Option<&Self> {
-        match error {
-            rusqlite::Error::ToSqlConversionFailure(cause) => cause.downcast_ref(),
-            _ => None,
-        }
-    }
 }
 
 /// The role of a user in a project; none for a disabled user.
@@ -203,6 +97,31 @@ impl Identity {
         }
     }
 
+    /// Fails if the run is in the project, and the user may not change it. Returns
+    /// its label (`experiment/run`), or `None` if the project has no such run.
+    pub(super) fn check_own_run(
+        &self,
+        db: &Connection,
+        id: i64,
+    ) -> rusqlite::Result<Option<String>> {
+        self.check(db, Role::Member)?;
+        let found: Option<(String, Option<String>)> = db
+            .prepare_cached(
+                "SELECT experiments.name || '/' || runs.name, created_by
+                 FROM runs JOIN experiments ON experiments.id = experiment_id
+                 WHERE runs.id = ?1 AND project_id = ?2",
+            )?
+            .query_row(params![id, self.namespace], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
+            .optional()?;
+        let Some((label, creator)) = found else {
+            return Ok(None);
+        };
+        self.check_own(db, creator.as_deref())?;
+        Ok(Some(label))
+    }
+
     /// The same user, as entries of the audit log about another project need it.
     pub(super) fn about(&self, project: &str) -> Self {
         Self {
@@ -219,6 +138,16 @@ impl Identity {
         object: &str,
     ) -> rusqlite::Result<()> {
         Actor::from(self).note(db, action, object)
+    }
+}
+
+impl From<&Identity> for Actor {
+    fn from(user: &Identity) -> Self {
+        Self {
+            person: Some(user.name.clone()),
+            project: Some(user.project.clone()),
+            address: user.address,
+        }
     }
 }
 

@@ -5,36 +5,12 @@ use std::net::IpAddr;
 use rusqlite::{OptionalExtension, Row, params};
 
 use super::{
-    Actor, Database, Identity, Manager, NOW,
-    access::Refusal,
+    Actor, Database, Identity, Manager, Refusal, Scope,
     admin::check_not_last_admin,
     projects::{check_name_is_free, check_owns_none_alone},
+    sql::NOW,
 };
 use crate::secret;
-
-/// Scope of a token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Scope {
-    /// Everything.
-    All,
-    /// Looking at things.
-    Read,
-}
-
-impl Scope {
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::All => "all",
-            Self::Read => "read",
-        }
-    }
-
-    pub(crate) fn parse(text: &str) -> Option<Self> {
-        [Self::All, Self::Read]
-            .into_iter()
-            .find(|scope| scope.as_str() == text)
-    }
-}
 
 /// A token, as a list shows it.
 #[derive(Clone, Debug)]

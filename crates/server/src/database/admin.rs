@@ -3,7 +3,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Actor, Database, Identity, access::Refusal, usage};
+use super::{Actor, Database, Identity, Refusal, sql::bounds, usage};
 
 /// A user, as admins see them.
 #[derive(Clone, Debug)]
@@ -126,7 +126,7 @@ impl Database {
         &self,
         page: (u64, u64),
     ) -> rusqlite::Result<(Vec<AccountRow>, u64)> {
-        let (offset, limit) = super::bounds(Some(page));
+        let (offset, limit) = bounds(Some(page));
         self.read(move |db| {
             let total = db.query_row("SELECT count(*) FROM users", [], |row| row.get(0))?;
             let rows = db
@@ -232,7 +232,7 @@ impl Database {
         &self,
         page: (u64, u64),
     ) -> rusqlite::Result<(Vec<StorageRow>, u64)> {
-        let (offset, limit) = super::bounds(Some(page));
+        let (offset, limit) = bounds(Some(page));
         self.read(move |db| {
             let total = db.query_row("SELECT count(*) FROM projects", [], |row| row.get(0))?;
             let rows = db
@@ -289,7 +289,7 @@ impl Database {
     /// The runs of all users that wait or train, oldest first, at most `limit`;
     /// and how many there are.
     pub(crate) async fn open_runs(&self, limit: u64) -> rusqlite::Result<(Vec<OpenRun>, u64)> {
-        let (_, limit) = super::bounds(Some((0, limit)));
+        let (_, limit) = bounds(Some((0, limit)));
         self.read(move |db| {
             let total = db.query_row(
                 "SELECT count(*) FROM runs WHERE status IN ('CREATED', 'STARTED')",

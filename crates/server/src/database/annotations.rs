@@ -4,7 +4,7 @@
 use finetuner_protocol::{AnnotationChange, Annotations, InvalidField};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{Database, Identity, runs::check_own_run};
+use super::{Database, Identity};
 
 /// The most tags that are offered to choose from.
 const OFFERED: usize = 200;
@@ -103,7 +103,7 @@ impl Database {
             let transaction = db.transaction()?;
             let mut all = Vec::new();
             for id in runs {
-                let Some(label) = check_own_run(&transaction, &by, id)? else {
+                let Some(label) = by.check_own_run(&transaction, id)? else {
                     return Ok(Annotated::Missing);
                 };
                 match change_one(&transaction, statements, &id, &change)? {

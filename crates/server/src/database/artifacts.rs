@@ -4,7 +4,11 @@
 use finetuner_protocol::{AnnotationChange, Annotations};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{Annotated, Database, Identity, NOW, Role, annotations, usage};
+use super::{
+    Annotated, Database, Identity, Role, annotations,
+    sql::{NOW, bounds},
+    usage,
+};
 
 /// An artifact.
 #[derive(Clone, Debug)]
@@ -297,7 +301,7 @@ impl Database {
         project: String,
         list: ArtifactList,
     ) -> rusqlite::Result<(Vec<ArtifactRow>, u64)> {
-        let (offset, limit) = super::bounds(Some(list.page));
+        let (offset, limit) = bounds(Some(list.page));
         self.read(move |db| {
             let wanted = "project_id = ?1 AND type = coalesce(?2, type)
                  AND (?3 IS NULL OR instr(name, ?3) > 0)";

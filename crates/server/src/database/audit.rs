@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use rusqlite::{Connection, Row, params};
 
-use super::{Database, Identity, NOW};
+use super::{Database, sql::NOW};
 
 /// Who does something: a user, or the operator on the server's command line.
 #[derive(Clone, Debug, Default)]
@@ -69,16 +69,6 @@ impl Actor {
             self.address.map(|address| address.to_string())
         ])
         .map(drop)
-    }
-}
-
-impl From<&Identity> for Actor {
-    fn from(user: &Identity) -> Self {
-        Self {
-            person: Some(user.name.clone()),
-            project: Some(user.project.clone()),
-            address: user.address,
-        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{Database, NOW, artifacts::has_content};
+use super::{Database, artifacts::has_content, sql::NOW};
 
 /// A checkpoint.
 #[derive(Clone, Debug, Default)]

@@ -3,7 +3,7 @@
 use finetuner_protocol::{Event, FoundDocuments as Found, Stage};
 use rusqlite::{Connection, Row, params};
 
-use super::{Database, now_ms};
+use super::{Database, sql::now_ms};
 
 /// An event with its number in the run.
 #[derive(Clone, Debug)]

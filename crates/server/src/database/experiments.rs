@@ -2,7 +2,10 @@
 
 use rusqlite::{OptionalExtension, Row, params};
 
-use super::{Database, Identity, NOW, Role};
+use super::{
+    Database, Identity, Role,
+    sql::{NOW, bounds},
+};
 
 /// A group of runs.
 #[derive(Clone, Debug)]
@@ -119,7 +122,7 @@ impl Database {
         project: String,
         page: Option<(u64, u64)>,
     ) -> rusqlite::Result<(Vec<ExperimentRow>, u64)> {
-        let (offset, limit) = super::bounds(page);
+        let (offset, limit) = bounds(page);
         self.read(move |db| {
             let total = db.query_row(
                 "SELECT count(*) FROM experiments WHERE project_id = ?1",

@@ -4,7 +4,11 @@ use std::net::IpAddr;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Actor, Database, Identity, NOW, Refusal, is_duplicate, projects::check_name_is_free};
+use super::{
+    Actor, Database, Identity, Refusal,
+    projects::check_name_is_free,
+    sql::{NOW, is_duplicate},
+};
 use crate::{oidc::Subject, secret};
 
 /// Whether an account was linked.

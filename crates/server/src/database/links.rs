@@ -3,7 +3,7 @@
 
 use rusqlite::params;
 
-use super::Database;
+use super::{Database, sql::bounds};
 
 /// A run that used a dataset or a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ impl Database {
         content: String,
         most: u64,
     ) -> rusqlite::Result<Vec<UseRow>> {
-        let (_, limit) = super::bounds(Some((0, most)));
+        let (_, limit) = bounds(Some((0, most)));
         self.read(move |db| {
             // The text is looked at first: reading JSON takes longer.
             db.prepare_cached(
@@ -57,7 +57,7 @@ impl Database {
         name: Option<String>,
         most: u64,
     ) -> rusqlite::Result<Vec<UseRow>> {
-        let (_, limit) = super::bounds(Some((0, most)));
+        let (_, limit) = bounds(Some((0, most)));
         self.read(move |db| {
             db.prepare_cached(
                 "SELECT experiments.name, runs.name, runs.created_at

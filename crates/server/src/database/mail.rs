@@ -5,8 +5,9 @@ use rusqlite::{OptionalExtension, params};
 use serde_json::json;
 
 use super::{
-    Database, now_ms,
+    Database,
     outbox::{self, CONFIRM, MESSAGE, MessageRow, RunEvent, message},
+    sql::now_ms,
 };
 use crate::secret;
 

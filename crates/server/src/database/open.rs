@@ -8,9 +8,14 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
 use crate::private::private_file;
 
 use super::{
-    MIGRATIONS,
     connections::{BUSY, Connections, Database, READERS},
+    migrations::MIGRATIONS,
 };
+
+/// Returns the path of the database in a server's folder.
+pub(crate) fn file(folder: &Path) -> PathBuf {
+    folder.join("finetuner.sqlite")
+}
 
 impl Database {
     /// Opens or creates the file and migrates its schema. The folder must be

@@ -4,7 +4,10 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::{Value, json};
 
-use super::{CANCELLED, Database, Identity, NOW, Role, now_ms};
+use super::{
+    CANCELLED, Database, Identity, Role,
+    sql::{NOW, now_ms},
+};
 use crate::secret;
 
 /// Messages of one webhook that may wait. More are given up at once.

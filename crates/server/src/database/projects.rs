@@ -3,11 +3,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{
-    Database, Identity, NOW,
-    access::{Refusal, Role, role_of},
-    admin::is_admin,
-};
+use super::{Database, Identity, Refusal, Role, access::role_of, admin::is_admin, sql::NOW};
 use crate::secret;
 
 /// A project, as a list shows it.

@@ -13,9 +13,8 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
     Actor, CheckpointRow, Database, Identity, NewArtifact, artifacts, checkpoints, events,
-    is_duplicate, now_ms,
     outbox::{self, RunEvent},
-    runs::check_own_run,
+    sql::{is_duplicate, now_ms},
 };
 use progress::{Progress, millis};
 
@@ -428,7 +427,7 @@ impl Database {
     ) -> rusqlite::Result<Option<Vec<String>>> {
         self.write(move |db| {
             let transaction = db.transaction()?;
-            let Some(label) = check_own_run(&transaction, &by, run_id)? else {
+            let Some(label) = by.check_own_run(&transaction, run_id)? else {
                 return Ok(None);
             };
             let gone = end_in(&transaction, run_id, None, end)?;

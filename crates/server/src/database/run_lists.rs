@@ -7,6 +7,7 @@ use rusqlite::{OptionalExtension, params, params_from_iter, types::Value};
 use super::{
     Database,
     runs::{CANCELLED, RunRow, SELECT, run},
+    sql::bounds,
 };
 
 /// Among which runs a list looks.
@@ -170,7 +171,7 @@ impl Database {
         filter: RunFilter,
     ) -> rusqlite::Result<(Vec<RunRow>, u64)> {
         let among = among.into();
-        let (offset, limit) = super::bounds(filter.page);
+        let (offset, limit) = bounds(filter.page);
         self.read(move |db| {
             let wanted = filter.condition(&among);
             let value = among.value();
@@ -224,7 +225,7 @@ impl Database {
         most: u64,
     ) -> rusqlite::Result<Vec<Outline>> {
         let among = among.into();
-        let (_, most) = super::bounds(Some((0, most)));
+        let (_, most) = bounds(Some((0, most)));
         self.read(move |db| {
             let wanted = filter.condition(&among);
             let details = match details {

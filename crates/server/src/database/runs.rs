@@ -6,10 +6,10 @@ use finetuner_protocol::{Annotations, Status};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
-    Database, Identity, NOW, Role, annotations,
+    Database, Identity, Role, annotations,
     checkpoints::orphans,
-    now_ms,
     queue::{begun_with, data_of},
+    sql::{NOW, now_ms},
     usage::{max_open_runs, open_runs},
 };
 
@@ -236,31 +236,6 @@ fn find(
         .optional()
 }
 
-/// Fails if the run is in the project, and `by` may not change it. Returns its
-/// name with that of its experiment, or none if it is not there.
-pub(super) fn check_own_run(
-    db: &Connection,
-    by: &Identity,
-    id: i64,
-) -> rusqlite::Result<Option<String>> {
-    by.check(db, Role::Member)?;
-    let found: Option<(String, Option<String>)> = db
-        .prepare_cached(
-            "SELECT experiments.name || '/' || runs.name, created_by
-             FROM runs JOIN experiments ON experiments.id = experiment_id
-             WHERE runs.id = ?1 AND project_id = ?2",
-        )?
-        .query_row(params![id, by.namespace], |row| {
-            Ok((row.get(0)?, row.get(1)?))
-        })
-        .optional()?;
-    let Some((label, creator)) = found else {
-        return Ok(None);
-    };
-    by.check_own(db, creator.as_deref())?;
-    Ok(Some(label))
-}
-
 impl Database {
     /// Stores a new run of a member, unless that user has `most` open ones or as
     /// many as the user's own limit says. Fails if the experiment has one of that
@@ -392,7 +367,7 @@ impl Database {
     pub(crate) async fn delete_run(&self, by: Identity, id: i64) -> rusqlite::Result<Vec<String>> {
         self.write(move |db| {
             let transaction = db.transaction()?;
-            let Some(label) = check_own_run(&transaction, &by, id)? else {
+            let Some(label) = by.check_own_run(&transaction, id)? else {
                 return Ok(Vec::new());
             };
             by.note(&transaction, "run.delete", &label)?;

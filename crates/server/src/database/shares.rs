@@ -3,10 +3,7 @@
 
 use rusqlite::{OptionalExtension, Row, params};
 
-use super::{
-    Database, Identity, NOW, RunRow,
-    runs::{self, check_own_run},
-};
+use super::{Database, Identity, RunRow, runs, sql::NOW};
 use crate::secret;
 
 /// A link, as a list shows it.
@@ -60,7 +57,7 @@ impl Database {
     ) -> rusqlite::Result<Option<(ShareRow, String)>> {
         self.write(move |db| {
             let transaction = db.transaction()?;
-            let Some(label) = check_own_run(&transaction, &by, run_id)? else {
+            let Some(label) = by.check_own_run(&transaction, run_id)? else {
                 return Err(rusqlite::Error::QueryReturnedNoRows);
             };
             let key = secret::new_key();
@@ -118,7 +115,7 @@ impl Database {
     ) -> rusqlite::Result<Option<ShareRow>> {
         self.write(move |db| {
             let transaction = db.transaction()?;
-            let Some(label) = check_own_run(&transaction, &by, run_id)? else {
+            let Some(label) = by.check_own_run(&transaction, run_id)? else {
                 return Ok(None);
             };
             let deleted = transaction

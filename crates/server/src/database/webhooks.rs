@@ -3,8 +3,9 @@
 use rusqlite::{OptionalExtension, Row, params};
 
 use super::{
-    Database, Identity, NOW, Role,
+    Database, Identity, Role,
     outbox::{MESSAGE, MessageRow, RunEvent, message},
+    sql::{NOW, now_ms},
 };
 use crate::secret;
 
@@ -194,7 +195,7 @@ impl Database {
                              SELECT id FROM webhooks WHERE project_id = ?1 AND id = ?2)
                          RETURNING {MESSAGE}"
                     ),
-                    params![by.namespace, webhook_id, name, super::now_ms()],
+                    params![by.namespace, webhook_id, name, now_ms()],
                     message,
                 )
                 .optional()?;

@@ -6,7 +6,7 @@ use finetuner_protocol::{Event, Stage};
 use rusqlite::{Connection, params};
 use serde_json::Value;
 
-use crate::database::now_ms;
+use crate::database::sql::now_ms;
 
 /// Progress of a run, as its worker's events report it.
 pub(super) struct Progress {

@@ -1,0 +1,14 @@
+//! The versions of the schema.
+
+/// SQL that creates each version from the one before. Entries are never changed,
+/// only added.
+pub(super) const MIGRATIONS: &[&str] = &[
+    include_str!("0001_first.sql"),
+    include_str!("0002_accounts.sql"),
+    include_str!("0003_queue.sql"),
+    include_str!("0004_launches.sql"),
+    include_str!("0005_jobs.sql"),
+    include_str!("0006_tags.sql"),
+    include_str!("0007_projects.sql"),
+    include_str!("0008_team.sql"),
+];
