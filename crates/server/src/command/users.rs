@@ -4,7 +4,7 @@ use std::io::{BufRead, IsTerminal};
 
 use clap::Subcommand;
 
-use super::Data;
+use super::data::Data;
 use crate::{
     accounts,
     database::{AccountChange, Actor, Database, Manager},

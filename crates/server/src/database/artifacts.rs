@@ -6,6 +6,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
     Annotated, Database, Identity, Role, annotations,
+    contents::has_content,
     sql::{NOW, bounds},
     usage,
 };
@@ -100,19 +101,6 @@ fn seen_from(project: &str, mut artifact: ArtifactRow) -> ArtifactRow {
         artifact.annotations = Annotations::default();
     }
     artifact
-}
-
-/// Whether anything refers to a content. A run keeps the data that it was made
-/// with until it has ended, whatever is pushed meanwhile.
-pub(super) fn has_content(db: &Connection, content: &str) -> rusqlite::Result<bool> {
-    db.prepare_cached(
-        "SELECT EXISTS (SELECT 1 FROM artifacts WHERE content = ?1)
-         OR EXISTS (SELECT 1 FROM checkpoints WHERE content = ?1)
-         OR EXISTS (SELECT 1 FROM runs WHERE first_checkpoint = ?1)
-         OR EXISTS (SELECT 1 FROM runs, json_each(runs.data) AS used
-             WHERE status IN ('CREATED', 'STARTED') AND used.value = ?1)",
-    )?
-    .query_row([content], |row| row.get(0))
 }
 
 /// The content of what was just changed or deleted, where nothing else has it.

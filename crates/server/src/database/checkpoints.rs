@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{Database, artifacts::has_content, sql::NOW};
+use super::{Database, contents::orphans, sql::NOW};
 
 /// A checkpoint.
 #[derive(Clone, Debug, Default)]
@@ -63,17 +63,6 @@ pub(super) fn thin(db: &Connection, run_id: i64, keep_last: bool) -> rusqlite::R
         .query_map(params![run_id, keep_last], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
     orphans(db, contents)
-}
-
-/// Returns those of the contents that nothing refers to.
-pub(super) fn orphans(db: &Connection, contents: Vec<String>) -> rusqlite::Result<Vec<String>> {
-    let mut orphans = Vec::new();
-    for content in contents {
-        if !has_content(db, &content)? {
-            orphans.push(content);
-        }
-    }
-    Ok(orphans)
 }
 
 impl Database {

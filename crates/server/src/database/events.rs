@@ -1,6 +1,6 @@
 //! Events of runs: numbered, ordered and immutable.
 
-use finetuner_protocol::{Event, FoundDocuments as Found, Stage};
+use finetuner_protocol::{Event, FoundDocuments as Found, Level, Stage};
 use rusqlite::{Connection, Row, params};
 
 use super::{Database, sql::now_ms};
@@ -33,6 +33,16 @@ pub(super) fn append(db: &Connection, run_id: i64, events: &[Event]) -> rusqlite
         insert.execute(params![run_id, number, now, text])?;
     }
     Ok(())
+}
+
+/// Appends a line to a run's log.
+pub(super) fn log(
+    db: &Connection,
+    run_id: i64,
+    level: Level,
+    message: String,
+) -> rusqlite::Result<()> {
+    append(db, run_id, &[Event::Log { level, message }])
 }
 
 impl Database {

@@ -5,8 +5,8 @@ use rusqlite::{OptionalExtension, params};
 use serde_json::json;
 
 use super::{
-    Database,
-    outbox::{self, CONFIRM, MESSAGE, MessageRow, RunEvent, message},
+    Database, RunEvent,
+    messages::{self, CONFIRM, MESSAGE, MessageRow, message},
     sql::now_ms,
 };
 use crate::secret;
@@ -107,7 +107,7 @@ impl Database {
                 ],
             )?;
             let body = json!({"code": code}).to_string();
-            outbox::write(&transaction, (None, Some(&user_id)), CONFIRM, &body)?;
+            messages::write(&transaction, (None, Some(&user_id)), CONFIRM, &body)?;
             transaction.commit()?;
             Ok(PutMail::CodeSent)
         })

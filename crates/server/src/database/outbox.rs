@@ -1,104 +1,13 @@
-//! Messages that leave the server. Each is written in the transaction of the
-//! change that it tells of, and stays until it was sent or given up.
+//! Delivery of messages: which are due, and the outcomes of attempts.
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
-use serde_json::{Value, json};
+use rusqlite::params;
+use serde_json::json;
 
 use super::{
-    CANCELLED, Database, Identity, Role,
+    Database,
+    messages::CONFIRM,
     sql::{NOW, now_ms},
 };
-use crate::secret;
-
-/// Messages of one webhook that may wait. More are given up at once.
-const MAX_WAITING: u64 = 1000;
-/// Messages of one webhook that are kept after they were sent or given up.
-const KEPT: u64 = 100;
-
-/// The event of a message that a user sends to try a webhook.
-const TEST: &str = "webhook.test";
-/// The event of a message that confirms an address for e-mail.
-pub(crate) const CONFIRM: &str = "mail.confirm";
-
-/// Something that happens to a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RunEvent {
-    /// The first worker has begun.
-    Started,
-    Finished,
-    Failed,
-    /// Ended by a user.
-    Cancelled,
-}
-
-impl RunEvent {
-    pub(crate) const ALL: [Self; 4] =
-        [Self::Started, Self::Finished, Self::Failed, Self::Cancelled];
-
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Started => "run.started",
-            Self::Finished => "run.finished",
-            Self::Failed => "run.failed",
-            Self::Cancelled => "run.cancelled",
-        }
-    }
-
-    pub(crate) fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|event| event.as_str() == text)
-    }
-
-    /// The event of a run that ends with this status and these details.
-    pub(super) fn of_end(has_finished: bool, details: &str) -> Self {
-        match has_finished {
-            true => Self::Finished,
-            false if details.starts_with(CANCELLED) => Self::Cancelled,
-            false => Self::Failed,
-        }
-    }
-}
-
-/// A message, as a list shows it.
-#[derive(Clone, Debug)]
-pub(crate) struct MessageRow {
-    pub(crate) name: String,
-    pub(crate) event: String,
-    pub(crate) created_at: String,
-    /// When it is sent next; none once it was sent or given up.
-    pub(crate) due_at: Option<String>,
-    pub(crate) attempts: u32,
-    pub(crate) tried_at: Option<String>,
-    pub(crate) sent: bool,
-    pub(crate) outcome: String,
-}
-
-impl MessageRow {
-    /// Returns the state of the message, in the words of the API.
-    pub(crate) fn state(&self) -> &'static str {
-        match (self.sent, &self.due_at) {
-            (true, _) => "delivered",
-            (false, Some(_)) => "waiting",
-            (false, None) => "failed",
-        }
-    }
-}
-
-pub(super) const MESSAGE: &str = "name, event, created_at,
-    strftime('%Y-%m-%dT%H:%M:%fZ', due_at / 1000.0, 'unixepoch'), attempts, tried_at, sent,
-    outcome";
-
-pub(super) fn message(row: &Row<'_>) -> rusqlite::Result<MessageRow> {
-    Ok(MessageRow {
-        name: row.get(0)?,
-        event: row.get(1)?,
-        created_at: row.get(2)?,
-        due_at: row.get(3)?,
-        attempts: row.get(4)?,
-        tried_at: row.get(5)?,
-        sent: row.get(6)?,
-        outcome: row.get(7)?,
-    })
-}
 
 /// A message that is due. It has no `Debug`: it holds a secret.
 pub(crate) struct Due {
@@ -141,187 +50,7 @@ pub(crate) enum Next {
     GivenUp,
 }
 
-/// Writes down a message for every webhook of the project that wants this event of
-/// a run, and for the user who started it, if they want e-mail and are still a member.
-pub(super) fn announce(db: &Connection, run_id: i64, event: RunEvent) -> rusqlite::Result<()> {
-    let receivers: Vec<(Option<String>, Option<String>)> = db
-        .prepare_cached(
-            "WITH run AS (
-                 SELECT project_id, created_by FROM runs
-                     JOIN experiments ON experiments.id = experiment_id
-                 WHERE runs.id = ?1)
-             SELECT webhooks.id, NULL FROM run
-                 JOIN webhooks ON webhooks.project_id = run.project_id
-             WHERE EXISTS (SELECT 1 FROM json_each(events) WHERE value = ?2)
-             UNION ALL
-             SELECT NULL, users.id FROM run
-                 JOIN members ON members.project_id = run.project_id
-                     AND members.user_id = created_by
-                 JOIN users ON users.id = created_by
-                 JOIN mail_addresses ON mail_addresses.user_id = created_by
-             WHERE NOT disabled AND code IS NULL
-                 AND EXISTS (SELECT 1 FROM json_each(events) WHERE value = ?2)",
-        )?
-        .query_map(params![run_id, event.as_str()], |row| {
-            Ok((row.get(0)?, row.get(1)?))
-        })?
-        .collect::<Result<_, _>>()?;
-    if receivers.is_empty() {
-        return Ok(());
-    }
-    let body = json!({
-        "type": event.as_str(),
-        "timestamp": time(db)?,
-        "data": description(db, run_id)?,
-    })
-    .to_string();
-    for (webhook_id, user_id) in receivers {
-        let to = (webhook_id.as_deref(), user_id.as_deref());
-        let name = write(db, to, event.as_str(), &body)?;
-        if user_id.is_some() {
-            db.execute(
-                "UPDATE messages SET project_id = (
-                     SELECT project_id FROM runs
-                         JOIN experiments ON experiments.id = experiment_id
-                     WHERE runs.id = ?2)
-                 WHERE name = ?1",
-                params![name, run_id],
-            )?;
-        }
-    }
-    Ok(())
-}
-
-fn time(db: &Connection) -> rusqlite::Result<String> {
-    db.query_row(&format!("SELECT {NOW}"), [], |row| row.get(0))
-}
-
-/// A run, as receivers of messages read it.
-fn description(db: &Connection, run_id: i64) -> rusqlite::Result<Value> {
-    db.query_row(
-        "SELECT experiments.name, runs.name, runs.status, details, artifact_id, task, metrics,
-             runs.created_at,
-             strftime('%Y-%m-%dT%H:%M:%fZ', started_at / 1000.0, 'unixepoch'),
-             strftime('%Y-%m-%dT%H:%M:%fZ', ended_at / 1000.0, 'unixepoch')
-         FROM runs JOIN experiments ON experiments.id = experiment_id WHERE runs.id = ?1",
-        [run_id],
-        |row| {
-            let text = |index: usize| row.get::<_, String>(index);
-            let metrics: Value = serde_json::from_str(&text(6)?).unwrap_or_default();
-            Ok(json!({
-                "experiment": text(0)?,
-                "run": text(1)?,
-                "status": text(2)?,
-                "details": text(3)?,
-                "artifact_id": text(4)?,
-                "task": text(5)?,
-                "metrics": metrics,
-                "created_at": text(7)?,
-                "started_at": row.get::<_, Option<String>>(8)?,
-                "ended_at": row.get::<_, Option<String>>(9)?,
-            }))
-        },
-    )
-}
-
-/// Writes down a message for a webhook or for a user, one of which is given, and
-/// forgets the receiver's oldest ones. Returns the message's name.
-pub(super) fn write(
-    db: &Connection,
-    (webhook_id, user_id): (Option<&str>, Option<&str>),
-    event: &str,
-    body: &str,
-) -> rusqlite::Result<String> {
-    const OWN: &str = "webhook_id IS ?1 AND user_id IS ?2";
-    let waiting: u64 = db.query_row(
-        &format!("SELECT count(*) FROM messages WHERE {OWN} AND due_at IS NOT NULL"),
-        params![webhook_id, user_id],
-        |row| row.get(0),
-    )?;
-    let (due_at, outcome) = match waiting < MAX_WAITING {
-        true => (Some(now_ms()), String::new()),
-        false => (
-            None,
-            format!("not sent: {MAX_WAITING} messages wait already"),
-        ),
-    };
-    let name = format!("msg_{}", secret::new_id());
-    db.execute(
-        &format!(
-            "INSERT INTO messages (name, webhook_id, user_id, event, body, created_at, due_at,
-                 outcome)
-             VALUES (?1, ?2, ?3, ?4, ?5, {NOW}, ?6, ?7)"
-        ),
-        params![name, webhook_id, user_id, event, body, due_at, outcome],
-    )?;
-    db.execute(
-        &format!(
-            // Codes of the last hour are counted.
-            "DELETE FROM messages WHERE {OWN} AND due_at IS NULL
-             AND NOT (event = '{CONFIRM}'
-                 AND created_at > strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-1 hour'))
-             AND id <= (
-                 SELECT id FROM messages WHERE {OWN} AND due_at IS NULL
-                 ORDER BY id DESC LIMIT 1 OFFSET ?3)"
-        ),
-        params![webhook_id, user_id, KEPT],
-    )?;
-    Ok(name)
-}
-
 impl Database {
-    /// Writes down a message that tries a webhook of an owner's project. Returns none
-    /// if the project has no such webhook.
-    pub(crate) async fn test_webhook(
-        &self,
-        by: Identity,
-        webhook_id: String,
-    ) -> rusqlite::Result<Option<MessageRow>> {
-        self.write(move |db| {
-            let transaction = db.transaction()?;
-            by.check(&transaction, Role::Owner)?;
-            let found: Option<String> = transaction
-                .query_row(
-                    "SELECT id FROM webhooks WHERE project_id = ?1 AND id = ?2",
-                    [&by.namespace, &webhook_id],
-                    |row| row.get(0),
-                )
-                .optional()?;
-            if found.is_none() {
-                return Ok(None);
-            }
-            // One at a time: nobody can make the server call an address without a pause.
-            let waiting = transaction
-                .query_row(
-                    &format!(
-                        "SELECT {MESSAGE} FROM messages
-                         WHERE webhook_id = ?1 AND event = ?2 AND due_at IS NOT NULL"
-                    ),
-                    params![webhook_id, TEST],
-                    message,
-                )
-                .optional()?;
-            if waiting.is_some() {
-                return Ok(waiting);
-            }
-            let body = json!({"type": TEST, "timestamp": time(&transaction)?, "data": {}});
-            let name = write(
-                &transaction,
-                (Some(&webhook_id), None),
-                TEST,
-                &body.to_string(),
-            )?;
-            let row = transaction.query_row(
-                &format!("SELECT {MESSAGE} FROM messages WHERE name = ?1"),
-                [name],
-                message,
-            )?;
-            transaction.commit()?;
-            Ok(Some(row))
-        })
-        .await
-    }
-
     /// The messages that are due, at most `most`: the oldest of each receiver, unless
     /// the receiver's key is one of `busy`.
     pub(crate) async fn due_messages(
@@ -438,9 +167,10 @@ impl Database {
 #[cfg(test)]
 mod tests {
     use finetuner_protocol::Status;
+    use serde_json::Value;
 
     use super::*;
-    use crate::database::{End, in_memory, runs::tests::with_run, webhooks::NewWebhook};
+    use crate::database::{End, Identity, NewWebhook, RunEvent, in_memory, with_run};
 
     async fn hook(db: &Database, owner: &Identity, events: &[RunEvent]) -> String {
         let new = NewWebhook {
@@ -547,25 +277,5 @@ mod tests {
         assert!(row.due_at.is_some());
         let row = note(0, Next::Sent).await;
         assert!(row.sent && row.due_at.is_none());
-    }
-
-    #[tokio::test]
-    async fn the_number_of_queued_messages_per_webhook_is_limited() {
-        let db = in_memory();
-        with_run(&db, "r").await;
-        let user = db.identity_of("u").await;
-        let id = hook(&db, &user, &RunEvent::ALL).await;
-        let hook = id.clone();
-        let fill = db.write(move |db| {
-            for _ in 0..MAX_WAITING + KEPT + 5 {
-                write(db, (Some(&hook), None), TEST, "{}")?;
-            }
-            db.query_row(
-                "SELECT count(due_at), count(*) - count(due_at) FROM messages",
-                [],
-                |row| Ok((row.get(0)?, row.get(1)?)),
-            )
-        });
-        assert_eq!(fill.await.unwrap(), (MAX_WAITING, KEPT));
     }
 }

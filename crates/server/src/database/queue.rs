@@ -1,22 +1,17 @@
 //! Assignment of runs to jobs and workers.
 //!
-//! A job's worker exchanges the job's start token for a token of its own. Every
-//! write of a worker checks that token in the same transaction, so a replaced
-//! worker can't write anything.
-
-mod progress;
+//! A job's worker exchanges the job's start token for a token of its own.
 
 use std::time::Duration;
 
-use finetuner_protocol::{Event, Level, Status};
+use finetuner_protocol::Level;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
-    Actor, CheckpointRow, Database, Identity, NewArtifact, artifacts, checkpoints, events,
-    outbox::{self, RunEvent},
-    sql::{is_duplicate, now_ms},
+    Database, events,
+    run_rows::OPEN,
+    sql::{is_duplicate, millis},
 };
-use progress::{Progress, millis};
 
 /// Request for a job for the next waiting run.
 #[derive(Clone, Debug)]
@@ -68,16 +63,6 @@ pub(crate) struct Release {
     pub(crate) line: Option<(Level, String)>,
 }
 
-/// Details of a run's end: the status, its text, and lines for the log.
-#[derive(Clone, Debug)]
-pub(crate) struct End {
-    pub(crate) status: Status,
-    pub(crate) details: String,
-    pub(crate) lines: Vec<(Level, String)>,
-}
-
-const OPEN: &str = "status IN ('CREATED', 'STARTED')";
-
 const LAUNCHED: &str = "id, launches, attempts, job, worked, started_at IS NOT NULL, stopped,
     worker_token IS NOT NULL";
 
@@ -92,21 +77,6 @@ fn launched(row: &Row<'_>) -> rusqlite::Result<Launched> {
         stopped: row.get(6)?,
         has_worker: row.get(7)?,
     })
-}
-
-/// Whether `token` belongs to the run's current worker and the run is open.
-fn is_current(db: &Connection, run_id: i64, token: &[u8]) -> rusqlite::Result<bool> {
-    db.query_row(
-        &format!(
-            "SELECT EXISTS (SELECT 1 FROM runs WHERE id = ?1 AND worker_token = ?2 AND {OPEN})"
-        ),
-        params![run_id, token],
-        |row| row.get(0),
-    )
-}
-
-fn log(db: &Connection, run_id: i64, level: Level, message: String) -> rusqlite::Result<()> {
-    events::append(db, run_id, &[Event::Log { level, message }])
 }
 
 impl Database {
@@ -262,237 +232,13 @@ impl Database {
                 return Ok(false);
             }
             if let Some((level, message)) = release.line {
-                log(&transaction, held.0, level, message)?;
+                events::log(&transaction, held.0, level, message)?;
             }
             transaction.commit()?;
             Ok(true)
         })
         .await
     }
-
-    /// Marks a run as started when its worker fetches the job. Returns whether the
-    /// worker has the run.
-    pub(crate) async fn begin(&self, run_id: i64, token: Vec<u8>) -> rusqlite::Result<bool> {
-        self.write(move |db| {
-            let transaction = db.transaction()?;
-            let is_first: Option<bool> = transaction
-                .query_row(
-                    &format!(
-                        "SELECT started_at IS NULL FROM runs
-                         WHERE id = ?1 AND worker_token = ?2 AND {OPEN}"
-                    ),
-                    params![run_id, token],
-                    |row| row.get(0),
-                )
-                .optional()?;
-            let Some(is_first) = is_first else {
-                return Ok(false);
-            };
-            transaction.execute(
-                "UPDATE runs SET status = 'STARTED', details = 'Run is being executed',
-                     started_at = coalesce(started_at, ?2)
-                 WHERE id = ?1",
-                params![run_id, now_ms()],
-            )?;
-            if is_first {
-                outbox::announce(&transaction, run_id, RunEvent::Started)?;
-            }
-            transaction.commit()?;
-            Ok(true)
-        })
-        .await
-    }
-
-    /// Stores a worker's events and adds `worked` to the run's working time.
-    ///
-    /// The first event has number `first` in its launch. Skips events that were
-    /// received before, and steps and epochs that an earlier worker reported.
-    /// Returns whether the worker still has the run.
-    pub(crate) async fn add_worker_events(
-        &self,
-        run_id: i64,
-        token: Vec<u8>,
-        worked: Duration,
-        first: u64,
-        batch: Vec<Event>,
-    ) -> rusqlite::Result<bool> {
-        self.write(move |db| {
-            let transaction = db.transaction()?;
-            if !is_current(&transaction, run_id, &token)? {
-                return Ok(false);
-            }
-            let mut state = Progress::read(&transaction, run_id)?;
-            // There are no gaps, because a worker repeats a batch until it is accepted.
-            let skip = usize::try_from(state.received.saturating_sub(first)).unwrap_or(usize::MAX);
-            let received = first.saturating_add(batch.len() as u64).max(state.received);
-            let new: Vec<Event> = batch.into_iter().skip(skip).collect();
-            let new: Vec<Event> = new.into_iter().filter(|event| state.take(event)).collect();
-            events::append(&transaction, run_id, &new)?;
-            state.received = received;
-            state.write(&transaction, run_id, worked)?;
-            transaction.commit()?;
-            Ok(true)
-        })
-        .await
-    }
-
-    /// Stores a worker's checkpoint. Returns the contents that nothing refers to
-    /// any more, or `None` if the worker no longer has the run.
-    pub(crate) async fn add_checkpoint(
-        &self,
-        run_id: i64,
-        token: Vec<u8>,
-        checkpoint: CheckpointRow,
-    ) -> rusqlite::Result<Option<Vec<String>>> {
-        self.write(move |db| {
-            let transaction = db.transaction()?;
-            if !is_current(&transaction, run_id, &token)? {
-                return Ok(None);
-            }
-            // A run that advances gets its attempts back.
-            transaction.execute(
-                "UPDATE runs SET attempts = 1 WHERE id = ?1 AND (?2, ?3) > (
-                     SELECT coalesce(max(epoch), -1), coalesce(max(step), -1) FROM (
-                         SELECT epoch, step FROM checkpoints WHERE run_id = ?1
-                         ORDER BY epoch DESC, step DESC LIMIT 1))",
-                params![run_id, checkpoint.epoch, checkpoint.step],
-            )?;
-            let message = format!(
-                "Checkpoint {} is kept: {} epochs and {} steps",
-                checkpoints::insert(&transaction, run_id, &checkpoint)?,
-                checkpoint.epoch,
-                checkpoint.step
-            );
-            log(&transaction, run_id, Level::Debug, message)?;
-            let orphans = checkpoints::thin(&transaction, run_id, true)?;
-            transaction.commit()?;
-            Ok(Some(orphans))
-        })
-        .await
-    }
-
-    /// Stores a worker's model. Returns the content that nothing refers to any
-    /// more, if there is one. The outer `None` means that the worker no longer has
-    /// the run.
-    pub(crate) async fn put_model(
-        &self,
-        run_id: i64,
-        token: Vec<u8>,
-        model: NewArtifact,
-    ) -> rusqlite::Result<Option<Option<String>>> {
-        self.write(move |db| {
-            let transaction = db.transaction()?;
-            if !is_current(&transaction, run_id, &token)? {
-                return Ok(None);
-            }
-            if model.public {
-                Actor::starter(&transaction, run_id)?.note(
-                    &transaction,
-                    "data.publish",
-                    model.name.as_deref().unwrap_or(&model.id),
-                )?;
-            }
-            let (_, orphan) = artifacts::put(&transaction, model)?;
-            transaction.commit()?;
-            Ok(Some(orphan))
-        })
-        .await
-    }
-
-    /// Ends an open run, for the worker with `token` or, without one, for the
-    /// server. Returns the contents that nothing refers to any more, or `None` if
-    /// the run was not ended.
-    pub(crate) async fn end_run(
-        &self,
-        run_id: i64,
-        token: Option<Vec<u8>>,
-        end: End,
-    ) -> rusqlite::Result<Option<Vec<String>>> {
-        self.write(move |db| {
-            let transaction = db.transaction()?;
-            let gone = end_in(&transaction, run_id, token, end)?;
-            transaction.commit()?;
-            Ok(gone)
-        })
-        .await
-    }
-
-    /// Ends a run on behalf of a user who may cancel it, unless it has ended.
-    /// Returns what [`Database::end_run`] does.
-    pub(crate) async fn cancel_run(
-        &self,
-        by: Identity,
-        run_id: i64,
-        end: End,
-    ) -> rusqlite::Result<Option<Vec<String>>> {
-        self.write(move |db| {
-            let transaction = db.transaction()?;
-            let Some(label) = by.check_own_run(&transaction, run_id)? else {
-                return Ok(None);
-            };
-            let gone = end_in(&transaction, run_id, None, end)?;
-            if gone.is_some() {
-                by.note(&transaction, "run.cancel", &label)?;
-            }
-            transaction.commit()?;
-            Ok(gone)
-        })
-        .await
-    }
-}
-
-/// Like [`Database::end_run`], within the caller's transaction.
-fn end_in(
-    db: &Connection,
-    run_id: i64,
-    token: Option<Vec<u8>>,
-    end: End,
-) -> rusqlite::Result<Option<Vec<String>>> {
-    let changed = db.execute(
-        &format!(
-            "UPDATE runs SET status = ?3, details = ?4, ended_at = ?5
-                     WHERE id = ?1 AND coalesce(worker_token = ?2, ?2 IS NULL) AND {OPEN}"
-        ),
-        params![run_id, token, end.status.as_str(), end.details, now_ms()],
-    )?;
-    if changed == 0 {
-        return Ok(None);
-    }
-    // In the same transaction, so that a reader of the final status sees all lines.
-    for (level, message) in end.lines {
-        log(db, run_id, level, message)?;
-    }
-    // A failed run can be resumed.
-    let keep_last = end.status != Status::Finished;
-    let mut gone = checkpoints::thin(db, run_id, keep_last)?;
-    let mut used = data_of(db, run_id)?;
-    if end.status == Status::Finished {
-        used.extend(begun_with(db, run_id)?);
-        db.execute(
-            "UPDATE runs SET first_checkpoint = NULL WHERE id = ?1",
-            [run_id],
-        )?;
-    }
-    gone.extend(checkpoints::orphans(db, used)?);
-    let event = RunEvent::of_end(end.status == Status::Finished, &end.details);
-    outbox::announce(db, run_id, event)?;
-    Ok(Some(gone))
-}
-
-/// Returns the checkpoint that a run started from.
-pub(super) fn begun_with(db: &Connection, run_id: i64) -> rusqlite::Result<Option<String>> {
-    db.query_row(
-        "SELECT first_checkpoint FROM runs WHERE id = ?1",
-        [run_id],
-        |row| row.get(0),
-    )
-}
-
-/// Returns the contents of a run's data.
-pub(super) fn data_of(db: &Connection, run_id: i64) -> rusqlite::Result<Vec<String>> {
-    db.prepare_cached("SELECT used.value FROM runs, json_each(data) AS used WHERE runs.id = ?1")?
-        .query_map([run_id], |row| row.get(0))?
-        .collect()
 }
 
 #[cfg(test)]

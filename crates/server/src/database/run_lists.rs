@@ -6,7 +6,7 @@ use rusqlite::{OptionalExtension, params, params_from_iter, types::Value};
 
 use super::{
     Database,
-    runs::{CANCELLED, RunRow, SELECT, run},
+    run_rows::{CANCELLED, RunRow, SELECT, run},
     sql::bounds,
 };
 

@@ -5,7 +5,7 @@ use rusqlite::params;
 
 use super::{
     Database,
-    runs::{RunRow, SELECT, run},
+    run_rows::{RunRow, SELECT, run},
 };
 
 /// A finished model, for lists.

@@ -3,7 +3,7 @@
 
 use rusqlite::{OptionalExtension, Row, params};
 
-use super::{Database, Identity, RunRow, runs, sql::NOW};
+use super::{Database, Identity, RunRow, run_rows, sql::NOW};
 use crate::secret;
 
 /// A link, as a list shows it.
@@ -159,8 +159,8 @@ impl Database {
                 return Ok(None);
             };
             let run = db
-                .prepare_cached(&format!("{} WHERE runs.id = ?1", runs::SELECT))?
-                .query_row([found.run_id], runs::run)
+                .prepare_cached(&format!("{} WHERE runs.id = ?1", run_rows::SELECT))?
+                .query_row([found.run_id], run_rows::run)
                 .optional()?;
             Ok(run.map(|run| (found, run)))
         })

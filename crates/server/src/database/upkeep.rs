@@ -1,11 +1,10 @@
-//! Maintenance of the database: keys and ids of the server, references to
-//! contents, copies and checks.
+//! Maintenance of the database: keys and ids of the server, copies and checks.
 
 use std::path::PathBuf;
 
 use rusqlite::{OptionalExtension, params};
 
-use super::{Database, artifacts::has_content, open::write_copy};
+use super::{Database, open::write_copy};
 use crate::secret::hex;
 
 impl Database {
@@ -100,42 +99,6 @@ impl Database {
             Ok(drawn)
         })
         .await
-    }
-
-    /// Returns all contents that something refers to, with their sizes where known,
-    /// and what refers to them.
-    pub(crate) async fn contents(&self) -> rusqlite::Result<Vec<(String, Option<u64>, String)>> {
-        self.read(|db| {
-            db.prepare(
-                "SELECT content, size, 'artifact ' || id || coalesce(' (' || name || ')', '')
-                     FROM artifacts
-                 UNION ALL
-                 SELECT content, size, 'checkpoint ' || number || ' of run ' || runs.name
-                     FROM checkpoints JOIN runs ON runs.id = run_id
-                 UNION ALL
-                 SELECT first_checkpoint, NULL, 'the beginning of run ' || name
-                     FROM runs WHERE first_checkpoint IS NOT NULL
-                 UNION ALL
-                 SELECT used.value, NULL, 'data of run ' || name
-                     FROM runs, json_each(data) AS used
-                     WHERE status IN ('CREATED', 'STARTED')",
-            )?
-            .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
-            .collect()
-        })
-        .await
-    }
-
-    /// Whether anything refers to a content, including changes that were just
-    /// committed. Waits for the writer.
-    pub(crate) async fn is_wanted(&self, content: String) -> rusqlite::Result<bool> {
-        self.write(move |db| has_content(db, &content)).await
-    }
-
-    /// Whether anything refers to a content, without waiting for the writer.
-    /// Changes in progress may be missed.
-    pub(crate) async fn seems_wanted(&self, content: String) -> rusqlite::Result<bool> {
-        self.read(move |db| has_content(db, &content)).await
     }
 
     /// Writes a consistent copy of the database to a new file.

@@ -1,14 +1,17 @@
 //! Webhooks: addresses that are called when something happens to a run.
 
 use rusqlite::{OptionalExtension, Row, params};
+use serde_json::json;
 
 use super::{
-    Database, Identity, Role,
-    outbox::{MESSAGE, MessageRow, RunEvent, message},
+    Database, Identity, Role, RunEvent,
+    messages::{self, MESSAGE, MessageRow, message},
     sql::{NOW, now_ms},
 };
 use crate::secret;
 
+/// The event of a message that a user sends to try a webhook.
+const TEST: &str = "webhook.test";
 /// A webhook, without its secret.
 #[derive(Clone, Debug)]
 pub(crate) struct WebhookRow {
@@ -88,7 +91,7 @@ impl Database {
                         by.namespace,
                         new.url,
                         new.secret,
-                        serde_json::json!(events).to_string(),
+                        json!(events).to_string(),
                         most
                     ],
                     webhook,
@@ -171,6 +174,53 @@ impl Database {
             ))?
             .query_map(params![project_id, webhook_id, most], message)?
             .collect()
+        })
+        .await
+    }
+
+    /// Writes down a message that tries a webhook of an owner's project. Returns none
+    /// if the project has no such webhook.
+    pub(crate) async fn test_webhook(
+        &self,
+        by: Identity,
+        webhook_id: String,
+    ) -> rusqlite::Result<Option<MessageRow>> {
+        self.write(move |db| {
+            let transaction = db.transaction()?;
+            by.check(&transaction, Role::Owner)?;
+            let found: Option<String> = transaction
+                .query_row(
+                    "SELECT id FROM webhooks WHERE project_id = ?1 AND id = ?2",
+                    [&by.namespace, &webhook_id],
+                    |row| row.get(0),
+                )
+                .optional()?;
+            if found.is_none() {
+                return Ok(None);
+            }
+            // One at a time: nobody can make the server call an address without a pause.
+            let waiting = transaction
+                .query_row(
+                    &format!(
+                        "SELECT {MESSAGE} FROM messages
+                         WHERE webhook_id = ?1 AND event = ?2 AND due_at IS NOT NULL"
+                    ),
+                    params![webhook_id, TEST],
+                    message,
+                )
+                .optional()?;
+            if waiting.is_some() {
+                return Ok(waiting);
+            }
+            let body = messages::body(&transaction, TEST, json!({}))?;
+            let name = messages::write(&transaction, (Some(&webhook_id), None), TEST, &body)?;
+            let row = transaction.query_row(
+                &format!("SELECT {MESSAGE} FROM messages WHERE name = ?1"),
+                [name],
+                message,
+            )?;
+            transaction.commit()?;
+            Ok(Some(row))
         })
         .await
     }

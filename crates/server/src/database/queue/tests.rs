@@ -1,7 +1,9 @@
 //! Tests of the assignment of runs, and of the writes of workers.
 
+use finetuner_protocol::{Event, Status};
+
 use super::*;
-use crate::database::{in_memory, runs::tests::with_run};
+use crate::database::{CheckpointRow, End, in_memory, with_run};
 
 const NO_TIME: Duration = Duration::ZERO;
 
@@ -70,7 +72,7 @@ async fn a_repeated_batch_is_stored_once_and_in_order() {
     add(0, vec![line("0"), line("1")]).await;
     add(1, vec![line("1"), line("2")]).await;
     // A line from the server does not change the number of the worker's events.
-    let own = db.write(move |db| log(db, run, Level::Info, "mine".into()));
+    let own = db.write(move |db| events::log(db, run, Level::Info, "mine".into()));
     own.await.unwrap();
     add(3, vec![line("3")]).await;
     let expected = ["0", "1", "2", "mine", "3"].map(line);

@@ -1,8 +1,11 @@
 //! The script of a batch job.
 
-use super::{SlurmSettings, WorkOrder};
+use super::settings::SlurmSettings;
 use crate::{
-    launcher::remote::{THREADS, Variables, quote},
+    launcher::{
+        WorkOrder,
+        remote::{THREADS, Variables, quote},
+    },
     worker::{WORKER_CA, WORKER_START},
 };
 

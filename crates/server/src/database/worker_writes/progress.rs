@@ -6,7 +6,7 @@ use finetuner_protocol::{Event, Stage};
 use rusqlite::{Connection, params};
 use serde_json::Value;
 
-use crate::database::sql::now_ms;
+use crate::database::sql::{millis, now_ms};
 
 /// Progress of a run, as its worker's events report it.
 pub(super) struct Progress {
@@ -112,9 +112,4 @@ impl Progress {
         )
         .map(drop)
     }
-}
-
-/// Converts a duration to milliseconds, the unit of times in the database.
-pub(super) fn millis(time: Duration) -> i64 {
-    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
