@@ -16,6 +16,7 @@ mod examples;
 mod follower;
 mod isolation;
 mod limits;
+mod place;
 mod signals;
 mod start;
 mod tls;
@@ -52,12 +53,12 @@ use self::{
     contents::Contents,
     documents::FetchedDocuments,
     follower::Follower,
-    isolation::Isolation,
     limits::Limits,
     trackers::{End, Environment, Tracked, Trackers},
 };
 use crate::{pictures::Pictures, requests::Authorities};
 
+pub(crate) use place::Place;
 pub(crate) use signals::Signals;
 pub(crate) use start::token as start_token;
 pub(crate) use tls::authorities_of_this_process;
@@ -65,15 +66,6 @@ pub(crate) use variables::*;
 
 /// Default prefix of the temporary folder's name.
 pub(crate) const DEFAULT_FOLDER_PREFIX: &str = "finetuner-run-";
-
-/// Where a worker runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// In a thread of another program. The worker does not change that program.
-    Thread,
-    /// In its own process.
-    Process,
-}
 
 /// Carries out the run of `start_token` and reports its outcome to the server.
 ///
@@ -116,7 +108,7 @@ pub(crate) fn run(
         let _ = std::fs::create_dir_all(&hub);
         let mut caches = vec![hub.as_path()];
         caches.extend(cache.as_ref().map(Cache::folder));
-        if let Isolation::Unavailable(reason) =
+        if let Err(reason) =
             isolation::restrict_files(&job.rules.local_models, folder.path(), &caches)
         {
             let words = format!(

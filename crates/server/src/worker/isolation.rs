@@ -9,23 +9,13 @@
 #[cfg(target_os = "linux")]
 pub(super) use linux::restrict_files;
 
-/// Result of the restriction.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Isolation {
-    /// Enforced as far as this kernel supports it.
-    Enforced,
-    /// Not enforced, with the reason.
-    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
-    Unavailable(String),
-}
-
 #[cfg(not(target_os = "linux"))]
 pub(super) fn restrict_files(
     _: &finetuner_protocol::worker::LocalModels,
     _: &std::path::Path,
     _: &[&std::path::Path],
-) -> Isolation {
-    Isolation::Unavailable("this system has no Landlock".to_owned())
+) -> Result<(), String> {
+    Err("this system has no Landlock".to_owned())
 }
 
 #[cfg(target_os = "linux")]
@@ -38,8 +28,6 @@ mod linux {
         RulesetStatus, path_beneath_rules,
     };
 
-    use super::Isolation;
-
     /// Folders of the system that programs need.
     const SYSTEM: [&str; 12] = [
         "/bin", "/etc", "/lib", "/lib32", "/lib64", "/nix", "/opt", "/proc", "/run", "/sbin",
@@ -51,18 +39,16 @@ mod linux {
 
     /// Restricts this thread, and everything it starts, to the allowed files.
     /// `temporary` is the run's folder. `caches` are those of the model hub and the
-    /// machine.
+    /// machine. Fails with the reason why nothing is enforced.
     pub(in super::super) fn restrict_files(
         models: &LocalModels,
         temporary: &Path,
         caches: &[&Path],
-    ) -> Isolation {
+    ) -> Result<(), String> {
         match restrict(models, temporary, caches) {
-            Ok(RulesetStatus::NotEnforced) => {
-                Isolation::Unavailable("this kernel has no Landlock".to_owned())
-            }
-            Ok(_) => Isolation::Enforced,
-            Err(error) => Isolation::Unavailable(error.to_string()),
+            Ok(RulesetStatus::NotEnforced) => Err("this kernel has no Landlock".to_owned()),
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.to_string()),
         }
     }
 
@@ -130,14 +116,14 @@ mod tests {
         // In its own thread, because the restriction can't be lifted.
         let (closed, seen) = std::thread::scope(|scope| scope.spawn(closed_in).join().unwrap());
         let expected = match closed {
-            Isolation::Enforced => [
+            Ok(()) => [
                 (false, false),
                 (true, false),
                 (true, true),
                 (true, true),
                 (true, true),
             ],
-            Isolation::Unavailable(reason) => {
+            Err(reason) => {
                 assert!(reason.contains("Landlock"), "{reason}");
                 [(true, true); 5]
             }

@@ -7,7 +7,10 @@ use reqwest::{Client, RequestBuilder};
 use serde_json::{Value, json};
 use url::Url;
 
-use super::{End, Failure, Row, json, now};
+use super::{
+    requests::{Failure, json},
+    rows::{End, Row, now},
+};
 
 /// MLflow's limit of metrics in one request.
 const BATCH: usize = 1000;

@@ -17,8 +17,9 @@ use tokio::runtime::Handle;
 use url::Url;
 
 use super::{
-    Log, Tracker, Trackers,
     mlflow::{self, Login, MlFlow},
+    tasks::{Log, Trackers},
+    tracker::Tracker,
     wandb::{self, WandB},
 };
 use crate::outside;
@@ -33,7 +34,7 @@ const REDIRECTS: usize = 0;
 /// The operator's settings for trackers, under the names that MLflow and Weights &
 /// Biases use.
 #[derive(Clone, Default)]
-pub(in super::super) struct Environment {
+pub(crate) struct Environment {
     pub(super) mlflow_uri: Option<String>,
     mlflow_token: Option<String>,
     mlflow_login: Option<(String, String)>,
@@ -43,7 +44,7 @@ pub(in super::super) struct Environment {
 
 impl Environment {
     /// Reads the environment of this process.
-    pub(in super::super) fn of_this_process() -> Self {
+    pub(crate) fn of_this_process() -> Self {
         Self::of(|name| std::env::var(name).ok())
     }
 
@@ -61,18 +62,18 @@ impl Environment {
 }
 
 /// A run that trackers follow.
-pub(in super::super) struct Tracked<'a> {
-    pub(in super::super) config: &'a RunConfig,
+pub(crate) struct Tracked<'a> {
+    pub(crate) config: &'a RunConfig,
     /// The run's unique id.
-    pub(in super::super) run: &'a str,
+    pub(crate) run: &'a str,
     /// Whether addresses of this machine and of private networks are allowed.
-    pub(in super::super) private: bool,
+    pub(crate) private: bool,
 }
 
 impl Trackers {
     /// Starts the trackers that a run asks for. `log` returns a writer of the run's
     /// log.
-    pub(in super::super) fn of_run(
+    pub(crate) fn of_run(
         tracked: &Tracked<'_>,
         environment: &Environment,
         runtime: &Handle,

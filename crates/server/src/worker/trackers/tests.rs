@@ -1,6 +1,6 @@
 //! Tests of trackers against fake servers of both APIs.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use axum::{
     Json, Router,
@@ -9,10 +9,11 @@ use axum::{
     response::IntoResponse,
 };
 use finetuner_protocol::{
-    Callback, RunConfig,
+    Callback, Event, RunConfig,
     callback::{MLFlowLogger, WandBLogger},
 };
 use serde_json::{Value, json};
+use tokio::runtime::Handle;
 
 use super::*;
 

@@ -6,7 +6,10 @@ use reqwest::{Client, RequestBuilder};
 use serde_json::{Map, Value, json};
 use url::Url;
 
-use super::{End, Failure, Row, json};
+use super::{
+    requests::{Failure, json},
+    rows::{End, Row},
+};
 
 /// Creates a run, or finds it by its name.
 const UPSERT: &str = "mutation UpsertBucket($name: String, $project: String, $entity: String, \
