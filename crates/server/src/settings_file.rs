@@ -4,17 +4,16 @@
 //! environment variables, variables over the file, and the file over the
 //! defaults. An unknown key is an error that names its line.
 
+mod values;
+
 use std::{
     fmt::Write,
     num::NonZeroU16,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
-use clap::ValueEnum;
 use documented::DocumentedFields;
 use finetuner_protocol::worker::LocalModels;
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -22,6 +21,8 @@ use crate::{
     server::DEFAULT_ADDRESS,
     settings::{Mail, Oidc, Settings, Workers},
 };
+
+pub(crate) use values::{LogFormat, Network, Seconds};
 
 /// All settings of a server.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -232,83 +233,6 @@ impl Default for WorkersGroup {
     }
 }
 
-/// Format of the log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum LogFormat {
-    /// Text for people.
-    #[default]
-    Text,
-    /// One JSON object per line.
-    Json,
-}
-
-/// A duration in seconds, up to about 30 years.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "f64", into = "f64")]
-pub(crate) struct Seconds(Duration);
-
-impl TryFrom<f64> for Seconds {
-    type Error = &'static str;
-
-    fn try_from(number: f64) -> Result<Self, Self::Error> {
-        match (0.0..=1e9).contains(&number) {
-            true => Ok(Self(Duration::from_secs_f64(number))),
-            false => Err("give a number of seconds from 0 to 1000000000"),
-        }
-    }
-}
-
-impl std::str::FromStr for Seconds {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let number: f64 = text.parse().map_err(|_| "give a number of seconds")?;
-        Self::try_from(number)
-    }
-}
-
-impl From<Seconds> for f64 {
-    fn from(seconds: Seconds) -> Self {
-        seconds.0.as_secs_f64()
-    }
-}
-
-impl From<Duration> for Seconds {
-    fn from(duration: Duration) -> Self {
-        Self(duration)
-    }
-}
-
-/// An IP address, or a network such as `10.0.0.0/8`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub(crate) struct Network(IpNet);
-
-impl std::str::FromStr for Network {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let address = text.parse::<std::net::IpAddr>().map(IpNet::from);
-        let network = address.or_else(|_| text.parse::<IpNet>()).map(Self);
-        network.map_err(|_| "give an address such as 10.0.0.1, or a network such as 10.0.0.0/8")
-    }
-}
-
-impl TryFrom<String> for Network {
-    type Error = &'static str;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl From<Network> for String {
-    fn from(network: Network) -> Self {
-        network.0.to_string()
-    }
-}
-
 impl SettingsFile {
     /// Reads a file. Without a path, returns the defaults.
     pub(crate) fn read(path: Option<&Path>) -> Result<Self, String> {
@@ -345,10 +269,10 @@ impl SettingsFile {
             },
             max_hub_download: bytes(Some(runs.max_hub_download)),
             private_addresses: runs.private_addresses,
-            lease: runs.lease.0,
+            lease: runs.lease.into(),
             attempts: runs.attempts.get().into(),
-            checkpoint_every: runs.checkpoint_every.0,
-            max_run_time: runs.max_time.map(|seconds| seconds.0),
+            checkpoint_every: runs.checkpoint_every.into(),
+            max_run_time: runs.max_time.map(Into::into),
             max_run_memory: bytes(runs.max_memory),
             max_run_disk: bytes(runs.max_disk),
             max_open_runs: users.max_open_runs.map(Into::into),
@@ -358,16 +282,20 @@ impl SettingsFile {
             max_stored: bytes(users.max_stored),
             max_loaded: server.max_loaded.saturating_mul(1 << 20),
             disk_reserve: bytes(server.disk_reserve),
-            trusted_proxies: server.trusted_proxies.iter().map(|net| net.0).collect(),
+            trusted_proxies: server
+                .trusted_proxies
+                .iter()
+                .map(|&net| net.into())
+                .collect(),
             presigned: server.presigned,
             public_url: server.public_url.clone(),
             private_webhooks: server.private_webhooks,
             max_webhooks: users.max_webhooks,
             mail: mail.clone(),
             oidc: oidc.clone(),
-            grace: server.grace.0,
-            job_grace: workers.job_grace.0,
-            first_call: workers.first_call.0,
+            grace: server.grace.into(),
+            job_grace: workers.job_grace.into(),
+            first_call: workers.first_call.into(),
             workers: Workers {
                 url: workers.url.clone(),
                 ca: workers.ca.clone(),
