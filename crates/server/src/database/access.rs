@@ -162,12 +162,12 @@ impl Database {
     ) -> rusqlite::Result<Option<Identity>> {
         self.read(move |db| {
             let found = db
-                .prepare_cached(
+                .prepare_cached(&format!(
                     "SELECT users.id, users.name, admin, scope, project_id
                      FROM tokens JOIN users ON users.id = user_id
-                     WHERE hash = ?1 AND NOT disabled AND (expires_at IS NULL
-                         OR expires_at > strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))",
-                )?
+                     WHERE hash = ?1 AND NOT disabled
+                         AND (expires_at IS NULL OR expires_at > {NOW})"
+                ))?
                 .query_row([&hash], |row| {
                     Ok((
                         row.get::<_, String>(0)?,
@@ -273,16 +273,5 @@ impl Database {
             Ok(changed == 1)
         })
         .await
-    }
-}
-
-#[cfg(test)]
-impl Database {
-    /// A user of that name, in their personal project.
-    pub(crate) async fn identity_of(&self, name: &str) -> Identity {
-        let token = self.create_token(name.to_owned(), "test".to_owned(), Scope::All);
-        let hash = crate::secret::hash(&token.await.unwrap());
-        let found = self.identify(hash, Wanted::Personal, None).await;
-        found.unwrap().unwrap()
     }
 }

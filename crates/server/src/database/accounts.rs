@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use rusqlite::{OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
     Actor, Database, Identity, Manager, Refusal, Scope,
@@ -49,6 +49,37 @@ fn token(row: &Row<'_>) -> rusqlite::Result<TokenRow> {
     })
 }
 
+/// Creates a user of that name if there is none. Returns whether it did.
+fn add_user_if_missing(db: &Connection, name: &str) -> rusqlite::Result<bool> {
+    check_name_is_free(db, name)?;
+    let added = db.execute(
+        &format!(
+            "INSERT INTO users (id, name, created_at) VALUES (?1, ?2, {NOW})
+             ON CONFLICT (name) DO NOTHING"
+        ),
+        params![secret::new_id(), name],
+    )?;
+    Ok(added == 1)
+}
+
+/// Gives a new token to the user of that name, who exists.
+fn give_token(
+    db: &Connection,
+    user: &str,
+    token_name: &str,
+    scope: Scope,
+) -> rusqlite::Result<String> {
+    let token = secret::new_token();
+    db.execute(
+        &format!(
+            "INSERT INTO tokens (hash, user_id, name, created_at, scope)
+             SELECT ?1, id, ?2, {NOW}, ?4 FROM users WHERE name = ?3"
+        ),
+        params![secret::hash(&token), token_name, user, scope.as_str()],
+    )?;
+    Ok(token)
+}
+
 impl Database {
     /// Whether there is no user yet.
     pub(crate) async fn has_no_users(&self) -> rusqlite::Result<bool> {
@@ -64,23 +95,9 @@ impl Database {
         scope: Scope,
     ) -> rusqlite::Result<String> {
         self.write(move |db| {
-            let token = secret::new_token();
             let transaction = db.transaction()?;
-            check_name_is_free(&transaction, &user)?;
-            transaction.execute(
-                &format!(
-                    "INSERT INTO users (id, name, created_at) VALUES (?1, ?2, {NOW})
-                     ON CONFLICT (name) DO NOTHING"
-                ),
-                params![secret::new_id(), user],
-            )?;
-            transaction.execute(
-                &format!(
-                    "INSERT INTO tokens (hash, user_id, name, created_at, scope)
-                     SELECT ?1, id, ?2, {NOW}, ?4 FROM users WHERE name = ?3"
-                ),
-                params![secret::hash(&token), token_name, user, scope.as_str()],
-            )?;
+            add_user_if_missing(&transaction, &user)?;
+            let token = give_token(&transaction, &user, &token_name, scope)?;
             let object = format!("{user}: {token_name}");
             Actor::operator().note(&transaction, "token.create", &object)?;
             transaction.commit()?;
@@ -94,26 +111,11 @@ impl Database {
         self.write(move |db| {
             let transaction = db.transaction()?;
             let actor = by.check(&transaction)?;
-            check_name_is_free(&transaction, &name)?;
-            let added = transaction.execute(
-                &format!(
-                    "INSERT INTO users (id, name, created_at) VALUES (?1, ?2, {NOW})
-                     ON CONFLICT (name) DO NOTHING"
-                ),
-                params![secret::new_id(), name],
-            )?;
-            if added == 0 {
+            if !add_user_if_missing(&transaction, &name)? {
                 let reason = format!("there is a user `{name}` already: choose another name");
                 return Err(Refusal::Conflict(reason).into());
             }
-            let token = secret::new_token();
-            transaction.execute(
-                &format!(
-                    "INSERT INTO tokens (hash, user_id, name, created_at)
-                     SELECT ?1, id, 'first', {NOW} FROM users WHERE name = ?2"
-                ),
-                params![secret::hash(&token), name],
-            )?;
+            let token = give_token(&transaction, &name, "first", Scope::All)?;
             actor.note(&transaction, "user.add", &name)?;
             transaction.commit()?;
             Ok(token)

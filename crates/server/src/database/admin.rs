@@ -3,7 +3,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Actor, Database, Identity, Refusal, sql::bounds, usage};
+use super::{Actor, Database, Identity, Refusal, run_rows::OPEN, sql::bounds, usage};
 
 /// A user, as admins see them.
 #[derive(Clone, Debug)]
@@ -130,18 +130,17 @@ impl Database {
         self.read(move |db| {
             let total = db.query_row("SELECT count(*) FROM users", [], |row| row.get(0))?;
             let rows = db
-                .prepare_cached(
+                .prepare_cached(&format!(
                     "SELECT name, admin, disabled, password IS NOT NULL, created_at,
                          (SELECT max(last_used_at) FROM tokens WHERE user_id = users.id),
                          (SELECT count(*) FROM tokens WHERE user_id = users.id
                              AND kind = 'session'),
                          (SELECT count(*) FROM tokens WHERE user_id = users.id
                              AND kind <> 'session'),
-                         (SELECT count(*) FROM runs WHERE created_by = users.id
-                             AND status IN ('CREATED', 'STARTED')),
+                         (SELECT count(*) FROM runs WHERE created_by = users.id AND {OPEN}),
                          max_open_runs
-                     FROM users ORDER BY name LIMIT ?1 OFFSET ?2",
-                )?
+                     FROM users ORDER BY name LIMIT ?1 OFFSET ?2"
+                ))?
                 .query_map([limit, offset], |row| {
                     Ok(AccountRow {
                         name: row.get(0)?,
@@ -291,21 +290,17 @@ impl Database {
     pub(crate) async fn open_runs(&self, limit: u64) -> rusqlite::Result<(Vec<OpenRun>, u64)> {
         let (_, limit) = bounds(Some((0, limit)));
         self.read(move |db| {
-            let total = db.query_row(
-                "SELECT count(*) FROM runs WHERE status IN ('CREATED', 'STARTED')",
-                [],
-                |row| row.get(0),
-            )?;
+            let count = format!("SELECT count(*) FROM runs WHERE {OPEN}");
+            let total = db.query_row(&count, [], |row| row.get(0))?;
             let rows = db
-                .prepare_cached(
+                .prepare_cached(&format!(
                     "SELECT runs.id, projects.name, experiments.name, runs.name, users.name,
                          runs.created_at, job, worker_token IS NOT NULL, attempts, started_at
                      FROM runs JOIN experiments ON experiments.id = experiment_id
                          JOIN projects ON projects.id = project_id
                          LEFT JOIN users ON users.id = created_by
-                     WHERE status IN ('CREATED', 'STARTED')
-                     ORDER BY job IS NULL, runs.id LIMIT ?1",
-                )?
+                     WHERE {OPEN} ORDER BY job IS NULL, runs.id LIMIT ?1"
+                ))?
                 .query_map([limit], |row| {
                     Ok(OpenRun {
                         id: row.get(0)?,

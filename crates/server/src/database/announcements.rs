@@ -1,7 +1,7 @@
 //! Messages about runs: to the webhooks of the project, and to the user who
 //! started the run.
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, Row, params};
 use serde_json::{Value, json};
 
 use super::{messages, run_rows::CANCELLED};
@@ -32,6 +32,20 @@ impl RunEvent {
 
     pub(crate) fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|event| event.as_str() == text)
+    }
+
+    /// Reads the events that a receiver wants from a column. Unknown events are left
+    /// out.
+    pub(super) fn of_column(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<Self>> {
+        let names: String = row.get(column)?;
+        let names: Vec<String> = serde_json::from_str(&names).unwrap_or_default();
+        Ok(names.iter().filter_map(|name| Self::parse(name)).collect())
+    }
+
+    /// Returns the events as a column holds them.
+    pub(super) fn stored(events: &[Self]) -> String {
+        let names: Vec<&str> = events.iter().map(|event| event.as_str()).collect();
+        json!(names).to_string()
     }
 
     /// The event of a run that ends with this status and these details.

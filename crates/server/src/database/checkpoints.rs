@@ -117,7 +117,7 @@ impl Database {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::database::{in_memory, runs::tests::with_run};
+    use crate::database::{in_memory, with_run};
 
     #[tokio::test]
     async fn the_latest_checkpoint_and_those_of_the_last_epochs_are_kept() {

@@ -3,18 +3,18 @@
 
 use rusqlite::Connection;
 
-use super::Database;
+use super::{Database, run_rows::OPEN};
 
 /// Whether anything refers to a content. A run keeps the data that it was made
 /// with until it has ended, whatever is pushed meanwhile.
 pub(super) fn has_content(db: &Connection, content: &str) -> rusqlite::Result<bool> {
-    db.prepare_cached(
+    db.prepare_cached(&format!(
         "SELECT EXISTS (SELECT 1 FROM artifacts WHERE content = ?1)
          OR EXISTS (SELECT 1 FROM checkpoints WHERE content = ?1)
          OR EXISTS (SELECT 1 FROM runs WHERE first_checkpoint = ?1)
          OR EXISTS (SELECT 1 FROM runs, json_each(runs.data) AS used
-             WHERE status IN ('CREATED', 'STARTED') AND used.value = ?1)",
-    )?
+             WHERE {OPEN} AND used.value = ?1)"
+    ))?
     .query_row([content], |row| row.get(0))
 }
 
@@ -50,7 +50,7 @@ impl Database {
     /// and what refers to them.
     pub(crate) async fn contents(&self) -> rusqlite::Result<Vec<(String, Option<u64>, String)>> {
         self.read(|db| {
-            db.prepare(
+            db.prepare(&format!(
                 "SELECT content, size, 'artifact ' || id || coalesce(' (' || name || ')', '')
                      FROM artifacts
                  UNION ALL
@@ -61,9 +61,8 @@ impl Database {
                      FROM runs WHERE first_checkpoint IS NOT NULL
                  UNION ALL
                  SELECT used.value, NULL, 'data of run ' || name
-                     FROM runs, json_each(data) AS used
-                     WHERE status IN ('CREATED', 'STARTED')",
-            )?
+                     FROM runs, json_each(data) AS used WHERE {OPEN}"
+            ))?
             .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
             .collect()
         })

@@ -206,7 +206,7 @@ mod tests {
     use finetuner_protocol::Level;
 
     use super::*;
-    use crate::database::{in_memory, runs::tests::with_run};
+    use crate::database::{in_memory, with_run};
 
     #[tokio::test]
     async fn sampled_steps_include_the_first_and_the_last() {

@@ -46,11 +46,9 @@ impl Database {
                 "SELECT address, events, code IS NULL FROM mail_addresses WHERE user_id = ?1",
             )?
             .query_row([user_id], |row| {
-                let events: String = row.get(1)?;
-                let events: Vec<String> = serde_json::from_str(&events).unwrap_or_default();
                 Ok(MailAddress {
                     address: row.get(0)?,
-                    events: events.iter().filter_map(|e| RunEvent::parse(e)).collect(),
+                    events: RunEvent::of_column(row, 1)?,
                     is_confirmed: row.get(2)?,
                 })
             })
@@ -68,8 +66,7 @@ impl Database {
     ) -> rusqlite::Result<PutMail> {
         self.write(move |db| {
             let transaction = db.transaction()?;
-            let events: Vec<&str> = events.iter().map(|event| event.as_str()).collect();
-            let events = json!(events).to_string();
+            let events = RunEvent::stored(&events);
             let kept = transaction.execute(
                 "UPDATE mail_addresses SET events = ?3
                  WHERE user_id = ?1 AND address = ?2 AND code IS NULL",
@@ -88,12 +85,8 @@ impl Database {
             if recent >= CODES_AN_HOUR {
                 return Ok(PutMail::TooMany);
             }
-            // Messages for the address before are none of this one's.
-            transaction.execute(
-                "UPDATE messages SET due_at = NULL, body = '{}', outcome = 'the address was changed'
-                 WHERE user_id = ?1 AND due_at IS NOT NULL",
-                [&user_id],
-            )?;
+            // The new address must not get messages for the old one.
+            messages::withdraw(&transaction, &user_id, "the address was changed")?;
             let code = secret::new_id();
             transaction.execute(
                 "INSERT OR REPLACE INTO mail_addresses (user_id, address, events, code, code_until)
@@ -138,11 +131,7 @@ impl Database {
         self.write(move |db| {
             let transaction = db.transaction()?;
             transaction.execute("DELETE FROM mail_addresses WHERE user_id = ?1", [&user_id])?;
-            transaction.execute(
-                "UPDATE messages SET due_at = NULL, body = '{}', outcome = 'e-mail was turned off'
-                 WHERE user_id = ?1 AND due_at IS NOT NULL",
-                [&user_id],
-            )?;
+            messages::withdraw(&transaction, &user_id, "e-mail was turned off")?;
             transaction.commit()
         })
         .await
@@ -171,7 +160,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::database::{Receiver, in_memory, runs::tests::with_run};
+    use crate::database::{Receiver, in_memory, with_run};
 
     /// Returns recipient and code of the message that is due.
     async fn code(db: &Database) -> Option<(String, String)> {

@@ -108,6 +108,16 @@ pub(super) fn write(
     Ok(name)
 }
 
+/// Withdraws the messages to a user that were not sent yet.
+pub(super) fn withdraw(db: &Connection, user_id: &str, outcome: &str) -> rusqlite::Result<()> {
+    db.execute(
+        "UPDATE messages SET due_at = NULL, body = '{}', outcome = ?2
+         WHERE user_id = ?1 AND due_at IS NOT NULL",
+        [user_id, outcome],
+    )
+    .map(drop)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

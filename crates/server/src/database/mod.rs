@@ -31,6 +31,8 @@ mod runs;
 mod served;
 mod shares;
 mod sql;
+#[cfg(test)]
+mod testing;
 mod upkeep;
 mod usage;
 mod waiting;
@@ -63,30 +65,12 @@ pub(crate) use roles::{Role, Scope};
 pub(crate) use run_ends::End;
 pub(crate) use run_lists::{Among, Outline, RunFilter, Standing};
 pub(crate) use run_rows::{CANCELLED, RunRow};
-#[cfg(test)]
-pub(crate) use runs::tests::with_run;
 pub(crate) use runs::{Created, NewRunRow};
 pub(crate) use served::ModelRow;
 pub(crate) use shares::{NewShare, ShareRow};
 pub(crate) use sql::{is_duplicate, now_ms};
+#[cfg(test)]
+pub(crate) use testing::{in_memory, with_run};
 pub(crate) use usage::Usage;
 pub(crate) use waiting::QueuedRow;
 pub(crate) use webhooks::{NewWebhook, WebhookRow};
-
-#[cfg(test)]
-impl Database {
-    /// Runs statements, to disturb what follows.
-    pub(crate) async fn disturb(&self, sql: &'static str) {
-        self.write(|db| db.execute_batch(sql)).await.unwrap();
-    }
-}
-
-#[cfg(test)]
-pub(crate) fn in_memory() -> Database {
-    let mut writer = rusqlite::Connection::open_in_memory().unwrap();
-    open::prepare(&writer).unwrap();
-    open::migrate(&mut writer, None).unwrap();
-    connections::Connections::new(writer, Vec::new())
-        .unwrap()
-        .into()
-}

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use finetuner_protocol::Level;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{OptionalExtension, Row, params};
 
 use super::{
     Database, events,

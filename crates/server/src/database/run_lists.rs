@@ -301,10 +301,7 @@ impl Database {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        database::{NewRunRow, in_memory, with_run},
-        secret,
-    };
+    use crate::database::{in_memory, with_run};
 
     #[tokio::test]
     async fn lists_are_filtered_sorted_and_counted() {
@@ -312,30 +309,7 @@ mod tests {
         let first = with_run(&db, "a-1").await;
         let experiment = 1;
         for name in ["b-1", "a-2"] {
-            let row = db.run_by_id(first).await.unwrap().unwrap();
-            db.create_run(
-                db.identity_of("u").await,
-                NewRunRow {
-                    experiment_id: experiment,
-                    name: name.into(),
-                    description: row.description,
-                    config: row.config,
-                    device: row.device,
-                    cpus: row.cpus,
-                    gpus: row.gpus,
-                    task: row.task,
-                    details: row.noted,
-                    artifact_id: secret::new_id(),
-                    idempotency_key: None,
-                    keep_checkpoints: 0,
-                    first_checkpoint: None,
-                    data: row.data,
-                    annotations: row.annotations,
-                },
-                None,
-            )
-            .await
-            .unwrap();
+            with_run(&db, name).await;
         }
         let names = async |filter: RunFilter| {
             let (runs, total) = db.runs(experiment, filter).await.unwrap();

@@ -142,31 +142,6 @@ impl Database {
         self.read(move |db| find(db, "runs.id = ?1", [id])).await
     }
 
-    /// How many runs that wait come before this one, up to 1000: users take
-    /// turns, and each one's oldest run comes first.
-    pub(crate) async fn ahead(&self, id: i64) -> rusqlite::Result<u64> {
-        self.read(move |db| {
-            db.prepare_cached(
-                "WITH waiting AS (
-                     SELECT id, coalesce(created_by, '') AS person FROM runs
-                     WHERE status IN ('CREATED', 'STARTED') AND job IS NULL
-                     ORDER BY id LIMIT 1000),
-                 placed AS (
-                     SELECT waiting.id, coalesce(turn, 9223372036854775807) AS turn,
-                         row_number() OVER (PARTITION BY person ORDER BY waiting.id) AS round,
-                         min(waiting.id) OVER (PARTITION BY person) AS oldest
-                     FROM waiting LEFT JOIN users ON users.id = person),
-                 ordered AS (
-                     SELECT id, row_number() OVER (ORDER BY round, turn, oldest) - 1 AS ahead
-                     FROM placed)
-                 SELECT coalesce((SELECT ahead FROM ordered WHERE id = ?1),
-                                 (SELECT count(*) FROM waiting WHERE id < ?1))",
-            )?
-            .query_row([id], |row| row.get(0))
-        })
-        .await
-    }
-
     /// How many runs have each status.
     pub(crate) async fn count_runs(&self) -> rusqlite::Result<Vec<(String, u64)>> {
         self.read(|db| {
@@ -209,53 +184,5 @@ impl Database {
             Ok(orphans)
         })
         .await
-    }
-}
-
-#[cfg(test)]
-impl Database {
-    /// Assigns a run to a job whose worker has this token.
-    pub(crate) async fn give_worker(&self, id: i64, token: Vec<u8>) -> rusqlite::Result<()> {
-        let statement =
-            "UPDATE runs SET job = 'j', worker_token = ?2, status = 'STARTED' WHERE id = ?1";
-        let given = self.write(move |db| db.execute(statement, params![id, token]));
-        given.await.map(drop)
-    }
-}
-
-#[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-    use crate::{database::in_memory, secret};
-
-    /// Creates a user, an experiment and a run. Returns the run's id.
-    pub(crate) async fn with_run(db: &Database, name: &str) -> i64 {
-        let owner = db.identity_of("u").await;
-        let created = db.create_experiment(owner.clone(), "e".into(), String::new(), None);
-        let experiment = created.await.unwrap().id;
-        db.create_run(
-            owner,
-            NewRunRow {
-                experiment_id: experiment,
-                name: name.into(),
-                description: String::new(),
-                config: "{}".into(),
-                device: "cpu".into(),
-                cpus: None,
-                gpus: None,
-                task: "training".into(),
-                details: "Run submitted".into(),
-                artifact_id: secret::new_id(),
-                idempotency_key: None,
-                keep_checkpoints: 0,
-                first_checkpoint: None,
-                data: "{}".into(),
-                annotations: Annotations::default(),
-            },
-            None,
-        )
-        .await
-        .unwrap();
-        db.run(experiment, name.into()).await.unwrap().unwrap().id
     }
 }

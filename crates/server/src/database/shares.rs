@@ -192,7 +192,7 @@ impl Database {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::database::{in_memory, runs::tests::with_run};
+    use crate::database::{in_memory, with_run};
 
     #[tokio::test]
     async fn a_share_key_is_valid_until_it_expires_or_is_revoked() {

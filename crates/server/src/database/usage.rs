@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension};
 
-use super::{Database, Identity};
+use super::{Database, Identity, run_rows::OPEN};
 
 /// Usage of the server by a user and a project, and their limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,9 +19,9 @@ pub(crate) struct Usage {
 
 /// Counts a user's runs that wait or train.
 pub(super) fn open_runs(db: &Connection, person: &str) -> rusqlite::Result<u64> {
-    db.prepare_cached(
-        "SELECT count(*) FROM runs WHERE status IN ('CREATED', 'STARTED') AND created_by = ?1",
-    )?
+    db.prepare_cached(&format!(
+        "SELECT count(*) FROM runs WHERE {OPEN} AND created_by = ?1"
+    ))?
     .query_row([person], |row| row.get(0))
 }
 
@@ -89,7 +89,7 @@ impl Database {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::database::{CheckpointRow, NewArtifact, in_memory, runs::tests::with_run};
+    use crate::database::{CheckpointRow, NewArtifact, in_memory, with_run};
 
     #[tokio::test]
     async fn open_runs_and_stored_bytes_are_counted_per_user() {

@@ -55,12 +55,10 @@ impl WebhookRow {
 const COLUMNS: &str = "id, url, events, created_at";
 
 fn webhook(row: &Row<'_>) -> rusqlite::Result<WebhookRow> {
-    let events: String = row.get(2)?;
-    let events: Vec<String> = serde_json::from_str(&events).unwrap_or_default();
     Ok(WebhookRow {
         id: row.get(0)?,
         url: row.get(1)?,
-        events: events.iter().filter_map(|e| RunEvent::parse(e)).collect(),
+        events: RunEvent::of_column(row, 2)?,
         created_at: row.get(3)?,
     })
 }
@@ -77,7 +75,6 @@ impl Database {
         self.write(move |db| {
             let transaction = db.transaction()?;
             by.check(&transaction, Role::Owner)?;
-            let events: Vec<&str> = new.events.iter().map(|event| event.as_str()).collect();
             let made = transaction
                 .query_row(
                     &format!(
@@ -91,7 +88,7 @@ impl Database {
                         by.namespace,
                         new.url,
                         new.secret,
-                        json!(events).to_string(),
+                        RunEvent::stored(&new.events),
                         most
                     ],
                     webhook,

@@ -12,7 +12,7 @@ use futures_util::future::{BoxFuture, ready};
 use super::*;
 use crate::{
     clock::Clock,
-    database::{Database, NewRunRow, in_memory},
+    database::{in_memory, with_run},
     launcher::{LaunchError, Launcher, Resources, WorkOrder},
     secret,
     settings::{Settings, Workers},
@@ -125,41 +125,11 @@ struct Harness {
     _folder: tempfile::TempDir,
 }
 
-async fn add_run(db: &Database, name: &str) {
-    let owner = db.identity_of("u").await;
-    let found = db.experiment(owner.namespace.clone(), "e".into()).await;
-    let experiment = match found.unwrap() {
-        Some(experiment) => experiment.id,
-        None => {
-            let created = db.create_experiment(owner.clone(), "e".into(), String::new(), None);
-            created.await.unwrap().id
-        }
-    };
-    let row = NewRunRow {
-        annotations: Default::default(),
-        experiment_id: experiment,
-        name: name.into(),
-        description: String::new(),
-        config: "{}".into(),
-        device: "cpu".into(),
-        cpus: None,
-        gpus: None,
-        task: "training".into(),
-        details: "Run submitted".into(),
-        artifact_id: secret::new_id(),
-        idempotency_key: None,
-        keep_checkpoints: 0,
-        first_checkpoint: None,
-        data: "{}".into(),
-    };
-    db.create_run(owner, row, None).await.unwrap();
-}
-
 async fn harness(settings: Settings) -> Harness {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::in_folder(folder.path()).unwrap();
     let db = in_memory();
-    add_run(&db, "r").await;
+    with_run(&db, "r").await;
     let space = Space::new(folder.path().to_owned(), Some(0));
     let id = crate::secret::new_id();
     let app = App::new(db, store, settings, space, None, [0; 32], &id);
@@ -345,7 +315,7 @@ async fn workers_that_end_before_receiving_their_job_do_not_count() {
     assert_eq!(run.attempts, 1);
     assert!(run.launches > 3, "{run:?}");
     // A run whose workers never start does not block the other runs.
-    add_run(&harness.app.database, "other").await;
+    with_run(&harness.app.database, "other").await;
     harness.launcher.state().jobs.clear();
     harness.app.leases.grant(run.held(), false);
     harness.advance(12).await;

@@ -79,11 +79,11 @@ async fn an_engine_outage_of_minutes_changes_nothing() {
     let mut harness = remote(settings).await;
     harness.round().await;
     harness.begin().await;
-    add_run(&harness.app.database, "pending").await;
+    with_run(&harness.app.database, "pending").await;
     harness.launcher.state().begins = Some(pending("job 813"));
     harness.round().await;
     harness.launcher.state().away = Some("no route to the controller".into());
-    add_run(&harness.app.database, "new").await;
+    with_run(&harness.app.database, "new").await;
     harness.advance_with_heartbeats(60).await;
     let note = harness.app.queue.note().unwrap();
     assert!(
@@ -117,8 +117,8 @@ async fn a_restarted_server_finds_its_jobs_by_name() {
         ..Settings::default()
     };
     let mut harness = remote(settings).await;
-    add_run(&harness.app.database, "pending").await;
-    add_run(&harness.app.database, "unknown").await;
+    with_run(&harness.app.database, "pending").await;
+    with_run(&harness.app.database, "unknown").await;
     harness.round().await;
     let orders: Vec<String> = {
         let state = harness.launcher.state();
@@ -260,7 +260,7 @@ async fn slow_job_starts_do_not_delay_the_supervision_of_workers() {
     };
     let mut harness = remote(settings).await;
     for n in 0..8 {
-        add_run(&harness.app.database, &format!("r{n}")).await;
+        with_run(&harness.app.database, &format!("r{n}")).await;
     }
     let clock = harness.app.clock.clone();
     harness.launcher.state().slow = Some((clock, Duration::from_secs(2)));
