@@ -7,6 +7,9 @@ use axum::{
 };
 use serde_json::{Value, json};
 
+/// Time of everything, constant for reproducible tests.
+pub(crate) const CREATED_AT: &str = "2026-01-01T00:00:00";
+
 /// Answer to a call.
 pub(crate) type Result<T> = std::result::Result<T, Refusal>;
 

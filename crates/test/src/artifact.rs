@@ -1,20 +1,19 @@
-//! Artifacts: pushed data, models of runs, and uploads in parts.
+//! Artifacts, which are pushed data or models of runs, and uploads in parts.
 
 use bytes::{Bytes, BytesMut};
-use finetuner_protocol::{AnnotationChange, Annotations, check_name};
+use finetuner_protocol::{Annotations, check_name};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::{
-    answer::{Refusal, Result},
-    state::{CREATED_AT, State},
-};
+use crate::answer::{CREATED_AT, Refusal, Result};
 
 /// Type of training and evaluation data.
 pub(crate) const DOCUMENTS: &str = "documentArray";
 /// Type of the result of a training run.
 pub(crate) const MODEL: &str = "model";
+/// Prefix of download addresses, which need no token.
+pub(crate) const DOWNLOADS: &str = "/v2/download/";
 /// Length of a stream's head in bytes: a version, then the number of documents.
 const HEAD: usize = 9;
 
@@ -22,11 +21,11 @@ pub(crate) struct Artifact {
     pub(crate) id: String,
     pub(crate) name: Option<String>,
     pub(crate) kind: String,
-    public: bool,
-    meta_data: Value,
+    pub(crate) public: bool,
+    pub(crate) meta_data: Value,
     pub(crate) bytes: Bytes,
     pub(crate) sha256: String,
-    annotations: Annotations,
+    pub(crate) annotations: Annotations,
 }
 
 impl Artifact {
@@ -115,77 +114,8 @@ pub(crate) struct Asked {
     pub(crate) name: Option<String>,
 }
 
-impl State {
-    /// Stores content and returns its id. Content with a name replaces earlier content
-    /// of that name and keeps the id.
-    pub(crate) fn put_artifact(
-        &mut self,
-        id: Option<String>,
-        fields: UploadFields,
-        bytes: Bytes,
-    ) -> String {
-        let name = fields.name.filter(|name| !name.is_empty());
-        let same = |artifact: &Artifact| name.is_some() && artifact.name == name;
-        let replaced = self.artifacts.iter().position(same);
-        let replaced = replaced.map(|at| self.artifacts.remove(at));
-        let (replaced, annotations) =
-            replaced.map_or_else(Default::default, |a| (Some(a.id), a.annotations));
-        let id = id.or(replaced).unwrap_or_else(|| self.new_id());
-        self.artifacts.push(Artifact {
-            id: id.clone(),
-            name,
-            kind: fields.kind.unwrap_or_default(),
-            public: fields.public.eq_ignore_ascii_case("true"),
-            meta_data: serde_json::from_str(&fields.meta_data).unwrap_or_default(),
-            sha256: sha256(&bytes),
-            annotations,
-            bytes,
-        });
-        id
-    }
-
-    fn place(&self, asked: &Asked) -> Result<usize> {
-        let place = match (&asked.id, &asked.name) {
-            (Some(id), _) => self.artifacts.iter().position(|a| a.id == *id),
-            (None, Some(_)) => self.artifacts.iter().position(|a| a.name == asked.name),
-            (None, None) => return Err(Refusal::bad_request("`id` or `name` is needed")),
-        };
-        place.ok_or_else(|| {
-            let asked = asked.id.as_ref().or(asked.name.as_ref());
-            let asked = asked.map(String::as_str).unwrap_or_default();
-            Refusal::not_found(format!("there is no artifact `{asked}`"))
-        })
-    }
-
-    pub(crate) fn artifact(&self, asked: &Asked) -> Result<&Artifact> {
-        self.place(asked).map(|at| &self.artifacts[at])
-    }
-
-    pub(crate) fn annotate_artifact(
-        &mut self,
-        asked: &Asked,
-        change: &AnnotationChange,
-    ) -> Result<()> {
-        let at = self.place(asked)?;
-        let changed = change.apply(&mut self.artifacts[at].annotations);
-        changed.map_err(|e| Refusal::unprocessable(e.to_string()))
-    }
-
-    pub(crate) fn remove_artifact(&mut self, asked: &Asked) -> Result<()> {
-        let at = self.place(asked)?;
-        self.artifacts.remove(at);
-        Ok(())
-    }
-
-    /// Whether data with this name exists.
-    pub(crate) fn has_data(&self, name: &str) -> bool {
-        self.artifacts
-            .iter()
-            .any(|a| a.name.as_deref() == Some(name))
-    }
-}
-
-fn sha256(bytes: &[u8]) -> String {
+/// Returns a SHA-256 in hexadecimal.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     let hash = Sha256::digest(bytes);
     hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -40,11 +40,13 @@
 
 mod answer;
 mod artifact;
+mod artifacts;
 mod backend;
 mod fault;
 mod listen;
 mod model;
 mod received;
+mod record;
 mod routes;
 mod run;
 mod runs;
@@ -55,6 +57,6 @@ pub use backend::TestBackend;
 pub use fault::Fault;
 pub use finetuner_protocol as protocol;
 pub use received::Received;
+pub use record::Submission;
 pub use run::TestRun;
-pub use runs::Submission;
 pub use service::{TestError, TestService};

@@ -7,12 +7,7 @@ use finetuner_protocol::{
     time,
 };
 
-use crate::{
-    Submission,
-    model::zip_of,
-    runs::RunRecord,
-    state::{CREATED_AT, Shared},
-};
+use crate::{Submission, answer::CREATED_AT, model::zip_of, record::RunRecord, state::Shared};
 
 /// A run that the test controls, from [`TestBackend::run`].
 ///

@@ -19,12 +19,9 @@ use axum::{
 use bytes::Bytes;
 use tower::{Service, ServiceExt};
 
-use crate::{Fault, Received, answer::Refusal, fault::Before, state::Shared};
+use crate::{Fault, Received, answer::Refusal, artifact::DOWNLOADS, fault::Before, state::Shared};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// Prefix of download addresses, which need no token.
-pub(crate) const DOWNLOADS: &str = "/v2/download/";
 
 /// The backend as an HTTP service for `Finetuner::builder().http_service(..)`.
 ///

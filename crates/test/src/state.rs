@@ -14,11 +14,8 @@ use tokio::sync::watch;
 use crate::{
     Fault, Received,
     artifact::{Artifact, Upload},
-    runs::RunRecord,
+    record::RunRecord,
 };
-
-/// Time of everything, constant for reproducible tests.
-pub(crate) const CREATED_AT: &str = "2026-01-01T00:00:00";
 
 /// State of the backend.
 #[derive(Default)]

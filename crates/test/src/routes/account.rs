@@ -7,8 +7,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
-    answer::{Refusal, Result, success},
-    state::{CREATED_AT, Shared},
+    answer::{CREATED_AT, Refusal, Result, success},
+    state::Shared,
 };
 
 pub(super) async fn whoami() -> Json<Value> {

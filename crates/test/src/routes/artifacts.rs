@@ -13,11 +13,10 @@ use finetuner_protocol::AnnotationChange;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{part, read};
+use super::{page::part, request::read};
 use crate::{
     answer::{Result, success},
-    artifact::{Artifact, Asked},
-    service::DOWNLOADS,
+    artifact::{Artifact, Asked, DOWNLOADS},
     state::Shared,
 };
 

@@ -12,10 +12,13 @@ use bytes::Bytes;
 use finetuner_protocol::{ExperimentInfo, check_name};
 use serde::Deserialize;
 
-use super::{PageQuery, read};
+use super::{
+    page::PageQuery,
+    request::{key, read},
+};
 use crate::{
-    answer::{Refusal, Result},
-    state::{CREATED_AT, Experiment, Shared, State as Backend},
+    answer::{CREATED_AT, Refusal, Result},
+    state::{Experiment, Shared, State as Backend},
 };
 
 #[derive(Deserialize)]
@@ -23,12 +26,6 @@ struct New {
     name: String,
     #[serde(default)]
     description: Option<String>,
-}
-
-/// Returns the idempotency key of a creating request.
-pub(super) fn key(headers: &HeaderMap) -> Option<String> {
-    let key = headers.get("idempotency-key")?.to_str().ok()?;
-    Some(key.to_owned())
 }
 
 pub(super) async fn create(

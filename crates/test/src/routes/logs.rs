@@ -12,7 +12,7 @@ use futures_util::stream;
 
 use crate::{
     answer::Result,
-    runs::RunRecord,
+    record::RunRecord,
     state::{Shared, State as Backend},
 };
 

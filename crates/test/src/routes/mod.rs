@@ -5,26 +5,21 @@ mod account;
 mod artifacts;
 mod experiments;
 mod logs;
+mod page;
+mod request;
 mod runs;
 mod uploads;
 
 use std::sync::Arc;
 
 use axum::{
-    Json, Router,
+    Router,
     extract::DefaultBodyLimit,
     http::Uri,
-    response::{IntoResponse, Response},
     routing::{MethodRouter, get, post, put},
 };
-use finetuner_protocol::Page;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{
-    answer::{Refusal, Result},
-    service::DOWNLOADS,
-    state::Shared,
-};
+use crate::{answer::Refusal, artifact::DOWNLOADS, state::Shared};
 
 fn routes() -> Vec<(String, MethodRouter<Arc<Shared>>)> {
     let experiment = "/api/v1/experiments/{experiment}";
@@ -104,37 +99,4 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
 async fn nothing_here(address: Uri) -> Refusal {
     let path = address.path();
     Refusal::not_found(format!("the test backend has nothing at `{path}`"))
-}
-
-/// Parses the JSON of a request.
-fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
-    serde_json::from_slice(body).map_err(|e| Refusal::unprocessable(e.to_string()))
-}
-
-/// Requested page of a list; `None` requests everything.
-#[derive(Deserialize)]
-struct PageQuery {
-    page: Option<u64>,
-    size: Option<u64>,
-}
-
-impl PageQuery {
-    fn answer<T: Serialize>(&self, items: Vec<T>) -> Response {
-        if self.page.is_none() && self.size.is_none() {
-            return Json(items).into_response();
-        }
-        let page = self.page.unwrap_or(1).max(1);
-        let size = self.size.unwrap_or(50).clamp(1, 100);
-        let total = items.len() as u64;
-        let items = part(items, page, size);
-        Json(Page::new(items, total, page, size)).into_response()
-    }
-}
-
-/// Returns the items of a page, counted from 1.
-fn part<T>(items: Vec<T>, page: u64, size: u64) -> Vec<T> {
-    let before = page.saturating_sub(1).saturating_mul(size);
-    let before = usize::try_from(before).unwrap_or(usize::MAX);
-    let size = usize::try_from(size).unwrap_or(usize::MAX);
-    items.into_iter().skip(before).take(size).collect()
 }

@@ -16,12 +16,15 @@ use finetuner_protocol::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{PageQuery, experiments::key, read};
+use super::{
+    page::PageQuery,
+    request::{key, read},
+};
 use crate::{
     Submission,
     answer::{Refusal, Result},
+    record::RunRecord,
     run::CANCELLED,
-    runs::RunRecord,
     state::{Shared, State as Backend},
 };
 

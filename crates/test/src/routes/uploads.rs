@@ -10,7 +10,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::read;
+use super::request::read;
 use crate::{
     answer::{Refusal, Result, success},
     artifact::{Announced, Upload, UploadFields},
