@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{Callback, check_monitor, merged};
-use crate::{Generation, InvalidField, MonitorMode};
+use super::checks::check_monitor;
+use crate::{Generation, InvalidField, MonitorMode, members::merged};
 
 /// Keeps the weights of the epoch with the best value of a metric for the artifact.
 ///
@@ -81,11 +81,5 @@ impl BestModelCheckpoint {
             Generation::V0_8 => json!({"monitor": monitor, "mode": mode}),
         };
         merged(options, &self.extra)
-    }
-}
-
-impl From<BestModelCheckpoint> for Callback {
-    fn from(callback: BestModelCheckpoint) -> Self {
-        Self::BestModelCheckpoint(callback)
     }
 }

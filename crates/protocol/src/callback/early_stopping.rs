@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{Callback, check_monitor, check_positive, invalid, merged};
-use crate::{Generation, InvalidField, MonitorMode};
+use super::checks::{check_monitor, check_positive, invalid};
+use crate::{Generation, InvalidField, MonitorMode, members::merged};
 
 /// Ends the training if a metric has not improved for some epochs.
 ///
@@ -119,11 +119,5 @@ impl EarlyStopping {
             options["verbose"] = self.verbose.into();
         }
         merged(options, &self.extra)
-    }
-}
-
-impl From<EarlyStopping> for Callback {
-    fn from(callback: EarlyStopping) -> Self {
-        Self::EarlyStopping(callback)
     }
 }

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{Callback, check_name_given, check_positive, invalid, merged};
-use crate::{Distance, Generation, InvalidField};
+use super::checks::{check_name_given, check_positive, invalid};
+use crate::{Distance, Generation, InvalidField, members::merged};
 
 /// Measures retrieval before and after training.
 ///
@@ -244,11 +244,5 @@ impl EvaluationCallback {
             options.extend(rest);
         }
         merged(options, &self.extra)
-    }
-}
-
-impl From<EvaluationCallback> for Callback {
-    fn from(callback: EvaluationCallback) -> Self {
-        Self::EvaluationCallback(callback)
     }
 }

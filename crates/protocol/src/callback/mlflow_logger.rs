@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{Callback, invalid, merged};
-use crate::{Generation, InvalidField};
+use super::checks::invalid;
+use crate::{Generation, InvalidField, members::merged};
 
 /// Sends metrics to an MLflow server while a run is in progress.
 ///
@@ -68,11 +68,5 @@ impl std::fmt::Debug for MLFlowLogger {
         f.debug_struct("MLFlowLogger")
             .field("experiment", &self.experiment)
             .finish_non_exhaustive()
-    }
-}
-
-impl From<MLFlowLogger> for Callback {
-    fn from(callback: MLFlowLogger) -> Self {
-        Self::MLFlowLogger(callback)
     }
 }

@@ -2,6 +2,7 @@
 //! its own file.
 
 mod best_model_checkpoint;
+mod checks;
 mod early_stopping;
 mod evaluation;
 mod mlflow_logger;
@@ -20,7 +21,7 @@ pub use training_checkpoint::TrainingCheckpoint;
 pub use wandb_logger::WandBLogger;
 pub use wise_ft::WiSEFTCallback;
 
-use crate::{Generation, InvalidField, MonitorMode};
+use crate::{Generation, InvalidField};
 
 /// A callback of a run. The constructors use the Python client's defaults.
 ///
@@ -58,6 +59,26 @@ pub enum Callback {
         options: Map<String, Value>,
     },
 }
+
+macro_rules! from_types {
+    ($($name:ident),+) => {
+        $(impl From<$name> for Callback {
+            fn from(callback: $name) -> Self {
+                Self::$name(callback)
+            }
+        })+
+    };
+}
+
+from_types!(
+    BestModelCheckpoint,
+    TrainingCheckpoint,
+    EarlyStopping,
+    EvaluationCallback,
+    WandBLogger,
+    WiSEFTCallback,
+    MLFlowLogger
+);
 
 /// Names of all callbacks with their own type.
 pub const CALLBACKS: &[&str] = &[
@@ -154,43 +175,4 @@ impl Callback {
             _ => Self::Other { name, options },
         })
     }
-}
-
-fn invalid(callback: &str, option: &str, value: impl ToString, limit: &str) -> InvalidField {
-    InvalidField::new(&format!("callbacks.{callback}.{option}"), value, limit)
-}
-
-fn check_monitor(callback: &str, monitor: &str, mode: &MonitorMode) -> Result<(), InvalidField> {
-    check_name_given(callback, "monitor", monitor)?;
-    if matches!(mode, MonitorMode::Other(_)) {
-        let limit = "it must be one of auto, min, max";
-        return Err(invalid(callback, "mode", format!("`{mode}`"), limit));
-    }
-    Ok(())
-}
-
-fn check_name_given(callback: &str, option: &str, name: &str) -> Result<(), InvalidField> {
-    if name.is_empty() {
-        return Err(invalid(callback, option, "empty", "give it a name"));
-    }
-    Ok(())
-}
-
-fn check_positive(callback: &str, option: &str, value: u64) -> Result<(), InvalidField> {
-    if value == 0 {
-        return Err(invalid(callback, option, 0, "at least 1 is needed"));
-    }
-    Ok(())
-}
-
-/// Adds members to an object.
-pub(crate) fn merged(object: Value, extra: &Map<String, Value>) -> Map<String, Value> {
-    let mut map = match object {
-        Value::Object(map) => map,
-        _ => Map::new(),
-    };
-    for (key, value) in extra {
-        map.insert(key.clone(), value.clone());
-    }
-    map
 }

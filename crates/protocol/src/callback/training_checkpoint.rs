@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{Callback, check_positive, merged};
-use crate::{Generation, InvalidField};
+use super::checks::check_positive;
+use crate::{Generation, InvalidField, members::merged};
 
 /// Keeps a checkpoint of each of the last epochs.
 ///
@@ -65,11 +65,5 @@ impl TrainingCheckpoint {
             Generation::V0_8 => json!({"last_k_epochs": count}),
         };
         merged(options, &self.extra)
-    }
-}
-
-impl From<TrainingCheckpoint> for Callback {
-    fn from(callback: TrainingCheckpoint) -> Self {
-        Self::TrainingCheckpoint(callback)
     }
 }

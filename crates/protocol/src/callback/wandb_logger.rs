@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{Callback, invalid, merged};
-use crate::{Generation, InvalidField};
+use super::checks::invalid;
+use crate::{Generation, InvalidField, members::merged};
 
 /// Sends metrics to Weights & Biases.
 ///
@@ -124,11 +124,5 @@ impl std::fmt::Debug for WandBLogger {
             .field("log_zero_shot", &self.log_zero_shot)
             .field("experiment", &self.experiment)
             .finish_non_exhaustive()
-    }
-}
-
-impl From<WandBLogger> for Callback {
-    fn from(callback: WandBLogger) -> Self {
-        Self::WandBLogger(callback)
     }
 }

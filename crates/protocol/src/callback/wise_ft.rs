@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{Callback, invalid, merged};
-use crate::{Generation, InvalidField};
+use super::checks::invalid;
+use crate::{Generation, InvalidField, members::merged};
 
 /// Averages the fine-tuned weights with those of the backbone.
 ///
@@ -60,11 +60,5 @@ impl WiSEFTCallback {
 
     pub(super) fn options(&self, _: Generation) -> Map<String, Value> {
         merged(json!({"alpha": self.alpha}), &self.extra)
-    }
-}
-
-impl From<WiSEFTCallback> for Callback {
-    fn from(callback: WiSEFTCallback) -> Self {
-        Self::WiSEFTCallback(callback)
     }
 }

@@ -9,10 +9,9 @@ use std::collections::BTreeMap;
 use prost::Message;
 use serde_json::{Map, Value as Json};
 
-use crate::{DocumentError, Modality, origin::Origin, proto::DocumentProto};
+use crate::{Modality, document_error::DocumentError, origin::Origin, proto::DocumentProto};
 
 pub use nd_array::{NdArray, Opaque};
-pub(crate) use wire::array_from_message;
 
 /// Tag with a document's label. Documents with the same label are positive pairs.
 pub const LABEL_TAG: &str = "finetuner_label";

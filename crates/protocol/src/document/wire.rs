@@ -2,25 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use prost::Message;
 use serde_json::{Map, Value as Json};
 
 use super::{Content, Document, NamedScore, NdArray, Opaque, Other};
 use crate::{
-    DocumentArray, DocumentError,
     origin::Origin,
     proto::{
-        self, Content as ProtoContent, DenseNdArrayProto, DocumentArrayProto, DocumentProto, Kind,
-        NamedScoreProto, NdArrayContent, NdArrayProto, SparseNdArrayProto, Struct,
+        self, Content as ProtoContent, DenseNdArrayProto, DocumentProto, Kind, NamedScoreProto,
+        NdArrayContent, NdArrayProto, SparseNdArrayProto, Struct,
     },
 };
-
-/// Reads one message with all documents of an array.
-pub(crate) fn array_from_message(bytes: &[u8]) -> Result<DocumentArray, DocumentError> {
-    let message =
-        DocumentArrayProto::decode(bytes).map_err(|e| DocumentError::Malformed(e.to_string()))?;
-    Ok(message.docs.into_iter().map(Document::from).collect())
-}
 
 impl From<DocumentProto> for Document {
     fn from(p: DocumentProto) -> Self {
