@@ -11,7 +11,7 @@ use crate::{
     documents,
     error::{Error, Result},
     input::Input,
-    json_lines::JsonLines,
+    json_lines,
     layout::Layout,
     options::Options,
     source::DocumentSource,
@@ -180,10 +180,10 @@ impl Dataset {
     pub fn documents(self, layout: Layout) -> Result<DocumentSource> {
         let table: Box<dyn Table> = match self.source {
             Source::JsonLines(input) => {
-                Box::new(JsonLines::new(input.repeatable()?, self.options)?)
+                Box::new(json_lines::open(input.repeatable()?, self.options)?)
             }
             #[cfg(feature = "parquet")]
-            Source::Parquet(path) => Box::new(crate::parquet::Parquet::new(path, self.options)?),
+            Source::Parquet(path) => Box::new(crate::parquet::open(path, self.options)?),
             Source::ImageFolder(folder) => image_folder(&folder, self.options)?,
         };
         documents::documents(table, &layout)
@@ -200,7 +200,7 @@ fn image_folder(folder: &Path, mut options: Options) -> Result<Box<dyn Table>> {
             let options = CsvOptions::with_names(options);
             Csv::path(csv).options(options).table()
         }
-        (false, true) => Ok(Box::new(JsonLines::new(Input::Path(lines), options)?)),
+        (false, true) => Ok(Box::new(json_lines::open(Input::Path(lines), options)?)),
         (true, true) => Err(Error::setup(format!(
             "`{}` has both a metadata.csv and a metadata.jsonl: remove one of them",
             folder.display()

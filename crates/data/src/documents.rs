@@ -2,19 +2,11 @@
 
 mod cells;
 mod pairs;
+mod shared;
 
-use std::{
-    collections::VecDeque,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{collections::VecDeque, sync::Arc};
 
-use finetuner_protocol::{
-    Document, LABEL_TAG, SCORE_TAG,
-    text::{is_blank, start_of},
-};
+use finetuner_protocol::{Document, LABEL_TAG, SCORE_TAG, text::is_blank};
 use serde_json::Value;
 
 use crate::{
@@ -26,6 +18,7 @@ use crate::{
 };
 use cells::{NO_TEXT, both};
 use pairs::Clusters;
+use shared::{Shared, Warning};
 
 /// Returns the documents of a file for a layout.
 ///
@@ -34,41 +27,9 @@ pub(crate) fn documents(table: Box<dyn Table>, layout: &Layout) -> Result<Docume
     let (name, reads_files) = (table.name().to_owned(), table.options().convert_to_blob);
     let roles = Roles::of_table(layout, &*table)?;
     warn_of_header(&*table);
-    let shared = Arc::new(Shared {
-        table,
-        roles,
-        warned: [const { AtomicBool::new(false) }; 3],
-    });
+    let shared = Arc::new(Shared::new(table, roles));
     let source = DocumentSource::of_items(move || Documents::new(Arc::clone(&shared)));
     Ok(source.reads_own_files(reads_files).named(name))
-}
-
-/// The state that all iterations over the documents of a file share.
-struct Shared {
-    table: Box<dyn Table>,
-    roles: Roles,
-    /// Whether each [`Warning`] was logged.
-    warned: [AtomicBool; 3],
-}
-
-/// A warning that is logged once for each file.
-#[derive(Clone, Copy)]
-enum Warning {
-    SpacesAroundLabel,
-    RepeatedPairs,
-    LikelyMissingLabel,
-}
-
-impl Shared {
-    /// Returns whether this is the first call for this warning.
-    fn is_first(&self, warning: Warning) -> bool {
-        !self.warned[warning as usize].swap(true, Ordering::Relaxed)
-    }
-
-    /// Returns the name of the file for messages.
-    fn file(&self) -> String {
-        start_of(self.table.name())
-    }
 }
 
 /// Iterator over the documents of a file.
@@ -135,7 +96,11 @@ impl Documents {
         match roles.meaning {
             Meaning::Labelled => self.labelled(&record, roles),
             Meaning::Scored => self.scored(&record, roles),
-            Meaning::Related => self.related(&record, roles),
+            Meaning::Related => {
+                let documents = self.clusters.related(&shared, &record)?;
+                self.ready.extend(documents);
+                Ok(())
+            }
             Meaning::Chunks => self.chunks(&record, roles),
             Meaning::Texts => Ok(()),
         }

@@ -11,10 +11,10 @@ use serde_json::{Map, Value};
 use crate::{
     error::{Error, Result},
     input::Input,
+    named_table::NamedTable,
     options::Options,
-    selection::Selected,
     source::Fault,
-    table::{Cell, Row, Rows, Table, row},
+    table::{Cell, Row, Rows, row},
 };
 
 /// Name of input without a file in errors.
@@ -24,71 +24,60 @@ const MAX_COLUMNS: usize = 1000;
 /// Maximum rows and bytes of the sample, from which the columns and their roles follow.
 const SAMPLE: (usize, usize) = (200, 256 << 10);
 
-/// A JSON Lines file, its columns, and its first rows.
-pub(crate) struct JsonLines {
-    input: Input,
-    options: Options,
-    name: String,
-    names: Vec<String>,
-    sample: Vec<Row>,
-    /// Seed of the random sample, so that each pass over the file selects the same rows.
-    seed: u64,
-}
-
-impl JsonLines {
-    /// Opens a file and reads its first rows.
-    ///
-    /// A key that no row of the sample has is not a column.
-    pub(crate) fn new(input: Input, options: Options) -> Result<Self> {
-        options.check()?;
-        let name = input.name(UNNAMED);
-        let (mut names, mut objects): (Vec<String>, Vec<(u64, Object)>) = Default::default();
-        let mut known = HashSet::new();
-        let mut lines = Lines::new(input.open()?, options.max_row());
-        let mut end = None;
-        while objects.len() < SAMPLE.0 && lines.bytes < SAMPLE.1 {
-            match lines.next() {
-                None => break,
-                Some(Err(fault)) => {
-                    end = Some(fault);
-                    break;
-                }
-                Some(Ok((number, object))) => {
-                    let new = object.keys().filter(|key| known.insert((*key).clone()));
-                    names.extend(new.cloned());
-                    objects.push((number, object));
-                }
+/// Opens a file and reads its first rows.
+///
+/// A key that no row of the sample has is not a column.
+pub(crate) fn open(input: Input, options: Options) -> Result<NamedTable> {
+    options.check()?;
+    let name = input.name(UNNAMED);
+    let (mut names, mut objects): (Vec<String>, Vec<(u64, Object)>) = Default::default();
+    let mut known = HashSet::new();
+    let mut lines = Lines::new(input.open()?, options.max_row());
+    let mut end = None;
+    while objects.len() < SAMPLE.0 && lines.bytes < SAMPLE.1 {
+        match lines.next() {
+            None => break,
+            Some(Err(fault)) => {
+                end = Some(fault);
+                break;
+            }
+            Some(Ok((number, object))) => {
+                let new = object.keys().filter(|key| known.insert((*key).clone()));
+                names.extend(new.cloned());
+                objects.push((number, object));
             }
         }
-        if options.is_untrusted && names.len() > MAX_COLUMNS {
-            let reason = format!(
-                "the rows have {} columns, at most {MAX_COLUMNS} are allowed: remove those that \
-                 are not used for training",
-                names.len()
-            );
-            return Err(Error::rows(&name, 0, reason));
-        }
-        // Without a row, there are no columns.
-        if objects.is_empty() {
-            return Err(match end {
-                Some(Fault::Row(problem)) => Error::rows(&name, problem.number, problem.reason),
-                Some(Fault::End(error)) => named(error, &name),
-                None => Error::rows(&name, 0, "the file is empty: it has no rows"),
-            });
-        }
-        let sample = objects
-            .into_iter()
-            .map(|(number, object)| cells(number, object, &names))
-            .collect();
-        Ok(Self {
-            input,
-            options,
-            name,
-            names,
-            sample,
-            seed: rand::random(),
-        })
     }
+    if options.is_untrusted && names.len() > MAX_COLUMNS {
+        let reason = format!(
+            "the rows have {} columns, at most {MAX_COLUMNS} are allowed: remove those that \
+             are not used for training",
+            names.len()
+        );
+        return Err(Error::rows(&name, 0, reason));
+    }
+    // Without a row, there are no columns.
+    if objects.is_empty() {
+        return Err(match end {
+            Some(Fault::Row(problem)) => Error::rows(&name, problem.number, problem.reason),
+            Some(Fault::End(error)) => named(error, &name),
+            None => Error::rows(&name, 0, "the file is empty: it has no rows"),
+        });
+    }
+    let sample = objects
+        .into_iter()
+        .map(|(number, object)| cells(number, object, &names))
+        .collect();
+    let (columns, max_row) = (names.clone(), options.max_row());
+    let read = move || {
+        let names = columns.clone();
+        let rows = Lines::new(input.open()?, max_row).map(move |line| {
+            let (number, object) = line?;
+            Ok(cells(number, object, &names))
+        });
+        Ok(Box::new(rows) as Rows)
+    };
+    Ok(NamedTable::new(name, options, names, sample, read))
 }
 
 /// Adds the name of the file to an error of [`Lines`].
@@ -100,34 +89,6 @@ fn named(error: Error, name: &str) -> Error {
             Error::rows(name, number, reason)
         }
         Err(error) => error,
-    }
-}
-
-impl Table for JsonLines {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn options(&self) -> &Options {
-        &self.options
-    }
-
-    fn names(&self) -> Option<&[String]> {
-        Some(&self.names)
-    }
-
-    fn sample(&self) -> &[Row] {
-        &self.sample
-    }
-
-    fn rows(&self) -> Result<Rows> {
-        let names = self.names.clone();
-        let lines = Lines::new(self.input.open()?, self.options.max_row());
-        let rows = lines.map(move |line| {
-            let (number, object) = line?;
-            Ok(cells(number, object, &names))
-        });
-        Ok(Box::new(Selected::new(rows, &self.options, self.seed)))
     }
 }
 
@@ -255,10 +216,11 @@ fn object(text: &[u8]) -> Result<Object, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::table::Table;
 
     fn lines(text: &str) -> Vec<Result<Row, String>> {
         let input = Input::read(text.as_bytes(), "test").unwrap();
-        let table = JsonLines::new(input, Options::default()).unwrap();
+        let table = open(input, Options::default()).unwrap();
         let rows = table.rows().unwrap();
         rows.map(|row| {
             row.map_err(|fault| match fault {
@@ -317,7 +279,7 @@ mod tests {
     fn a_file_without_a_first_row_is_an_error() {
         let refused = |text: &str| {
             let input = Input::read(text.as_bytes(), "test").unwrap();
-            let error = JsonLines::new(input, Options::default()).err().unwrap();
+            let error = open(input, Options::default()).err().unwrap();
             assert!(error.problems().is_some(), "{error}");
             error.to_string()
         };

@@ -35,6 +35,7 @@ mod json_lines;
 mod labels;
 mod layout;
 mod mesh;
+mod named_table;
 mod options;
 #[cfg(feature = "parquet")]
 mod parquet;

@@ -8,10 +8,7 @@ use finetuner_protocol::Document;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use sha2::{Digest, Sha256};
 
-use formats::{obj, off, polygons, stl};
-
-type Point = [f32; 3];
-type Triangle = [Point; 3];
+use formats::{Point, Triangle, obj, off, polygons, stl};
 
 /// Returns a document with a tensor of `count` points, of shape `[count, 3]`.
 ///

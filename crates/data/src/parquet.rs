@@ -21,10 +21,10 @@ use parquet::{
 use crate::{
     error::{Error, Result},
     input::Input,
+    named_table::NamedTable,
     options::Options,
-    selection::Selected,
     source::Fault,
-    table::{Cell, Row, Rows, Table},
+    table::{Cell, Row, Rows},
 };
 
 /// Rows of the sample from which the roles of the columns are detected.
@@ -32,78 +32,63 @@ const SAMPLE: usize = 50;
 /// Bytes after which the sample of a file from another user ends.
 const MAX_SAMPLE: usize = 16 << 20;
 
-/// A Parquet file, its columns, and its first rows.
-pub(crate) struct Parquet {
-    input: Input,
-    options: Options,
-    name: String,
-    names: Vec<String>,
-    sample: Vec<Row>,
-    /// Seed of the random sample, so that each pass over the file selects the same rows.
-    seed: u64,
+/// Opens a file and reads its first rows.
+pub(crate) fn open(path: PathBuf, options: Options) -> Result<NamedTable> {
+    options.check()?;
+    let input = Input::Path(path).repeatable()?;
+    let name = input.name("the Parquet file");
+    if options.is_untrusted {
+        check_limits(&input, &name)?;
+    }
+    let reader = reader_of(&input, &name)?;
+    let schema = reader.metadata().file_metadata().schema();
+    let columns = schema.get_fields().iter();
+    let names = columns.map(|column| column.name().to_owned()).collect();
+    let limit = options.is_untrusted.then_some(options.max_row());
+    let mut size = 0;
+    let sample = rows(&input, &name, limit)?.take(SAMPLE);
+    let sample = sample.map_while(Result::ok).take_while(|row| {
+        size += size_of_row(row);
+        !options.is_untrusted || size <= MAX_SAMPLE
+    });
+    let sample = sample.collect();
+    let file = name.clone();
+    let read = move || Ok(Box::new(rows(&input, &file, limit)?) as Rows);
+    Ok(NamedTable::new(name, options, names, sample, read))
 }
 
-impl Parquet {
-    /// Opens a file and reads its first rows.
-    pub(crate) fn new(path: PathBuf, options: Options) -> Result<Self> {
-        options.check()?;
-        let input = Input::Path(path).repeatable()?;
-        let name = input.name("the Parquet file");
-        if options.is_untrusted {
-            check_limits(&input, &name)?;
-        }
-        let reader = open(&input, &name)?;
-        let schema = reader.metadata().file_metadata().schema();
-        let columns = schema.get_fields().iter();
-        let names = columns.map(|column| column.name().to_owned()).collect();
-        let mut found = Self {
-            input,
-            options,
-            name,
-            names,
-            sample: Vec::new(),
-            seed: rand::random(),
+/// Returns all rows from the start of a file. The first error ends them. `limit` is the
+/// maximum size of a row in bytes.
+fn rows(
+    input: &Input,
+    name: &str,
+    limit: Option<usize>,
+) -> Result<impl Iterator<Item = Result<Row, Fault>> + Send + use<>> {
+    let (name, reader) = (name.to_owned(), reader_of(input, name)?);
+    let mut records = Some(RowIter::from_file_into(reader));
+    Ok((1..).map_while(move |number| {
+        let from = records.as_mut()?;
+        let next = catching(|| from.next());
+        let end = match next {
+            Ok(None) => return None,
+            Ok(Some(Ok(record))) => {
+                let cells = record.get_column_iter().map(|(_, field)| cell(field));
+                let row = Row {
+                    number,
+                    cells: cells.collect(),
+                };
+                let Some(limit) = limit.filter(|limit| size_of_row(&row) > *limit) else {
+                    return Some(Ok(row));
+                };
+                let reason = format!("the row is larger than {} MiB", limit >> 20);
+                Error::rows(&name, number, reason)
+            }
+            Ok(Some(Err(error))) => broken(&name, number, &error.to_string()),
+            Err(Panicked) => broken(&name, number, CORRUPT),
         };
-        let mut size = 0;
-        let rows = found.read()?.take(SAMPLE);
-        let rows = rows.map_while(Result::ok).take_while(|row| {
-            size += size_of_row(row);
-            !found.options.is_untrusted || size <= MAX_SAMPLE
-        });
-        let sample = rows.collect();
-        found.sample = sample;
-        Ok(found)
-    }
-
-    /// Returns all rows from the start of the file. The first error ends them.
-    fn read(&self) -> Result<impl Iterator<Item = Result<Row, Fault>> + Send + use<>> {
-        let (name, reader) = (self.name.clone(), open(&self.input, &self.name)?);
-        let limit = self.options.is_untrusted.then_some(self.options.max_row());
-        let mut records = Some(RowIter::from_file_into(reader));
-        Ok((1..).map_while(move |number| {
-            let from = records.as_mut()?;
-            let next = catching(|| from.next());
-            let end = match next {
-                Ok(None) => return None,
-                Ok(Some(Ok(record))) => {
-                    let cells = record.get_column_iter().map(|(_, field)| cell(field));
-                    let row = Row {
-                        number,
-                        cells: cells.collect(),
-                    };
-                    let Some(limit) = limit.filter(|limit| size_of_row(&row) > *limit) else {
-                        return Some(Ok(row));
-                    };
-                    let reason = format!("the row is larger than {} MiB", limit >> 20);
-                    Error::rows(&name, number, reason)
-                }
-                Ok(Some(Err(error))) => broken(&name, number, &error.to_string()),
-                Err(Panicked) => broken(&name, number, CORRUPT),
-            };
-            records = None;
-            Some(Err(Fault::End(end)))
-        }))
-    }
+        records = None;
+        Some(Err(Fault::End(end)))
+    }))
 }
 
 /// Checks the size of a file from another user in memory, before it is read.
@@ -111,7 +96,7 @@ fn check_limits(input: &Input, name: &str) -> Result<()> {
     fn check(mut file: impl Read + Seek, input: &Input, name: &str) -> Result<()> {
         let rejected = |reason: String| Error::rows(name, 0, reason);
         pages::check_footer(&mut file).map_err(rejected)?;
-        let reader = open(input, name)?;
+        let reader = reader_of(input, name)?;
         // `ColumnChunkMetaData::byte_range` panics on negative offsets and sizes.
         let checked = catching(|| pages::check_pages(file, reader.metadata()));
         let checked = checked.map_err(|Panicked| broken(name, 0, CORRUPT))?;
@@ -148,7 +133,7 @@ fn catching<T>(read: impl FnOnce() -> T) -> Result<T, Panicked> {
 }
 
 /// Opens a file and parses its footer.
-fn open(input: &Input, name: &str) -> Result<Box<dyn FileReader>> {
+fn reader_of(input: &Input, name: &str) -> Result<Box<dyn FileReader>> {
     fn reader(from: impl ChunkReader + 'static) -> Result<Box<dyn FileReader>, ParquetError> {
         Ok(Box::new(SerializedFileReader::new(from)?))
     }
@@ -162,32 +147,6 @@ fn open(input: &Input, name: &str) -> Result<Box<dyn FileReader>> {
     match opened {
         Ok(opened) => opened.map_err(|e| broken(name, 0, &e.to_string())),
         Err(Panicked) => Err(broken(name, 0, CORRUPT)),
-    }
-}
-
-impl Table for Parquet {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn options(&self) -> &Options {
-        &self.options
-    }
-
-    fn names(&self) -> Option<&[String]> {
-        Some(&self.names)
-    }
-
-    fn sample(&self) -> &[Row] {
-        &self.sample
-    }
-
-    fn rows(&self) -> Result<Rows> {
-        Ok(Box::new(Selected::new(
-            self.read()?,
-            &self.options,
-            self.seed,
-        )))
     }
 }
 

@@ -8,7 +8,7 @@ use finetuner_protocol::{
     text::{is_blank, is_missing, may_be_missing, start_of},
 };
 
-use super::{Shared, Warning};
+use super::shared::{Shared, Warning};
 use crate::{
     layout::Kind,
     mesh,

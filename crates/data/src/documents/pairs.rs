@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use finetuner_protocol::Document;
 use sha2::{Digest, Sha256};
 
-use super::{Documents, both};
+use super::{cells::both, shared::Shared};
 use crate::{
-    roles::{Field, Roles},
+    roles::Field,
     source::Fault,
     table::{Cell, Row},
 };
@@ -25,15 +25,19 @@ pub(super) struct Clusters {
     pub(super) repeated: u64,
 }
 
-impl Documents {
-    /// Creates the documents of a pair, which share a label.
+impl Clusters {
+    /// Returns the documents of a pair, which share a label.
     ///
     /// The label is that of an earlier row with the same first item. A pair is skipped
     /// if both of its items are in earlier rows. The first item is left out if an
     /// earlier row has it, except beside an item of another modality.
-    pub(super) fn related(&mut self, record: &Row, roles: &Roles) -> Result<(), Fault> {
-        let [first, second] = roles.items[..] else {
-            return Ok(());
+    pub(super) fn related(
+        &mut self,
+        shared: &Shared,
+        record: &Row,
+    ) -> Result<Vec<Document>, Fault> {
+        let [first, second] = shared.roles.items[..] else {
+            return Ok(Vec::new());
         };
         let key = |field: Field| {
             let cell = match record.cells.get(field.column) {
@@ -46,36 +50,31 @@ impl Documents {
             key
         };
         let (a, b) = (key(first), key(second));
-        if self.clusters.labels.contains_key(&a) && self.clusters.labels.contains_key(&b) {
-            self.clusters.repeated += 1;
-            return Ok(());
+        if self.labels.contains_key(&a) && self.labels.contains_key(&b) {
+            self.repeated += 1;
+            return Ok(Vec::new());
         }
-        let (one, two) = both(
-            self.shared.item(record, first),
-            self.shared.item(record, second),
-        )?;
+        let (one, two) = both(shared.item(record, first), shared.item(record, second))?;
         let (mut one, mut two) = (
             one.with_modality(first.kind.modality()),
             two.with_modality(second.kind.modality()),
         );
-        let known = self.clusters.labels.get(&a).copied();
-        let label = known.unwrap_or(self.clusters.next);
+        let known = self.labels.get(&a).copied();
+        let label = known.unwrap_or(self.next);
         if known.is_none() {
-            self.clusters.next += 1;
-            self.clusters.labels.insert(a, label);
+            self.next += 1;
+            self.labels.insert(a, label);
             one = one.with_label(label);
         }
-        self.clusters.labels.insert(b, label);
+        self.labels.insert(b, label);
         two = two.with_label(label);
         if first.kind != second.kind {
             let pair = Document::new().with_label(label);
-            self.ready.push_back(pair.with_chunk(one).with_chunk(two));
-            return Ok(());
+            return Ok(vec![pair.with_chunk(one).with_chunk(two)]);
         }
-        if known.is_none() {
-            self.ready.push_back(one);
-        }
-        self.ready.push_back(two);
-        Ok(())
+        Ok(match known {
+            None => vec![one, two],
+            Some(_) => vec![two],
+        })
     }
 }

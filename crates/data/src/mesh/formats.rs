@@ -1,6 +1,7 @@
 //! Parses meshes in OFF (ModelNet), OBJ (ShapeNet) and STL files.
 
-use super::{Point, Triangle};
+pub(super) type Point = [f32; 3];
+pub(super) type Triangle = [Point; 3];
 
 /// A mesh of polygons.
 #[derive(Default)]

@@ -2,7 +2,7 @@
 
 use finetuner_protocol::text::start_of;
 
-use super::{Field, Roles};
+use super::assigned::{Field, Roles};
 use crate::{
     columns::Columns,
     error::{Error, Result},

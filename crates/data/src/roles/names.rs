@@ -3,7 +3,7 @@
 
 use finetuner_protocol::text::start_of;
 
-use super::{Field, Roles, log_roles};
+use super::assigned::{Field, Roles, log_roles};
 use crate::{
     error::{Error, Result},
     layout::{Kind, Kinds},

@@ -3,7 +3,10 @@
 
 use finetuner_protocol::text::start_of;
 
-use super::{Field, Meaning, Roles, columns, filled, is_numeric};
+use super::{
+    assigned::{Field, Meaning, Roles},
+    count::{columns, filled, is_numeric},
+};
 use crate::{
     error::{Error, Result},
     layout::{Kind, Kinds},
