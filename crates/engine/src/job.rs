@@ -3,6 +3,7 @@
 mod epochs;
 mod examples;
 mod labels;
+mod log;
 mod negatives;
 mod prepared;
 mod progress;
@@ -14,12 +15,13 @@ use std::{
     time::Duration,
 };
 
-use finetuner_protocol::{Device, Event, Level, RunConfig, worker::LocalModels};
+use finetuner_protocol::{Device, Level, RunConfig, worker::LocalModels};
 
 pub use crate::observer::{Interruption, Observer};
 use epochs::train_epochs;
 pub use examples::check_data;
 use examples::read_data;
+use log::log;
 use negatives::Mining;
 use progress::{Progress, file_names};
 use setup::{build_trainer, remember_frozen};
@@ -37,9 +39,6 @@ use crate::{
     source::{HubRules, LoadOptions, ModelDescription, ModelSource, OutputKind},
     train::Trainer,
 };
-
-/// Minimum time between two progress lines in the log.
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Inputs of a run other than its configuration.
 pub struct Setting<'a> {
@@ -330,13 +329,6 @@ fn finish(
         &logs,
         run,
     )
-}
-
-fn log(observer: &mut dyn Observer, level: Level, message: impl Into<String>) {
-    observer.event(Event::Log {
-        level,
-        message: message.into(),
-    });
 }
 
 /// Formats a duration in the words of the Python Finetuner.

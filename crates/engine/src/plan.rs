@@ -1,17 +1,19 @@
 //! A run's configuration, checked and converted to the engine's types.
 
+mod allowed;
 mod checks;
 mod inputs;
 mod processor;
 mod prompts;
 
+pub use allowed::Allowed;
 use checks::{
     check_batch_size, check_layers, check_monitors, guide, loss_of, mining, scores_or_embeds,
 };
 use finetuner_protocol::{
     Callback, EFFICIENTNET_SMALL, HardNegatives, Loss, MINILM_SMALL, Modality, MoreData,
     MultiDatasetBatchSampler, Optimizer as OptimizerName, RunConfig, Sampler,
-    callback::EvaluationCallback, find_backbone, worker::LocalModels,
+    callback::EvaluationCallback, find_backbone,
 };
 use inputs::{adapters, input_options, pooler};
 pub(crate) use processor::check_checkpointing;
@@ -29,7 +31,7 @@ use crate::{
     ops::Pooler,
     optim::{OptimizerSpec, ScheduleSpec},
     options::OptionReader,
-    source::{HubRules, ModelSource, TowerSources},
+    source::{ModelSource, TowerSources},
     tokenizer::Truncation,
 };
 
@@ -111,18 +113,6 @@ pub struct Plan {
     pub(crate) truncation: Truncation,
     /// Notes for the log on how open settings were decided.
     pub notes: Vec<String>,
-}
-
-/// Base models that a run may use besides the list of backbones.
-#[derive(Clone, Debug, Default)]
-pub struct Allowed {
-    /// Folders from which models may be loaded.
-    pub local_models: LocalModels,
-    /// The kind of model in the artifact that `model_artifact` names, if it
-    /// exists.
-    pub earlier: Option<ModelKind>,
-    /// Rules for requests to the model hub.
-    pub hub: HubRules,
 }
 
 impl Plan {

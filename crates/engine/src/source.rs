@@ -10,7 +10,10 @@ mod files;
 #[cfg(feature = "hub")]
 mod hub;
 mod load;
+mod names;
 mod open_clip;
+mod origin;
+mod rules;
 mod towers;
 mod untyped;
 mod weights;
@@ -18,17 +21,18 @@ mod weights;
 use std::path::{Path, PathBuf};
 
 pub use archive::{kind_of_artifact, open_artifact};
-pub(crate) use extras::Extras;
+pub(crate) use extras::{EXTRAS_FILE, Extras, HEAD_FILE};
 use files::Described;
 pub use files::ModelFiles;
-pub(crate) use files::{EXTRAS_FILE, HEAD_FILE};
 use finetuner_protocol::{
-    BACKBONES, OpenClip, Task, backbone::Backbone, cross_encoder_hub_name, find_backbone,
-    listed_task, open_clip_names, worker::LocalModels,
+    OpenClip, Task, cross_encoder_hub_name, find_backbone, listed_task, open_clip_names,
+    worker::LocalModels,
 };
 pub use load::{LoadOptions, LoadedModel, ModelDescription, OutputKind};
+use names::{check_folder, is_hub_name, is_revision, not_trainable};
+pub use origin::Origin;
+pub use rules::HubRules;
 use serde_json::{Value, json};
-pub use towers::TowerSources;
 
 use crate::{
     Error, Result,
@@ -59,26 +63,17 @@ pub enum ModelSource {
     PointNet(Value),
 }
 
-/// Returns the reason why a listed model can't be fine-tuned, with
-/// alternatives. Uses the names that clients of both languages list.
-fn not_trainable(backbone: &Backbone) -> String {
-    let others: Vec<String> = BACKBONES
-        .iter()
-        .filter(|other| other.trainable && other.task == backbone.task)
-        .map(|other| {
-            let names = other.aliases.iter().chain([&other.name]);
-            let listed = names.copied().find(|name| !name.contains('/'));
-            format!("`{}`", listed.unwrap_or(other.name))
-        })
-        .collect();
-    let task = &backbone.task;
-    match others.is_empty() {
-        true => format!("this server can't fine-tune it, nor any other {task} model"),
-        false => format!(
-            "this server can't fine-tune it; for {task} it can fine-tune {}",
-            others.join(", ")
-        ),
-    }
+/// The models of the towers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TowerSources {
+    /// The text model.
+    pub text: Box<ModelSource>,
+    /// The image model.
+    pub image: Box<ModelSource>,
+    /// Embedding dimension.
+    pub dim: usize,
+    /// Seed of the new projections.
+    pub seed: u64,
 }
 
 impl ModelSource {
@@ -361,40 +356,6 @@ fn without_hub(name: &str) -> Error {
     Error::model(name, reason)
 }
 
-/// The origin of a model on the hub.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Origin {
-    /// `owner/name`.
-    pub name: String,
-    /// The requested branch, tag or commit; `main` by default.
-    pub revision: String,
-    /// The commit to which the revision resolved.
-    pub commit: String,
-}
-
-impl std::fmt::Display for Origin {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self {
-            name,
-            revision,
-            commit,
-        } = self;
-        match revision == commit {
-            true => write!(f, "`{name}` at commit {commit}"),
-            false => write!(f, "`{name}` at commit {commit} (`{revision}`)"),
-        }
-    }
-}
-
-/// Size limit and token for downloads from the hub.
-#[derive(Clone, Default)]
-pub struct HubRules {
-    /// Largest total size of a model's files in bytes; `None` for no limit.
-    pub max_bytes: Option<u64>,
-    /// The token for requests to the hub.
-    pub token: Option<String>,
-}
-
 impl HubRules {
     /// Returns rules without a size limit, with the token that the hub's own
     /// tools store for this user.
@@ -410,74 +371,11 @@ impl HubRules {
     }
 }
 
-impl std::fmt::Debug for HubRules {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("HubRules")
-            .field("max_bytes", &self.max_bytes)
-            .field("token", &self.token.as_ref().map(|_| "[redacted]"))
-            .finish()
-    }
-}
-
 /// Returns the folder in which hub models are cached on this machine.
 #[cfg(feature = "hub")]
 #[must_use]
 pub fn hub_cache() -> PathBuf {
     hub::cache_folder()
-}
-
-/// Checks that a folder may be loaded from.
-fn check_folder(name: &str, local: &LocalModels) -> Result<()> {
-    let folders = match local {
-        LocalModels::Anywhere => return Ok(()),
-        LocalModels::In(folders) => folders.as_slice(),
-        LocalModels::Nowhere => &[],
-    };
-    if folders.is_empty() {
-        return Err(Error::model(
-            name,
-            "this server does not load models from folders; allow folders with \
-             `--local-models FOLDER`",
-        ));
-    }
-    let real = |path: &Path| path.canonicalize();
-    let is_inside = real(Path::new(name)).is_ok_and(|path| {
-        let mut allowed = folders.iter().filter_map(|folder| real(folder).ok());
-        allowed.any(|folder| path.starts_with(folder))
-    });
-    // The error reveals nothing about other folders, not even whether they
-    // exist.
-    match is_inside {
-        true => Ok(()),
-        false => {
-            let folders: Vec<_> = folders.iter().map(|f| f.display().to_string()).collect();
-            Err(Error::model(
-                name,
-                format!(
-                    "this server loads models only from folders in {} (`--local-models`)",
-                    folders.join(", ")
-                ),
-            ))
-        }
-    }
-}
-
-/// Returns whether a text can name a branch, tag or commit.
-fn is_revision(text: &str) -> bool {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
-    let part = |part: &str| !part.is_empty() && !part.starts_with('.');
-    text.len() <= 255 && text.chars().all(allowed) && text.split('/').all(part)
-}
-
-fn is_hub_name(name: &str) -> bool {
-    let part = |part: &str| {
-        !part.is_empty()
-            && !part.starts_with('.')
-            && part
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-    };
-    matches!(name.split_once('/'), Some((owner, model)) if part(owner) && part(model))
 }
 
 #[cfg(test)]
@@ -578,14 +476,5 @@ mod tests {
             let error = resolve(&path).unwrap_err().to_string();
             assert!(error.contains("only from folders in"), "{error}");
         }
-    }
-
-    #[test]
-    fn a_token_for_the_hub_is_never_printed() {
-        let rules = HubRules {
-            max_bytes: None,
-            token: Some("hf_secret".into()),
-        };
-        assert!(!format!("{rules:?}").contains("secret"));
     }
 }

@@ -3,7 +3,10 @@
 use finetuner_protocol::callback::BestModelCheckpoint;
 use serde_json::{Value, json};
 
-use super::{Context, TrainingCallback, monitor::Monitor};
+use super::{
+    context::{Context, TrainingCallback},
+    monitor::Monitor,
+};
 use crate::{
     Result,
     train::{read_checkpoint, write_checkpoint},

@@ -3,7 +3,10 @@
 use finetuner_protocol::{Level, callback};
 use serde_json::{Value, json};
 
-use super::{Context, TrainingCallback, monitor::Monitor};
+use super::{
+    context::{Context, TrainingCallback},
+    monitor::Monitor,
+};
 use crate::Result;
 
 pub(crate) struct EarlyStopping {

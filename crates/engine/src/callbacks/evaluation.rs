@@ -8,12 +8,12 @@ use finetuner_protocol::{
 use serde_json::Value;
 
 use super::{
-    Context, TrainingCallback,
+    context::{Context, TrainingCallback},
     graded::{self, Graded},
-    is_interval,
     monitor::is_watched,
     relevance::{check_relevance, names},
-    report, report_epoch, report_interval, verdict,
+    report::{is_interval, report, report_epoch, report_interval},
+    verdict,
 };
 use crate::{
     Error, Result,

@@ -2,7 +2,7 @@
 
 use finetuner_protocol::{Callback, Level, MonitorMode, greater_is_better};
 
-use super::Context;
+use super::context::Context;
 use crate::{
     Error, Result,
     evaluation::{AtK, METRICS, is_graded},

@@ -10,10 +10,11 @@ use finetuner_protocol::{Callback, Level, Stage, callback::EvaluationCallback};
 use serde_json::Value;
 
 use super::{
-    Context, TrainingCallback, is_interval,
+    context::{Context, TrainingCallback},
     monitor::{WITHOUT_RANK, is_watched},
     relevance::names,
-    report, report_epoch, report_interval, verdict,
+    report::{is_interval, report, report_epoch, report_interval},
+    verdict,
 };
 use crate::{
     Error, Result,

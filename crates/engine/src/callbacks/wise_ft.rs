@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use finetuner_protocol::{Level, callback::WiSEFTCallback};
 
-use super::{Context, TrainingCallback};
+use super::context::{Context, TrainingCallback};
 use crate::{
     Error, Result,
     ops::ADAPTER_A,

@@ -148,9 +148,14 @@ pub(super) fn items(
     if count > 0 {
         return members(pictures, i, document, kind, 1..=count);
     }
+    of_parts(i, document, vec![item(pictures, i, document, kind)?])
+}
+
+/// Returns an example with the label of a document.
+fn of_parts(i: usize, document: &Document, parts: Vec<Item>) -> Result<Example, Fault> {
     Ok(Example {
         id: document.id.clone(),
-        parts: vec![item(pictures, i, document, kind)?],
+        parts,
         label: label(document)?.unwrap_or_else(|| format!("document {i}")),
         scores: Vec::new(),
     })
@@ -174,12 +179,7 @@ pub(super) fn members(
     let parts = document.chunks.iter().enumerate().map(|(number, chunk)| {
         item(pictures, i, chunk, kind).map_err(|e| e.of(&format!("its chunk {}", number + 1)))
     });
-    Ok(Example {
-        id: document.id.clone(),
-        parts: parts.collect::<Result<_, Fault>>()?,
-        label: label(document)?.unwrap_or_else(|| format!("document {i}")),
-        scores: Vec::new(),
-    })
+    of_parts(i, document, parts.collect::<Result<_, Fault>>()?)
 }
 
 /// Returns an example of an anchor, a positive and its negatives.

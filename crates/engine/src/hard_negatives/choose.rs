@@ -3,7 +3,7 @@
 use finetuner_protocol::{HardNegatives, SamplingStrategy};
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
-use super::{rows::Format, top::Top};
+use super::{format::Format, top::Top};
 use crate::draw::sample;
 
 /// The options, resolved for the given pairs.

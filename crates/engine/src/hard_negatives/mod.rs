@@ -9,8 +9,11 @@
 
 mod choose;
 mod encoder;
+mod format;
+mod mined;
 mod report;
 mod rows;
+mod statistics;
 mod top;
 
 use std::collections::HashMap;
@@ -18,12 +21,15 @@ use std::collections::HashMap;
 use finetuner_protocol::HardNegatives;
 use rayon::prelude::*;
 
-pub use encoder::{Prompts, mine_with};
-pub use report::{Report, Spread};
-pub use rows::{Format, Row};
+use crate::{Error, Result, data::Item, infer::Embeddings, kernels::gemm};
+use mined::{Found, Match};
 use top::Top;
 
-use crate::{Error, Result, data::Item, infer::Embeddings, kernels::gemm};
+pub use encoder::{Prompts, mine_with};
+pub use format::Format;
+pub use mined::Mined;
+pub use report::{Report, Spread};
+pub use rows::Row;
 
 /// Number of documents that are embedded and compared at once.
 const BLOCK: usize = 4096;
@@ -51,35 +57,6 @@ pub struct Source<'a> {
     pub corpus: &'a [Item],
     /// Further positives of the same queries, which are not candidates for them.
     pub known: &'a [[Item; 2]],
-}
-
-/// A query's positives and negatives.
-#[derive(Clone, Debug, PartialEq)]
-struct Found {
-    /// The query's positives.
-    matches: Vec<Match>,
-    /// Corpus index and score of each negative, best first.
-    negatives: Vec<(u32, f32)>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Match {
-    pair: u32,
-    document: u32,
-    score: f32,
-}
-
-/// The mined negatives of all queries.
-pub struct Mined {
-    queries: Vec<Item>,
-    /// The corpus without duplicates: first the given corpus, then the positives.
-    corpus: Vec<Item>,
-    found: Vec<Found>,
-    format: Format,
-    output_scores: bool,
-    num_negatives: usize,
-    /// Statistics of the mining.
-    pub report: Report,
 }
 
 /// Queries and corpus without duplicates.
@@ -237,7 +214,7 @@ pub fn mine(
         num_negatives: rules.num_negatives,
         report: Report::default(),
     };
-    mined.report = report::of(&mined, &rules, chosen.skipped, source.pairs.len());
+    mined.report = statistics::of(&mined, &rules, chosen.skipped, source.pairs.len());
     Ok(mined)
 }
 

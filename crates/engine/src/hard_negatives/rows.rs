@@ -1,36 +1,10 @@
 //! Combines queries, positives and negatives into documents of the output.
 
-use finetuner_protocol::NegativesFormat;
-
-use super::{Found, Match, Mined};
+use super::{
+    format::Format,
+    mined::{Found, Match, Mined},
+};
 use crate::data::{Example, Item};
-
-/// Format of the output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// A query, its positive and one negative.
-    Triplet,
-    /// A query, its positive and all its negatives.
-    ///
-    /// Queries with too few negatives are omitted.
-    Tuple,
-    /// A query and a document, labelled as positive or negative.
-    LabeledPair,
-    /// A query, its positive and as many negatives as were found.
-    LabeledList,
-}
-
-impl Format {
-    /// Returns the format of validated options.
-    pub(super) fn of(format: &NegativesFormat) -> Self {
-        match format {
-            NegativesFormat::NTuple => Self::Tuple,
-            NegativesFormat::LabeledPair => Self::LabeledPair,
-            NegativesFormat::LabeledList => Self::LabeledList,
-            _ => Self::Triplet,
-        }
-    }
-}
 
 /// One document of the output.
 #[derive(Clone, Debug)]

@@ -4,7 +4,11 @@ use std::{collections::BTreeMap, time::Instant};
 
 use finetuner_protocol::{Event, Level};
 
-use super::{PROGRESS_INTERVAL, log, prepared::Data, progress::Progress};
+use super::{
+    log::{PROGRESS_INTERVAL, log},
+    prepared::Data,
+    progress::Progress,
+};
 use crate::{
     Error, Result,
     callbacks::{Context, TrainingCallback},

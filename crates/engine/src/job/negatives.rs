@@ -7,7 +7,7 @@ use std::{path::Path, time::Instant};
 use finetuner_protocol::{HardNegatives, Level};
 
 use super::{
-    PROGRESS_INTERVAL, log,
+    log::{PROGRESS_INTERVAL, log},
     prepared::{Data, TWICE},
 };
 use crate::{

@@ -3,8 +3,9 @@
 use candle_core::Tensor;
 
 use super::{
-    Batch, Maker, MetricLoss,
+    batch::{Batch, MetricLoss},
     distance::{euclidean, normalize},
+    maker::Maker,
     math::{mean_of_positive, softplus, vector, zero},
     tuples::pick,
 };

@@ -3,7 +3,8 @@
 use candle_core::{D, Tensor};
 
 use super::{
-    Maker, distance,
+    distance,
+    maker::Maker,
     math::log_sum_exp,
     pairwise::{MemberLoss, Members, cosines},
 };

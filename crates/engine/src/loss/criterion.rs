@@ -7,12 +7,15 @@ use finetuner_protocol::{Loss, Miner as MinerName};
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use super::{
-    Batch, Labels, LossSpec, MetricLoss, Tuples,
-    build::{Made, Shape, build, made},
+    batch::{Batch, MetricLoss},
+    build::build,
+    maker::{Made, Shape, made},
     math::rows,
     memory::Memory,
     pairwise::{MemberLoss, Members},
     registry::{self, Make},
+    spec::LossSpec,
+    tuples::{Labels, Tuples},
     wrappers::Wrappers,
 };
 use crate::{

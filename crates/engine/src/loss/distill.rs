@@ -5,8 +5,8 @@ use std::sync::Arc;
 use candle_core::{D, Tensor};
 
 use super::{
-    Maker,
     distance::normalize,
+    maker::Maker,
     math::{log_softmax, softmax},
     pairwise::{MemberLoss, Members, cosines, to_f64},
 };

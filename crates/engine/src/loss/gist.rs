@@ -3,8 +3,8 @@
 use candle_core::{D, DType, Tensor};
 
 use super::{
-    Maker,
     distance::normalize,
+    maker::Maker,
     math::log_sum_exp,
     pairwise::{MemberLoss, Members, to_f64},
 };

@@ -3,8 +3,9 @@
 use candle_core::{DType, Tensor};
 
 use super::{
-    Batch, Maker, MetricLoss,
+    batch::{Batch, MetricLoss},
     distance::{Limit, Metric},
+    maker::Maker,
     math::{cross_entropy, log_sum_exp, mask, rows, vector},
     reduce::{Part, PartLoss, Reducer, Shape},
     tuples::Tuples,

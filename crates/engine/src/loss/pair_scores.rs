@@ -5,7 +5,7 @@
 use candle_core::Tensor;
 
 use super::{
-    Maker,
+    maker::Maker,
     pairwise::{MemberLoss, Members},
 };
 use crate::{Result, modules::Activation};

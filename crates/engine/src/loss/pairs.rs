@@ -3,8 +3,9 @@
 use candle_core::Tensor;
 
 use super::{
-    Batch, Maker, MetricLoss,
+    batch::{Batch, MetricLoss},
     distance::{Limit, Metric},
+    maker::Maker,
     math::{cos_of_sum, log_sum_exp, mask, softplus},
     reduce::{Part, PartLoss, Reducer, Shape},
     tuples::{Pairs, pick},
@@ -35,15 +36,37 @@ fn masks(metric: Metric, batch: &Batch<'_>) -> Result<Option<(Tensor, Tensor, Te
     )))
 }
 
-/// Contrastive loss (Hadsell et al. 2006).
-///
-/// Positives should be within one margin, negatives beyond another.
-pub(super) struct Contrastive {
-    pos_margin: f64,
-    neg_margin: f64,
-    /// Euclidean, or signal-to-noise ratio (Yuan et al. 2019, arXiv:1904.02616).
+/// Margins of a loss: positives should be within one, negatives beyond the other.
+struct Margins {
+    positive: f64,
+    negative: f64,
     metric: Metric,
 }
+
+impl Margins {
+    /// Reads `pos_margin` and `neg_margin`.
+    fn read(m: &Maker<'_>, metric: Metric) -> Result<Self> {
+        Ok(Self {
+            positive: m.read.any_number("pos_margin", 0.0)?,
+            negative: m.read.any_number("neg_margin", 1.0)?,
+            metric,
+        })
+    }
+
+    /// Returns how far distances are beyond the margin of positives.
+    fn far(&self, distances: &Tensor) -> candle_core::Result<Tensor> {
+        self.metric.over(distances, self.positive)
+    }
+
+    /// Returns how far distances are within the margin of negatives.
+    fn near(&self, distances: &Tensor) -> candle_core::Result<Tensor> {
+        self.metric.under(self.negative, distances)
+    }
+}
+
+/// Contrastive loss (Hadsell et al. 2006), with Euclidean distances or the
+/// signal-to-noise ratio (Yuan et al. 2019, arXiv:1904.02616).
+pub(super) struct Contrastive(Margins);
 
 impl Contrastive {
     /// Reads its options; the default distance is Euclidean.
@@ -59,29 +82,25 @@ impl Contrastive {
     }
 
     fn with_metric(m: &Maker<'_>, metric: Metric) -> Result<Box<dyn MetricLoss>> {
-        let loss = Self {
-            pos_margin: m.read.any_number("pos_margin", 0.0)?,
-            neg_margin: m.read.any_number("neg_margin", 1.0)?,
-            metric,
-        };
+        let loss = Self(Margins::read(m, metric)?);
         m.reduced(loss, Reducer::NON_ZERO, Shape::Pairs)
     }
 }
 
 impl PartLoss for Contrastive {
     fn parts(&self, batch: &Batch<'_>) -> Result<Vec<Part>> {
-        let Some((matrix, positive, negative)) = pairs(self.metric, batch)? else {
+        let Some((matrix, positive, negative)) = pairs(self.0.metric, batch)? else {
             return Ok(Vec::new());
         };
         let mut parts = Vec::new();
         if !positive.is_empty() {
             let found = pick(&matrix, positive.iter().copied())?;
-            let far = self.metric.over(&found, self.pos_margin)?.relu()?;
+            let far = self.0.far(&found)?.relu()?;
             parts.push(Part::of_pairs(far, positive));
         }
         if !negative.is_empty() {
             let found = pick(&matrix, negative.iter().copied())?;
-            let near = self.metric.under(self.neg_margin, &found)?.relu()?;
+            let near = self.0.near(&found)?.relu()?;
             parts.push(Part::of_pairs(near, negative));
         }
         Ok(parts)
@@ -310,27 +329,20 @@ impl PartLoss for MultiSimilarity {
 }
 
 /// Lifted structure loss (Song et al. 2016, arXiv:1511.06452).
-pub(super) struct LiftedStructure {
-    pos_margin: f64,
-    neg_margin: f64,
-    metric: Metric,
-}
+pub(super) struct LiftedStructure(Margins);
 
 impl LiftedStructure {
     /// Reads its options.
     pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
-        let loss = Self {
-            pos_margin: m.read.any_number("pos_margin", 0.0)?,
-            neg_margin: m.read.any_number("neg_margin", 1.0)?,
-            metric: m.metric(Metric::LP, Limit::None)?,
-        };
+        let metric = m.metric(Metric::LP, Limit::None)?;
+        let loss = Self(Margins::read(m, metric)?);
         m.reduced(loss, Reducer::Mean, Shape::Pairs)
     }
 }
 
 impl PartLoss for LiftedStructure {
     fn parts(&self, batch: &Batch<'_>) -> Result<Vec<Part>> {
-        let Some((matrix, positive, negative)) = pairs(self.metric, batch)? else {
+        let Some((matrix, positive, negative)) = pairs(self.0.metric, batch)? else {
             return Ok(Vec::new());
         };
         if positive.is_empty() || negative.is_empty() {
@@ -339,9 +351,9 @@ impl PartLoss for LiftedStructure {
         let n = positive.len();
         let keep = negatives_per_positive(&positive, &negative, |(a, p), b| b == a || b == p)?;
         let far = pick(&matrix, positive.iter().copied())?;
-        let far = self.metric.over(&far, self.pos_margin)?;
+        let far = self.0.far(&far)?;
         let near = pick(&matrix, negative.into_iter())?;
-        let near = self.metric.under(self.neg_margin, &near)?;
+        let near = self.0.near(&near)?;
         let near = log_sum_exp(&repeated(&near, n)?, Some(&keep), false, 1)?;
         // Halved, since each pair occurs in both orders.
         let losses = ((near + far)?.relu()?.sqr()? / 2.0)?;
@@ -350,31 +362,24 @@ impl PartLoss for LiftedStructure {
 }
 
 /// Generalised lifted structure loss (Hermans et al. 2017, arXiv:1703.07737).
-pub(super) struct GeneralizedLiftedStructure {
-    pos_margin: f64,
-    neg_margin: f64,
-    metric: Metric,
-}
+pub(super) struct GeneralizedLiftedStructure(Margins);
 
 impl GeneralizedLiftedStructure {
     /// Reads its options.
     pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
-        let loss = Self {
-            pos_margin: m.read.any_number("pos_margin", 0.0)?,
-            neg_margin: m.read.any_number("neg_margin", 1.0)?,
-            metric: m.metric(Metric::LP, Limit::None)?,
-        };
+        let metric = m.metric(Metric::LP, Limit::None)?;
+        let loss = Self(Margins::read(m, metric)?);
         m.reduced(loss, Reducer::Mean, Shape::Examples)
     }
 }
 
 impl PartLoss for GeneralizedLiftedStructure {
     fn parts(&self, batch: &Batch<'_>) -> Result<Vec<Part>> {
-        let Some((matrix, positive, negative)) = masks(self.metric, batch)? else {
+        let Some((matrix, positive, negative)) = masks(self.0.metric, batch)? else {
             return Ok(Vec::new());
         };
-        let far = self.metric.over(&matrix, self.pos_margin)?;
-        let near = self.metric.under(self.neg_margin, &matrix)?;
+        let far = self.0.far(&matrix)?;
+        let near = self.0.near(&matrix)?;
         let sum = (log_sum_exp(&far, Some(&positive), false, 1)?
             + log_sum_exp(&near, Some(&negative), false, 1)?)?;
         Ok(vec![Part::of_batch(sum.relu()?, batch)])

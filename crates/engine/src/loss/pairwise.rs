@@ -3,7 +3,7 @@
 use candle_core::{D, DType, Tensor};
 
 use super::{
-    Maker,
+    maker::Maker,
     math::{cross_entropy, vector, zero},
 };
 use crate::{

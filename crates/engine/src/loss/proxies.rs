@@ -8,8 +8,9 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::{
-    Batch, Maker, MetricLoss,
+    batch::{Batch, MetricLoss},
     distance::{Limit, Metric},
+    maker::Maker,
     math::{cos_of_sum, cross_entropy, log_sum_exp, mask, softmax, vector},
     neighbours::nca,
     reduce::{Owners, Part, PartLoss, Reducer, Shape},

@@ -8,7 +8,7 @@ use candle_core::{D, Tensor};
 use serde_json::Value;
 
 use super::{
-    Batch, MetricLoss,
+    batch::{Batch, MetricLoss},
     class::class,
     math::{mask, mean, rows, vector, zero},
     tuples::Pairs,

@@ -3,11 +3,12 @@
 use finetuner_protocol::Loss;
 
 use super::{
-    Maker, MetricLoss,
+    batch::MetricLoss,
     batch_triplets::BatchTriplets,
     cosent::CoSent,
     distill::{DistillKlDiv, EmbedDistill},
     gist::Gist,
+    maker::Maker,
     neighbours,
     pair_scores::{BinaryCrossEntropy, Mse},
     pairs,

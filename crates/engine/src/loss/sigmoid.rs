@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{DType, Tensor};
 
 use super::{
-    Maker,
+    maker::Maker,
     math::softplus,
     pairwise::{MemberLoss, Members},
 };

@@ -3,8 +3,8 @@
 use candle_core::{D, Tensor};
 
 use super::{
-    Maker,
     distance::normalize,
+    maker::Maker,
     pairwise::{MemberLoss, Members},
 };
 use crate::Result;

@@ -4,8 +4,9 @@ use candle_core::{DType, Tensor};
 use serde_json::Value;
 
 use super::{
-    Batch, Maker, MetricLoss,
+    batch::{Batch, MetricLoss},
     distance::{Limit, Metric, normalize},
+    maker::Maker,
     math::{log_sum_exp, mask, mean_of_positive, rows, softplus, vector, zero},
     reduce::{Owners, Part, PartLoss, Reducer, Shape},
     tuples::pick,

@@ -1,6 +1,6 @@
 //! Miners that select the easiest or hardest pairs of each anchor.
 
-use super::{Mine, Mined, Miner};
+use super::mined::{Mine, Mined, Miner};
 use crate::{
     Result,
     loss::{Limit, Metric, Tuples},

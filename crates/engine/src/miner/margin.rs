@@ -5,7 +5,7 @@ use rand_chacha::{
     rand_core::{Rng, SeedableRng},
 };
 
-use super::{Mine, Mined, Miner};
+use super::mined::{Mine, Mined, Miner};
 use crate::{
     Result,
     loss::{Limit, Metric, Tuples},

@@ -131,27 +131,15 @@ impl AlibiBert {
 }
 
 impl Architecture for AlibiBert {
-    text_network!();
+    text_network!(["bert."], ["encoder.layer."]);
 
     fn pooler_output(&self) -> Option<(Pooler, Option<&'static str>)> {
         Some((Pooler::Cls, Some("pooler.dense")))
     }
 
-    fn prefixes(&self) -> &'static [&'static str] {
-        &["bert."]
-    }
-
     /// The pooler's layer, which embeddings don't use.
     fn keeps(&self, name: &str) -> bool {
         name.starts_with("pooler.dense.")
-    }
-
-    fn has_dropout(&self) -> bool {
-        self.rates.any()
-    }
-
-    fn layer_prefixes(&self) -> &'static [&'static str] {
-        &["encoder.layer."]
     }
 
     fn tensors(&self) -> Vec<(String, Vec<usize>)> {

@@ -20,6 +20,11 @@ use crate::{
     random,
 };
 
+/// Name of the logarithm of the scale of a loss's similarities.
+pub(super) const LOGIT_SCALE: &str = "logit_scale";
+/// Name of the bias of a loss's similarities.
+pub(super) const LOGIT_BIAS: &str = "logit_bias";
+
 /// An architecture with its sizes, read from a `config.json`.
 pub(crate) trait Architecture: Debug + Send + Sync {
     /// Returns the kind of input that the model embeds.

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::{Model, ModelKind};
+use super::{kind::ModelKind, model::Model};
 use crate::{
     Error, Result,
     onnx::{BATCH, DataType, Dim, Graph, Inputs, TextInputs},

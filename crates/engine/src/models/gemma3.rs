@@ -180,19 +180,7 @@ impl Gemma3 {
 }
 
 impl Architecture for Gemma3 {
-    text_network!();
-
-    fn prefixes(&self) -> &'static [&'static str] {
-        &["model."]
-    }
-
-    fn has_dropout(&self) -> bool {
-        self.rates.any()
-    }
-
-    fn layer_prefixes(&self) -> &'static [&'static str] {
-        &["layers."]
-    }
+    text_network!(["model."], ["layers."]);
 
     fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         self.llama().tensors()

@@ -198,19 +198,7 @@ impl ModernBert {
 }
 
 impl Architecture for ModernBert {
-    text_network!();
-
-    fn prefixes(&self) -> &'static [&'static str] {
-        &["model."]
-    }
-
-    fn has_dropout(&self) -> bool {
-        self.rates.any()
-    }
-
-    fn layer_prefixes(&self) -> &'static [&'static str] {
-        &["layers."]
-    }
+    text_network!(["model."], ["layers."]);
 
     fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let width = self.sizes.hidden_size;

@@ -169,19 +169,7 @@ impl NomicBert {
 }
 
 impl Architecture for NomicBert {
-    text_network!();
-
-    fn prefixes(&self) -> &'static [&'static str] {
-        &["bert.", "nomic_bert."]
-    }
-
-    fn has_dropout(&self) -> bool {
-        self.rates.any()
-    }
-
-    fn layer_prefixes(&self) -> &'static [&'static str] {
-        &["encoder.layers."]
-    }
+    text_network!(["bert.", "nomic_bert."], ["encoder.layers."]);
 
     fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let (file, width) = (&self.file, self.sizes.hidden_size);

@@ -142,19 +142,7 @@ impl Qwen3 {
 }
 
 impl Architecture for Qwen3 {
-    text_network!();
-
-    fn prefixes(&self) -> &'static [&'static str] {
-        &["model."]
-    }
-
-    fn has_dropout(&self) -> bool {
-        self.rates.any()
-    }
-
-    fn layer_prefixes(&self) -> &'static [&'static str] {
-        &["layers."]
-    }
+    text_network!(["model."], ["layers."]);
 
     fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         self.llama().tensors()

@@ -14,7 +14,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    Architecture, Input, LOGIT_BIAS, LOGIT_SCALE, ModelKind, Network,
+    Architecture, Input, ModelKind, Network,
+    architecture::{LOGIT_BIAS, LOGIT_SCALE},
     encoder::{bad_config, check_sizes},
     rates::Rates,
     siglip_vision::{Blocks, VisionConfig, VisionTower},

@@ -59,9 +59,10 @@ impl Sizes {
 }
 
 /// Methods of [`super::Architecture`] that are the same for all text networks
-/// with a field `sizes`.
+/// with the fields `sizes` and `rates`. The arguments are the prefixes of names
+/// in checkpoints, and those of the layers.
 macro_rules! text_network {
-    () => {
+    ($prefixes:expr, $layers:expr) => {
         fn kind(&self) -> ModelKind {
             ModelKind::Text
         }
@@ -80,6 +81,18 @@ macro_rules! text_network {
 
         fn vocab_size(&self) -> Option<usize> {
             Some(self.sizes.vocab_size)
+        }
+
+        fn has_dropout(&self) -> bool {
+            self.rates.any()
+        }
+
+        fn prefixes(&self) -> &'static [&'static str] {
+            &$prefixes
+        }
+
+        fn layer_prefixes(&self) -> &'static [&'static str] {
+            &$layers
         }
     };
 }

@@ -20,7 +20,7 @@ use candle_core::Tensor;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Architecture, Input, LOGIT_SCALE, ModelKind, Network};
+use super::{Architecture, Input, ModelKind, Network, architecture::LOGIT_SCALE};
 use crate::{
     Error, Result,
     image::ImageProcessor,

@@ -9,7 +9,8 @@ use std::sync::{Mutex, PoisonError};
 use rayon::prelude::*;
 
 use super::{
-    Attention, Block, Draws, FusedOp, Inference, LayerNorm, Linear, Pass, Segments, Step,
+    Attention, Draws, FusedOp, Inference, LayerNorm, Linear, Pass, Segments, Step,
+    block_params::Block,
     dropout::{BlockMasks, Masks},
 };
 use crate::kernels::{

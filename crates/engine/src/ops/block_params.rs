@@ -1,8 +1,7 @@
-//! The layers of a transformer block, and their names in checkpoints.
+//! A transformer block's layers, and their names in checkpoints.
 
 use super::{
-    Activation, AttentionConfig, Block, BlockRates, LayerNorm, Linear, NormKind,
-    block_finish::Finish,
+    Activation, AttentionConfig, BlockRates, LayerNorm, Linear, NormKind, block_finish::Finish,
 };
 use crate::{Result, params::Params};
 
@@ -26,6 +25,18 @@ pub(crate) struct BlockParams {
     pub(crate) fc2: Linear,
     /// Operations on the outputs of both halves before the residual is added.
     pub(crate) finish: [Option<Finish>; 2],
+}
+
+/// A transformer block over the rows of several sequences, `[rows, width]`.
+#[derive(Clone)]
+pub(crate) struct Block {
+    pub(crate) params: BlockParams,
+    pub(crate) attention: AttentionConfig,
+    pub(crate) activation: Activation,
+    /// Whether the norms come before the halves (pre-norm).
+    pub(crate) norm_first: bool,
+    /// Dropout rates in training.
+    pub(crate) rates: BlockRates,
 }
 
 /// Sizes and settings of a block.

@@ -1,10 +1,7 @@
 //! Buckets: sequences of similar lengths, padded to one length. A GPU computes
 //! a few large groups faster than many single sequences.
 
-use super::{
-    Segments,
-    tensors::{Index, NO_ROW},
-};
+use super::tensors::{Index, NO_ROW};
 
 /// Sequences that are computed together.
 #[derive(Debug)]
@@ -45,10 +42,16 @@ fn limit(length: usize) -> usize {
 }
 
 impl Buckets {
-    pub(super) fn of(segments: &Segments) -> Self {
-        let all: Vec<(usize, usize)> = segments.iter().collect();
+    /// Groups sequences of these lengths, which follow each other without gaps.
+    pub(super) fn of(lengths: &[usize]) -> Self {
+        let starts = lengths.iter().scan(0, |next, length| {
+            let start = *next;
+            *next += length;
+            Some(start)
+        });
+        let all: Vec<(usize, usize)> = starts.zip(lengths.iter().copied()).collect();
         let mut order: Vec<usize> = (0..all.len()).collect();
-        if segments.common_length().is_none() {
+        if lengths.windows(2).any(|pair| pair[0] != pair[1]) {
             // A stable sort, so that each bucket keeps the order.
             order.sort_by_key(|sequence| limit(all[*sequence].1));
         }
@@ -72,7 +75,7 @@ impl Buckets {
                 length,
             });
         }
-        let mut positions = vec![0; segments.rows()];
+        let mut positions = vec![0; lengths.iter().sum()];
         let rows = buckets.iter().flat_map(|bucket| bucket.rows.rows());
         for (position, row) in rows.enumerate() {
             if *row != NO_ROW {
@@ -98,16 +101,16 @@ mod tests {
 
     #[test]
     fn sequences_of_one_length_stay_in_order() {
-        let buckets = Buckets::of(&Segments::uniform(3, 5));
+        let buckets = Buckets::of(&[5; 3]);
         assert!(buckets.is_plain);
         assert_eq!(buckets.all[0].rows.rows(), (0..15).collect::<Vec<u32>>());
         assert_eq!(buckets.positions.rows(), (0..15).collect::<Vec<u32>>());
-        assert!(Buckets::of(&Segments::new([])).all.is_empty());
+        assert!(Buckets::of(&[]).all.is_empty());
     }
 
     #[test]
     fn sequences_of_similar_lengths_are_padded_together() {
-        let buckets = Buckets::of(&Segments::new([2, 60, 3, 57]));
+        let buckets = Buckets::of(&[2, 60, 3, 57]);
         let sequences: Vec<_> = buckets.all.iter().map(|b| b.sequences.clone()).collect();
         assert_eq!(sequences, [vec![0, 2], vec![1, 3]]);
         assert_eq!(buckets.all[0].rows.rows(), [0, 1, NO_ROW, 62, 63, 64]);

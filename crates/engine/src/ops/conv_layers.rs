@@ -9,8 +9,8 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
 
 use super::{
-    ConvNorm, Inference, Pass, argument,
-    conv::{InputGradient, Saved, Workspace},
+    Inference, Pass, argument,
+    conv::{ConvNorm, InputGradient, Saved, Shortcut, Workspace},
     conv_tensors, floats,
 };
 use crate::{
@@ -21,17 +21,17 @@ use crate::{
     },
 };
 
-/// The residual that is added before the last layer's activation.
-#[derive(Clone, Copy)]
-pub(crate) enum Shortcut<'a> {
-    /// None.
-    None,
-    /// The input of the first layer.
-    Input,
-    /// The output of this layer for the first layer's input.
-    Layer(&'a ConvNorm),
-    /// Another tensor.
-    Given(&'a Tensor),
+impl ConvNorm {
+    /// Runs the layer and adds `residual` before the activation.
+    pub(crate) fn forward(
+        &self,
+        pass: &Pass,
+        x: &Tensor,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let shortcut = residual.map_or(Shortcut::None, Shortcut::Given);
+        run_layers(pass, x, &[], self, shortcut)
+    }
 }
 
 /// Runs the layers `inner` and `last` on `[batch, height, width, channels]`.

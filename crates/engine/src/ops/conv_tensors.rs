@@ -7,7 +7,8 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::{
-    ConvKind, ConvNorm, Pass, Shortcut,
+    Pass,
+    conv::{ConvKind, ConvNorm, Shortcut},
     largest::first_largest,
     map_rows::{Rows, map_rows},
     node::node,

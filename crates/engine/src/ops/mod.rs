@@ -55,15 +55,15 @@ pub(crate) use adapter::{A as ADAPTER_A, B as ADAPTER_B, add_product};
 pub(crate) use attention::{Attention, AttentionConfig};
 pub(crate) use attention_pool::AttentionPool;
 pub(crate) use batch_norm::BatchNorm;
-pub(crate) use block::{Block, run_blocks, run_blocks_from};
+pub(crate) use block::{run_blocks, run_blocks_from};
 pub(crate) use block_finish::Finish;
 pub(crate) use block_params::{
-    BERT_BLOCK, BlockForm, BlockLayers, BlockNames, BlockParams, CLIP_BLOCK, DISTILBERT_BLOCK,
-    FinishNames, LayerName,
+    BERT_BLOCK, Block, BlockForm, BlockLayers, BlockNames, BlockParams, CLIP_BLOCK,
+    DISTILBERT_BLOCK, FinishNames, LayerName,
 };
 pub(crate) use cloud::{Groups, Point, ball, farthest_points, group, max_of_groups, nearest};
-pub(crate) use conv::{ConvKind, ConvNorm, Padding};
-pub(crate) use conv_layers::{Shortcut, run_layers};
+pub(crate) use conv::{ConvKind, ConvNorm, Padding, Shortcut};
+pub(crate) use conv_layers::run_layers;
 pub(crate) use conv_maps::FeatureMaps;
 pub(crate) use conv_pool::{max_pool, scale_channels};
 pub(crate) use dropout::{BlockRates, Draws, Site, dropout, dropout_examples};

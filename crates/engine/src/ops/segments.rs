@@ -25,7 +25,9 @@ impl Segments {
 
     /// Returns the sequences in buckets of similar lengths.
     pub(super) fn buckets(&self) -> Arc<Buckets> {
-        let buckets = self.buckets.get_or_init(|| Arc::new(Buckets::of(self)));
+        let buckets = self
+            .buckets
+            .get_or_init(|| Arc::new(Buckets::of(&self.lengths)));
         Arc::clone(buckets)
     }
 

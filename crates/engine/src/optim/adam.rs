@@ -3,7 +3,10 @@
 
 use std::collections::HashMap;
 
-use super::{Optimizer, Part, Rule, Stepper};
+use super::{
+    rule::{Optimizer, Part, Rule},
+    stepper::Stepper,
+};
 use crate::kernels::simd::{AdamStep, adam};
 
 /// Adam with coupled or decoupled weight decay.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use finetuner_protocol::{Optimizer as Name, Options};
 
-use super::{Adam, Optimizer, Stepper, rules};
+use super::{adam::Adam, rule::Optimizer, rules, stepper::Stepper};
 use crate::{Error, Result, models::ModelConfig, options::OptionReader};
 
 /// Largest weight decay. Larger values would push all weights to zero or

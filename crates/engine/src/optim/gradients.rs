@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{D, Tensor};
 use rayon::prelude::*;
 
-use super::CHUNK;
+use super::rule::CHUNK;
 use crate::{
     Result,
     params::{Param, Params},

@@ -1,6 +1,6 @@
 //! Optimizers other than Adam, as in `torch.optim`.
 
-use super::{Part, Rule};
+use super::rule::{Part, Rule};
 
 /// Stochastic gradient descent, optionally with momentum (Sutskever et al.
 /// 2013).

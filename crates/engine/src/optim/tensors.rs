@@ -3,29 +3,11 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{Adam, rules};
-
-/// A step of an optimizer.
-#[derive(Clone, Copy)]
-pub(crate) struct Step {
-    /// Number of the step, from 1.
-    pub(crate) number: u64,
-    /// The learning rate.
-    pub(crate) rate: f64,
-}
-
-/// A [`Rule`](super::Rule) on tensors.
-pub(crate) trait TensorRule {
-    /// Returns the value after a step, and updates the slots, which are in the
-    /// order of the rule's names.
-    fn apply_tensors(
-        &self,
-        value: &Tensor,
-        grad: &Tensor,
-        slots: &mut [Tensor],
-        step: Step,
-    ) -> Result<Tensor>;
-}
+use super::{
+    adam::Adam,
+    rule::{Step, TensorRule},
+    rules,
+};
 
 /// Returns the gradient with coupled weight decay.
 fn coupled(grad: &Tensor, value: &Tensor, decay: f64) -> Result<Tensor> {

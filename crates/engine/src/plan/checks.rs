@@ -5,7 +5,7 @@ use finetuner_protocol::{
     Callback, HardNegatives, Loss, NegativesFormat, RunConfig, Sampler, text::start_of,
 };
 
-use super::Allowed;
+use super::allowed::Allowed;
 use crate::{
     Error, Result, callbacks, hard_negatives,
     loss::{LossKind, LossSpec},

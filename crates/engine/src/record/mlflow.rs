@@ -7,7 +7,7 @@ use finetuner_protocol::{RunConfig, callback::MLFlowLogger};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::History;
+use super::history::History;
 use crate::{Error, Result};
 
 pub(super) fn write(

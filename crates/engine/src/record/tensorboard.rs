@@ -9,7 +9,7 @@ use std::path::Path;
 use crc::{CRC_32_ISCSI, Crc};
 use prost::Message;
 
-use super::{History, Row};
+use super::history::{History, Row};
 use crate::{Error, Result};
 
 /// CRC-32C, with Castagnoli's polynomial.

@@ -11,7 +11,7 @@ use prost::{Message, Oneof};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{History, Row};
+use super::history::{History, Row};
 use crate::{Error, Result};
 
 /// Block size in bytes. Records are split at the ends of blocks.

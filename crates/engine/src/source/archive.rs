@@ -6,7 +6,10 @@ use std::{
     path::Path,
 };
 
-use super::files::{EXTRAS_FILE, HEAD_FILE, SIDE_FILES};
+use super::{
+    extras::{EXTRAS_FILE, HEAD_FILE},
+    files::SIDE_FILES,
+};
 use crate::{
     Error, Result,
     models::{ModelConfig, ModelKind},

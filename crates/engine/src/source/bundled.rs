@@ -3,7 +3,11 @@
 
 use std::collections::HashMap;
 
-use super::{Extras, ModelFiles, files::SIDE_FILES, towers};
+use super::{
+    extras::Extras,
+    files::{ModelFiles, SIDE_FILES},
+    towers,
+};
 use crate::{
     Error, Result,
     modules::{self, Found, SentenceConfig},

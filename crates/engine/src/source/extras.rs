@@ -2,8 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::{EXTRAS_FILE, HEAD_FILE};
 use crate::{Error, Result, models::HeadConfig, ops::Pooler};
+
+/// File with a saved model's [`Extras`].
+pub(crate) const EXTRAS_FILE: &str = "finetuner.json";
+/// File with the weights of a projection head.
+pub(crate) const HEAD_FILE: &str = "projection_head.safetensors";
 
 /// Settings of a saved model that no standard file holds: pooling and
 /// projection head.

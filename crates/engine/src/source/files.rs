@@ -5,9 +5,11 @@ use std::{collections::HashMap, path::PathBuf};
 use serde_json::Value;
 
 use super::{
-    Extras, Origin,
     adapter::{self, ADAPTER_FILE},
-    open_clip, untyped, weights,
+    extras::{EXTRAS_FILE, Extras, HEAD_FILE},
+    open_clip,
+    origin::Origin,
+    untyped, weights,
 };
 use crate::{
     Error, Result,
@@ -29,11 +31,6 @@ pub(super) const SIDE_FILES: [&str; 9] = [
     "vocab.txt",
     "merges.txt",
 ];
-
-/// File with a saved model's [`Extras`].
-pub(crate) const EXTRAS_FILE: &str = "finetuner.json";
-/// File with the weights of a projection head.
-pub(crate) const HEAD_FILE: &str = "projection_head.safetensors";
 
 /// The contents of a model's files.
 #[derive(Default)]

@@ -17,7 +17,7 @@ use self::{
     cache::{Cache, RepoCache},
     client::{Answer, Client, Failure, FileInfo},
 };
-use super::{HubRules, ModelFiles, Origin};
+use super::{files::ModelFiles, origin::Origin, rules::HubRules};
 use crate::{Error, Result};
 
 /// The default revision.

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use candle_core::Device;
 use serde_json::Value;
 
-use super::{ModelFiles, Origin};
+use super::{files::ModelFiles, origin::Origin};
 use crate::{
     Error, Result,
     cloud::CloudSampler,

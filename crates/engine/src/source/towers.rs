@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::{ModelFiles, ModelSource};
+use super::{extras::Extras, files::ModelFiles};
 use crate::{
     Error, Result,
     models::{
@@ -12,19 +12,6 @@ use crate::{
     },
     ops::Pooler,
 };
-
-/// The models of the towers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TowerSources {
-    /// The text model.
-    pub text: Box<ModelSource>,
-    /// The image model.
-    pub image: Box<ModelSource>,
-    /// Embedding dimension.
-    pub dim: usize,
-    /// Seed of the new projections.
-    pub seed: u64,
-}
 
 /// Joins two models under new projections to the dimension `dim`.
 ///
@@ -87,9 +74,9 @@ pub(super) fn join(
         tensors,
         preprocessor: vision.preprocessor,
         side_files: text.side_files,
-        extras: super::Extras {
+        extras: Extras {
             max_tokens: text.modules.sentence.max_tokens.or(text.extras.max_tokens),
-            ..super::Extras::default()
+            ..Extras::default()
         },
         modules: Default::default(),
         origins: [text.origins, vision.origins].concat(),

@@ -15,14 +15,11 @@ mod mine;
 mod write;
 
 use std::{
-    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use finetuner_protocol::{Device, Event, Level, SynthesisConfig, worker::LocalModels};
-use mine::{Candidate, Progress, Search, candidates, merge};
-use write::Writer;
 
 use crate::{
     Error, Result,
@@ -33,6 +30,10 @@ use crate::{
     observer::Observer,
     source::{HubRules, ModelSource},
 };
+use mine::{Candidate, Progress, Search, candidates, merge};
+use write::Writer;
+
+pub use write::Synthesized;
 
 /// Number of corpus texts that are searched together.
 const BLOCK: usize = 4096;
@@ -55,15 +56,6 @@ pub struct SynthesisPlan {
     relations: usize,
     /// Largest number of documents to create.
     most: usize,
-}
-
-/// Training data from a synthesis run.
-#[derive(Debug)]
-pub struct Synthesized {
-    /// A file with the documents.
-    pub file: PathBuf,
-    /// The number of documents.
-    pub documents: u64,
 }
 
 impl SynthesisPlan {

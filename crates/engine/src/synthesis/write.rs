@@ -8,7 +8,7 @@ use std::{
 
 use finetuner_protocol::{Document, stream_frame, stream_head};
 
-use super::{Synthesized, mine::Candidate};
+use super::mine::Candidate;
 use crate::{Error, Result};
 
 /// Writes a fixed number of documents.
@@ -88,4 +88,13 @@ impl Writer {
             .write_all(bytes)
             .map_err(|e| Error::io(&self.path, e))
     }
+}
+
+/// Training data from a synthesis run.
+#[derive(Debug)]
+pub struct Synthesized {
+    /// A file with the documents.
+    pub file: PathBuf,
+    /// The number of documents.
+    pub documents: u64,
 }

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value, json};
 
-use super::{Padding, config::Settings};
+use super::config::Settings;
 use crate::{Error, Result, python_json};
 
 /// Tokenizer classes of transformers that are rebuilt from a vocabulary.
@@ -446,6 +446,15 @@ impl Vocabulary {
 /// Pattern of the words into which CLIP's tokenizer splits a text.
 const CLIP_WORDS: &str =
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+
+/// Padding, for models that attend to it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Padding {
+    /// The padding token, if the files name one.
+    pub(super) token: Option<String>,
+    /// Whether padding precedes the text.
+    pub(super) left: bool,
+}
 
 #[cfg(test)]
 mod tests {

@@ -13,6 +13,7 @@ use tokenizers::{
 };
 
 use crate::{Error, Result, ops::Segments, python_json};
+use build::Padding;
 
 /// Token IDs of several texts, packed without padding.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,15 +96,6 @@ pub struct Tokenizer {
     /// Length of padded texts and ID of the padding token, for a model that
     /// attends to padding.
     padded: Option<(usize, u32)>,
-}
-
-/// Padding, for models that attend to it.
-#[derive(Clone, Debug, Default)]
-struct Padding {
-    /// The padding token, if the files name one.
-    token: Option<String>,
-    /// Whether padding precedes the text.
-    left: bool,
 }
 
 impl Tokenizer {

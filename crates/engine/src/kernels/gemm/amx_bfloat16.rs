@@ -17,10 +17,9 @@ use std::{
 use rayon::prelude::*;
 
 use super::{
-    Mat, MatMut, Threads,
     amx::{SIDE, Tiles, load, store, zero},
     bfloat16::{Lines, Update},
-    check_shapes,
+    matrix::{Mat, MatMut, Threads, check_shapes},
 };
 
 /// Rows and columns of an output tile: four registers.

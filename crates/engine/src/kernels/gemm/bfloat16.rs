@@ -12,7 +12,7 @@ use std::{arch::x86_64::*, mem::transmute, ops::Range};
 use pulp::Arch;
 use rayon::prelude::*;
 
-use super::{Mat, MatMut, Threads, check_shapes};
+use super::matrix::{Mat, MatMut, Threads, check_shapes};
 
 /// Rows and columns of a tile: 24 registers of 16 sums.
 const ROWS: usize = 12;

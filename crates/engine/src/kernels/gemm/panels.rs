@@ -12,8 +12,8 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::{
-    Threads,
     int8::{Int8, Kernel, QuantizedRows},
+    matrix::Threads,
     packed::{Packed, Prefetch, Rows},
     part::Part,
     tile::{COLS, MAX_ROWS, ROWS, Tile},

@@ -8,7 +8,7 @@ use std::path::{Component, Path};
 
 use serde_json::{Value, json};
 
-use super::{Part, bad};
+use super::part::{Part, bad};
 use crate::Result;
 
 /// The text tower of a two-tower `config.json`.
