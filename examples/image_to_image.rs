@@ -62,8 +62,8 @@ async fn main() -> support::Fallible<()> {
         });
         read.collect()
     };
-    let encode = |pictures: &[(String, Vec<u8>)]| {
-        let bytes: Vec<&[u8]> = pictures.iter().map(|(_, bytes)| bytes.as_slice()).collect();
+    let encode = |images: &[(String, Vec<u8>)]| {
+        let bytes: Vec<&[u8]> = images.iter().map(|(_, bytes)| bytes.as_slice()).collect();
         model.encode_images(&bytes)
     };
     let (mut queries, index) = (read("queries")?, read("index")?);

@@ -12,10 +12,10 @@ mod support;
 async fn main() -> support::Fallible<()> {
     let (backend, finetuner) = support::connect().await?;
     let folder = support::data_folder();
-    let pair = |picture: &str, title: &str| {
-        let picture = Document::uri(folder.join("images/noto").join(picture).to_string_lossy());
+    let pair = |image: &str, title: &str| {
+        let image = Document::uri(folder.join("images/noto").join(image).to_string_lossy());
         Document::new()
-            .with_chunk(picture.with_modality("image"))
+            .with_chunk(image.with_modality("image"))
             .with_chunk(Document::text(title).with_modality("text"))
     };
     let documents = DocumentArray::from(vec![
@@ -28,9 +28,9 @@ async fn main() -> support::Fallible<()> {
     finetuner.push("example-documents", &documents).await?;
     let pulled = finetuner.pull("example-documents").await?;
     for document in &pulled {
-        let picture = document.chunks[0].as_blob().unwrap_or_default();
+        let image = document.chunks[0].as_blob().unwrap_or_default();
         let title = document.chunks[1].as_text().unwrap_or_default();
-        println!("{title}: {} bytes", picture.len());
+        println!("{title}: {} bytes", image.len());
     }
 
     // Many documents can be produced while they are sent, and read while they arrive.

@@ -23,12 +23,12 @@ fn main() -> support::Fallible<()> {
         queries = ["cat", "pizza", "rocket"].map(str::to_owned).to_vec();
     }
 
-    let mut pictures = Vec::new();
+    let mut images = Vec::new();
     for entry in std::fs::read_dir(support::data_folder().join("images/noto"))? {
         let path = entry?.path();
-        pictures.push((path.clone(), std::fs::read(path)?));
+        images.push((path.clone(), std::fs::read(path)?));
     }
-    let bytes: Vec<&[u8]> = pictures.iter().map(|(_, bytes)| bytes.as_slice()).collect();
+    let bytes: Vec<&[u8]> = images.iter().map(|(_, bytes)| bytes.as_slice()).collect();
     let index = model.encode_images(&bytes)?;
     let texts: Vec<&str> = queries.iter().map(String::as_str).collect();
     let asked = model.encode_texts(&texts)?;
@@ -38,12 +38,12 @@ fn main() -> support::Fallible<()> {
         let mut found: Vec<(f32, usize)> = index
             .iter()
             .enumerate()
-            .map(|(i, picture)| (cos_sim(embedding, picture), i))
+            .map(|(i, image)| (cos_sim(embedding, image), i))
             .collect();
         found.sort_by(|a, b| b.0.total_cmp(&a.0));
         println!("  {query}");
         for (score, i) in found.into_iter().take(3) {
-            let name = pictures[i].0.file_name().unwrap_or_default();
+            let name = images[i].0.file_name().unwrap_or_default();
             println!("    {score:.3} {}", name.to_string_lossy());
         }
     }

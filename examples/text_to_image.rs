@@ -156,20 +156,20 @@ fn read_rows(folder: &Path, file: &str) -> Result<Vec<(PathBuf, String)>, Box<dy
         std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     text.lines()
         .map(|line| {
-            let (picture, title) = line
+            let (image, title) = line
                 .split_once(',')
                 .ok_or_else(|| format!("{}: `{line}` has no comma", path.display()))?;
-            Ok((folder.join(picture), title.to_owned()))
+            Ok((folder.join(image), title.to_owned()))
         })
         .collect()
 }
 
 fn read_pairs(folder: &Path, file: &str) -> Result<DocumentArray, Box<dyn Error>> {
     let mut documents = DocumentArray::new();
-    for (picture, title) in read_rows(folder, file)? {
-        let picture = Document::blob(std::fs::read(picture)?).with_modality("image");
+    for (image, title) in read_rows(folder, file)? {
+        let image = Document::blob(std::fs::read(image)?).with_modality("image");
         let title = Document::text(title).with_modality("text");
-        documents.push(Document::new().with_chunk(picture).with_chunk(title));
+        documents.push(Document::new().with_chunk(image).with_chunk(title));
     }
     Ok(documents)
 }
@@ -179,22 +179,22 @@ fn read_pairs(folder: &Path, file: &str) -> Result<DocumentArray, Box<dyn Error>
 fn search(model: &Path, folder: &Path) -> Result<(), Box<dyn Error>> {
     let encoder = Encoder::from_folder(model)?;
     let index = read_rows(folder, "fashion/eval.csv")?;
-    let pictures: Vec<Vec<u8>> = index
+    let images: Vec<Vec<u8>> = index
         .iter()
-        .map(|(picture, _)| std::fs::read(picture))
+        .map(|(image, _)| std::fs::read(image))
         .collect::<Result<_, _>>()?;
-    let pictures: Vec<&[u8]> = pictures.iter().map(Vec::as_slice).collect();
-    let pictures = encoder.encode_images(&pictures)?;
+    let images: Vec<&[u8]> = images.iter().map(Vec::as_slice).collect();
+    let images = encoder.encode_images(&images)?;
     let queries = encoder.encode_texts(&QUERIES)?;
 
     println!("\nSearch among {} images:", index.len());
     for (query, embedding) in QUERIES.iter().zip(queries.iter()) {
         println!("  {query}");
-        for (score, i) in most_similar(embedding, &pictures) {
-            let (picture, title) = &index[i];
+        for (score, i) in most_similar(embedding, &images) {
+            let (image, title) = &index[i];
             let mark = if title == query { '✓' } else { ' ' };
-            let picture = picture.strip_prefix(folder).unwrap_or(picture);
-            println!("  {mark} {score:.3} {}", picture.display());
+            let image = image.strip_prefix(folder).unwrap_or(image);
+            println!("  {mark} {score:.3} {}", image.display());
         }
     }
     Ok(())

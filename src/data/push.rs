@@ -29,10 +29,10 @@ impl Finetuner {
     /// use finetuner::{Document, DocumentArray};
     ///
     /// let mut train_data = DocumentArray::new();
-    /// let picture = std::fs::read("sneakers.png")?;
+    /// let image = std::fs::read("sneakers.png")?;
     /// train_data.push(
     ///     Document::new()
-    ///         .with_chunk(Document::blob(picture).with_modality("image"))
+    ///         .with_chunk(Document::blob(image).with_modality("image"))
     ///         .with_chunk(Document::text("red sneakers").with_modality("text")),
     /// );
     /// finetuner.push("clip-fashion-train-data", &train_data).await?;

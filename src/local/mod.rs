@@ -8,9 +8,9 @@
 //! # fn main() -> finetuner::local::Result<()> {
 //! let model = get_model("clip-model")?;
 //! let texts = model.encode_texts(&["a long red dress", "white sneakers"])?;
-//! let picture = std::fs::read("dress.jpg").unwrap_or_default();
-//! let pictures = model.encode_images(&[&picture])?;
-//! println!("{:.3}", cos_sim(texts.get(0), pictures.get(0)));
+//! let image = std::fs::read("dress.jpg").unwrap_or_default();
+//! let images = model.encode_images(&[&image])?;
+//! println!("{:.3}", cos_sim(texts.get(0), images.get(0)));
 //! # Ok(())
 //! # }
 //! ```

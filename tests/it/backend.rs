@@ -39,9 +39,9 @@ fn data_folder() -> PathBuf {
 pub(crate) fn rows(list: &str, count: usize) -> Vec<(Vec<u8>, String)> {
     let csv = std::fs::read_to_string(data_folder().join(format!("fashion/{list}.csv"))).unwrap();
     let row = |line: &str| {
-        let (picture, title) = line.split_once(',').unwrap();
-        let picture = std::fs::read(data_folder().join(picture)).unwrap();
-        (picture, title.to_owned())
+        let (image, title) = line.split_once(',').unwrap();
+        let image = std::fs::read(data_folder().join(image)).unwrap();
+        (image, title.to_owned())
     };
     csv.lines().take(count).map(row).collect()
 }
@@ -49,15 +49,15 @@ pub(crate) fn rows(list: &str, count: usize) -> Vec<(Vec<u8>, String)> {
 /// Like [`rows`], as documents.
 pub(crate) fn pairs(list: &str, count: usize) -> DocumentArray {
     let mut documents = DocumentArray::new();
-    for (picture, title) in rows(list, count) {
-        documents.push(pair(picture, &title));
+    for (image, title) in rows(list, count) {
+        documents.push(pair(image, &title));
     }
     documents
 }
 
-pub(crate) fn pair(picture: Vec<u8>, title: &str) -> Document {
+pub(crate) fn pair(image: Vec<u8>, title: &str) -> Document {
     Document::new()
-        .with_chunk(Document::blob(picture).with_modality("image"))
+        .with_chunk(Document::blob(image).with_modality("image"))
         .with_chunk(Document::text(title).with_modality("text"))
 }
 

@@ -102,14 +102,14 @@ async fn documents_that_are_not_pairs_are_refused() {
         (Document::new().with_id("bare"), &["bare"]),
         (
             pair(b"\x89PNG\r\n\x1a\nbroken".to_vec(), "red shoe"),
-            &["picture"],
+            &["image"],
         ),
         (
             pair(
                 good[0].chunks[0].as_blob().unwrap()[..300].to_vec(),
                 "red shoe",
             ),
-            &["picture"],
+            &["image"],
         ),
     ];
     for (bad, parts) in cases {

@@ -164,8 +164,8 @@ async fn image_files_are_read_during_the_upload() {
     let (_server, finetuner) = backend::start().await;
     let folder = tempfile::tempdir().unwrap();
     let mut lines = String::new();
-    for (n, (picture, title)) in backend::rows("train", 6).into_iter().enumerate() {
-        std::fs::write(folder.path().join(format!("{n}.png")), &picture).unwrap();
+    for (n, (image, title)) in backend::rows("train", 6).into_iter().enumerate() {
+        std::fs::write(folder.path().join(format!("{n}.png")), &image).unwrap();
         lines += &format!("{n}.png,{title}\n");
     }
     std::fs::write(folder.path().join("train.csv"), &lines).unwrap();
@@ -174,8 +174,8 @@ async fn image_files_are_read_during_the_upload() {
     finetuner.push("files", csv).await.unwrap();
     let pulled = finetuner.pull("files").await.unwrap();
     let expected = backend::rows("train", 6);
-    for (document, (picture, title)) in pulled.iter().zip(&expected) {
-        assert_eq!(document.chunks[0].as_blob(), Some(picture.as_slice()));
+    for (document, (image, title)) in pulled.iter().zip(&expected) {
+        assert_eq!(document.chunks[0].as_blob(), Some(image.as_slice()));
         assert_eq!(document.chunks[1].as_text(), Some(title.as_str()));
     }
 

@@ -66,14 +66,14 @@ async fn a_folder_of_images_trains_a_text_image_model() {
     let (server, finetuner) = start().await;
     let folder = tempfile::tempdir().unwrap();
     let mut metadata = String::from("file_name,text\n");
-    for (i, (picture, title)) in rows("train", 4).into_iter().enumerate() {
-        std::fs::write(folder.path().join(format!("{i}.png")), picture).unwrap();
+    for (i, (image, title)) in rows("train", 4).into_iter().enumerate() {
+        std::fs::write(folder.path().join(format!("{i}.png")), image).unwrap();
         metadata.push_str(&format!("{i}.png,\"{title}\"\n"));
     }
     std::fs::write(folder.path().join("metadata.csv"), metadata).unwrap();
-    let pictures = Dataset::image_folder(folder.path());
+    let images = Dataset::image_folder(folder.path());
     let log = trained(
-        finetuner.fit("clip-small", pictures).loss(Loss::Clip),
+        finetuner.fit("clip-small", images).loss(Loss::Clip),
         "folder",
     )
     .await;

@@ -87,16 +87,16 @@ async fn the_steps_of_the_guide_work_from_login_to_saved_model() {
 
     // The model finds its training data, so it has learned.
     let trained_on = rows("train", 8);
-    let pictures: Vec<&[u8]> = trained_on.iter().map(|(p, _)| p.as_slice()).collect();
+    let images: Vec<&[u8]> = trained_on.iter().map(|(p, _)| p.as_slice()).collect();
     let titles: Vec<&str> = trained_on.iter().map(|(_, t)| t.as_str()).collect();
     let mean_similarity = |encoder: &Encoder| {
-        let pictures = encoder.encode_images(&pictures).unwrap();
+        let images = encoder.encode_images(&images).unwrap();
         let titles = encoder.encode_texts(&titles).unwrap();
         let cosine = |(a, b): (&[f32], &[f32])| -> f32 {
             let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
             dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
         };
-        pictures.iter().zip(titles.iter()).map(cosine).sum::<f32>() / 8.0
+        images.iter().zip(titles.iter()).map(cosine).sum::<f32>() / 8.0
     };
     let before = mean_similarity(&Encoder::from_backbone("clip-small").unwrap());
     let after = mean_similarity(&Encoder::from_folder(&model).unwrap());

@@ -175,13 +175,10 @@ async fn runs_that_the_backend_can_not_train_are_refused_by_field() {
     let (server, finetuner) = start().await;
     finetuner.push("sentences", sentences()).await.unwrap();
     let fit = |model: &str| finetuner.fit(model, "sentences").epochs(1);
-    let pictures = fit("efficientnet-small").await;
-    let pictures = pictures.unwrap_err().to_string();
-    assert!(
-        pictures.contains("are not labelled documents"),
-        "{pictures}"
-    );
-    assert!(pictures.contains("holds no picture"), "{pictures}");
+    let images = fit("efficientnet-small").await;
+    let images = images.unwrap_err().to_string();
+    assert!(images.contains("are not labelled documents"), "{images}");
+    assert!(images.contains("holds no image"), "{images}");
     let sparse = fit("minilm-small").optimizer(Optimizer::SparseAdam).await;
     let sparse = sparse.unwrap_err();
     assert!(sparse.is_invalid());

@@ -126,10 +126,10 @@ async fn a_panic_in_on_progress_aborts_the_push() {
 async fn a_file_deleted_after_the_check_aborts_the_push() {
     let (_server, finetuner) = backend::start().await;
     let folder = tempfile::tempdir().unwrap();
-    let picture = folder.path().join("last.png");
+    let image = folder.path().join("last.png");
     for size in SIZES {
-        std::fs::write(&picture, pairs("train", 1)[0].chunks[0].as_blob().unwrap()).unwrap();
-        let (gone, uri) = (picture.clone(), picture.to_string_lossy().into_owned());
+        std::fs::write(&image, pairs("train", 1)[0].chunks[0].as_blob().unwrap()).unwrap();
+        let (gone, uri) = (image.clone(), image.to_string_lossy().into_owned());
         let made = Arc::new(AtomicUsize::new(0));
         let source = DocumentSource::new(move || {
             if made.fetch_add(1, Ordering::SeqCst) > 0 {
@@ -307,7 +307,7 @@ async fn a_refused_run_uploads_nothing() {
 async fn data_is_deleted_if_its_run_is_refused_because_of_it() {
     let (_server, finetuner) = backend::start().await;
     let mut data = pairs("train", 4);
-    data.push(Document::new().with_chunk(Document::text("no picture").with_modality("text")));
+    data.push(Document::new().with_chunk(Document::text("no image").with_modality("text")));
     let fit = finetuner.fit("clip-small", data).loss("CLIPLoss");
     assert!(fit.await.unwrap_err().is_invalid());
     assert_nothing_is_kept(&finetuner).await;

@@ -20,7 +20,7 @@ async fn a_run_is_watched_to_its_end_and_its_history_stays() {
     let run = finetuner
         .fit("clip-small", TRAIN_DATA)
         .run_name("watched")
-        .description("two epochs of pictures")
+        .description("two epochs of images")
         .epochs(2)
         .batch_size(8)
         .loss("CLIPLoss")
@@ -58,7 +58,7 @@ async fn a_run_is_watched_to_its_end_and_its_history_stays() {
     assert_eq!(run.watch().await.unwrap().status, Status::Finished);
 
     let again = finetuner.get_run("watched").await.unwrap();
-    assert_eq!(again.description(), "two epochs of pictures");
+    assert_eq!(again.description(), "two epochs of images");
     assert_eq!(*again.task(), RunTask::Training);
 
     let examples = run.example_results().await.unwrap();

@@ -135,7 +135,7 @@ async fn unusable_synthesis_settings_are_refused_by_name() {
     };
     let embeds = SynthesisModels::new(["minilm-small"], "minilm-small");
     let scores = SynthesisModels::new([cross_encoder()], cross_encoder());
-    let pictures = SynthesisModels::new(["efficientnet-small"], cross_encoder());
+    let images = SynthesisModels::new(["efficientnet-small"], cross_encoder());
     for (job, parts) in [
         (start().num_relations(1), ["num_relations", "at least 2"]),
         (
@@ -148,8 +148,8 @@ async fn unusable_synthesis_settings_are_refused_by_name() {
             ["relation_miner", "model of pairs of texts"],
         ),
         (
-            start().models(pictures),
-            ["relation_miner", "model of pictures"],
+            start().models(images),
+            ["relation_miner", "model of images"],
         ),
     ] {
         let error = job.await.unwrap_err();

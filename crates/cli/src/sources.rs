@@ -11,7 +11,7 @@ use finetuner::{
 use crate::failure::{Failure, Result};
 
 /// Extensions of image files.
-const PICTURES: [&str; 6] = ["png", "jpg", "jpeg", "gif", "webp", "bmp"];
+const IMAGES: [&str; 6] = ["png", "jpg", "jpeg", "gif", "webp", "bmp"];
 
 /// Options for reading files of rows.
 #[derive(Clone, Debug, Default, Args)]
@@ -189,17 +189,17 @@ impl Reading {
         if has_list {
             return Ok(self.dataset(Dataset::image_folder(folder)).into());
         }
-        let pictures = classes(folder).map_err(|e| Failure::file(option, folder, &e))?;
-        if pictures.is_empty() {
+        let images = classes(folder).map_err(|e| Failure::file(option, folder, &e))?;
+        if images.is_empty() {
             return Err(Failure::usage(format!(
                 "`{option} {}`: the folder has neither a metadata.csv or metadata.jsonl, whose \
-                 column `file_name` names its pictures, nor folders of pictures, one for each \
+                 column `file_name` names its images, nor folders of images, one for each \
                  class. For data of that name at the backend write name:{0}",
                 folder.display()
             )));
         }
         Ok(DocumentSource::new(move || {
-            pictures.clone().into_iter().map(|(class, path)| {
+            images.clone().into_iter().map(|(class, path)| {
                 Document::uri(path.to_string_lossy()).with_tag(LABEL_TAG, class)
             })
         })
@@ -226,8 +226,8 @@ fn classes(folder: &Path) -> std::io::Result<Vec<(String, PathBuf)>> {
         if class.is_dir() {
             let name = class.file_name().unwrap_or_default();
             let name = name.to_string_lossy().into_owned();
-            let pictures = pictures(&class)?.into_iter();
-            found.extend(pictures.map(|picture| (name.clone(), picture)));
+            let images = images(&class)?.into_iter();
+            found.extend(images.map(|image| (name.clone(), image)));
         }
     }
     found.sort();
@@ -235,11 +235,11 @@ fn classes(folder: &Path) -> std::io::Result<Vec<(String, PathBuf)>> {
 }
 
 /// Lists the images in a folder, sorted by name.
-pub(crate) fn pictures(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+pub(crate) fn images(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
-        if is_picture(&path) && path.is_file() {
+        if is_image(&path) && path.is_file() {
             found.push(path);
         }
     }
@@ -248,6 +248,6 @@ pub(crate) fn pictures(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
 }
 
 /// Whether a file has the extension of an image.
-pub(crate) fn is_picture(path: &Path) -> bool {
-    PICTURES.contains(&extension(path).as_str())
+pub(crate) fn is_image(path: &Path) -> bool {
+    IMAGES.contains(&extension(path).as_str())
 }

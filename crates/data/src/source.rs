@@ -46,7 +46,7 @@ pub(crate) type Items = Box<dyn Iterator<Item = Item> + Send>;
 ///     (0..100_000).map(|n| {
 ///         Document::new()
 ///             .with_chunk(Document::uri(format!("pictures/{n}.jpg")).with_modality("image"))
-///             .with_chunk(Document::text(format!("picture {n}")).with_modality("text"))
+///             .with_chunk(Document::text(format!("image {n}")).with_modality("text"))
 ///     })
 /// });
 /// finetuner.push("train", source).await?;

@@ -62,7 +62,7 @@ struct Args {
     device: Kind,
     #[arg(long, value_enum, default_value = "float32")]
     precision: Rounding,
-    /// Pairs in a batch: a text and a picture, or two items.
+    /// Pairs in a batch: a text and an image, or two items.
     #[arg(long, default_value_t = 8)]
     batch_size: usize,
     /// The most tokens of a text, or as many as the model takes. Texts are of
@@ -213,7 +213,7 @@ fn time(own: &mut Side, steps: usize, batch: usize) -> Fallible<Value> {
     }))
 }
 
-/// A text and a picture, or two texts or pictures for each pair.
+/// A text and an image, or two texts or images for each pair.
 fn inputs(
     config: &ModelConfig,
     last: Option<u64>,
@@ -223,7 +223,7 @@ fn inputs(
     let batch = args.batch_size;
     let is_pair = config.kind() == ModelKind::TextImage;
     let side = config.image_size().unwrap_or(224);
-    let picture = |number: usize| {
+    let image = |number: usize| {
         let shape = (batch, 3, side, side);
         // Numbers without a pattern, the same on every device.
         let values = (0..batch * 3 * side * side)
@@ -256,8 +256,8 @@ fn inputs(
         Input::Texts(TokenBatch::new(ids.collect(), lengths.clone()))
     };
     match (is_pair, config.max_tokens()) {
-        (true, _) => Ok(vec![texts(0), picture(0)?]),
+        (true, _) => Ok(vec![texts(0), image(0)?]),
         (false, Some(_)) => Ok(vec![texts(0), texts(1)]),
-        (false, None) => Ok(vec![picture(0)?, picture(1)?]),
+        (false, None) => Ok(vec![image(0)?, image(1)?]),
     }
 }

@@ -1,4 +1,4 @@
-//! Embeds texts and pictures with a model in a folder, such as a run saved, and
+//! Embeds texts and images with a model in a folder, such as a run saved, and
 //! writes the embeddings as safetensors.
 //!
 //! ```text
@@ -45,12 +45,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         encoder.save_onnx_as(folder, OnnxFormat::Int8)?;
     }
     let texts: Vec<&str> = args.text.iter().map(String::as_str).collect();
-    let pictures: Vec<Vec<u8>> = args
+    let images: Vec<Vec<u8>> = args
         .picture
         .iter()
         .map(std::fs::read)
         .collect::<Result<_, _>>()?;
-    let pictures: Vec<&[u8]> = pictures.iter().map(Vec::as_slice).collect();
+    let images: Vec<&[u8]> = images.iter().map(Vec::as_slice).collect();
     let tensor = |embeddings: Embeddings| {
         let shape = vec![embeddings.len(), embeddings.dim];
         (shape, embeddings.values)
@@ -62,10 +62,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ),
         (
             "image_embeds".to_owned(),
-            tensor(encoder.encode_images(&pictures)?),
+            tensor(encoder.encode_images(&images)?),
         ),
     ]);
     write_safetensors(&args.output, &tensors, FloatFormat::F32)?;
-    println!("{} texts, {} pictures", texts.len(), pictures.len());
+    println!("{} texts, {} images", texts.len(), images.len());
     Ok(())
 }

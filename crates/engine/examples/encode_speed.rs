@@ -1,8 +1,8 @@
-//! Encodes texts and pictures on request and reports the time, for
+//! Encodes texts and images on request and reports the time, for
 //! `scripts/bench_encoding.py`.
 //!
 //! Each line of the standard input is a request: the name of a file with a
-//! JSON list of texts or of paths of pictures, and how often to encode it. The
+//! JSON list of texts or of paths of images, and how often to encode it. The
 //! answer is a line with the seconds of each repetition and the CPU seconds of
 //! one.
 
@@ -48,7 +48,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let texts = request.texts.as_ref().map(list).transpose()?;
         let texts = texts.unwrap_or_default();
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-        let mut pictures = Vec::new();
+        let mut images = Vec::new();
         for path in request
             .pictures
             .as_ref()
@@ -57,15 +57,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             .iter()
             .flatten()
         {
-            pictures.push(std::fs::read(path)?);
+            images.push(std::fs::read(path)?);
         }
-        let pictures: Vec<&[u8]> = pictures.iter().map(Vec::as_slice).collect();
+        let images: Vec<&[u8]> = images.iter().map(Vec::as_slice).collect();
         let cpu = cpu_seconds()?;
         let mut seconds = Vec::with_capacity(request.repeat);
         for _ in 0..request.repeat {
             let started = Instant::now();
             if texts.is_empty() {
-                encoder.encode_images(&pictures)?;
+                encoder.encode_images(&images)?;
             } else {
                 encoder.encode_texts(&texts)?;
             }

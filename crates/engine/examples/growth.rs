@@ -5,7 +5,7 @@
 //! cargo run --release -p finetuner-engine --example growth
 //! ```
 //!
-//! Texts are pairs for `minilm-small`, pictures those of `datasets/emoji-clip`
+//! Texts are pairs for `minilm-small`, images those of `datasets/emoji-clip`
 //! with their titles for `clip-small`. "Reading" is everything before the first
 //! step: taking documents in, checking them, loading the model; "epoch" goes
 //! from there to the artifact.
@@ -101,15 +101,15 @@ fn measure(args: &Args, kind: Kind, count: usize) -> Fallible<()> {
     let read = |_: &str| {
         let pairs = pairs.clone();
         let documents = (0..count).map(move |n| {
-            let (title, picture) = &pairs[n % pairs.len()];
+            let (title, image) = &pairs[n % pairs.len()];
             let (text, other) = match kind {
                 Kind::Texts => (
                     Document::text(format!("{title} number {n}")),
-                    Document::text(format!("a picture of {title}, the {n}th of many")),
+                    Document::text(format!("an image of {title}, the {n}th of many")),
                 ),
                 Kind::Pictures => (
                     Document::text(title.as_str()).with_modality("text"),
-                    Document::blob(picture.as_slice()).with_modality("image"),
+                    Document::blob(image.as_slice()).with_modality("image"),
                 ),
             };
             Ok(Document::new().with_chunk(text).with_chunk(other))

@@ -95,7 +95,7 @@ fn tensor((shape, values): &RawTensor) -> candle_core::Result<Tensor> {
     Tensor::from_slice(values, shape.as_slice(), &Device::Cpu)
 }
 
-/// Texts and pictures, with the names of their embeddings.
+/// Texts and images, with the names of their embeddings.
 fn read(inputs: &HashMap<String, RawTensor>) -> Fallible<Vec<(&'static str, Input)>> {
     let mut read = Vec::new();
     if let Some((shape, ids)) = inputs.get("input_ids") {

@@ -1,5 +1,5 @@
 //! Trains the small CLIP that ships with the engine, from nothing, on the
-//! pictures and captions of `datasets/emoji-clip`.
+//! images and captions of `datasets/emoji-clip`.
 //!
 //! ```text
 //! cargo run --release -p finetuner-engine --example pretrain_small_clip
@@ -7,7 +7,7 @@
 //!
 //! The same seed gives the same weights on one machine. A run that was stopped
 //! goes on from its last epoch. At the end it writes the model in Hugging Face
-//! layout and prints how well a text finds its picture.
+//! layout and prints how well a text finds its image.
 
 use std::path::{Path, PathBuf};
 
@@ -70,7 +70,7 @@ struct Args {
     learning_rate: f64,
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Show every picture with its title, never with its long caption.
+    /// Show every image with its title, never with its long caption.
     #[arg(long)]
     titles_only: bool,
 }
@@ -85,7 +85,7 @@ fn main() -> Fallible<()> {
         "train.csv"
     };
     let titles = read_pairs(&args.data, &args.data.join(&args.split).join(list))?;
-    println!("{} pictures of {} things", titles.len(), captions.len());
+    println!("{} images of {} things", titles.len(), captions.len());
 
     let seen: std::collections::BTreeSet<&str> = titles.iter().map(|p| p.text.as_str()).collect();
     let words = seen
@@ -140,7 +140,7 @@ fn main() -> Fallible<()> {
         println!("going on after epoch {}", trainer.position().epoch);
     }
     while trainer.position().epoch < args.epochs {
-        // A picture is shown with its title or with its long caption, which
+        // An image is shown with its title or with its long caption, which
         // says what kind of thing it is.
         let epoch = trainer.position().epoch;
         let mut rng = ChaCha8Rng::seed_from_u64(args.seed ^ ((epoch as u64 + 1) << 32));
@@ -180,13 +180,13 @@ fn main() -> Fallible<()> {
     Ok(())
 }
 
-/// A picture and its text.
+/// An image and its text.
 struct Pair {
     image: Vec<u8>,
     text: String,
 }
 
-/// Rows of `picture,text`, the pictures read.
+/// Rows of `image,text`, the images read.
 fn read_pairs(root: &Path, list: &Path) -> Fallible<Vec<Pair>> {
     let rows = read_rows(list)?.into_iter();
     let pairs = rows.map(|(image, text)| {
@@ -216,10 +216,10 @@ fn report(args: &Args) -> Fallible<()> {
         .iter()
         .map(|(t, l)| (t.as_str(), l.as_str()))
         .unzip();
-    let pictures: Vec<&[u8]> = index.iter().map(|pair| &*pair.image).collect();
+    let images: Vec<&[u8]> = index.iter().map(|pair| &*pair.image).collect();
     let encoder = Encoder::from_folder(&args.out)?;
     let asked = encoder.encode_texts(&texts)?;
-    let found = encoder.encode_images(&pictures)?;
+    let found = encoder.encode_images(&images)?;
     let rankings = rank(
         &asked.values,
         &found.values,
@@ -238,7 +238,7 @@ fn report(args: &Args) -> Fallible<()> {
         hits.count() as f64 / labels.len() as f64
     };
     println!(
-        "{}: recall@1 {:.3}, recall@10 {:.3} ({} queries, {} pictures)",
+        "{}: recall@1 {:.3}, recall@10 {:.3} ({} queries, {} images)",
         args.split,
         within(1),
         within(10),

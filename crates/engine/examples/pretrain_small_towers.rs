@@ -1,4 +1,4 @@
-//! Trains the projections of `two-towers-small` on the pictures and titles of
+//! Trains the projections of `two-towers-small` on the images and titles of
 //! `datasets/emoji-clip/fashion/pretrain.csv`, which holds no clothing. Its
 //! towers, `minilm-small` and `efficientnet-small`, stay as they are.
 //!
@@ -108,14 +108,14 @@ fn main() -> Fallible<()> {
     Ok(())
 }
 
-/// The pictures and their titles.
+/// The images and their titles.
 fn pairs(args: &Args) -> Fallible<DocumentArray> {
     let mut documents = DocumentArray::new();
-    for (picture, title) in read_rows(&args.data.join("fashion/pretrain.csv"))? {
-        let picture = Document::blob(std::fs::read(args.data.join(picture))?);
+    for (image, title) in read_rows(&args.data.join("fashion/pretrain.csv"))? {
+        let image = Document::blob(std::fs::read(args.data.join(image))?);
         documents.push(
             Document::new()
-                .with_chunk(picture.with_modality("image"))
+                .with_chunk(image.with_modality("image"))
                 .with_chunk(Document::text(title).with_modality("text")),
         );
     }

@@ -295,13 +295,13 @@ fn merge(into: &mut Value, from: Value) {
 
 fn documents(args: &Args, root: &Path, name: &str) -> Fallible<DocumentArray> {
     let rows = read_rows(&root.join(format!("{name}.csv")))?;
-    // Paths of pictures begin at the data set's own folder.
-    let picture = |path: &str| -> Fallible<Document> {
+    // Paths of images begin at the data set's own folder.
+    let image = |path: &str| -> Fallible<Document> {
         let folder = root.parent().unwrap_or(root);
-        let mut picture = Document::blob(std::fs::read(folder.join(path))?).with_modality("image");
+        let mut image = Document::blob(std::fs::read(folder.join(path))?).with_modality("image");
         // Its name in the report of a search.
-        picture.uri = path.to_owned();
-        Ok(picture)
+        image.uri = path.to_owned();
+        Ok(image)
     };
     let text = |text: &str| Document::text(text).with_modality("text");
     // A thing never seen is only found by words that say what kind of thing it
@@ -321,12 +321,12 @@ fn documents(args: &Args, root: &Path, name: &str) -> Fallible<DocumentArray> {
                 .with_chunk(Document::text(first))
                 .with_chunk(Document::text(second)),
             (Task::FashionGlossary | Task::ClippyLints, _) => text(&first).with_label(second),
-            (Task::ImageToImage, _) => picture(&first)?.with_label(second),
+            (Task::ImageToImage, _) => image(&first)?.with_label(second),
             (_, "train") => Document::new()
-                .with_chunk(picture(&first)?)
+                .with_chunk(image(&first)?)
                 .with_chunk(text(captions.get(&second).unwrap_or(&second))),
             (_, "queries") => text(captions.get(&first).unwrap_or(&first)).with_label(second),
-            (_, _) => picture(&first)?.with_label(second),
+            (_, _) => image(&first)?.with_label(second),
         });
     }
     Ok(documents)

@@ -63,7 +63,7 @@ fn main() -> Fallible<()> {
                 "emoji-clip/unseen-concepts",
             ],
             ModelKind::Features | ModelKind::PointCloud | ModelKind::TextPairs => {
-                return Err(format!("{name} embeds neither texts nor pictures").into());
+                return Err(format!("{name} embeds neither texts nor images").into());
             }
         };
         for set in sets {
@@ -76,7 +76,7 @@ fn main() -> Fallible<()> {
 /// A data set: index and queries, with the labels that match them.
 struct Search {
     name: String,
-    /// The folder that the paths of pictures start from.
+    /// The folder that the paths of images start from.
     root: PathBuf,
     queries: Vec<String>,
     query_labels: Vec<String>,
@@ -140,9 +140,9 @@ impl Search {
         let encode = |items: &[String]| -> Fallible<Embeddings> {
             let found = if items.first().is_some_and(|item| item.ends_with(".png")) {
                 let read = |item: &String| std::fs::read(self.root.join(item));
-                let pictures = items.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-                let pictures: Vec<&[u8]> = pictures.iter().map(Vec::as_slice).collect();
-                encoder.encode_images(&pictures)?
+                let images = items.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+                let images: Vec<&[u8]> = images.iter().map(Vec::as_slice).collect();
+                encoder.encode_images(&images)?
             } else {
                 let texts: Vec<&str> = items.iter().map(String::as_str).collect();
                 encoder.encode_texts(&texts)?

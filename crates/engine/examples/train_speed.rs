@@ -41,7 +41,7 @@ struct Args {
     /// Tokens of each text; as many as the model takes where not given.
     #[arg(long)]
     tokens: Option<usize>,
-    /// Height and width of a picture; 224 for convolutional networks.
+    /// Height and width of an image; 224 for convolutional networks.
     #[arg(long, default_value_t = 224)]
     side: usize,
     #[arg(long, default_value_t = 6)]
@@ -136,7 +136,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Random texts, pictures, or both. `last` ends a text.
+/// Random texts, images, or both. `last` ends a text.
 fn inputs(config: &ModelConfig, last: Option<u64>, args: &Args) -> candle_core::Result<Vec<Input>> {
     let vocabulary = config.vocab_size().unwrap_or(0) as u32;
     let last = last.map_or(vocabulary.saturating_sub(1), |id| id as u32);

@@ -108,7 +108,7 @@ pub(crate) fn check_forms(loaded: &LoadedModel, config: &RunConfig) -> Result<Ve
         return Err(Error::config(
             "model_options.torch",
             "true: the Python client builds BERTs, DistilBERTs, CLIPs and the ResNets 50 and 152 \
-             itself, without projection heads, and pools pictures by the mean; use `to_onnx` for \
+             itself, without projection heads, and pools images by the mean; use `to_onnx` for \
              other models",
         ));
     }

@@ -1,11 +1,11 @@
-//! Random augmentation of pictures, so that a small training set yields more.
+//! Random augmentation of images, so that a small training set yields more.
 
 use image::{Rgb, RgbImage};
 use rand_chacha::rand_core::Rng;
 
 use crate::draw::Draw;
 
-/// One random change of a picture, reproducible on every machine.
+/// One random change of an image, reproducible on every machine.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Augmentation {
     /// Cosine and sine of the rotation, divided by the scale.
@@ -22,7 +22,7 @@ impl Augmentation {
     /// Draws a light augmentation.
     ///
     /// Rotation is up to 12 degrees, scale 0.8 to 1.2, shift up to 0.1 of a side,
-    /// brightness of each channel 0.85 to 1.15. Half of the pictures are mirrored.
+    /// brightness of each channel 0.85 to 1.15. Half of the images are mirrored.
     #[must_use]
     pub fn light(draw: &Draw) -> Self {
         let mut rng = draw.random(0);
@@ -47,12 +47,12 @@ impl Augmentation {
         }
     }
 
-    /// Returns the changed picture, in the same size.
+    /// Returns the changed image, in the same size.
     ///
     /// Pixels from outside repeat the border.
     #[must_use]
-    pub fn apply(&self, picture: &RgbImage) -> RgbImage {
-        let (width, height) = picture.dimensions();
+    pub fn apply(&self, image: &RgbImage) -> RgbImage {
+        let (width, height) = image.dimensions();
         let (w, h) = (width as f32, height as f32);
         RgbImage::from_fn(width, height, |x, y| {
             let mut dx = x as f32 + 0.5 - w / 2.0 - self.shift[0] * w;
@@ -62,7 +62,7 @@ impl Augmentation {
             }
             let from_x = self.cos * dx + self.sin * dy + w / 2.0 - 0.5;
             let from_y = self.cos * dy - self.sin * dx + h / 2.0 - 0.5;
-            let pixel = bilinear(picture, from_x, from_y);
+            let pixel = bilinear(image, from_x, from_y);
             Rgb(std::array::from_fn(|c| {
                 (pixel[c] * self.gain[c]).round().clamp(0.0, 255.0) as u8
             }))
@@ -70,14 +70,14 @@ impl Augmentation {
     }
 }
 
-fn bilinear(picture: &RgbImage, x: f32, y: f32) -> [f32; 3] {
-    let (right, bottom) = (picture.width() - 1, picture.height() - 1);
+fn bilinear(image: &RgbImage, x: f32, y: f32) -> [f32; 3] {
+    let (right, bottom) = (image.width() - 1, image.height() - 1);
     let x = x.clamp(0.0, right as f32);
     let y = y.clamp(0.0, bottom as f32);
     let (x0, y0) = (x as u32, y as u32);
     let (x1, y1) = ((x0 + 1).min(right), (y0 + 1).min(bottom));
     let (fx, fy) = (x - x0 as f32, y - y0 as f32);
-    let at = |x, y| picture.get_pixel(x, y).0.map(f32::from);
+    let at = |x, y| image.get_pixel(x, y).0.map(f32::from);
     let (a, b, c, d) = (at(x0, y0), at(x1, y0), at(x0, y1), at(x1, y1));
     std::array::from_fn(|i| {
         let top = a[i] + (b[i] - a[i]) * fx;
@@ -109,18 +109,18 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_picture_only_changes_its_brightness() {
-        let picture = RgbImage::from_pixel(9, 5, Rgb([100, 100, 100]));
+    fn a_plain_image_only_changes_its_brightness() {
+        let image = RgbImage::from_pixel(9, 5, Rgb([100, 100, 100]));
         let change = light(1, 1, 1);
-        let changed = change.apply(&picture);
+        let changed = change.apply(&image);
         assert_eq!(changed.dimensions(), (9, 5));
         let expected = change.gain.map(|gain| (100.0 * gain).round() as u8);
         assert!(changed.pixels().all(|p| p.0 == expected));
     }
 
     #[test]
-    fn no_change_leaves_a_picture_as_it_is() {
-        let picture = RgbImage::from_fn(8, 6, |x, y| Rgb([x as u8 * 9, y as u8 * 11, 3]));
+    fn no_change_leaves_an_image_as_it_is() {
+        let image = RgbImage::from_fn(8, 6, |x, y| Rgb([x as u8 * 9, y as u8 * 11, 3]));
         let none = Augmentation {
             cos: 1.0,
             sin: 0.0,
@@ -128,6 +128,6 @@ mod tests {
             mirrored: false,
             gain: [1.0; 3],
         };
-        assert_eq!(none.apply(&picture), picture);
+        assert_eq!(none.apply(&image), image);
     }
 }

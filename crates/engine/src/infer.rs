@@ -238,11 +238,11 @@ impl Encoder {
         )
     }
 
-    /// Embeds encoded pictures (PNG, JPEG, GIF, WebP or BMP), in their order.
+    /// Embeds encoded images (PNG, JPEG, GIF, WebP or BMP), in their order.
     ///
     /// # Errors
-    /// [`Error::Item`] if a picture can't be decoded, [`Error::Data`] if the model does
-    /// not embed pictures.
+    /// [`Error::Item`] if an image can't be decoded, [`Error::Data`] if the model does
+    /// not embed images.
     pub fn encode_images(&self, images: &[&[u8]]) -> Result<Embeddings> {
         self.encode(
             &images
@@ -282,7 +282,7 @@ impl Encoder {
     /// | model of | file | inputs |
     /// | --- | --- | --- |
     /// | texts | `model.onnx` | `input_ids` and `attention_mask`, int64, `[batch, length]` |
-    /// | pictures | `model.onnx` | `pixel_values`, float, `[batch, 3, side, side]` |
+    /// | images | `model.onnx` | `pixel_values`, float, `[batch, 3, side, side]` |
     /// | both | `text_model.onnx`, `vision_model.onnx` | as above |
     /// | features | `model.onnx` | `features`, float, `[batch, length]` |
     ///

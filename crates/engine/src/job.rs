@@ -30,7 +30,7 @@ use crate::{
     Error, Result,
     artifact::{self, RunRecord},
     callbacks::Context,
-    data::{Documents, Pictures},
+    data::{Documents, Images},
     evaluation::Metrics,
     models::{Model, ModelKind},
     plan::{Allowed, Plan, check_checkpointing, choose_device, choose_precision},
@@ -102,8 +102,8 @@ pub fn run(
     for note in &plan.notes {
         log(Level::Info, note.clone());
     }
-    let pictures = Pictures::kept_in(setting.folder)?;
-    let mut data = read_data(&plan, setting.read_data, &pictures)?;
+    let images = Images::kept_in(setting.folder)?;
+    let mut data = read_data(&plan, setting.read_data, &images)?;
     log(Level::Info, data.describe(&plan.layout));
     for warning in std::mem::take(&mut data.warnings) {
         log(Level::Warning, warning);
@@ -205,7 +205,7 @@ pub fn run(
             plan: &plan,
             options,
             documents: setting.read_data,
-            pictures: &pictures,
+            images: &images,
             folder: setting.folder,
         };
         mining.run(&loaded, &mut data, resumed.is_some(), observer)?;
@@ -238,7 +238,7 @@ pub fn run(
         before: Metrics::new(),
         after: Metrics::new(),
         data: setting.read_data,
-        pictures: &pictures,
+        images: &images,
         modalities: &plan.modalities,
         folder: setting.folder,
         observer,

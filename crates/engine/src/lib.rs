@@ -10,7 +10,7 @@
 //! | [`plan`] | validated run configurations |
 //! | [`source`] | model names resolved to folders, artifacts and the hub |
 //! | [`data`] | documents read into training examples |
-//! | [`prepare`], [`image`], [`cloud`], [`augment`], [`draw`], [`tokenizer`] | pictures, point clouds and texts converted to tensors |
+//! | [`prepare`], [`image`], [`cloud`], [`augment`], [`draw`], [`tokenizer`] | images, point clouds and texts converted to tensors |
 //! | [`models`], [`params`] | networks and their weights |
 //! | [`modules`] | modules of sentence-transformers that follow the network |
 //! | [`loss`], [`optim`], [`train`] | the training loop and its parts |

@@ -456,7 +456,7 @@ fn layout(kind: ModelKind, loss: &LossSpec, modalities: &Modalities) -> Result<L
         (ModelKind::TextPairs, _) => Layout::Scored(ModelKind::Text),
         (_, LossKind::Clip) => {
             let reason = format!(
-                "`{name}` is for models that embed texts and pictures; the usual loss of others \
+                "`{name}` is for models that embed texts and images; the usual loss of others \
                  is `{}`",
                 Loss::TripletMargin
             );

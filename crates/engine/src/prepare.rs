@@ -166,7 +166,7 @@ impl Preparer {
         draw: impl Fn(usize) -> Option<Draw> + Sync,
         device: &Device,
     ) -> Result<Input> {
-        let processor = self.processor.as_ref().ok_or_else(|| refused("pictures"))?;
+        let processor = self.processor.as_ref().ok_or_else(|| refused("images"))?;
         let values = processor.values();
         let mut pixels = vec![0.0; items.len() * values];
         pixels

@@ -101,9 +101,9 @@ fn every_document_that_docarray_writes_is_read() {
             red
         })
         .with_chunk({
-            let mut picture = Document::blob(b"\x89PNG".to_vec()).with_modality("image");
-            picture.id = "c1".to_owned();
-            picture
+            let mut image = Document::blob(b"\x89PNG".to_vec()).with_modality("image");
+            image.id = "c1".to_owned();
+            image
         });
     let mut parent = parent.clone();
     for (chunk, built) in parent.chunks.iter_mut().zip(&built.chunks) {

@@ -13,7 +13,7 @@ use crate::{
     failure::{Failure, Result},
     output::Output,
     progress,
-    sources::{extension, is_picture, pictures},
+    sources::{extension, images, is_image},
 };
 
 /// Number of items read and embedded at a time.
@@ -23,7 +23,7 @@ const CHUNK: usize = 256;
 #[derive(Debug)]
 pub(super) enum Items {
     Texts(Vec<String>),
-    Pictures(Vec<PathBuf>),
+    Images(Vec<PathBuf>),
 }
 
 impl Items {
@@ -32,9 +32,9 @@ impl Items {
     pub(super) fn read(option: &str, path: &Path, column: Option<&str>) -> Result<Self> {
         let failed = |e: std::io::Error| Failure::file(option, path, &e);
         let items = match extension(path).as_str() {
-            _ if path.is_dir() => Self::Pictures(pictures(path).map_err(failed)?),
+            _ if path.is_dir() => Self::Images(images(path).map_err(failed)?),
             _ if path == Path::new("-") => Self::Texts(lines(std::io::stdin().lock(), failed)?),
-            _ if is_picture(path) && path.is_file() => Self::Pictures(vec![path.to_owned()]),
+            _ if is_image(path) && path.is_file() => Self::Images(vec![path.to_owned()]),
             kind => {
                 let file = std::fs::File::open(path).map_err(failed)?;
                 Self::Texts(match kind {
@@ -58,7 +58,7 @@ impl Items {
     pub(super) fn len(&self) -> usize {
         match self {
             Self::Texts(texts) => texts.len(),
-            Self::Pictures(paths) => paths.len(),
+            Self::Images(paths) => paths.len(),
         }
     }
 
@@ -66,7 +66,7 @@ impl Items {
     pub(super) fn shown(&self, place: usize) -> String {
         match self {
             Self::Texts(texts) => texts.get(place).cloned().unwrap_or_default(),
-            Self::Pictures(paths) => paths
+            Self::Images(paths) => paths
                 .get(place)
                 .map_or_else(String::new, |path| path.display().to_string()),
         }
@@ -76,7 +76,7 @@ impl Items {
     pub(super) fn as_json(&self, place: usize) -> Value {
         match self {
             Self::Texts(_) => json!({"text": self.shown(place)}),
-            Self::Pictures(_) => json!({"file": self.shown(place)}),
+            Self::Images(_) => json!({"file": self.shown(place)}),
         }
     }
 
@@ -95,7 +95,7 @@ impl Items {
                     let texts: Vec<&str> = texts[start..end].iter().map(String::as_str).collect();
                     model.encode_texts(&texts)
                 }
-                Self::Pictures(paths) => {
+                Self::Images(paths) => {
                     let read = |path: &PathBuf| {
                         std::fs::read(path)
                             .map_err(|e| Failure::failed(format!("{}: {e}", path.display())))
@@ -224,7 +224,7 @@ mod tests {
         std::fs::write(&path, content)?;
         match Items::read("ITEMS", &path, column)? {
             Items::Texts(texts) => Ok(texts),
-            Items::Pictures(_) => Err(Failure::failed("pictures")),
+            Items::Images(_) => Err(Failure::failed("images")),
         }
     }
 

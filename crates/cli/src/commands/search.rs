@@ -59,7 +59,7 @@ impl Search {
             model = model.quantized();
         }
         let index = items.embed(&model, output)?;
-        for queries in [Items::Texts(self.queries), Items::Pictures(self.picture)] {
+        for queries in [Items::Texts(self.queries), Items::Images(self.picture)] {
             if queries.len() == 0 {
                 continue;
             }

@@ -13,11 +13,11 @@ fn every_file_format_can_be_pushed() {
         "rows.jsonl",
         "{\"q\": \"a\", \"p\": \"b\"}\n{\"q\": \"c\", \"p\": \"d\"}\n",
     );
-    let picture = std::fs::read(emoji().join("images/noto/glasses.png")).unwrap();
-    machine.file("listed/one.png", &picture);
+    let image = std::fs::read(emoji().join("images/noto/glasses.png")).unwrap();
+    machine.file("listed/one.png", &image);
     machine.file("listed/metadata.csv", "file_name,text\none.png,glasses\n");
-    machine.file("classes/round/one.png", &picture);
-    machine.file("classes/square/two.png", &picture);
+    machine.file("classes/round/one.png", &image);
+    machine.file("classes/square/two.png", &image);
     let parquet = root().join("crates/data/tests/fixtures/parquet/snappy.parquet");
     let parquet = parquet.to_str().unwrap();
     let texts = ["--model", "minilm-small"];

@@ -137,8 +137,8 @@ impl Machine {
         let folder = emoji();
         let csv = std::fs::read_to_string(folder.join(format!("fashion/{list}.csv"))).unwrap();
         let row = |line: &str| {
-            let (picture, title) = line.split_once(',').unwrap();
-            format!("{},{title}\n", folder.join(picture).display())
+            let (image, title) = line.split_once(',').unwrap();
+            format!("{},{title}\n", folder.join(image).display())
         };
         self.file(name, csv.lines().take(count).map(row).collect::<String>());
     }

@@ -29,7 +29,7 @@ pub(crate) struct Shape {
     pub(crate) text_layers: usize,
     pub(crate) vision_width: usize,
     pub(crate) vision_layers: usize,
-    /// Height and width of a picture in pixels.
+    /// Height and width of an image in pixels.
     pub(crate) side: u32,
     /// Height and width of a patch in pixels.
     pub(crate) patch: usize,

@@ -118,7 +118,7 @@ pub(super) fn parts(
         describe(model, config, source, name, task, builder, inputs)
     };
     let texts = || texts(model, description, source);
-    let pictures = || pictures(preparer, source);
+    let images = || images(preparer, source);
     match model.kind() {
         ModelKind::TextImage => vec![
             describe("clip-text", "text-to-image", "CLIPTextBuilder", texts()),
@@ -126,7 +126,7 @@ pub(super) fn parts(
                 "clip-vision",
                 "text-to-image",
                 "CLIPVisionBuilder",
-                pictures(),
+                images(),
             ),
         ],
         ModelKind::TextPairs => {
@@ -149,7 +149,7 @@ pub(super) fn parts(
                 .iter()
                 .find(|known| *depths == json!(known.depths) && model.config().dim() == 2048);
             let builder = known.map_or("", |known| known.builder);
-            let mut part = describe(name, "image-to-image", builder, pictures());
+            let mut part = describe(name, "image-to-image", builder, images());
             if let Some(known) = known {
                 part.metadata["descriptor"] = known.name.into();
                 part.metadata["embedding_layer"] = known.layer.into();
@@ -274,7 +274,7 @@ fn texts(model: &Model, description: &ModelDescription, source: &str) -> Inputs 
     }
 }
 
-fn pictures(preparer: &Preparer, source: &str) -> Inputs {
+fn images(preparer: &Preparer, source: &str) -> Inputs {
     let processor = preparer.processor.as_ref();
     let [height, width] = processor.map_or([0; 2], ImageProcessor::sides);
     // Use the client's own preprocessing if it equals the model's. Otherwise use that

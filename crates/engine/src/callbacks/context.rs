@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     Result,
-    data::{Documents, Modalities, Pictures},
+    data::{Documents, Images, Modalities},
     evaluation::Metrics,
     observer::Observer,
     record::History,
@@ -26,8 +26,8 @@ pub(crate) struct Context<'a> {
     pub(crate) before: Metrics,
     pub(crate) after: Metrics,
     pub(crate) data: &'a dyn Fn(&str) -> Result<Documents>,
-    /// Storage for the pictures of evaluations.
-    pub(crate) pictures: &'a Pictures,
+    /// Storage for the images of evaluations.
+    pub(crate) images: &'a Images,
     pub(crate) modalities: &'a Modalities,
     /// The run's folder.
     pub(crate) folder: &'a Path,

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     Error, Result,
     data::{
-        Documents, Item, Modalities, Pictures, SearchKinds, SearchSet, Searched, read_search_set,
+        Documents, Images, Item, Modalities, SearchKinds, SearchSet, Searched, read_search_set,
     },
     draw::shuffled_order,
     evaluation::{AtK, Distance, GradedKind, METRICS, Metrics, Relevance, is_graded, rank},
@@ -86,7 +86,7 @@ pub(crate) fn search_kinds(options: &EvaluationCallback, kind: ModelKind) -> Res
             .map(|(_, kind)| Some(*kind))
             .ok_or_else(|| bad(field, reason))
     });
-    // By default, texts search pictures.
+    // By default, texts search images.
     let queries = queries?.unwrap_or(ModelKind::Text);
     Ok(SearchKinds {
         queries,
@@ -194,7 +194,7 @@ impl Evaluation {
             self.kinds,
             context.data,
             context.modalities,
-            context.pictures,
+            context.images,
         )?;
         let mut set = match set {
             Set::Search(set) => set,
@@ -228,7 +228,7 @@ pub(crate) fn check_evaluation(
     documents: &dyn Fn(&str) -> Result<Documents>,
 ) -> Result<Vec<String>> {
     let kinds = search_kinds(options, kind)?;
-    let set = read_whole_set(options, kinds, documents, modalities, &Pictures::Checked)?;
+    let set = read_whole_set(options, kinds, documents, modalities, &Images::Checked)?;
     let wanted = match set {
         Set::Search(set) => {
             check_relevance(options, &set)?;
@@ -248,13 +248,13 @@ fn read_whole_set(
     kinds: SearchKinds,
     documents: &dyn Fn(&str) -> Result<Documents>,
     modalities: &Modalities,
-    pictures: &Pictures,
+    images: &Images,
 ) -> Result<Set> {
     let (queries, index) = names(options);
     let mut query_data = documents(queries.name)?;
     let one_kind = kinds.queries == kinds.index;
     if one_kind && graded::may_be(options, kinds.queries)? {
-        match graded::read(options, kinds.queries, query_data, pictures)? {
+        match graded::read(options, kinds.queries, query_data, images)? {
             graded::Read::Graded(graded) => return Ok(Set::Graded(graded)),
             graded::Read::Other(documents) => query_data = documents,
         }
@@ -267,7 +267,7 @@ fn read_whole_set(
         },
         kinds,
         modalities,
-        pictures,
+        images,
     )?;
     Ok(Set::Search(set))
 }

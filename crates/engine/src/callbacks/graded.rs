@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::relevance::names;
 use crate::{
     Error, Result,
-    data::{self, Documents, Example, Item, Layout, Pictures},
+    data::{self, Documents, Example, Images, Item, Layout},
     evaluation::{GradedKind, GradedSet, Metrics, is_graded},
     infer::{ItemRef, embed},
     models::ModelKind,
@@ -50,8 +50,7 @@ pub(super) fn may_be(options: &EvaluationCallback, kind: ModelKind) -> Result<bo
         return Ok(named.is_empty() && options.index_data.is_none() && one_kind);
     };
     if kind == ModelKind::TextImage {
-        let reason =
-            format!("`{first}` is measured on items of one kind, not on texts and pictures");
+        let reason = format!("`{first}` is measured on items of one kind, not on texts and images");
         return Err(bad(reason));
     }
     if let Some(other) = named.iter().find(|name| !graded.contains(name)) {
@@ -97,7 +96,7 @@ pub(super) fn read(
     options: &EvaluationCallback,
     kind: ModelKind,
     mut documents: Documents,
-    pictures: &Pictures,
+    images: &Images,
 ) -> Result<Read> {
     let first = documents.next().transpose()?;
     let layout = first.as_ref().and_then(|document| layout(document, kind));
@@ -113,7 +112,7 @@ pub(super) fn read(
         )));
     };
     let (name, _) = names(options);
-    let examples = data::read(documents, &layout, name, pictures)?;
+    let examples = data::read(documents, &layout, name, images)?;
     let is_binary = examples
         .iter()
         .flat_map(|e| &e.scores)

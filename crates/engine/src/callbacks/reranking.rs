@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    data::{self, Documents, Example, Item, Layout, Pictures},
+    data::{self, Documents, Example, Images, Item, Layout},
     evaluation::{AtK, Metrics, Relevance, pearson, spearman},
     infer::score,
     models::ModelKind,
@@ -83,17 +83,17 @@ pub(crate) fn check_pairs(
     options: &EvaluationCallback,
     documents: &dyn Fn(&str) -> Result<Documents>,
 ) -> Result<()> {
-    read(options, documents, &Pictures::Checked).map(drop)
+    read(options, documents, &Images::Checked).map(drop)
 }
 
 fn read(
     options: &EvaluationCallback,
     documents: &dyn Fn(&str) -> Result<Documents>,
-    pictures: &Pictures,
+    images: &Images,
 ) -> Result<Vec<Example>> {
     let (name, _) = names(options);
     let layout = Layout::Scored(ModelKind::Text);
-    let pairs = data::read(documents(name.name)?, &layout, name, pictures)?;
+    let pairs = data::read(documents(name.name)?, &layout, name, images)?;
     match pairs.is_empty() {
         true => Err(Error::data(format!(
             "{name} contains no pairs to evaluate on"
@@ -145,7 +145,7 @@ impl Reranking {
     fn evaluate(&mut self, context: &mut Context<'_>) -> Result<Metrics> {
         let pairs = match self.pairs.take() {
             Some(pairs) => pairs,
-            None => read(&self.options, context.data, context.pictures)?,
+            None => read(&self.options, context.data, context.images)?,
         };
         let pairs = self.pairs.insert(pairs);
         let found = measure(

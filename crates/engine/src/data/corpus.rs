@@ -1,6 +1,6 @@
 //! Reads the corpus that negatives are mined from.
 
-use super::{DataName, Documents, Item, Pictures, each::each, example::item};
+use super::{DataName, Documents, Images, Item, each::each, example::item};
 use crate::{Result, models::ModelKind};
 
 /// Reads the items of a corpus.
@@ -13,15 +13,15 @@ pub fn read_corpus(
     documents: Documents,
     kind: ModelKind,
     name: DataName<'_>,
-    pictures: &Pictures,
+    images: &Images,
 ) -> Result<Vec<Item>> {
     let found = each(documents, name, "can't be mined from", |i, document| {
         if document.chunks.is_empty() {
-            return Ok(vec![item(pictures, i, document, kind)?]);
+            return Ok(vec![item(images, i, document, kind)?]);
         }
         let chunks = document.chunks.iter().enumerate();
         let items = chunks.map(|(number, chunk)| {
-            item(pictures, i, chunk, kind).map_err(|e| e.of(&format!("its chunk {}", number + 1)))
+            item(images, i, chunk, kind).map_err(|e| e.of(&format!("its chunk {}", number + 1)))
         });
         items.collect()
     })?;

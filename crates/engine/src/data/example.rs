@@ -8,20 +8,20 @@ use finetuner_protocol::{
 };
 
 use super::{
-    DataName, Example, Item, Modalities, Pictures, each::Fault, features, point_cloud, texts::text,
+    DataName, Example, Images, Item, Modalities, each::Fault, features, point_cloud, texts::text,
 };
 use crate::{Result, models::ModelKind};
 
 /// Returns the content of a document or chunk, of the kind that the model embeds.
 pub(super) fn item(
-    pictures: &Pictures,
+    images: &Images,
     i: usize,
     document: &Document,
     kind: ModelKind,
 ) -> Result<Item, Fault> {
     Ok(match kind {
         ModelKind::Text | ModelKind::TextPairs => Item::Text(text(document)?.into()),
-        ModelKind::Image => pictures.take(i, document)?,
+        ModelKind::Image => images.take(i, document)?,
         ModelKind::Features => Item::Features(features(document)?.into()),
         ModelKind::PointCloud => Item::PointCloud(point_cloud(document)?),
         ModelKind::TextImage => Err("a CLIP model trains on text-image pairs")?,
@@ -60,7 +60,7 @@ pub(super) fn twice(i: usize, document: &Document) -> Result<Example, Fault> {
 }
 
 pub(super) fn text_image(
-    pictures: &Pictures,
+    images: &Images,
     i: usize,
     document: &Document,
     modalities: &Modalities,
@@ -87,9 +87,7 @@ pub(super) fn text_image(
     let text_chunk = find(&modalities.text, &|c| c.as_text().is_some())?;
     let image = find(&modalities.image, &|c| c.as_text().is_none())?;
     let caption = text(text_chunk).map_err(|e| format!("its text chunk: {e}"))?;
-    let picture = pictures
-        .take(i, image)
-        .map_err(|e| e.of("its image chunk"))?;
+    let image = images.take(i, image).map_err(|e| e.of("its image chunk"))?;
     let own = match label(document)? {
         None => label(text_chunk)?,
         own => own,
@@ -97,7 +95,7 @@ pub(super) fn text_image(
     Ok(Example {
         id: document.id.clone(),
         label: own.unwrap_or_else(|| caption.to_owned()),
-        parts: vec![Item::Text(caption.into()), picture],
+        parts: vec![Item::Text(caption.into()), image],
         scores: Vec::new(),
     })
 }
@@ -107,7 +105,7 @@ pub(super) fn text_image(
 /// Chunks without labels share a generated one. It contains the name of the data set,
 /// so that it differs from those of other data sets.
 pub(super) fn labelled(
-    pictures: &Pictures,
+    images: &Images,
     i: usize,
     document: &Document,
     kind: ModelKind,
@@ -116,7 +114,7 @@ pub(super) fn labelled(
     let example = |part: &Document, label: String| -> Result<Example, Fault> {
         Ok(Example {
             id: document.id.clone(),
-            parts: vec![item(pictures, i, part, kind)?],
+            parts: vec![item(images, i, part, kind)?],
             label,
             scores: Vec::new(),
         })
@@ -139,16 +137,16 @@ pub(super) fn labelled(
 
 /// Returns an example of a document's content, or of its chunks.
 pub(super) fn items(
-    pictures: &Pictures,
+    images: &Images,
     i: usize,
     document: &Document,
     kind: ModelKind,
 ) -> Result<Example, Fault> {
     let count = document.chunks.len();
     if count > 0 {
-        return members(pictures, i, document, kind, 1..=count);
+        return members(images, i, document, kind, 1..=count);
     }
-    of_parts(i, document, vec![item(pictures, i, document, kind)?])
+    of_parts(i, document, vec![item(images, i, document, kind)?])
 }
 
 /// Returns an example with the label of a document.
@@ -163,7 +161,7 @@ fn of_parts(i: usize, document: &Document, parts: Vec<Item>) -> Result<Example, 
 
 /// Returns an example whose members are the chunks of a document.
 pub(super) fn members(
-    pictures: &Pictures,
+    images: &Images,
     i: usize,
     document: &Document,
     kind: ModelKind,
@@ -177,14 +175,14 @@ pub(super) fn members(
         ))?;
     }
     let parts = document.chunks.iter().enumerate().map(|(number, chunk)| {
-        item(pictures, i, chunk, kind).map_err(|e| e.of(&format!("its chunk {}", number + 1)))
+        item(images, i, chunk, kind).map_err(|e| e.of(&format!("its chunk {}", number + 1)))
     });
     of_parts(i, document, parts.collect::<Result<_, Fault>>()?)
 }
 
 /// Returns an example of an anchor, a positive and its negatives.
 pub(super) fn with_negatives(
-    pictures: &Pictures,
+    images: &Images,
     i: usize,
     document: &Document,
     kind: ModelKind,
@@ -195,5 +193,5 @@ pub(super) fn with_negatives(
             "it has {count} chunks; an anchor, a match and at least one negative are needed"
         ))?;
     }
-    members(pictures, i, document, kind, 3..=count)
+    members(images, i, document, kind, 3..=count)
 }

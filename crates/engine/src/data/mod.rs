@@ -3,8 +3,8 @@
 mod corpus;
 mod each;
 mod example;
+mod images;
 mod parts;
-mod pictures;
 mod read;
 mod scores;
 mod search;
@@ -22,8 +22,8 @@ pub use each::Documents;
 use finetuner_protocol::{
     Callback, Content, Document, MoreData, NdArray, RunConfig, text::is_blank,
 };
+pub use images::{ImageFile, Images, Stored};
 pub use parts::{Mixing, Part};
-pub use pictures::{PictureFile, Pictures, Stored};
 pub use read::read;
 pub use search::{Named, SearchKinds, SearchSet, Searched, read_search_set};
 pub(crate) use texts::{read_text, texts};
@@ -104,9 +104,9 @@ impl Default for Modalities {
 pub enum Item {
     /// A text.
     Text(Arc<str>),
-    /// An encoded picture: PNG, JPEG, GIF, WebP or BMP.
+    /// An encoded image: PNG, JPEG, GIF, WebP or BMP.
     Image(Arc<[u8]>),
-    /// A picture stored in a file.
+    /// An image stored in a file.
     Stored(Stored),
     /// Features that another program computed.
     Features(Arc<[f32]>),
@@ -147,7 +147,7 @@ impl Example {
         matches!(&self.parts[..], [Item::Text(a), Item::Text(b)] if Arc::ptr_eq(a, b))
     }
 
-    /// Creates an example of a picture and its text.
+    /// Creates an example of an image and its text.
     #[must_use]
     pub fn text_image(id: impl Into<String>, text: &str, image: &[u8]) -> Self {
         Self {

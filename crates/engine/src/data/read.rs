@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::{
-    DataName, Documents, Example, Item, Layout, Pictures,
+    DataName, Documents, Example, Images, Item, Layout,
     each::each,
     example::{is_alone, items, labelled, members, text_image, twice, with_negatives},
     scores,
@@ -23,31 +23,31 @@ pub fn read(
     documents: Documents,
     layout: &Layout,
     name: DataName<'_>,
-    pictures: &Pictures,
+    images: &Images,
 ) -> Result<Vec<Example>> {
     let fault = format!("are not {}", layout.describe());
     let found = each(documents, name, &fault, |i, document| match layout {
-        Layout::TextImage(modalities) => Ok(vec![text_image(pictures, i, document, modalities)?]),
-        Layout::Labelled(kind) => labelled(pictures, i, document, *kind, name),
+        Layout::TextImage(modalities) => Ok(vec![text_image(images, i, document, modalities)?]),
+        Layout::Labelled(kind) => labelled(images, i, document, *kind, name),
         Layout::Ranking(ModelKind::Text) if is_alone(document)? => Ok(vec![twice(i, document)?]),
-        Layout::Items(kind) => Ok(vec![items(pictures, i, document, *kind)?]),
+        Layout::Items(kind) => Ok(vec![items(images, i, document, *kind)?]),
         // Documents without chunks are paired below.
         Layout::Pairs(kind) | Layout::Ranking(kind) if document.chunks.is_empty() => {
-            labelled(pictures, i, document, *kind, name)
+            labelled(images, i, document, *kind, name)
         }
-        Layout::Pairs(kind) => Ok(vec![members(pictures, i, document, *kind, 2..=2)?]),
+        Layout::Pairs(kind) => Ok(vec![members(images, i, document, *kind, 2..=2)?]),
         Layout::Ranking(kind) => {
             let count = 2..=document.chunks.len().max(2);
-            Ok(vec![members(pictures, i, document, *kind, count)?])
+            Ok(vec![members(images, i, document, *kind, count)?])
         }
         Layout::Scored(kind) => {
-            let mut example = members(pictures, i, document, *kind, 2..=2)?;
+            let mut example = members(images, i, document, *kind, 2..=2)?;
             example.scores = scores::of_pair(document)?;
             Ok(vec![example])
         }
-        Layout::Negatives(kind) => Ok(vec![with_negatives(pictures, i, document, *kind)?]),
+        Layout::Negatives(kind) => Ok(vec![with_negatives(images, i, document, *kind)?]),
         Layout::Margins(kind) => {
-            let mut example = with_negatives(pictures, i, document, *kind)?;
+            let mut example = with_negatives(images, i, document, *kind)?;
             example.scores = scores::margins(document, example.parts.len() - 2)?;
             Ok(vec![example])
         }
@@ -173,14 +173,12 @@ mod tests {
         name: "d",
     };
 
-    /// A picture of one red pixel.
+    /// An image of one red pixel.
     fn png() -> Vec<u8> {
         let mut bytes = Vec::new();
-        let picture = ::image::RgbImage::from_pixel(1, 1, ::image::Rgb([255, 0, 0]));
+        let image = ::image::RgbImage::from_pixel(1, 1, ::image::Rgb([255, 0, 0]));
         let mut out = std::io::Cursor::new(&mut bytes);
-        picture
-            .write_to(&mut out, ::image::ImageFormat::Png)
-            .unwrap();
+        image.write_to(&mut out, ::image::ImageFormat::Png).unwrap();
         bytes
     }
 
@@ -204,7 +202,7 @@ mod tests {
             field: "train_data",
             name,
         };
-        read(all(documents), &layout, name, &Pictures::Checked)
+        read(all(documents), &layout, name, &Images::Checked)
     }
 
     #[test]
@@ -268,7 +266,7 @@ mod tests {
             "document 3",
             "chunk of modality `image`; it has 1 of modalities [\"text\"]",
             "document 4",
-            "not a readable picture",
+            "not a readable image",
             "document 5",
             "`shoe.png` and holds no bytes",
             "document 6 (`blank`): its text chunk: it holds no text",
@@ -297,7 +295,7 @@ mod tests {
         let labels = |name| {
             let documents = DocumentArray::from(vec![two("a", "b"), two("c", "d").with_label(7)]);
             let name = DataName { name, ..D };
-            let read = read(all(&documents), &layout, name, &Pictures::Checked).unwrap();
+            let read = read(all(&documents), &layout, name, &Images::Checked).unwrap();
             read.into_iter().map(|e| e.label).collect::<Vec<_>>()
         };
         let (first, second) = (labels("first"), labels("second"));
@@ -310,7 +308,7 @@ mod tests {
     fn chunks_after_a_pair_are_negatives_and_equally_many() {
         let read = |documents: Vec<Document>, layout| {
             let documents = DocumentArray::from(documents);
-            super::read(all(&documents), &layout, D, &Pictures::Checked)
+            super::read(all(&documents), &layout, D, &Images::Checked)
         };
         let ranking = || Layout::Ranking(ModelKind::Text);
         let with = |texts: &[&str]| {
@@ -346,7 +344,7 @@ mod tests {
     fn texts_can_have_labels_pairs_scores_and_triplets() {
         let read = |documents: Vec<Document>, layout| {
             let documents = DocumentArray::from(documents);
-            super::read(all(&documents), &layout, D, &Pictures::Checked)
+            super::read(all(&documents), &layout, D, &Images::Checked)
         };
         let kind = ModelKind::Text;
         let text = |text: &str| Item::Text(text.into());
@@ -393,7 +391,7 @@ mod tests {
     fn faulty_documents_of_each_layout_are_named_with_the_reason() {
         let fault = |document: Document, layout: Layout| {
             let documents = DocumentArray::from(vec![document]);
-            let read = read(all(&documents), &layout, D, &Pictures::Checked);
+            let read = read(all(&documents), &layout, D, &Images::Checked);
             read.unwrap_err().to_string()
         };
         let kind = ModelKind::Text;
@@ -416,7 +414,7 @@ mod tests {
             (
                 Document::text("a").with_label(1),
                 Layout::Labelled(ModelKind::Image),
-                "holds no picture",
+                "holds no image",
             ),
             (
                 Document::text("a").with_label(1),
@@ -467,7 +465,7 @@ mod tests {
             Document::tensor(&[1.0], &[1]).with_label(1),
         ]);
         let layout = Layout::Labelled(ModelKind::Features);
-        let found = read(all(&lengths), &layout, D, &Pictures::Checked);
+        let found = read(all(&lengths), &layout, D, &Images::Checked);
         let found = found.unwrap_err().to_string();
         assert!(
             found.contains("has 1 values, but that of the first has 2"),

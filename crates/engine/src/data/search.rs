@@ -3,10 +3,10 @@
 use finetuner_protocol::Document;
 
 use super::{
-    DataName, Documents, Item, Modalities, Pictures,
+    DataName, Documents, Images, Item, Modalities,
     each::{Fault, each},
     example::label,
-    features, pictures, point_cloud,
+    features, images, point_cloud,
 };
 use crate::{Result, models::ModelKind};
 
@@ -39,7 +39,7 @@ impl Searched {
     pub(crate) fn name(&self) -> String {
         match (&self.item, self.uri.as_str()) {
             (Item::Text(text), _) => text.to_string(),
-            // A data URI is the picture itself, not its origin.
+            // A data URI is the image itself, not its origin.
             (_, uri) if uri.is_empty() || uri.starts_with("data:") => {
                 format!("{} ({})", self.label, self.id)
             }
@@ -77,11 +77,11 @@ pub fn read_search_set(
     index: Option<Named<'_>>,
     kinds: SearchKinds,
     modalities: &Modalities,
-    pictures: &Pictures,
+    images: &Images,
 ) -> Result<SearchSet> {
     let reader = Reader {
         modalities,
-        pictures,
+        images,
         mixed: kinds.queries != kinds.index,
     };
     const WITH: &str = "can't be searched with";
@@ -117,7 +117,7 @@ pub fn read_search_set(
 
 struct Reader<'a> {
     modalities: &'a Modalities,
-    pictures: &'a Pictures,
+    images: &'a Images,
     /// Whether queries and index have different kinds.
     ///
     /// Modalities then select the chunks.
@@ -159,7 +159,7 @@ impl Reader<'_> {
             ModelKind::Text => "a text",
             ModelKind::Features => "a tensor of numbers",
             ModelKind::PointCloud => "a point cloud",
-            _ => "a picture",
+            _ => "an image",
         };
         part.ok_or_else(|| Fault::Bad(format!("it needs {wanted}")))
     }
@@ -183,7 +183,7 @@ impl Reader<'_> {
                 ModelKind::Text => Item::Text(part.as_text().unwrap_or_default().into()),
                 ModelKind::Features => Item::Features(features(part)?.into()),
                 ModelKind::PointCloud => Item::PointCloud(point_cloud(part)?),
-                _ => self.pictures.take(i, part)?,
+                _ => self.images.take(i, part)?,
             },
             label: label.ok_or("it has neither a `finetuner_label` nor a text")?,
             uri: part.uri.clone(),
@@ -197,6 +197,6 @@ fn fits(document: &Document, kind: ModelKind) -> bool {
         ModelKind::Text => document.as_text().is_some(),
         ModelKind::Features => features(document).is_ok(),
         ModelKind::PointCloud => point_cloud(document).is_ok(),
-        _ => pictures::holds_one(document),
+        _ => images::holds_one(document),
     }
 }

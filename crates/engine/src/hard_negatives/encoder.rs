@@ -5,7 +5,7 @@ use finetuner_protocol::{Document, HardNegatives};
 use super::{Format, Mined, Role, Row, Source, mine};
 use crate::{
     Error, Result,
-    data::{DataName, Documents, Item, Layout, Pictures, read, read_corpus},
+    data::{DataName, Documents, Images, Item, Layout, read, read_corpus},
     infer::{Encoder, ItemRef},
     models::ModelKind,
 };
@@ -55,7 +55,7 @@ pub fn mine_with(
     let kind = encoder.kind();
     if kind == ModelKind::TextImage {
         let reason = "hard negatives are mined with a model for one kind of items; this one embeds \
-                      texts and pictures";
+                      texts and images";
         return Err(Error::data(reason));
     }
     if let Some(name) = &options.corpus {
@@ -63,11 +63,11 @@ pub fn mine_with(
         return Err(Error::config("mine_hard_negatives.corpus", reason));
     }
     let names = ["pairs", "corpus"].map(|name| DataName { field: name, name });
-    let pictures = Pictures::kept_in(&std::env::temp_dir())?;
-    let examples = read(pairs, &Layout::Pairs(kind), names[0], &pictures)?;
+    let images = Images::kept_in(&std::env::temp_dir())?;
+    let examples = read(pairs, &Layout::Pairs(kind), names[0], &images)?;
     let corpus = match corpus {
         None => Vec::new(),
-        Some(documents) => read_corpus(documents, kind, names[1], &pictures)?,
+        Some(documents) => read_corpus(documents, kind, names[1], &images)?,
     };
     let pairs = examples.into_iter().map(|example| {
         let id = example.id;
@@ -105,7 +105,7 @@ impl Mined {
     /// `finetuner_score` instead.
     ///
     /// # Errors
-    /// [`Error::Io`] if a picture can't be read.
+    /// [`Error::Io`] if an image can't be read.
     pub fn documents(&self) -> impl Iterator<Item = Result<Document>> {
         self.rows().map(|row| document(row, self.format()))
     }

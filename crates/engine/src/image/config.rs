@@ -351,7 +351,7 @@ fn sides(resize: Resize, crop: Option<[u32; 2]>, model: Option<[u32; 2]>) -> Res
     let sides = match (crop, resize) {
         (Some(sides), _) => sides,
         (None, Resize::Exact { height, width }) => [height, width],
-        // The processed size depends on the picture. `process` compares it with the
+        // The processed size depends on the image. `process` compares it with the
         // model's.
         (None, Resize::Shortest(edge)) => return Ok(model.unwrap_or([edge; 2])),
         (None, Resize::None) => {
@@ -362,7 +362,7 @@ fn sides(resize: Resize, crop: Option<[u32; 2]>, model: Option<[u32; 2]>) -> Res
     };
     match model {
         Some(model) if model != sides => Err(bad(format!(
-            "pictures are resized to {} pixels, but the model takes {}",
+            "images are resized to {} pixels, but the model takes {}",
             side_by_side(sides),
             side_by_side(model)
         ))),
@@ -414,7 +414,7 @@ fn refuse_unknown_steps(fields: &Fields<'_>) -> Result<()> {
             )));
         }
     }
-    // Without `pad_size`, padding has no effect: all pictures have the same size.
+    // Without `pad_size`, padding has no effect: all images have the same size.
     if fields.flag("do_pad", false)? && fields.has("pad_size") {
         return Err(fields.wrong("pad_size", "a processor that does not pad"));
     }
@@ -424,7 +424,7 @@ fn refuse_unknown_steps(fields: &Fields<'_>) -> Result<()> {
 /// Returns the resize and crop of a ConvNeXT processor.
 ///
 /// Below 384 pixels, it resizes to `size / crop_pct` and crops the centre. From 384
-/// pixels on, it stretches pictures to a square.
+/// pixels on, it stretches images to a square.
 fn convnext(
     resize: Resize,
     crop: Option<[u32; 2]>,

@@ -1,6 +1,6 @@
-//! Decodes picture files.
+//! Decodes image files.
 //!
-//! The format is detected from the content. Pictures are rotated by their Exif
+//! The format is detected from the content. Images are rotated by their Exif
 //! orientation, and transparent ones are drawn on white, so that the model sees what
 //! people see.
 
@@ -13,12 +13,12 @@ use image::{
 use super::format;
 use crate::{Error, Result};
 
-/// Maximum memory in bytes for decoding a picture.
+/// Maximum memory in bytes for decoding an image.
 pub(super) const MAX_DECODED_BYTES: u64 = 256 << 20;
 /// Maximum width and height in pixels.
 const MAX_SIDE: u32 = 16_384;
 
-/// Checks that a picture can be decoded completely.
+/// Checks that an image can be decoded completely.
 ///
 /// # Errors
 /// [`Error::Data`] if it can't, or if it is too large.
@@ -26,7 +26,7 @@ pub fn check(encoded: &[u8]) -> Result<()> {
     decode(encoded).map(drop)
 }
 
-/// Checks the header of a picture, and the end of a JPEG.
+/// Checks the header of an image, and the end of a JPEG.
 ///
 /// # Errors
 /// [`Error::Data`] if the format is unknown, the size exceeds the limits or a JPEG is
@@ -35,7 +35,7 @@ pub fn check_head(encoded: &[u8]) -> Result<()> {
     decoder(encoded).map(drop)
 }
 
-/// Returns width and height of a picture from its header.
+/// Returns width and height of an image from its header.
 ///
 /// # Errors
 /// As [`check_head`].
@@ -44,7 +44,7 @@ pub fn size(encoded: &[u8]) -> Result<[u32; 2]> {
     Ok([width, height])
 }
 
-/// Decodes a picture to RGB, upright, and on white if it is transparent.
+/// Decodes an image to RGB, upright, and on white if it is transparent.
 ///
 /// `transformers` has done the same since version 5.
 pub(super) fn decode(encoded: &[u8]) -> Result<RgbImage> {
@@ -54,14 +54,14 @@ pub(super) fn decode(encoded: &[u8]) -> Result<RgbImage> {
     limits.reserve(decoder.total_bytes()).map_err(bad)?;
     decoder.set_limits(limits).map_err(bad)?;
     let orientation = orientation(&mut decoder);
-    let mut picture = DynamicImage::from_decoder(decoder).map_err(bad)?;
-    picture.apply_orientation(orientation);
-    if !picture.color().has_alpha() {
-        return Ok(picture.into_rgb8());
+    let mut image = DynamicImage::from_decoder(decoder).map_err(bad)?;
+    image.apply_orientation(orientation);
+    if !image.color().has_alpha() {
+        return Ok(image.into_rgb8());
     }
-    let picture = picture.into_rgba8();
-    let mut opaque = RgbImage::new(picture.width(), picture.height());
-    for (to, from) in opaque.pixels_mut().zip(picture.pixels()) {
+    let image = image.into_rgba8();
+    let mut opaque = RgbImage::new(image.width(), image.height());
+    for (to, from) in opaque.pixels_mut().zip(image.pixels()) {
         let alpha = u32::from(from[3]);
         let on_white = |channel: u8| {
             let sum = u32::from(channel) * alpha + 255 * (255 - alpha);
@@ -97,7 +97,7 @@ fn limits() -> Limits {
     limits
 }
 
-/// Reads the header of a picture and checks its size.
+/// Reads the header of an image and checks its size.
 fn decoder(encoded: &[u8]) -> Result<impl ImageDecoder> {
     let mut reader = ImageReader::new(Cursor::new(encoded))
         .with_guessed_format()
@@ -116,7 +116,7 @@ fn decoder(encoded: &[u8]) -> Result<impl ImageDecoder> {
     }
     let too_large = |reason: String| {
         Err(Error::data(format!(
-            "a picture of {width}x{height} pixels is too large: {reason}. Make it smaller"
+            "an image of {width}x{height} pixels is too large: {reason}. Make it smaller"
         )))
     };
     if width > MAX_SIDE || height > MAX_SIDE {
@@ -147,5 +147,5 @@ fn unreadable(encoded: &[u8], reason: &dyn std::fmt::Display) -> Error {
             false => said,
         }
     });
-    Error::data(format!("not a readable picture: {reason}"))
+    Error::data(format!("not a readable image: {reason}"))
 }

@@ -1,4 +1,4 @@
-//! Identifies files that are not supported pictures.
+//! Identifies files that are not supported images.
 
 /// Returns what the bytes are, and the remedy.
 ///
@@ -17,19 +17,19 @@ pub(super) fn refuse(bytes: &[u8]) -> Option<String> {
 fn container(bytes: &[u8]) -> Option<&'static str> {
     const STARTS: [(&[u8], &str); 12] = [
         (b"%PDF", "a PDF document"),
-        (b"II*\0", "a TIFF picture: convert it to PNG"),
-        (b"MM\0*", "a TIFF picture: convert it to PNG"),
+        (b"II*\0", "a TIFF image: convert it to PNG"),
+        (b"MM\0*", "a TIFF image: convert it to PNG"),
         (b"8BPS", "a Photoshop file: export it as PNG"),
         (b"\0\0\x01\0", "an icon (ICO): convert it to PNG"),
-        (b"\xff\x0a", "a JPEG XL picture: convert it to JPEG"),
-        (b"\0\0\0\x0cJXL ", "a JPEG XL picture: convert it to JPEG"),
-        (b"\0\0\0\x0cjP  ", "a JPEG 2000 picture: convert it to JPEG"),
+        (b"\xff\x0a", "a JPEG XL image: convert it to JPEG"),
+        (b"\0\0\0\x0cJXL ", "a JPEG XL image: convert it to JPEG"),
+        (b"\0\0\0\x0cjP  ", "a JPEG 2000 image: convert it to JPEG"),
         (b"PK\x03\x04", "a zip archive"),
         (b"\x1f\x8b", "a gzip archive"),
         (b"\x1a\x45\xdf\xa3", "a video (WebM or Matroska)"),
         (
             b"version https://git-lfs.github.com/spec/",
-            "a git-lfs pointer, not the picture: run `git lfs pull` in its repository",
+            "a git-lfs pointer, not the image: run `git lfs pull` in its repository",
         ),
     ];
     if let Some((_, kind)) = STARTS.iter().find(|(start, _)| bytes.starts_with(start)) {
@@ -44,11 +44,11 @@ fn container(bytes: &[u8]) -> Option<&'static str> {
     let has = |brands: &[&[u8; 4]]| head.as_chunks::<4>().0.iter().any(|b| brands.contains(&b));
     // `mif1` is the generic brand of the HEIF family.
     Some(if has(&[b"avif", b"avis"]) {
-        "an AVIF picture: convert it to JPEG or PNG"
+        "an AVIF image: convert it to JPEG or PNG"
     } else if has(&[b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis"]) {
-        "a HEIC picture, as phones take them: convert it to JPEG"
+        "a HEIC image, as phones take them: convert it to JPEG"
     } else if has(&[b"mif1", b"msf1"]) {
-        "a HEIF picture: convert it to JPEG"
+        "a HEIF image: convert it to JPEG"
     } else {
         "a video (MP4 or QuickTime)"
     })
@@ -71,11 +71,11 @@ fn text(bytes: &[u8]) -> Option<&'static str> {
     Some(if lower.contains("<svg") && start.starts_with('<') {
         "an SVG drawing: render it as PNG"
     } else if lower.starts_with("<!doctype html") || lower.starts_with("<html") {
-        "a web page (HTML): the address or file is not that of the picture"
+        "a web page (HTML): the address or file is not that of the image"
     } else if start.starts_with('<') {
-        "an XML or HTML text: the address or file is not that of the picture"
+        "an XML or HTML text: the address or file is not that of the image"
     } else if start.starts_with(['{', '[']) {
-        "a JSON text: the address or file is not that of the picture"
+        "a JSON text: the address or file is not that of the image"
     } else {
         "a text"
     })

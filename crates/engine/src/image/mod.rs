@@ -1,4 +1,4 @@
-//! Converts pictures to tensors like the image processors of `transformers`.
+//! Converts images to tensors like the image processors of `transformers`.
 //!
 //! Steps: decode, rotate by the Exif orientation, resize, crop the centre, scale and
 //! normalise; see [`ImageProcessor::process`].
@@ -17,7 +17,7 @@ pub use self::{
 };
 use crate::{Error, Result, augment::Augmentation};
 
-/// How to resize a picture before the centre crop.
+/// How to resize an image before the centre crop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Resize {
@@ -34,14 +34,14 @@ pub enum Resize {
     },
 }
 
-/// Steps from an encoded picture to the model's input.
+/// Steps from an encoded image to the model's input.
 ///
 /// They are read from `preprocessor_config.json`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ImageProcessor {
     /// How to resize.
     pub resize: Resize,
-    /// Filter for resizing. Like Pillow's, it widens when a picture shrinks.
+    /// Filter for resizing. Like Pillow's, it widens when an image shrinks.
     pub resample: Resample,
     /// Height and width of the centre crop.
     pub crop: Option<[u32; 2]>,
@@ -68,7 +68,7 @@ pub(crate) const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
 const CNN_SIDE: u32 = 224;
 
 impl ImageProcessor {
-    /// Returns the processor of a CLIP model for pictures of `size` pixels.
+    /// Returns the processor of a CLIP model for images of `size` pixels.
     #[must_use]
     pub fn clip(size: u32) -> Self {
         Self {
@@ -107,7 +107,7 @@ impl ImageProcessor {
         self.sides
     }
 
-    /// Returns the number of values per picture: three channels of its pixels.
+    /// Returns the number of values per image: three channels of its pixels.
     #[must_use]
     pub fn values(&self) -> usize {
         3 * self.sides[0] as usize * self.sides[1] as usize
@@ -115,13 +115,13 @@ impl ImageProcessor {
 
     /// Decodes a PNG, JPEG, GIF, WebP or BMP and writes the model's input to `out`.
     ///
-    /// `out` holds one channel after another. The picture is first rotated by its Exif
+    /// `out` holds one channel after another. The image is first rotated by its Exif
     /// orientation, as `load_image` of `transformers` does. To get the same result,
     /// Python programs that use `PIL.Image.open` must call
     /// `PIL.ImageOps.exif_transpose`.
     ///
     /// # Errors
-    /// [`Error::Data`] if the bytes are not a supported picture, if it exceeds 16,384
+    /// [`Error::Data`] if the bytes are not a supported image, if it exceeds 16,384
     /// pixels per side or 256 MiB decoded, or if its size does not fit the model.
     pub fn process(
         &self,
@@ -129,18 +129,18 @@ impl ImageProcessor {
         augmentation: Option<&Augmentation>,
         out: &mut [f32],
     ) -> Result<()> {
-        let mut picture = decode::decode(encoded)?;
+        let mut image = decode::decode(encoded)?;
         if let Some(augmentation) = augmentation {
-            picture = augmentation.apply(&picture);
+            image = augmentation.apply(&image);
         }
-        let picture = self.resize(picture)?;
-        let (width, height) = picture.dimensions();
+        let image = self.resize(image)?;
+        let (width, height) = image.dimensions();
         let [out_height, out_width] = self.sides;
         if self.crop.is_none() && [height, width] != self.sides {
             return Err(Error::data(format!(
-                "the picture has {width}x{height} pixels, but the model takes {out_width}x{out_height}, \
+                "the image has {width}x{height} pixels, but the model takes {out_width}x{out_height}, \
                  and its preprocessor_config.json neither resizes nor crops to this size: resize \
-                 the picture"
+                 the image"
             )));
         }
         let values = self.value_table();
@@ -155,7 +155,7 @@ impl ImageProcessor {
                     u32::try_from(i64::from(y) + top),
                 );
                 let pixel = match (px, py) {
-                    (Ok(px), Ok(py)) if px < width && py < height => picture.get_pixel(px, py).0,
+                    (Ok(px), Ok(py)) if px < width && py < height => image.get_pixel(px, py).0,
                     _ => [0; 3],
                 };
                 let at = y as usize * out_width as usize + x as usize;
@@ -177,10 +177,10 @@ impl ImageProcessor {
         })
     }
 
-    fn resize(&self, picture: RgbImage) -> Result<RgbImage> {
-        let (width, height) = picture.dimensions();
+    fn resize(&self, image: RgbImage) -> Result<RgbImage> {
+        let (width, height) = image.dimensions();
         let size = match self.resize {
-            Resize::None => return Ok(picture),
+            Resize::None => return Ok(image),
             Resize::Exact { height, width } => (width, height),
             Resize::Shortest(edge) => {
                 let (short, long) = (width.min(height), width.max(height));
@@ -192,7 +192,7 @@ impl ImageProcessor {
                     })
                     .ok_or_else(|| {
                         Error::data(format!(
-                            "a picture of {width}x{height} pixels is too elongated to resize: crop it"
+                            "an image of {width}x{height} pixels is too elongated to resize: crop it"
                         ))
                     })?;
                 if width <= height {
@@ -202,6 +202,6 @@ impl ImageProcessor {
                 }
             }
         };
-        resize::resize(picture, size, self.resample)
+        resize::resize(image, size, self.resample)
     }
 }

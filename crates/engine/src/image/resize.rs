@@ -1,4 +1,4 @@
-//! Resizes pictures, bit for bit like Pillow.
+//! Resizes images, bit for bit like Pillow.
 //!
 //! An output pixel is a weighted sum of input pixels, in fixed point with 22 fractional
 //! bits. Width and height are resized one after the other, in the order of Pillow 13,
@@ -204,24 +204,24 @@ fn nearest(inputs: u32, outputs: u32) -> Vec<u32> {
     positions.collect()
 }
 
-/// Resizes a picture to the given width and height.
+/// Resizes an image to the given width and height.
 pub(super) fn resize(
-    picture: RgbImage,
+    image: RgbImage,
     (new_width, new_height): (u32, u32),
     filter: Resample,
 ) -> Result<RgbImage> {
-    let (width, height) = picture.dimensions();
+    let (width, height) = image.dimensions();
     if (width, height) == (new_width, new_height) {
-        return Ok(picture);
+        return Ok(image);
     }
     if filter == Resample::Nearest {
         let (xs, ys) = (nearest(width, new_width), nearest(height, new_height));
         return Ok(RgbImage::from_fn(new_width, new_height, |x, y| {
-            *picture.get_pixel(xs[x as usize], ys[y as usize])
+            *image.get_pixel(xs[x as usize], ys[y as usize])
         }));
     }
     let (w, new_w, new_h) = (width as usize, new_width as usize, new_height as usize);
-    let mut pixels = picture.into_raw();
+    let mut pixels = image.into_raw();
     // Pillow 13 resizes the height first if it shrinks by more than twice as many
     // pixels as the width.
     let lost = |from: u32, to: u32| i64::from(from) - i64::from(to);
@@ -236,7 +236,7 @@ pub(super) fn resize(
         pixels = resize_height(&pixels, new_w, new_h, filter);
     }
     RgbImage::from_raw(new_width, new_height, pixels)
-        .ok_or_else(|| Error::data(format!("a picture can't be resized to {new_w}x{new_h}")))
+        .ok_or_else(|| Error::data(format!("an image can't be resized to {new_w}x{new_h}")))
 }
 
 #[cfg(test)]
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_of_one_colour_keep_it() {
+    fn images_of_one_colour_keep_it() {
         for number in 0..6 {
             let filter = Resample::from_number(number).unwrap();
             for size in [(3, 90), (90, 3), (1, 1), (64, 48)] {

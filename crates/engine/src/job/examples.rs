@@ -18,7 +18,7 @@ use super::{
 use crate::{
     Error, Result,
     callbacks::{check_evaluation, check_pairs, measured_names},
-    data::{self, Classes, DataName, Documents, Example, Item, Layout, Part, Pictures},
+    data::{self, Classes, DataName, Documents, Example, Images, Item, Layout, Part},
     loss::LossKind,
     models::ModelKind,
     plan::Plan,
@@ -60,7 +60,7 @@ impl Data {
 /// [`Error::Data`] names the documents at fault. [`Error::Config`] names a setting that
 /// does not fit the data.
 pub fn check_data(plan: &Plan, documents: &dyn Fn(&str) -> Result<Documents>) -> Result<()> {
-    let data = read_data(plan, documents, &Pictures::Checked)?;
+    let data = read_data(plan, documents, &Images::Checked)?;
     if plan.mining.is_some() {
         negatives::pairs_of(&data.train.examples)?;
         negatives::pairs_of(&data.validation.examples)?;
@@ -76,7 +76,7 @@ pub fn check_data(plan: &Plan, documents: &dyn Fn(&str) -> Result<Documents>) ->
     }
     drop(data);
     if let Some(name) = plan.corpus() {
-        negatives::corpus(plan, name, documents, &Pictures::Checked)?;
+        negatives::corpus(plan, name, documents, &Images::Checked)?;
     }
     let mut measured = Vec::new();
     for evaluation in plan.evaluations() {
@@ -129,10 +129,10 @@ pub(super) fn choose_sampling(
 pub(super) fn read_data(
     plan: &Plan,
     documents: &dyn Fn(&str) -> Result<Documents>,
-    pictures: &Pictures,
+    images: &Images,
 ) -> Result<Data> {
     let read = |name: DataName<'_>| -> Result<Vec<Example>> {
-        let examples = data::read(documents(name.name)?, &plan.layout, name, pictures)?;
+        let examples = data::read(documents(name.name)?, &plan.layout, name, images)?;
         match plan.loss.base() {
             Loss::CosineSimilarity => check_scores(
                 &examples,
@@ -411,7 +411,7 @@ fn split(
     Ok((train, validation))
 }
 
-/// Returns a warning if pictures share a caption.
+/// Returns a warning if images share a caption.
 ///
 /// The loss treats all other pairs of a batch as negatives, including pairs with the
 /// same caption.

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    data::{CORPUS, Classes, DataName, Documents, Example, Item, Pictures, read_corpus},
+    data::{CORPUS, Classes, DataName, Documents, Example, Images, Item, read_corpus},
     hard_negatives::{Mined, Role, Source, mine},
     infer::{ItemRef, embed},
     observer::Observer,
@@ -28,7 +28,7 @@ pub(super) struct Mining<'a> {
     pub(super) plan: &'a Plan,
     pub(super) options: &'a HardNegatives,
     pub(super) documents: &'a dyn Fn(&str) -> Result<Documents>,
-    pub(super) pictures: &'a Pictures,
+    pub(super) images: &'a Images,
     /// The run's folder.
     pub(super) folder: &'a Path,
 }
@@ -44,7 +44,7 @@ impl Mining<'_> {
     ) -> Result<()> {
         let further = match self.options.corpus.as_deref() {
             None => Vec::new(),
-            Some(name) => corpus(self.plan, name, self.documents, self.pictures)?,
+            Some(name) => corpus(self.plan, name, self.documents, self.images)?,
         };
         let pairs = pairs_of(&data.train.examples)?;
         let known = pairs_of(&data.validation.examples)?;
@@ -142,13 +142,13 @@ pub(super) fn corpus(
     plan: &Plan,
     name: &str,
     documents: &dyn Fn(&str) -> Result<Documents>,
-    pictures: &Pictures,
+    images: &Images,
 ) -> Result<Vec<Item>> {
     let shown = DataName {
         field: CORPUS,
         name,
     };
-    read_corpus(documents(name)?, plan.kind, shown, pictures)
+    read_corpus(documents(name)?, plan.kind, shown, images)
 }
 
 /// Returns the query and the positive of each example.

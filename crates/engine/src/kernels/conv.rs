@@ -4,7 +4,7 @@
 //! [Chellapilla et al. 2006](https://inria.hal.science/inria-00112631)). A convolution
 //! is then a few matrix products with inputs in the cache.
 //!
-//! Pictures are split into one group per thread. The groups' sums are added in a fixed
+//! Images are split into one group per thread. The groups' sums are added in a fixed
 //! order, so that results don't depend on timing.
 
 use std::ops::Range;
@@ -51,7 +51,7 @@ pub(crate) struct Epilogue<'a> {
 }
 
 impl ConvDims {
-    /// Returns the number of output pixels of a picture.
+    /// Returns the number of output pixels of an image.
     fn out_pixels(&self) -> usize {
         self.out_height * self.out_width
     }
@@ -71,7 +71,7 @@ impl ConvDims {
         self.kernel * self.kernel * self.inputs
     }
 
-    fn in_picture(&self) -> usize {
+    fn in_image(&self) -> usize {
         self.height * self.width * self.inputs
     }
 
@@ -80,7 +80,7 @@ impl ConvDims {
         self.kernel == 1 && self.stride == 1 && self.pad == 0
     }
 
-    /// Returns the number of pictures in a group.
+    /// Returns the number of images in a group.
     fn group(&self) -> usize {
         self.batch.div_ceil(rayon::current_num_threads()).max(1)
     }
@@ -93,9 +93,9 @@ impl ConvDims {
         }
     }
 
-    /// Calls `each` with the im2col rows of each tile of a group's pictures `x`.
+    /// Calls `each` with the im2col rows of each tile of a group's images `x`.
     fn tiles(&self, x: &[f32], mut each: impl FnMut(Range<usize>, &[f32])) {
-        let rows = x.len() / self.in_picture() * self.out_pixels();
+        let rows = x.len() / self.in_image() * self.out_pixels();
         if self.is_pointwise() {
             each(0..rows, x);
             return;
@@ -110,18 +110,18 @@ impl ConvDims {
         }
     }
 
-    /// Returns the picture of an output row, and its first tap's position in it.
+    /// Returns the image of an output row, and its first tap's position in it.
     fn place(&self, row: usize) -> (usize, isize, isize) {
-        let (picture, pixel) = (row / self.out_pixels(), row % self.out_pixels());
+        let (image, pixel) = (row / self.out_pixels(), row % self.out_pixels());
         let at = |i: usize| (i * self.stride) as isize - self.pad as isize;
         (
-            picture,
+            image,
             at(pixel / self.out_width),
             at(pixel % self.out_width),
         )
     }
 
-    /// Returns the taps of each kernel line that are inside the picture.
+    /// Returns the taps of each kernel line that are inside the image.
     ///
     /// Each comes with the offset of its first element. The kernel is at `(top, left)`.
     fn lines(&self, top: isize, left: isize) -> impl Iterator<Item = (Range<usize>, usize)> + '_ {
@@ -140,26 +140,26 @@ impl ConvDims {
     pub(super) fn im2col(&self, x: &[f32], rows: Range<usize>, cols: &mut [f32]) {
         let line_len = self.kernel * self.inputs;
         for (row, cols) in rows.zip(cols.chunks_exact_mut(self.taps())) {
-            let (picture, top, left) = self.place(row);
-            let picture = &x[picture * self.in_picture()..][..self.in_picture()];
+            let (image, top, left) = self.place(row);
+            let image = &x[image * self.in_image()..][..self.in_image()];
             for ((taps, from), out) in self.lines(top, left).zip(cols.chunks_exact_mut(line_len)) {
                 let (start, end) = (taps.start * self.inputs, taps.end * self.inputs);
                 out[..start].fill(0.0);
-                out[start..end].copy_from_slice(&picture[from..from + end - start]);
+                out[start..end].copy_from_slice(&image[from..from + end - start]);
                 out[end..].fill(0.0);
             }
         }
     }
 
-    /// Inverse of [`ConvDims::im2col`]: adds rows to the pictures `dx`.
+    /// Inverse of [`ConvDims::im2col`]: adds rows to the images `dx`.
     fn col2im(&self, cols: &[f32], rows: Range<usize>, dx: &mut [f32]) {
         let line_len = self.kernel * self.inputs;
         for (row, cols) in rows.zip(cols.chunks_exact(self.taps())) {
-            let (picture, top, left) = self.place(row);
-            let picture = &mut dx[picture * self.in_picture()..][..self.in_picture()];
+            let (image, top, left) = self.place(row);
+            let image = &mut dx[image * self.in_image()..][..self.in_image()];
             for ((taps, to), line) in self.lines(top, left).zip(cols.chunks_exact(line_len)) {
                 let (start, end) = (taps.start * self.inputs, taps.end * self.inputs);
-                simd::add_assign(&mut picture[to..to + end - start], &line[start..end]);
+                simd::add_assign(&mut image[to..to + end - start], &line[start..end]);
             }
         }
     }
@@ -191,7 +191,7 @@ impl ConvDims {
         super::transpose(weight, self.taps(), &mut transposed);
         let (group, outputs) = (self.group(), self.outputs);
         z.par_chunks_mut(group * self.out_pixels() * outputs)
-            .zip(x.par_chunks(group * self.in_picture()))
+            .zip(x.par_chunks(group * self.in_image()))
             .for_each(|(z, x)| {
                 self.tiles(x, |rows, cols| {
                     let n = rows.len();
@@ -217,7 +217,7 @@ impl ConvDims {
     ) {
         let (group, outputs) = (self.group(), self.outputs);
         let sums: Vec<Vec<f32>> = x
-            .par_chunks(group * self.in_picture())
+            .par_chunks(group * self.in_image())
             .zip(dz.par_chunks(group * self.out_pixels() * outputs))
             .map(|(x, dz)| {
                 let mut sum = vec![0.0; grad.len()];
@@ -259,7 +259,7 @@ impl ConvDims {
         add: bool,
     ) {
         let (group, outputs) = (self.group(), self.outputs);
-        dx.par_chunks_mut(group * self.in_picture())
+        dx.par_chunks_mut(group * self.in_image())
             .zip(dz.par_chunks(group * self.out_pixels() * outputs))
             .for_each(|(dx, dz)| {
                 let rows = dz.len() / outputs;
@@ -310,11 +310,11 @@ impl ConvDims {
             });
     }
 
-    /// Calls `each` with each tap inside the picture, and its offset in `x`.
+    /// Calls `each` with each tap inside the image, and its offset in `x`.
     pub(super) fn taps_of(&self, row: usize, mut each: impl FnMut(usize, usize)) {
-        let (picture, top, left) = self.place(row);
+        let (image, top, left) = self.place(row);
         for (line, (taps, from)) in self.lines(top, left).enumerate() {
-            let start = picture * self.in_picture() + from;
+            let start = image * self.in_image() + from;
             for (i, tap) in taps.enumerate() {
                 each(line * self.kernel + tap, start + i * self.inputs);
             }
@@ -331,7 +331,7 @@ impl ConvDims {
     ) {
         let channels = self.inputs;
         let one = Self { batch: 1, ..*self };
-        dx.par_chunks_mut(self.in_picture())
+        dx.par_chunks_mut(self.in_image())
             .zip(dz.par_chunks(self.out_pixels() * channels))
             .for_each(|(dx, dz)| {
                 if !add {
@@ -353,7 +353,7 @@ impl ConvDims {
         let (channels, group) = (self.inputs, self.group());
         let one = Self { batch: 1, ..*self };
         let sums: Vec<Vec<f32>> = x
-            .par_chunks(group * self.in_picture())
+            .par_chunks(group * self.in_image())
             .zip(dz.par_chunks(group * self.out_pixels() * channels))
             .map(|(x, dz)| {
                 let mut sum = vec![0.0; self.kernel * self.kernel * channels];

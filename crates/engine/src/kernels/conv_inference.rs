@@ -84,8 +84,8 @@ impl ConvDims {
             };
             let line = width * self.inputs;
             let patches = Patches {
-                pictures: padded.as_deref().unwrap_or(x),
-                picture: height * line,
+                images: padded.as_deref().unwrap_or(x),
+                image: height * line,
                 lines: self.out_height,
                 down: self.stride * line,
                 across: self.out_width,
@@ -132,7 +132,7 @@ impl ConvDims {
         [self.out_height, self.out_width].map(|out| (out - 1) * self.stride + self.kernel)
     }
 
-    /// Returns the zero-padded pictures, if the kernel exceeds the original ones.
+    /// Returns the zero-padded images, if the kernel exceeds the original ones.
     fn padded(&self, pool: &Pool, x: &[f32]) -> Option<Buffer> {
         let [height, width] = self.reach();
         if self.pad == 0 && height <= self.height && width <= self.width {
@@ -145,12 +145,12 @@ impl ConvDims {
             .enumerate()
             .with_min_len(COPIED_PER_TASK.div_ceil(line))
             .for_each(|(i, line)| {
-                let (picture, y) = (i / height, (i % height).wrapping_sub(self.pad));
+                let (image, y) = (i / height, (i % height).wrapping_sub(self.pad));
                 if y >= self.height {
                     return line.fill(0.0);
                 }
                 let (before, rest) = line.split_at_mut(self.pad * self.inputs);
-                let from = &x[(picture * self.height + y) * self.width * self.inputs..];
+                let from = &x[(image * self.height + y) * self.width * self.inputs..];
                 let (inside, after) = rest.split_at_mut(rest.len().min(self.width * self.inputs));
                 before.fill(0.0);
                 inside.copy_from_slice(&from[..inside.len()]);
@@ -202,7 +202,7 @@ mod tests {
     fn exact(dims: &ConvDims, x: &[f32], weight: &[f32], end: Epilogue<'_>, at: usize) -> f64 {
         let (row, output) = (at / dims.outputs, at % dims.outputs);
         let (line, column) = (row / dims.out_width, row % dims.out_width);
-        let (picture, line) = (line / dims.out_height, line % dims.out_height);
+        let (image, line) = (line / dims.out_height, line % dims.out_height);
         let taps = dims.kernel * dims.kernel;
         let mut sum = 0.0;
         for tap in 0..taps {
@@ -211,7 +211,7 @@ mod tests {
             if from_y >= dims.height || from_x >= dims.width {
                 continue;
             }
-            let place = (picture * dims.height + from_y) * dims.width + from_x;
+            let place = (image * dims.height + from_y) * dims.width + from_x;
             for input in 0..dims.inputs {
                 let x = f64::from(x[place * dims.inputs + input]);
                 sum += x * f64::from(weight[(output * dims.inputs + input) * taps + tap]);
@@ -247,7 +247,7 @@ mod tests {
 
     #[test]
     fn every_method_equals_the_definition_at_any_size() {
-        // Odd and even sides, several pictures, partial panels, and padding on all, two
+        // Odd and even sides, several images, partial panels, and padding on all, two
         // and no sides.
         let winograd = [
             (1, [10, 10], ([32, 32], 3, 1, [1, 1]), Curve::Identity),

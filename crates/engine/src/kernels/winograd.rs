@@ -139,7 +139,7 @@ struct Layer<'a> {
     zeros: Vec<f32>,
 }
 
-/// Part of the work: lines of tiles over all pictures, and panels of outputs.
+/// Part of the work: lines of tiles over all images, and panels of outputs.
 struct Task<'a> {
     lines: Range<usize>,
     panels: Range<usize>,
@@ -152,7 +152,7 @@ impl Layer<'_> {
         self.dims.out_width.div_ceil(TILE)
     }
 
-    /// Returns the number of lines of tiles in a picture.
+    /// Returns the number of lines of tiles in an image.
     fn lines(&self) -> usize {
         self.dims.out_height.div_ceil(TILE)
     }
@@ -160,14 +160,14 @@ impl Layer<'_> {
     /// Returns the output rows of a line's pixels.
     fn pixels(&self, line: usize) -> Range<usize> {
         let (height, width) = (self.dims.out_height, self.dims.out_width);
-        let (picture, line) = (line / self.lines(), line % self.lines());
+        let (image, line) = (line / self.lines(), line % self.lines());
         let end = (TILE * (line + 1)).min(height);
-        (picture * height + TILE * line) * width..(picture * height + end) * width
+        (image * height + TILE * line) * width..(image * height + end) * width
     }
 
     /// Returns the output rows of each tile's pixels, relative to the first line.
     ///
-    /// `None` marks a pixel outside of the picture.
+    /// `None` marks a pixel outside of the image.
     fn rows(&self, lines: Range<usize>) -> Vec<[Option<usize>; PIXELS]> {
         let first = self.pixels(lines.start).start;
         let width = self.dims.out_width;
@@ -191,11 +191,11 @@ impl Layer<'_> {
         let layout = Rows::whole(stride, inputs);
         let rows = self.rows(task.lines.clone());
         let mut points = self.pool.take(rows.len() * stride);
-        let picture = self.dims.height * self.dims.width * inputs;
+        let image = self.dims.height * self.dims.width * inputs;
         let each = points.chunks_exact_mut(across * stride);
         for (line, points) in task.lines.clone().zip(each) {
             let line = TileLine {
-                picture: &self.x[line / self.lines() * picture..][..picture],
+                image: &self.x[line / self.lines() * image..][..image],
                 height: self.dims.height,
                 width: self.dims.width,
                 pad: self.dims.pad,

@@ -22,7 +22,7 @@ pub const MAX_LOGIT_SCALE: f32 = 100.0;
 /// See Radford et al. 2021, arXiv:2103.00020, figure 3. `texts` and `images` are
 /// embeddings `[batch, dim]`, of which row `i` of one matches row `i` of the other.
 /// With `logits = exp(logit_scale) * cos(texts, images)`, the loss is the mean of the
-/// cross-entropies of finding the picture of each text and the text of each picture.
+/// cross-entropies of finding the image of each text and the text of each image.
 /// Equal to the loss of `CLIPModel` in `transformers`.
 ///
 /// # Errors
@@ -30,7 +30,7 @@ pub const MAX_LOGIT_SCALE: f32 = 100.0;
 pub fn clip_loss(model: &Model, pass: &Pass, texts: &Tensor, images: &Tensor) -> Result<Tensor> {
     let scale = model
         .logit_scale()
-        .ok_or_else(|| Error::config("loss", "`CLIPLoss` is for models of texts and pictures"))?;
+        .ok_or_else(|| Error::config("loss", "`CLIPLoss` is for models of texts and images"))?;
     let scale = pass.value(scale).exp()?;
     let logits = normalize(texts)?
         .matmul(&normalize(images)?.t()?)?

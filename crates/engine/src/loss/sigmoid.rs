@@ -48,7 +48,7 @@ impl MemberLoss for SigLip {
 
 /// Computes the sigmoid loss (Zhai et al. 2023, arXiv:2303.15343).
 ///
-/// Each pair of a text and a picture of the batch is classified independently as
+/// Each pair of a text and an image of the batch is classified independently as
 /// matching or not. `texts` and `images` are embeddings `[batch, dim]`, of which row
 /// `i` of one matches row `i` of the other. With `logits = exp(logit_scale) *
 /// cos(texts, images) + bias`, the loss is the mean over rows of the sum of `-log
@@ -65,7 +65,7 @@ fn sigmoid_loss(
 ) -> Result<Tensor> {
     let scale = model
         .logit_scale()
-        .ok_or_else(|| Error::config("loss", "`SigLIPLoss` is for models of texts and pictures"))?;
+        .ok_or_else(|| Error::config("loss", "`SigLIPLoss` is for models of texts and images"))?;
     let scale = pass.value(scale).exp()?;
     let bias = pass.value(model.logit_bias().unwrap_or(bias));
     let logits = normalize(texts)?

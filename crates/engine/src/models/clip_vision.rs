@@ -94,7 +94,7 @@ impl VisionConfig {
         check_heads(&field("hidden_size"), self.hidden_size, heads)?;
         if !self.image_size.is_multiple_of(self.patch_size) {
             return Err(bad_config(format!(
-                "pictures of {} pixels can't be cut into patches of {}",
+                "images of {} pixels can't be cut into patches of {}",
                 self.image_size, self.patch_size
             )));
         }

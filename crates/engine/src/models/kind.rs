@@ -57,9 +57,9 @@ impl ModelKind {
     /// Returns the inputs in words, for messages.
     pub(crate) fn inputs(self) -> &'static str {
         match self {
-            Self::TextImage => "texts and pictures",
+            Self::TextImage => "texts and images",
             Self::Text => "texts",
-            Self::Image => "pictures",
+            Self::Image => "images",
             Self::Features => "features",
             Self::PointCloud => "point clouds",
             Self::TextPairs => "pairs of texts",

@@ -356,7 +356,7 @@ impl Model {
     fn refused(&self, input: &Input) -> Error {
         let kind = match input {
             Input::Texts(_) => "texts",
-            Input::Images(_) => "pictures",
+            Input::Images(_) => "images",
             Input::Features(_) => "features",
             Input::PointClouds(_) => "point clouds",
         };

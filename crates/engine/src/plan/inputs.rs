@@ -136,8 +136,8 @@ pub(super) fn input_options(read: &OptionReader<'_>, kind: ModelKind) -> Result<
              `collate_options`"
         }
         _ => {
-            "pictures are prepared according to the model's `preprocessor_config.json`; change it in a \
-             folder of the model, prepare pictures before pushing, or set `augmentation`"
+            "images are prepared according to the model's `preprocessor_config.json`; change it in a \
+             folder of the model, prepare images before pushing, or set `augmentation`"
         }
     };
     for (field, options) in by_input(read, "preprocess_options", kind)? {
@@ -151,7 +151,7 @@ pub(super) fn input_options(read: &OptionReader<'_>, kind: ModelKind) -> Result<
     for (field, options) in by_input(read, "collate_options", kind)? {
         if !texts || field.ends_with(".image") {
             let instead =
-                "batches of pictures, features and point clouds have no options; omit the field";
+                "batches of images, features and point clouds have no options; omit the field";
             refuse(&field, &options, &[], instead)?;
             continue;
         }

@@ -7,7 +7,7 @@ use finetuner_protocol::Document;
 use serde_json::{Value, json};
 
 use crate::{
-    runs::{Run, config, features, pictures, run, run_from, texts},
+    runs::{Run, config, features, images, run, run_from, texts},
     settings::pairs,
 };
 
@@ -151,10 +151,10 @@ fn a_frozen_clip_learns_heads_that_later_runs_continue_from() {
     let first = run(config(model, hyper.clone(), evaluation), &data).unwrap();
     assert!(first.finished.after["recall_at_k"] >= first.finished.before["recall_at_k"]);
     let encoder = first.encoder();
-    let picture = pictures()[0].as_blob().unwrap().to_vec();
+    let image = images()[0].as_blob().unwrap().to_vec();
     let found = [
         encoder.encode_texts(&["thing number 0"]).unwrap(),
-        encoder.encode_images(&[&picture]).unwrap(),
+        encoder.encode_images(&[&image]).unwrap(),
     ];
     assert_eq!([found[0].dim, found[1].dim], [16, 16]);
 

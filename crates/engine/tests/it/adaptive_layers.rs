@@ -169,8 +169,8 @@ fn models_without_trainable_layers_are_rejected() {
             .unwrap()
             .to_string()
     };
-    let pictures = refused(json!({"name": "efficientnet-small"}));
-    assert!(pictures.contains("is for text models"), "{pictures}");
+    let images = refused(json!({"name": "efficientnet-small"}));
+    assert!(images.contains("is for text models"), "{images}");
     let frozen = refused(json!({"name": "minilm-small", "freeze": true}));
     assert!(frozen.contains("`freeze` keeps unchanged"), "{frozen}");
 }

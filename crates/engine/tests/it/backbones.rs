@@ -27,7 +27,7 @@ const TEXT: [&str; 14] = [
     "t5-gated",
     "xlm-roberta",
 ];
-const PICTURES: [&str; 4] = [
+const IMAGES: [&str; 4] = [
     "resnet",
     "resnet-basic",
     "efficientnet",
@@ -288,7 +288,7 @@ fn gradients_of_text_models_equal_those_of_pytorch() {
 
 #[test]
 fn image_embeddings_equal_those_of_transformers() {
-    for name in PICTURES {
+    for name in IMAGES {
         for (pooler_name, pooler) in poolers() {
             if ["max", "cls"].contains(&pooler_name) {
                 continue;
@@ -303,7 +303,7 @@ fn image_embeddings_equal_those_of_transformers() {
 
 #[test]
 fn gradients_of_convolutional_networks_equal_those_of_pytorch() {
-    for name in PICTURES {
+    for name in IMAGES {
         let (model, values) = load(name, Pooler::Mean);
         let trained = model.encode(&model.training(), &pixels(&values)).unwrap();
         let error = relative_error(&flat(&trained), &values["trained"].1);

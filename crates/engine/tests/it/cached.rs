@@ -8,7 +8,7 @@ use finetuner_protocol::{Document, DocumentArray};
 use serde_json::{Value, json};
 
 use crate::{
-    runs::{Data, Run, config, pictures, run, texts},
+    runs::{Data, Run, config, images, run, texts},
     sentence::folder,
     support::{Tensors, fixture, json as fixture_json, norm},
 };
@@ -36,16 +36,12 @@ pub(crate) fn pairs(count: usize, negatives: usize) -> DocumentArray {
 /// Images with the texts of `pairs`.
 pub(crate) fn text_images() -> DocumentArray {
     let texts = pairs(6, 0);
-    let with_picture = |(text, picture): (Document, Document)| {
+    let with_image = |(text, image): (Document, Document)| {
         Document::new()
             .with_chunk(text.chunks[0].clone().with_modality("text"))
-            .with_chunk(picture.with_modality("image"))
+            .with_chunk(image.with_modality("image"))
     };
-    texts
-        .into_iter()
-        .zip(pictures())
-        .map(with_picture)
-        .collect()
+    texts.into_iter().zip(images()).map(with_image).collect()
 }
 
 /// Returns the final weights of a run.
@@ -228,7 +224,7 @@ fn mini_batches_are_refused_where_they_change_the_embeddings() {
         (
             json!({"name": "efficientnet-small"}),
             cached(ranking),
-            pictures(),
+            images(),
         ),
         (
             json!({"name": "two-towers-small"}),

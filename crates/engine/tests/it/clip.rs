@@ -132,9 +132,9 @@ fn images_are_prepared_like_by_the_clip_processor() {
     // One of 255 levels, in units of a channel's standard deviation.
     let level = 1.0 / 255.0 / 0.26;
     for (name, (_, expected)) in expected {
-        let picture = std::fs::read(fixture("pictures").join(&name)).unwrap();
+        let image = std::fs::read(fixture("pictures").join(&name)).unwrap();
         let mut found = vec![0.0; processor.values()];
-        processor.process(&picture, None, &mut found).unwrap();
+        processor.process(&image, None, &mut found).unwrap();
         let off: Vec<f32> = found
             .iter()
             .zip(&expected)

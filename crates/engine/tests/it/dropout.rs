@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     cached::pairs,
-    runs::{Data, Run, config, pictures, run},
+    runs::{Data, Run, config, images, run},
     sentence::folder,
     support::{fixture, json as fixture_json},
 };
@@ -74,9 +74,9 @@ fn training_drops_and_validation_does_not() {
     let labels = json!({"loss": "NTXentLoss"});
     for (folder, hyper, data) in [
         (&network_of_texts, &ranking, pairs(8, 0)),
-        (&vit, &labels, pictures()),
-        (&dinov2, &labels, pictures()),
-        (&efficientnet, &labels, pictures()),
+        (&vit, &labels, images()),
+        (&dinov2, &labels, images()),
+        (&efficientnet, &labels, images()),
     ] {
         let of = |options: Value| {
             let mut hyper = hyper.clone();

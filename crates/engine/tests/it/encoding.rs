@@ -23,7 +23,7 @@ fn texts() -> Vec<String> {
         .collect()
 }
 
-fn pictures() -> Vec<Vec<u8>> {
+fn images() -> Vec<Vec<u8>> {
     let files = std::fs::read_dir(fixture("pictures")).unwrap();
     let mut paths: Vec<_> = files.map(|file| file.unwrap().path()).collect();
     paths.sort();
@@ -39,9 +39,9 @@ fn encode_texts(encoder: &Encoder, texts: &[String]) -> Embeddings {
     encoder.encode_texts(&texts).unwrap()
 }
 
-fn encode_pictures(encoder: &Encoder, pictures: &[Vec<u8>]) -> Embeddings {
-    let pictures: Vec<&[u8]> = pictures.iter().map(Vec::as_slice).collect();
-    encoder.encode_images(&pictures).unwrap()
+fn encode_images(encoder: &Encoder, images: &[Vec<u8>]) -> Embeddings {
+    let images: Vec<&[u8]> = images.iter().map(Vec::as_slice).collect();
+    encoder.encode_images(&images).unwrap()
 }
 
 #[test]
@@ -68,13 +68,13 @@ fn embeddings_of_texts_do_not_depend_on_the_batch() {
 
 #[test]
 fn embeddings_of_images_do_not_depend_on_the_batch() {
-    let pictures = pictures();
-    assert!(pictures.len() > 2);
+    let images = images();
+    assert!(images.len() > 2);
     for name in ["efficientnet-small", "clip-small"] {
         let encoder = Encoder::from_backbone(name).unwrap();
-        let all = encode_pictures(&encoder, &pictures);
-        for (i, picture) in pictures.iter().enumerate() {
-            let alone = encode_pictures(&encoder, std::slice::from_ref(picture));
+        let all = encode_images(&encoder, &images);
+        for (i, image) in images.iter().enumerate() {
+            let alone = encode_images(&encoder, std::slice::from_ref(image));
             assert_eq!(alone.values, all.get(i), "{name}: {i}");
         }
     }
@@ -82,13 +82,13 @@ fn embeddings_of_images_do_not_depend_on_the_batch() {
 
 #[test]
 fn embeddings_in_8_bits_are_close_to_exact_ones() {
-    let (texts, pictures) = (texts(), pictures());
+    let (texts, images) = (texts(), images());
     for name in ["minilm-small", "clip-small", "efficientnet-small"] {
         let exact = Encoder::from_backbone(name).unwrap();
         let rounded = Encoder::from_backbone(name).unwrap().quantized();
         let encode = |encoder: &Encoder| match name {
             "minilm-small" => encode_texts(encoder, &texts),
-            _ => encode_pictures(encoder, &pictures),
+            _ => encode_images(encoder, &images),
         };
         let (exact, rounded) = (encode(&exact), encode(&rounded));
         assert_ne!(exact, rounded, "{name}");

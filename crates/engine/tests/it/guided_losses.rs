@@ -262,7 +262,7 @@ fn unusable_second_models_are_rejected_by_name() {
                 json!({"guide": "efficientnet-small"}),
                 "train",
             ),
-            "embeds pictures",
+            "embeds images",
         ),
         (
             with(

@@ -166,17 +166,17 @@ fn image_models_with_adapters_embed_and_learn_like_in_peft() {
 #[test]
 fn both_towers_of_a_clip_with_adapters_embed_and_learn_like_in_peft() {
     let inputs = tensors("clip-quick-gelu.safetensors");
-    let (texts, pictures) = (support::texts(&inputs), pixels(&inputs));
+    let (texts, images) = (support::texts(&inputs), pixels(&inputs));
     for kernels in BOTH {
         let (model, values) = adapted("clip", None, kernels);
         let case = format!("clip {kernels:?}");
-        for (name, input) in [("text", &texts), ("image", &pictures)] {
+        for (name, input) in [("text", &texts), ("image", &images)] {
             let found = model.encode(&model.inference(), input).unwrap();
             embeddings_agree(&format!("{case} {name}"), &found, &values[name].1);
         }
         let pass = model.training();
         let text = model.encode(&pass, &texts).unwrap();
-        let image = model.encode(&pass, &pictures).unwrap();
+        let image = model.encode(&pass, &images).unwrap();
         let loss =
             times(&text, &values, "text_cotangent") + times(&image, &values, "image_cotangent");
         gradients_agree(&case, &model, &loss.unwrap(), &values);

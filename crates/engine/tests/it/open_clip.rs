@@ -82,9 +82,9 @@ fn embeddings_equal_those_of_open_clip() {
 fn images_are_prepared_like_by_open_clip() {
     let (_, expected) = &tensors("open-clip/values.safetensors")["pixels"];
     let processor = load(&folder(|_| {})).unwrap().preparer.processor.unwrap();
-    let picture = std::fs::read(fixture("open-clip/picture.png")).unwrap();
+    let image = std::fs::read(fixture("open-clip/picture.png")).unwrap();
     let mut found = vec![0.0; processor.values()];
-    processor.process(&picture, None, &mut found).unwrap();
+    processor.process(&image, None, &mut found).unwrap();
     assert!(relative_error(&found, expected) < 1e-6);
 }
 

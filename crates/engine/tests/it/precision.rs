@@ -17,7 +17,7 @@ fn numbers(n: usize) -> Vec<f32> {
     (0..n).map(|i| (i * 31 % 101) as f32 / 50.0 - 1.0).collect()
 }
 
-fn pictures(batch: usize, side: usize) -> Input {
+fn images(batch: usize, side: usize) -> Input {
     let shape = (batch, 3, side, side);
     let pixels = Tensor::from_vec(numbers(batch * 3 * side * side), shape, &Device::Cpu);
     Input::Images(pixels.unwrap())
@@ -38,7 +38,7 @@ fn clip() -> (Model, [Input; 2]) {
         _ => (3 + i * 37 % (vocabulary - 10)) as u32,
     };
     let texts = TokenBatch::uniform((0..batch * tokens).map(id).collect(), tokens);
-    let inputs = [Input::Texts(texts), pictures(batch, side)];
+    let inputs = [Input::Texts(texts), images(batch, side)];
     (loaded.model, inputs)
 }
 
@@ -101,7 +101,7 @@ fn bfloat16_gradients_of_a_resnet_are_as_accurate_as_those_of_autocast() {
     }
     let mut model = model(&config, weights, ModelSetup::default());
     compare(&mut model, "resnet", |model| {
-        let out = model.encode(&model.training(), &pictures(2, 64)).unwrap();
+        let out = model.encode(&model.training(), &images(2, 64)).unwrap();
         let weights = Tensor::from_vec(numbers(out.elem_count()), out.shape(), &Device::Cpu);
         (out * weights.unwrap()).unwrap().sum_all().unwrap()
     });

@@ -10,11 +10,11 @@ fn parse(config: &Value) -> finetuner_engine::Result<ImageProcessor> {
     ImageProcessor::parse(config, ProcessorClass::Clip, None)
 }
 
-/// A processor, with its output for a picture of `fixtures`.
-fn pixels(processor: &ImageProcessor, picture: &str) -> finetuner_engine::Result<Vec<f32>> {
-    let picture = std::fs::read(fixture(picture)).unwrap();
+/// A processor, with its output for an image of `fixtures`.
+fn pixels(processor: &ImageProcessor, image: &str) -> finetuner_engine::Result<Vec<f32>> {
+    let image = std::fs::read(fixture(image)).unwrap();
     let mut found = vec![0.0; processor.values()];
-    processor.process(&picture, None, &mut found)?;
+    processor.process(&image, None, &mut found)?;
     Ok(found)
 }
 
@@ -33,8 +33,8 @@ fn every_processor_equals_that_of_transformers() {
         let processor = parse(config).unwrap();
         // The saved settings are equivalent.
         let saved = parse(&processor.to_json()).unwrap();
-        for picture in ["wide.png", "tall.png"] {
-            let (shape, expected) = &expected[&format!("{name}/{picture}")];
+        for image in ["wide.png", "tall.png"] {
+            let (shape, expected) = &expected[&format!("{name}/{image}")];
             assert_eq!(
                 shape[1..],
                 processor.sides().map(|side| side as usize),
@@ -43,9 +43,9 @@ fn every_processor_equals_that_of_transformers() {
             // One of 256 levels is at least 0.004.
             let largest = expected.iter().fold(1.0f32, |a, b| a.max(b.abs()));
             for processor in [&processor, &saved] {
-                let found = pixels(processor, &format!("pictures/{picture}")).unwrap();
+                let found = pixels(processor, &format!("pictures/{image}")).unwrap();
                 let off = worst(&found, expected) / largest;
-                assert!(off < 1e-6, "{name} {picture}: {off}");
+                assert!(off < 1e-6, "{name} {image}: {off}");
             }
             compared += 1;
         }
@@ -59,11 +59,8 @@ fn use_square_size_selects_the_size_of_the_class() {
     let old = json!({"use_square_size": true, "size": {"shortest_edge": 32}, "crop_size": crop});
     let new = json!({"size": {"height": 224, "width": 224}, "crop_size": crop});
     let [old, new] = [old, new].map(|config| parse(&config).unwrap());
-    let picture = "pictures/wide.png";
-    assert_eq!(
-        pixels(&old, picture).unwrap(),
-        pixels(&new, picture).unwrap()
-    );
+    let image = "pictures/wide.png";
+    assert_eq!(pixels(&old, image).unwrap(), pixels(&new, image).unwrap());
 }
 
 #[test]
@@ -157,7 +154,7 @@ fn unsupported_steps_are_rejected_by_field() {
         |model| ImageProcessor::parse(&clip("size", json!(32)), ProcessorClass::Clip, Some(model));
     let error = fits([32, 32]).unwrap_err().to_string();
     assert!(
-        error.contains("pictures are resized to 224 pixels, but the model takes 32"),
+        error.contains("images are resized to 224 pixels, but the model takes 32"),
         "{error}"
     );
     // Settings without effect are accepted.

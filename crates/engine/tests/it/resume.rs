@@ -32,10 +32,10 @@ fn documents(name: &str) -> DocumentArray {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../datasets/emoji-clip");
     let list = std::fs::read_to_string(folder.join(format!("fashion/{name}.csv"))).unwrap();
     let pair = |line: &str| {
-        let (picture, title) = line.split_once(',').unwrap();
-        let picture = std::fs::read(folder.join(picture)).unwrap();
+        let (image, title) = line.split_once(',').unwrap();
+        let image = std::fs::read(folder.join(image)).unwrap();
         Document::new()
-            .with_chunk(Document::blob(picture).with_modality("image"))
+            .with_chunk(Document::blob(image).with_modality("image"))
             .with_chunk(Document::text(title).with_modality("text"))
     };
     let documents: Vec<Document> = list.lines().take(PAIRS).map(pair).collect();

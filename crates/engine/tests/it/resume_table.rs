@@ -11,7 +11,7 @@ use crate::{
     cached::{pairs, scored, text_images},
     dropout::network,
     resume::{Case, Watcher, run},
-    runs::{features, pictures, texts},
+    runs::{features, images, texts},
     sentence::folder,
     support::fixture,
 };
@@ -19,14 +19,14 @@ use crate::{
 /// The folders of the models.
 struct Models {
     text: tempfile::TempDir,
-    pictures: tempfile::TempDir,
+    images: tempfile::TempDir,
 }
 
 impl Models {
     fn new() -> Self {
         Self {
             text: folder("chain"),
-            pictures: network("efficientnet", json!({"drop_connect_rate": 0.2})),
+            images: network("efficientnet", json!({"drop_connect_rate": 0.2})),
         }
     }
 }
@@ -294,9 +294,9 @@ fn rows(models: &Models) -> Vec<Row> {
         );
     }
     let network = base(
-        json!({"name": path(models.pictures.path())}),
+        json!({"name": path(models.images.path())}),
         json!({"loss": "NTXentLoss", "batch_size": 6}),
-        |_| pictures(),
+        |_| images(),
     );
     row(
         "moving moments".to_owned(),

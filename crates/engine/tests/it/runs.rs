@@ -172,14 +172,14 @@ pub(crate) fn features() -> DocumentArray {
         .collect()
 }
 
-pub(crate) fn pictures() -> DocumentArray {
+pub(crate) fn images() -> DocumentArray {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../datasets/emoji-clip");
     let list = std::fs::read_to_string(folder.join("image-to-image/train.csv")).unwrap();
     list.lines()
         .take(12)
         .map(|line| {
-            let (picture, label) = line.split_once(',').unwrap();
-            Document::blob(std::fs::read(folder.join(picture)).unwrap()).with_label(label)
+            let (image, label) = line.split_once(',').unwrap();
+            Document::blob(std::fs::read(folder.join(image)).unwrap()).with_label(label)
         })
         .collect()
 }
@@ -240,7 +240,7 @@ fn a_run_in_bfloat16_logs_it_and_learns_nearly_the_same() {
 
 #[test]
 fn a_frozen_image_model_trains_and_saves_a_head() {
-    let data = HashMap::from([("train", pictures())]);
+    let data = HashMap::from([("train", images())]);
     let model = json!({"name": "efficientnet-small", "freeze": true, "output_dim": 16,
         "options": {"pooler": "GeM", "pooler_options": {"p": 2.0}, "augmentation": "light"}});
     let hyper = json!({"loss": "ArcFaceLoss", "epochs": 2, "batch_size": 6,
@@ -248,7 +248,7 @@ fn a_frozen_image_model_trains_and_saves_a_head() {
     let run = run(config(model, hyper, evaluation()), &data).unwrap();
     let encoder = run.encoder();
     assert_eq!((encoder.kind(), encoder.dim()), (ModelKind::Image, 16));
-    let bytes = pictures()[0].as_blob().unwrap().to_vec();
+    let bytes = images()[0].as_blob().unwrap().to_vec();
     let embedded = encoder.encode_images(&[&bytes]).unwrap();
     assert!(embedded.values.iter().any(|v| *v != 0.0));
     let texts = encoder.encode_texts(&["a"]).unwrap_err().to_string();

@@ -12,7 +12,7 @@ use finetuner_engine::{
 use finetuner_protocol::{Document, DocumentArray, Modality, RunConfig};
 use serde_json::{Value, json};
 
-use crate::runs::{Data, config, features, pictures, run, run_from, texts};
+use crate::runs::{Data, config, features, images, run, run_from, texts};
 
 fn mlp() -> Value {
     json!({"name": "mlp", "options": {"input_size": 5, "hidden_sizes": [4]}})
@@ -20,13 +20,13 @@ fn mlp() -> Value {
 
 /// Images, each with its own text.
 pub(crate) fn pairs() -> DocumentArray {
-    let pictures = pictures().into_iter().enumerate();
-    pictures
-        .map(|(i, mut picture)| {
-            picture.tags.clear();
+    let images = images().into_iter().enumerate();
+    images
+        .map(|(i, mut image)| {
+            image.tags.clear();
             Document::new()
                 .with_chunk(Document::text(format!("thing number {i}")).with_modality("text"))
-                .with_chunk(picture.with_modality("image"))
+                .with_chunk(image.with_modality("image"))
         })
         .collect()
 }

@@ -99,10 +99,10 @@ fn texts_are_padded_as_the_folders_tokenizer_says() {
     let dim = alone.len();
     let error = relative_error(&alone, &expected["text.gemma"].1[dim..2 * dim]);
     assert!(error < 1e-5, "{error}");
-    let picture = std::fs::read(fixture("pictures/tall.png")).unwrap();
-    let found = encoder.encode_images(&[&picture]).unwrap().values;
+    let image = std::fs::read(fixture("pictures/tall.png")).unwrap();
+    let found = encoder.encode_images(&[&image]).unwrap().values;
     let error = relative_error(&found, &expected["image"].1);
-    assert!(error < 1e-5, "picture: {error}");
+    assert!(error < 1e-5, "image: {error}");
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn a_tokenizer_that_can_not_pad_texts_is_refused() {
 
 #[test]
 fn a_run_trains_a_siglip_and_saves_it_with_the_same_embeddings() {
-    let picture = |name: &str| {
+    let image = |name: &str| {
         let bytes = std::fs::read(fixture(&format!("pictures/{name}"))).unwrap();
         Document::blob(bytes).with_modality("image")
     };
@@ -129,7 +129,7 @@ fn a_run_trains_a_siglip_and_saves_it_with_the_same_embeddings() {
         .zip(["a dress", "a shoe", "a boat", "a hat"])
         .map(|(name, text)| {
             let text = Document::text(text).with_modality("text");
-            Document::new().with_chunk(picture(name)).with_chunk(text)
+            Document::new().with_chunk(image(name)).with_chunk(text)
         })
         .collect();
     let data: Data = HashMap::from([("train", pairs)]);

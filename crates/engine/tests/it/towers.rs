@@ -14,7 +14,7 @@ use finetuner_protocol::{Document, DocumentArray, Loss};
 use serde_json::{Value, json};
 
 use crate::{
-    runs::{Data, config, pictures, run, run_from},
+    runs::{Data, config, images, run, run_from},
     support::{
         Tensors, flat, json as fixture_json, model, pixels, relative_error, tensor, tensors,
     },
@@ -104,7 +104,7 @@ fn a_tower_equals_its_model_with_a_projection() {
         let found = model.encode(&pass, &pixels(&images)).unwrap();
         let expected = projected(&images["mean"], &weights["visual_projection.weight"]);
         let error = relative_error(&flat(&found), &expected);
-        assert!(error < 1e-5, "pictures: {error}");
+        assert!(error < 1e-5, "images: {error}");
     }
 }
 
@@ -133,7 +133,7 @@ fn unsuitable_towers_are_refused_by_name() {
         assert!(error.contains(said), "{said}: {error}");
     };
     let swap = |json: &mut Value| json["text_config"] = json["vision_config"].clone();
-    refused(&swap, "`text_config` describes a model of pictures");
+    refused(&swap, "`text_config` describes a model of images");
     let unknown = |json: &mut Value| json["vision_config"]["model_type"] = "nest".into();
     refused(
         &unknown,
@@ -196,12 +196,12 @@ fn the_sigmoid_loss_and_its_gradients_equal_those_of_transformers() {
 }
 
 fn pairs() -> DocumentArray {
-    let pictures = pictures().into_iter().take(8).enumerate();
-    pictures
-        .map(|(i, picture)| {
+    let images = images().into_iter().take(8).enumerate();
+    images
+        .map(|(i, image)| {
             let text = Document::text(format!("thing number {}", i / 3)).with_modality("text");
             Document::new()
-                .with_chunk(picture.with_modality("image"))
+                .with_chunk(image.with_modality("image"))
                 .with_chunk(text)
         })
         .collect()
@@ -218,10 +218,10 @@ fn two_models_become_towers_that_later_runs_continue_from() {
     assert!(losses[5] < losses[0], "{losses:?}");
     let encoder = first.encoder();
     let text = ["thing number 0"];
-    let picture = pictures()[0].as_blob().unwrap().to_vec();
+    let image = images()[0].as_blob().unwrap().to_vec();
     let found = encoder.encode_texts(&text).unwrap();
     assert_eq!(
-        (found.dim, encoder.encode_images(&[&picture]).unwrap().dim),
+        (found.dim, encoder.encode_images(&[&image]).unwrap().dim),
         (12, 12)
     );
 
@@ -254,7 +254,7 @@ fn models_that_can_not_be_towers_are_refused_before_the_run() {
     );
     refused(
         json!({"text_model": "clip-small", "image_model": "efficientnet-small"}),
-        "`text_model` is \"clip-small\": that model embeds texts and pictures",
+        "`text_model` is \"clip-small\": that model embeds texts and images",
     );
     refused(
         json!({"text_model": "minilm-small", "image_model": "no-such-model"}),
@@ -265,8 +265,8 @@ fn models_that_can_not_be_towers_are_refused_before_the_run() {
 #[test]
 fn the_bundled_towers_embed_texts_and_images() {
     let encoder = Encoder::from_backbone("two-towers-small").unwrap();
-    let picture = pictures()[0].as_blob().unwrap().to_vec();
-    let found = encoder.encode_images(&[&picture]).unwrap();
+    let image = images()[0].as_blob().unwrap().to_vec();
+    let found = encoder.encode_images(&[&image]).unwrap();
     assert_eq!(found.dim, encoder.encode_texts(&["a monkey"]).unwrap().dim);
     assert_eq!(found.dim, encoder.dim());
 }

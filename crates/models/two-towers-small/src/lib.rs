@@ -1,5 +1,5 @@
 //! `two-towers-small`: the projections that put the texts of `minilm-small` and
-//! the pictures of `efficientnet-small` into one space. The towers are in the
+//! the images of `efficientnet-small` into one space. The towers are in the
 //! crates of these models.
 //!
 //! The README of this crate is the model's card: its origin, licence, training

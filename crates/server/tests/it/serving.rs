@@ -271,7 +271,7 @@ async fn errors_name_the_field_in_openais_format() {
             json!({"model": "other/mine", "input": [broken]}),
             "input[0]",
             "",
-            "picture",
+            "image",
         ),
         (
             json!({"model": "other/mine", "input": "x", "dimensions": 9999}),

@@ -188,7 +188,7 @@ async fn errors_of_a_search_are_shown_on_the_page() {
             &data,
             own,
             StatusCode::BAD_REQUEST,
-            "not a readable picture",
+            "not a readable image",
         ),
         (
             evil,

@@ -96,15 +96,15 @@ impl<'a> Product<'a> {
     }
 }
 
-/// Rows of a left factor that are views into pictures.
+/// Rows of a left factor that are views into images.
 ///
 /// They are the patches under a convolution's kernel.
 #[derive(Clone, Copy)]
 pub(crate) struct Patches<'a> {
-    pub(crate) pictures: &'a [f32],
-    /// Elements of a picture.
-    pub(crate) picture: usize,
-    /// Lines of patches in a picture.
+    pub(crate) images: &'a [f32],
+    /// Elements of an image.
+    pub(crate) image: usize,
+    /// Lines of patches in an image.
     pub(crate) lines: usize,
     /// Elements between the first patches of neighbouring lines.
     pub(crate) down: usize,
@@ -118,9 +118,9 @@ impl<'a> Patches<'a> {
     /// Returns the elements from a row on.
     fn elements_from(&self, row: usize) -> &'a [f32] {
         let (line, column) = (row / self.across, row % self.across);
-        let (picture, line) = (line / self.lines, line % self.lines);
-        let start = picture * self.picture + line * self.down + column * self.layout.stride;
-        &self.pictures[start..]
+        let (image, line) = (line / self.lines, line % self.lines);
+        let start = image * self.image + line * self.down + column * self.layout.stride;
+        &self.images[start..]
     }
 }
 
@@ -140,8 +140,8 @@ pub(crate) fn multiply(x: &[f32], products: &mut [Product<'_>], threads: Threads
     let rounded = int8.then(|| QuantizedRows::new(x, inputs, threads > 1));
     let left = Left {
         patches: Patches {
-            pictures: x,
-            picture: x.len(),
+            images: x,
+            image: x.len(),
             lines: 1,
             down: 0,
             across: rows,
@@ -154,7 +154,7 @@ pub(crate) fn multiply(x: &[f32], products: &mut [Product<'_>], threads: Threads
     distribute(left, blocks.collect(), products, threads);
 }
 
-/// Computes a product in 32 bits with patches of pictures as rows.
+/// Computes a product in 32 bits with patches of images as rows.
 ///
 /// # Panics
 /// If the shapes do not match.

@@ -14,28 +14,28 @@ pub(crate) const TILE: usize = 2;
 /// Number of pixels of an output tile.
 pub(crate) const PIXELS: usize = TILE * TILE;
 
-/// A line of output tiles, with the input picture.
+/// A line of output tiles, with the input image.
 #[derive(Clone, Copy)]
 pub(crate) struct TileLine<'a> {
-    pub(crate) picture: &'a [f32],
+    pub(crate) image: &'a [f32],
     pub(crate) height: usize,
     pub(crate) width: usize,
     /// Zero padding above and left.
     pub(crate) pad: usize,
-    /// Index of the line in its picture.
+    /// Index of the line in its image.
     pub(crate) line: usize,
     /// Zeros for padded pixels, one per channel. Their number is a multiple of 16.
     pub(crate) zeros: &'a [f32],
 }
 
 impl TileLine<'_> {
-    /// Returns the channels of a pixel of the padded picture.
+    /// Returns the channels of a pixel of the padded image.
     #[inline(always)]
     fn place(&self, y: usize, x: usize) -> &[f32] {
         let (y, x) = (y.wrapping_sub(self.pad), x.wrapping_sub(self.pad));
         if y < self.height && x < self.width {
             let channels = self.zeros.len();
-            &self.picture[(y * self.width + x) * channels..][..channels]
+            &self.image[(y * self.width + x) * channels..][..channels]
         } else {
             self.zeros
         }

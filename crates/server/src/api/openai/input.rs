@@ -251,8 +251,8 @@ mod tests {
         );
         for (input, said) in [
             ("data:image/png;base64,!!", "no data URI"),
-            ("data:image/png;base64,AAAA", "not a readable picture"),
-            ("data:image/svg+xml,<svg/>", "not a readable picture"),
+            ("data:image/png;base64,AAAA", "not a readable image"),
+            ("data:image/svg+xml,<svg/>", "not a readable image"),
             (large.as_str(), "8 MiB are allowed"),
             (&"x".repeat(MAX_TEXT + 1), "256 KiB are allowed"),
         ] {

@@ -1,4 +1,4 @@
-//! Stores pictures of a data set on disk, since they may not fit in memory.
+//! Stores images of a data set on disk, since they may not fit in memory.
 
 use std::{
     borrow::Cow,
@@ -16,26 +16,26 @@ use crate::{
     image::{IMAGENET_MEAN, IMAGENET_STD},
 };
 
-/// Options for reading the pictures of documents.
+/// Options for reading the images of documents.
 #[derive(Clone, Debug)]
-pub enum Pictures {
+pub enum Images {
     /// Store them, to embed them later.
-    Kept(Arc<PictureFile>),
+    Kept(Arc<ImageFile>),
     /// Check and discard them.
     Checked,
 }
 
-impl Pictures {
-    /// Stores pictures in a temporary file in this folder.
+impl Images {
+    /// Stores images in a temporary file in this folder.
     ///
     /// # Errors
     /// [`Error::Io`] if the file can't be created.
     pub fn kept_in(folder: &Path) -> Result<Self> {
         let file = NamedTempFile::new_in(folder).map_err(|e| Error::io(folder, e))?;
-        Ok(Self::Kept(Arc::new(PictureFile(Mutex::new(file)))))
+        Ok(Self::Kept(Arc::new(ImageFile(Mutex::new(file)))))
     }
 
-    /// Checks and stores the picture of the document at index `i` of a data set.
+    /// Checks and stores the image of the document at index `i` of a data set.
     pub(super) fn take(&self, i: usize, document: &Document) -> Result<Item, Fault> {
         let bytes = encoded(document)?;
         check(i, &bytes)?;
@@ -50,13 +50,13 @@ impl Pictures {
     }
 }
 
-/// A temporary file of concatenated pictures.
+/// A temporary file of concatenated images.
 ///
 /// It is deleted with the last reference to it.
 #[derive(Debug)]
-pub struct PictureFile(Mutex<NamedTempFile>);
+pub struct ImageFile(Mutex<NamedTempFile>);
 
-impl PictureFile {
+impl ImageFile {
     fn keep(self: &Arc<Self>, bytes: &[u8]) -> Result<Stored> {
         let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let written = file.seek(SeekFrom::End(0)).and_then(|start| {
@@ -72,10 +72,10 @@ impl PictureFile {
     }
 }
 
-/// A picture in a file.
+/// An image in a file.
 #[derive(Clone, Debug)]
 pub struct Stored {
-    file: Arc<PictureFile>,
+    file: Arc<ImageFile>,
     start: u64,
     length: usize,
     content_key: u64,
@@ -87,7 +87,7 @@ impl Stored {
         self.content_key
     }
 
-    /// Returns the encoded picture: PNG, JPEG, GIF, WebP or BMP.
+    /// Returns the encoded image: PNG, JPEG, GIF, WebP or BMP.
     ///
     /// # Errors
     /// [`Error::Io`] if the file can't be read.
@@ -109,13 +109,13 @@ impl PartialEq for Stored {
     }
 }
 
-/// Number of pictures that are decoded completely to check them.
+/// Number of images that are decoded completely to check them.
 ///
-/// Only the header of further pictures is checked. If one of them is damaged after its
+/// Only the header of further images is checked. If one of them is damaged after its
 /// header, training finds it later.
 const DECODED: usize = 20_000;
 
-/// Checks the picture at index `i` of a data set.
+/// Checks the image at index `i` of a data set.
 fn check(i: usize, bytes: &[u8]) -> Result<(), String> {
     let check = if i < DECODED {
         crate::image::check
@@ -128,7 +128,7 @@ fn check(i: usize, bytes: &[u8]) -> Result<(), String> {
     })
 }
 
-/// Returns whether a document holds something that should be a picture.
+/// Returns whether a document holds something that should be an image.
 pub(super) fn holds_one(document: &Document) -> bool {
     match &document.content {
         Some(Content::Blob(_) | Content::Tensor(_)) => true,
@@ -137,15 +137,15 @@ pub(super) fn holds_one(document: &Document) -> bool {
     }
 }
 
-/// Returns the encoded picture of a document, or why it has none.
+/// Returns the encoded image of a document, or why it has none.
 fn encoded(document: &Document) -> Result<Cow<'_, [u8]>, String> {
     match &document.content {
         Some(Content::Blob(bytes)) => Ok(bytes.into()),
         Some(Content::Tensor(array)) => from_tensor(array).map(Cow::Owned),
-        _ if document.uri.is_empty() => Err("it holds no picture".to_owned()),
+        _ if document.uri.is_empty() => Err("it holds no image".to_owned()),
         _ if document.uri.starts_with("data:") => from_data_uri(&document.uri).map(Cow::Owned),
         _ => Err(format!(
-            "it names `{}` and holds no bytes: load pictures into blobs before pushing",
+            "it names `{}` and holds no bytes: load images into blobs before pushing",
             start_of(&document.uri)
         )),
     }
@@ -174,7 +174,7 @@ fn from_data_uri(uri: &str) -> Result<Vec<u8>, String> {
 /// values normalised with ImageNet's mean and standard deviation.
 fn from_tensor(array: &NdArray) -> Result<Vec<u8>, String> {
     let NdArray::Dense { shape, .. } = array else {
-        return Err("its tensor is sparse; a picture needs a dense one".to_owned());
+        return Err("its tensor is sparse; an image needs a dense one".to_owned());
     };
     let (height, width, channels, channels_last) = match **shape {
         [height, width] => (height, width, 1, true),
@@ -182,7 +182,7 @@ fn from_tensor(array: &NdArray) -> Result<Vec<u8>, String> {
         [3, height, width] => (height, width, 3, false),
         _ => {
             return Err(format!(
-                "its tensor has the shape {shape:?}; a picture is [height, width, 3], or \
+                "its tensor has the shape {shape:?}; an image is [height, width, 3], or \
                  [3, height, width]"
             ));
         }
@@ -193,7 +193,7 @@ fn from_tensor(array: &NdArray) -> Result<Vec<u8>, String> {
         .try_fold(1usize, |n, side| n.checked_mul(*side as usize));
     if values.is_empty() || wanted != Some(values.len()) {
         return Err(format!(
-            "its tensor has {} values, which can't be a picture of the shape {shape:?}",
+            "its tensor has {} values, which can't be an image of the shape {shape:?}",
             values.len()
         ));
     }
@@ -219,9 +219,9 @@ fn from_tensor(array: &NdArray) -> Result<Vec<u8>, String> {
     let pixels = pixels.ok_or_else(|| {
         let odd = values.iter().find(|value| !whole(**value));
         format!(
-            "its tensor holds {}; the values of a picture must be whole numbers from 0 to 255, or such \
+            "its tensor holds {}; the values of an image must be whole numbers from 0 to 255, or such \
              numbers in 3 channels, normalised by `set_image_tensor_normalization` with its \
-             default mean and deviation. Give the picture as a blob, or as a tensor before other \
+             default mean and deviation. Give the image as a blob, or as a tensor before other \
              scaling or normalisation",
             odd.copied().unwrap_or_default()
         )
@@ -238,7 +238,7 @@ fn from_tensor(array: &NdArray) -> Result<Vec<u8>, String> {
         height,
         color,
     )
-    .map_err(|e| format!("its tensor can't be encoded as a picture: {e}"))?;
+    .map_err(|e| format!("its tensor can't be encoded as an image: {e}"))?;
     Ok(png)
 }
 
@@ -259,15 +259,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stored_pictures_can_be_read_and_their_file_is_deleted_with_the_last() {
+    fn stored_images_can_be_read_and_their_file_is_deleted_with_the_last() {
         let folder = tempfile::tempdir().unwrap();
         let files = || std::fs::read_dir(folder.path()).unwrap().count();
-        let pictures = Pictures::kept_in(folder.path()).unwrap();
+        let images = Images::kept_in(folder.path()).unwrap();
         let stored: Vec<Item> = [&b"first"[..], b"", b"third one"]
             .iter()
-            .map(|bytes| pictures.item(bytes).unwrap())
+            .map(|bytes| images.item(bytes).unwrap())
             .collect();
-        drop(pictures);
+        drop(images);
         let read = |item: &Item| match item {
             Item::Stored(stored) => stored.read().unwrap(),
             other => panic!("{other:?}"),
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn data_uris_and_normalised_tensors_of_docarray_give_the_original_picture() {
+    fn data_uris_and_normalised_tensors_of_docarray_give_the_original_image() {
         // Written by `tests/fixtures/make_picture_forms.py`.
         let forms = include_str!("../../tests/fixtures/picture_forms.json");
         let forms: serde_json::Value = serde_json::from_str(forms).unwrap();
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn tensors_that_hold_no_picture_are_rejected_with_the_reason() {
+    fn tensors_that_hold_no_image_are_rejected_with_the_reason() {
         for (values, shape, wanted) in [
             (&[1.0, 2.0][..], &[2][..], "has the shape [2]"),
             (&[1.0; 8], &[1, 2, 4], "has the shape [1, 2, 4]"),
@@ -356,7 +356,7 @@ mod tests {
             (
                 &[1.0; 3],
                 &[2, 1, 3],
-                "has 3 values, which can't be a picture",
+                "has 3 values, which can't be an image",
             ),
             (&[1.0; 3], &[u32::MAX, u32::MAX, 3], "has 3 values"),
             (&[], &[0, 4, 3], "has 0 values"),
