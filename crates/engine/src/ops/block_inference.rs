@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::{
     Inference, Linear,
     block_finish::Finish,
-    block_fused::{FusedBlock, normalise},
+    block_state::{FusedBlock, normalise},
     linear::{Output, infer_together},
 };
 use crate::kernels::simd;

@@ -21,6 +21,7 @@ mod block_finish;
 mod block_fused;
 mod block_inference;
 mod block_params;
+mod block_state;
 mod buckets;
 mod cloud;
 mod conv;
