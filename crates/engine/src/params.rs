@@ -17,7 +17,7 @@ use candle_core::{Device, Tensor, backprop::GradStore};
 pub(crate) use files::encode_safetensors;
 pub use files::{FloatFormat, parse_safetensors, write_safetensors};
 pub(crate) use param::FactorKey;
-pub use param::Param;
+pub use param::{Param, RawTensor};
 
 use crate::{Error, Result};
 
@@ -39,9 +39,6 @@ pub(crate) struct AdapterForm {
     /// Dropout rate of the adapters' input.
     pub(crate) dropped: f32,
 }
-
-/// Shape and values of a checkpoint's tensor.
-pub type RawTensor = (Vec<usize>, Vec<f32>);
 
 impl Params {
     /// Creates parameters from named tensors; `trainable` selects those that

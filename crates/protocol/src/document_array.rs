@@ -1,7 +1,7 @@
 //! Arrays of documents, and their byte stream.
 
 use std::{
-    io::Read,
+    io::{Read, Write},
     ops::{Deref, DerefMut},
 };
 
@@ -201,6 +201,8 @@ fn array_from_message(bytes: &[u8]) -> Result<DocumentArray, DocumentError> {
 
 #[cfg(test)]
 mod tests {
+    use flate2::{Compression, write::GzEncoder};
+
     use super::*;
     use crate::NdArray;
 

@@ -8,7 +8,10 @@ use finetuner_protocol::{
 };
 
 use super::{
-    DataName, Example, Images, Item, Modalities, each::Fault, features, point_cloud, texts::text,
+    DataName, Example, Images, Item, Modalities,
+    each::Fault,
+    numbers::{features, point_cloud},
+    texts::text,
 };
 use crate::{Result, models::ModelKind};
 

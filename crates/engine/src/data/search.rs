@@ -6,7 +6,8 @@ use super::{
     DataName, Documents, Images, Item, Modalities,
     each::{Fault, each},
     example::label,
-    features, images, point_cloud,
+    images,
+    numbers::{features, point_cloud},
 };
 use crate::{Result, models::ModelKind};
 

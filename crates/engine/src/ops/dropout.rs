@@ -9,57 +9,16 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::{Pass, Segments};
+use super::{
+    Pass, Segments,
+    draws::{Draws, GOLDEN, mix, then},
+};
 use crate::Result;
 
-/// Fractional part of the golden ratio. It spreads counters over 64 bits.
-const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 /// Elements that share one 64-bit random number.
 const LANES: usize = 4;
 /// Rates are multiples of one part in this many.
 const PARTS: f64 = 65_536.0;
-
-/// The output function of SplitMix64 (Steele et al. 2014): a bijection whose
-/// every output bit depends on all bits of `x`.
-fn mix(x: u64) -> u64 {
-    let x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    x ^ (x >> 31)
-}
-
-/// Derives a key from another one and a number.
-fn then(key: u64, number: u64) -> u64 {
-    mix(key.wrapping_add(number.wrapping_add(1).wrapping_mul(GOLDEN)))
-}
-
-/// The source of all masks of a training pass.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Draws {
-    key: u64,
-    /// Number of the pass's first example in its batch.
-    first: usize,
-}
-
-impl Draws {
-    /// Returns the masks of a batch, for the member `member` of its examples.
-    pub(crate) fn new(seed: u64, batch: u64, member: usize) -> Self {
-        Self {
-            key: then(then(then(0, seed), batch), member as u64),
-            first: 0,
-        }
-    }
-
-    /// Returns the masks of a pass that starts at example `first`.
-    pub(crate) fn starting_at(self, first: usize) -> Self {
-        Self { first, ..self }
-    }
-
-    /// Returns the masks of a part of the network.
-    pub(super) fn within(self, part: u64) -> Self {
-        let key = then(self.key, part);
-        Self { key, ..self }
-    }
-}
 
 /// The masks of one operation.
 #[derive(Clone, Copy, Debug)]

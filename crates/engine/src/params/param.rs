@@ -4,8 +4,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Storage, Tensor, Var};
 
-use super::{RawTensor, gradient::Gradient};
+use super::gradient::Gradient;
 use crate::{Result, kernels::gemm::Factor};
+
+/// Shape and values of a checkpoint's tensor.
+pub type RawTensor = (Vec<usize>, Vec<f32>);
 
 /// Identifies a packed form of a parameter.
 #[derive(Clone, Copy, PartialEq, Eq)]

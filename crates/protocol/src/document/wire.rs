@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use prost::Message;
 use serde_json::{Map, Value as Json};
 
 use super::{Content, Document, NamedScore, NdArray, Opaque, Other};

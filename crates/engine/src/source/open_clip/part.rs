@@ -15,7 +15,7 @@ pub(super) fn bad(reason: impl std::fmt::Display) -> Error {
 /// have their defaults, so that none is ignored.
 pub(super) struct Part<'a> {
     name: &'static str,
-    fields: &'a Map<String, Value>,
+    pub(super) fields: &'a Map<String, Value>,
 }
 
 impl<'a> Part<'a> {
