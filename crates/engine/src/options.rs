@@ -1,7 +1,10 @@
 //! Reading of options from JSON. Every option is checked, and unknown ones are
 //! refused.
 
-use std::{cell::RefCell, collections::BTreeSet};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use finetuner_protocol::{Options, text::start_of};
 use serde_json::Value;
@@ -11,6 +14,19 @@ use crate::{Error, Result};
 /// Largest magnitude of an option's number. Losses multiply such numbers, and
 /// must stay finite.
 const LARGEST: f64 = 1e6;
+
+thread_local! {
+    /// Defaults that this thread's readers have returned, while they are collected.
+    static DEFAULTS: RefCell<Option<BTreeMap<String, Value>>> = const { RefCell::new(None) };
+}
+
+/// Returns the defaults of all options that `read` reads and that are absent, by field
+/// and name: `loss_options.margin`.
+pub(crate) fn defaults_in(read: impl FnOnce()) -> BTreeMap<String, Value> {
+    DEFAULTS.set(Some(BTreeMap::new()));
+    read();
+    DEFAULTS.take().unwrap_or_default()
+}
 
 /// Options of one component, such as a loss.
 pub(crate) struct OptionReader<'a> {
@@ -47,9 +63,19 @@ impl<'a> OptionReader<'a> {
         self.options.get(name).filter(|value| !value.is_null())
     }
 
+    /// Notes the default of an absent option for [`defaults_in`].
+    fn note_default(&self, name: &str, default: impl Into<Value>) {
+        DEFAULTS.with_borrow_mut(|all| {
+            if let Some(all) = all {
+                all.insert(format!("{}.{name}", self.field), default.into());
+            }
+        });
+    }
+
     /// Reads a number from `low` to `high`, inclusive.
     pub(crate) fn number(&self, name: &str, default: f64, low: f64, high: f64) -> Result<f64> {
         let Some(value) = self.value(name) else {
+            self.note_default(name, default);
             return Ok(default);
         };
         let number = value.as_f64().filter(|n| (low..=high).contains(n));
@@ -86,6 +112,7 @@ impl<'a> OptionReader<'a> {
     /// Reads a whole number of at least `low`.
     pub(crate) fn count(&self, name: &str, default: usize, low: usize) -> Result<usize> {
         let Some(value) = self.value(name) else {
+            self.note_default(name, default);
             return Ok(default);
         };
         let number = value.as_u64().and_then(|n| usize::try_from(n).ok());
@@ -96,7 +123,10 @@ impl<'a> OptionReader<'a> {
 
     pub(crate) fn flag(&self, name: &str, default: bool) -> Result<bool> {
         match self.value(name) {
-            None => Ok(default),
+            None => {
+                self.note_default(name, default);
+                Ok(default)
+            }
             Some(value) => value
                 .as_bool()
                 .ok_or_else(|| self.bad(name, "give true or false")),
@@ -106,7 +136,10 @@ impl<'a> OptionReader<'a> {
     /// Reads one of some words.
     pub(crate) fn choice(&self, name: &str, default: &str, choices: &[&str]) -> Result<String> {
         match self.value(name).map(Value::as_str) {
-            None => Ok(default.to_owned()),
+            None => {
+                self.note_default(name, default);
+                Ok(default.to_owned())
+            }
             Some(Some(word)) if choices.contains(&word) => Ok(word.to_owned()),
             Some(_) => Err(self.bad(name, &format!("give one of {}", choices.join(", ")))),
         }
@@ -115,6 +148,7 @@ impl<'a> OptionReader<'a> {
     /// Reads two numbers from 0 to below 1.
     pub(crate) fn rates(&self, name: &str, default: (f64, f64)) -> Result<(f64, f64)> {
         let Some(value) = self.value(name) else {
+            self.note_default(name, vec![default.0, default.1]);
             return Ok(default);
         };
         let numbers: Vec<f64> = value

@@ -2,6 +2,7 @@
 
 mod allowed;
 mod checks;
+mod defaults;
 mod inputs;
 mod processor;
 mod prompts;
@@ -11,6 +12,7 @@ pub use allowed::Allowed;
 use checks::{
     check_batch_size, check_layers, check_monitors, guide, loss_of, mining, scores_or_embeds,
 };
+pub use defaults::default_options;
 use finetuner_protocol::{
     Callback, HardNegatives, Loss, Modality, MoreData, MultiDatasetBatchSampler,
     Optimizer as OptimizerName, RunConfig, Sampler, callback::EvaluationCallback, find_backbone,

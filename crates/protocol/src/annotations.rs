@@ -32,7 +32,8 @@ pub struct Annotations {
     pub note: String,
 }
 
-/// A change of tags and note. What it does not name stays as it is.
+/// A change of tags and note. What it does not name stays as it is. Unknown fields are
+/// an error: a misspelt one would change nothing.
 ///
 /// ```
 /// use finetuner_protocol::{AnnotationChange, Annotations};
@@ -44,6 +45,7 @@ pub struct Annotations {
 /// # Ok::<(), finetuner_protocol::InvalidField>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct AnnotationChange {
     /// Replaces all tags.

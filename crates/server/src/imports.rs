@@ -35,6 +35,8 @@ pub(crate) struct NewData {
     pub(crate) user: Identity,
     pub(crate) name: String,
     pub(crate) public: bool,
+    /// Whether it may take the place of data of the same name.
+    pub(crate) replaces: bool,
     pub(crate) reading: Reading,
 }
 
@@ -72,10 +74,20 @@ pub(crate) async fn store(app: Arc<App>, spool: Spool, new: NewData) -> Result<S
                 content: stored.content.clone(),
                 size: stored.size,
             };
-            app.put_artifact(new.user, row).await
+            if !new.replaces {
+                return app.add_artifact(new.user, row).await;
+            }
+            let (id, orphans) = app.put_artifact(new.user, row).await?;
+            Ok((Some(id), orphans))
         })
         .await?;
-    Ok(id)
+    id.ok_or_else(taken)
+}
+
+/// Returns the refusal of a name that other data has.
+pub(crate) fn taken() -> Refusal {
+    let reason = "there is data of this name already: choose another name, or replace it";
+    Refusal::Field("replace", reason.to_owned())
 }
 
 /// Returns the problems of rows, and the first good documents.

@@ -6,7 +6,7 @@
 //! | module | subject |
 //! | --- | --- |
 //! | `server`, `command`, `settings`, `settings_file`, `reach` | start and stop, configuration |
-//! | `http`, `peer`, `pace`, `gate` | connections, client addresses, slow clients, limits on concurrent work |
+//! | `http`, `peer`, `pace`, `gate`, `multipart` | connections, client addresses, slow clients, limits on concurrent work and on forms |
 //! | `requests`, `outside`, `outbox` | requests to the operator's addresses, and to those that users name; messages that leave the server |
 //! | `routes`, `origin` | all routes; the server's own address |
 //! | `api` | the routes of the API, one file per group |
@@ -19,7 +19,7 @@
 //! | `database`, `store`, `folder` | persistence: rows in SQLite, contents in a folder or in S3 |
 //! | `space` | free space on the disk |
 //! | `documents`, `imports` | previews of stored data; files uploaded by a browser |
-//! | `accounts`, `attempts`, `oidc`, `secret`, `ticket`, `redaction` | passwords and their limits, sign-in providers, tokens, signed keys, hiding of secrets |
+//! | `accounts`, `attempts`, `oidc`, `secret`, `ticket`, `redaction`, `local_paths` | passwords and their limits, sign-in providers, tokens, signed keys, hiding of secrets and of paths |
 //! | `upkeep`, `private` | check, backup, restore and clean-up; file permissions |
 //! | `app`, `logins`, `uploads`, `changes` | shared state: logins and uploads in progress, followers of runs |
 //! | `error`, `json`, `tasks`, `clock`, `counters`, `cached` | helpers |
@@ -46,7 +46,9 @@ mod http;
 mod imports;
 mod json;
 pub mod launcher;
+mod local_paths;
 mod logins;
+mod multipart;
 mod oidc;
 mod origin;
 mod outbox;

@@ -24,7 +24,7 @@ mod trackers;
 mod variables;
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -56,7 +56,7 @@ use self::{
     limits::Limits,
     trackers::{End, Environment, Tracked, Trackers},
 };
-use crate::{pictures::Pictures, requests::Authorities};
+use crate::{local_paths::LocalPaths, pictures::Pictures, requests::Authorities};
 
 pub(crate) use place::Place;
 pub(crate) use signals::Signals;
@@ -198,6 +198,9 @@ fn run_and_report(
     notes: Vec<(Level, String)>,
 ) -> Result<(), String> {
     let folder = files.folder;
+    let cache = std::env::var_os(WORKER_CACHE).map(PathBuf::from);
+    let paths = [Some(folder.to_owned()), Some(hub_cache()), cache];
+    let paths = LocalPaths::of(paths.into_iter().flatten());
     let (events, received) = mpsc::unbounded_channel();
     let reports = runtime.spawn(events::report(
         server.clone(),
@@ -206,6 +209,7 @@ fn run_and_report(
         Limits::of(&job.rules, folder),
         Duration::from_secs_f64(job.rules.heartbeat_seconds.clamp(0.01, 60.0)),
         place,
+        paths.clone(),
     ));
     let config: Result<RunConfig, _> = serde_json::from_value(job.config.clone());
     let trackers = config.as_ref().map(|config| {
@@ -261,7 +265,7 @@ fn run_and_report(
             }
         },
         Err(error) => Outcome::Failed {
-            reason: error.to_string(),
+            reason: paths.hide(&error.to_string()),
         },
     };
     // Dropping the follower ends the reports. All of them must arrive before the

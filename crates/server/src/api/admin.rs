@@ -74,6 +74,7 @@ fn about_user(user: &AccountRow) -> Value {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct NewUser {
     name: String,
 }

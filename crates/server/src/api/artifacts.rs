@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     Form, Json,
-    extract::{Multipart, Path, Query, State},
+    extract::{Path, Query, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -23,6 +23,7 @@ use crate::{
     app::App,
     database::{ArtifactList, ArtifactRow, Identity, NewArtifact, Which},
     error::{ApiError, Result},
+    multipart,
     origin::address,
     secret,
     store::Stored,
@@ -94,13 +95,13 @@ pub(super) fn check_meta_data(text: Option<&str>) -> Result<()> {
 pub(crate) async fn upload(
     State(app): State<Arc<App>>,
     Writer(user): Writer,
-    mut form: Multipart,
+    mut form: multipart::Form,
 ) -> Result<Json<Value>> {
     let mut fields = UploadFields::default();
     let mut told = Told::default();
     let mut file = None;
     // Clients send the file first, so it is taken in before its name is known.
-    while let Some(mut field) = form.next_field().await.map_err(|e| broken(&e))? {
+    while let Some(mut field) = form.next_field().await? {
         let name = field.name().unwrap_or_default().to_owned();
         if name == "file" {
             if file.is_some() {
@@ -398,6 +399,7 @@ pub(crate) async fn list(
     let list = ArtifactList {
         kind: text("type"),
         name: text("name"),
+        tag: None,
         newest_first: query.newest_first(field, order),
         by_name: field == "name",
         page: query.page(),

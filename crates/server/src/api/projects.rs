@@ -40,6 +40,7 @@ pub(crate) async fn list(
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct NewProject {
     name: String,
 }
@@ -80,6 +81,7 @@ pub(crate) async fn delete(
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct NewRole {
     role: String,
 }

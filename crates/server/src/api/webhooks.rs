@@ -23,6 +23,7 @@ use crate::{
 const DELIVERIES: u64 = 100;
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct NewWebhook {
     url: String,
     #[serde(default)]

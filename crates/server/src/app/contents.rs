@@ -91,9 +91,20 @@ impl App {
         new: NewArtifact,
     ) -> Result<(String, Vec<String>)> {
         let most = self.settings.max_stored;
-        match self.database.put_artifact(by, new, most).await? {
-            Put::Artifact { id, orphan } => Ok((id, orphan.into_iter().collect())),
-            Put::OverQuota(stored, most) => Err(over_quota(stored, most)),
+        entered(self.database.put_artifact(by, new, most).await?)
+    }
+
+    /// Enters a content as an artifact of a new name. Returns its id, or none if the
+    /// name is taken, and the content that nothing refers to any more.
+    pub(crate) async fn add_artifact(
+        &self,
+        by: Identity,
+        new: NewArtifact,
+    ) -> Result<(Option<String>, Vec<String>)> {
+        let (most, content) = (self.settings.max_stored, new.content.clone());
+        match self.database.add_artifact(by, new, most).await? {
+            Some(put) => entered(put).map(|(id, orphans)| (Some(id), orphans)),
+            None => Ok((None, vec![content])),
         }
     }
 
@@ -132,5 +143,14 @@ impl App {
             Ok(there)
         })
         .await
+    }
+}
+
+/// Returns the id of an artifact that was stored, and the content that nothing refers
+/// to any more.
+fn entered(put: Put) -> Result<(String, Vec<String>)> {
+    match put {
+        Put::Artifact { id, orphan } => Ok((id, orphan.into_iter().collect())),
+        Put::OverQuota(stored, most) => Err(over_quota(stored, most)),
     }
 }

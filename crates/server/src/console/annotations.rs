@@ -18,7 +18,7 @@ use super::{
     links::{crumbs, run_path},
     project_form::ProjectForm,
     session::Session,
-    words::{name, path, query},
+    words::{name, path, query, visible},
 };
 use crate::{
     app::App,
@@ -54,17 +54,29 @@ impl Typed {
     }
 }
 
-/// Tags, each of which leads to the runs that have it.
-pub(super) fn tags(tags: &[String]) -> Markup {
+/// Tags, each of which leads to what has it in the list at this address.
+pub(super) fn tags(list: &str, tags: &[String]) -> Markup {
     html! { @if !tags.is_empty() { span .tags { @for tag in tags {
-        a .tag href={ "/console/runs" (query(&[("tag", tag)])) } { (name(tag)) } " "
+        a .tag href={ (list) (query(&[("tag", tag)])) } { (name(tag)) } " "
     } } } }
 }
 
-/// Tags and note on the page of what has them.
-pub(super) fn shown(own: &Annotations) -> Markup {
+/// The choice of a tag in the form that filters a list; nothing if there are no tags.
+pub(super) fn choice(chosen: &str, tags: &[String]) -> Markup {
+    let is_known = chosen.is_empty() || tags.iter().any(|tag| tag == chosen);
+    html! { @if !tags.is_empty() || !is_known {
+        label { "Tag " select #tag name="tag" {
+            option value="" { "any" }
+            @for tag in tags { option value=(tag) selected[tag == chosen] { (visible(tag)) } }
+            @if !is_known { option value=(chosen) selected { (visible(chosen)) } }
+        } }
+    } }
+}
+
+/// Tags and note on the page of what has them. The list has more of its kind.
+pub(super) fn shown(list: &str, own: &Annotations) -> Markup {
     html! {
-        @if !own.tags.is_empty() { p aria-label="Tags" { (tags(&own.tags)) } }
+        @if !own.tags.is_empty() { p aria-label="Tags" { (tags(list, &own.tags)) } }
         @if !own.note.is_empty() { p .note aria-label="Note" { (name(&own.note)) } }
     }
 }

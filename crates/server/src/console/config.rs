@@ -17,11 +17,15 @@ pub(super) fn config_of(run: &RunRow) -> Value {
 
 /// The model that a run trains, or those that a synthesis run uses.
 pub(super) fn model_of(run: &RunRow, config: &Value) -> String {
-    let names = match makes_data(run) {
+    models_of(run, config).join(", ")
+}
+
+/// The names of those models.
+pub(super) fn models_of(run: &RunRow, config: &Value) -> Vec<String> {
+    match makes_data(run) {
         true => models_of_synthesis(config).concat(),
         false => texts(&config["model"]["name"]),
-    };
-    names.join(", ")
+    }
 }
 
 /// The relation miners and the cross-encoder of a synthesis run.

@@ -1,5 +1,6 @@
-//! Data sets and models, and a look into documents.
+//! The page of a data set or a model, and a look into documents.
 
+mod list;
 mod upload;
 
 use std::sync::Arc;
@@ -13,110 +14,27 @@ use serde::Deserialize;
 
 use super::{
     annotations,
-    artifacts::{audience, file_of, kind_name, length_of, shown_title, title_of},
+    artifacts::{audience, file_of, kind_name, shown_title, title_of},
     document::{DOCUMENTS, picture_of, shown_document},
     failure::Page,
     frame::{page as framed, pager, pages},
     session::Session,
     start,
-    words::{bytes, count, name as shown_name, path, query, time},
+    words::{bytes, count, name as shown_name, path, time},
 };
 use crate::{
     app::App,
-    database::{ArtifactList, ArtifactRow, UseRow},
+    database::{ArtifactRow, UseRow},
     documents,
     error::ApiError,
     ticket::Download,
 };
 
+pub(crate) use list::list;
 pub(crate) use upload::{form as upload_form, upload};
 
-/// Artifacts of a page.
-const PAGE: u64 = 50;
 /// Runs that are listed beside what they used.
 const USES: u64 = 20;
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct ListQuery {
-    q: String,
-    kind: String,
-    page: Option<u64>,
-}
-
-pub(crate) async fn list(
-    State(app): State<Arc<App>>,
-    session: Session,
-    Query(asked): Query<ListQuery>,
-) -> Page<Response> {
-    let number = asked.page.unwrap_or(1).max(1);
-    let given = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
-    let list = ArtifactList {
-        kind: given(&asked.kind),
-        name: given(asked.q.trim()),
-        newest_first: true,
-        by_name: false,
-        page: ((number - 1).saturating_mul(PAGE), PAGE),
-    };
-    let project = session.user.namespace.clone();
-    let (artifacts, total) = app.database.artifacts(project.clone(), list).await?;
-    let link = |page: u64| {
-        let page = page.to_string();
-        let fields = [
-            ("q", asked.q.as_str()),
-            ("kind", &asked.kind),
-            ("page", &page),
-        ];
-        format!("/console/data{}", query(&fields))
-    };
-    if number > pages(total, PAGE) {
-        return Ok(Redirect::to(&link(pages(total, PAGE))).into_response());
-    }
-    let nameless = artifacts.iter().filter(|artifact| artifact.name.is_none());
-    let nameless = nameless.map(|artifact| artifact.id.clone()).collect();
-    let makers = app.database.makers(project, nameless).await?;
-    let content = html! {
-        div .head {
-            h1 { "Data and models" }
-            @if session.writes() {
-                div .actions role="group" aria-label="Actions" { a .button href="/console/data/new" { "Upload data" } }
-            }
-        }
-        form .row method="get" action="/console/data" role="search" {
-            label for="q" { "Name" }
-            input id="q" name="q" value=(asked.q);
-            label for="kind" { "Kind" }
-            select id="kind" name="kind" {
-                option value="" { "any" }
-                @for kind in ["documentArray", "model"] {
-                    option value=(kind) selected[asked.kind == kind] { (kind_name(kind)) }
-                }
-            }
-            button type="submit" { "Filter" }
-        }
-        div .scroll tabindex="0" role="region" aria-label="Table of data and models" { table {
-            caption { (count(total, "item")) }
-            thead { tr {
-                th scope="col" { "Name" } th scope="col" { "Kind" }
-                th scope="col" .number { "Documents" } th scope="col" .number { "Size" }
-                th scope="col" { "Visible to" } th scope="col" { "Updated" }
-            } }
-            tbody { @for artifact in &artifacts { tr {
-                th scope="row" { a href=(path(&["data", &artifact.id])) {
-                    (shown_title(artifact, makers.get(&artifact.id)))
-                } }
-                td { (kind_name(&artifact.kind)) }
-                td .number { (length_of(artifact).map_or(String::new(), |n| n.to_string())) }
-                td .number { (bytes(artifact.size)) }
-                td { (audience(&session, artifact)) }
-                td { (time(&artifact.updated_at)) }
-            } } }
-        } }
-        (pager(total, number, PAGE, link))
-    };
-    let title = "Data and models";
-    Ok(framed(&session, title, title, &content).into_response())
-}
 
 async fn find(app: &App, session: &Session, id: String) -> Result<ArtifactRow, ApiError> {
     let found = app
@@ -188,7 +106,7 @@ pub(crate) async fn page(
             dt { "ID" } dd { code .long { (artifact.id) } }
             dt { "SHA-256" } dd { code .long { (artifact.content) } }
         }
-        (annotations::shown(&artifact.annotations))
+        (annotations::shown("/console/data", &artifact.annotations))
         @if is_own {
             (annotations::editor(&session, &here, artifact.created_by.as_deref(), &artifact.annotations))
         }

@@ -9,25 +9,29 @@ use serde::Deserialize;
 
 use super::{
     failure::Page,
-    frame::page as framed,
+    frame::{page as framed, pager, pages},
     links::run_path,
     session::Session,
     state::{badge, progress},
-    words::{count, name, seconds, time},
+    words::{count, name, query, seconds, time},
 };
 use crate::{
     app::App,
     database::{QueuedRow, RunRow, now_ms},
 };
 
-/// Runs of each table that are shown by name.
-const SHOWN: usize = 200;
+/// Lines of a page of each table.
+const PAGE: u64 = 100;
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct QueueQuery {
     /// `live` for the tables alone.
     part: String,
+    /// Page of the runs that train.
+    running: Option<u64>,
+    /// Page of the runs that wait.
+    page: Option<u64>,
 }
 
 /// A line of a table: a run, or how many there are that the user can't see.
@@ -67,6 +71,46 @@ fn lines(queued: &[QueuedRow]) -> Vec<Line> {
     lines
 }
 
+/// One of the two tables.
+struct Table {
+    is_waiting: bool,
+    /// All runs of it.
+    runs: u64,
+    /// Lines of all pages.
+    lines: u64,
+    number: u64,
+    /// Lines of this page.
+    shown: Vec<Line>,
+}
+
+impl Table {
+    /// The wanted page, or the last one if there are fewer.
+    fn new(is_waiting: bool, queued: &[QueuedRow], wanted: Option<u64>) -> Self {
+        let lines = lines(queued);
+        let count = lines.len() as u64;
+        let number = wanted.unwrap_or(1).clamp(1, pages(count, PAGE));
+        let first = (number - 1) * PAGE;
+        let shown = lines
+            .into_iter()
+            .skip(usize::try_from(first).unwrap_or(usize::MAX));
+        Self {
+            is_waiting,
+            runs: queued.len() as u64,
+            lines: count,
+            number,
+            shown: shown.take(PAGE as usize).collect(),
+        }
+    }
+
+    /// IDs of the runs that are shown by name.
+    fn ids(&self) -> impl Iterator<Item = i64> {
+        self.shown.iter().filter_map(|line| match line {
+            Line::Run { id, .. } => Some(*id),
+            Line::Others { .. } => None,
+        })
+    }
+}
+
 pub(crate) async fn page(
     State(app): State<Arc<App>>,
     session: Session,
@@ -74,14 +118,27 @@ pub(crate) async fn page(
 ) -> Page {
     let running = app.database.with_job(&session.user).await?;
     let waiting = app.database.waiting(&session.user).await?;
-    let visible = running.iter().chain(&waiting).filter(|run| run.is_visible);
-    let ids = visible.map(|run| run.id).take(2 * SHOWN).collect();
+    let running = Table::new(false, &running, asked.running);
+    let waiting = Table::new(true, &waiting, asked.page);
+    let ids = running.ids().chain(waiting.ids()).collect();
     let runs = app.database.runs_by_ids(ids).await?;
     let runs: HashMap<i64, RunRow> = runs.into_iter().map(|run| (run.id, run)).collect();
+    let here = |part: &str, running: u64, waiting: u64| {
+        let text = |page: u64| {
+            Some(page.to_string())
+                .filter(|_| page > 1)
+                .unwrap_or_default()
+        };
+        let (running, waiting) = (text(running), text(waiting));
+        let fields = [("part", part), ("running", &running), ("page", &waiting)];
+        format!("/console/queue{}", query(&fields))
+    };
     let tables = html! {
         div #queue {
-            (table("Running", &running, &runs, false))
-            (table("Waiting", &waiting, &runs, true))
+            (table(&running, &runs))
+            (pager(running.lines, running.number, PAGE, |page| here("", page, waiting.number)))
+            (table(&waiting, &runs))
+            (pager(waiting.lines, waiting.number, PAGE, |page| here("", running.number, page)))
         }
     };
     if asked.part == "live" {
@@ -90,33 +147,30 @@ pub(crate) async fn page(
     let content = html! {
         h1 { "Queue" }
         p .hint { "People take turns, and the oldest run of each comes first. Runs of other projects are counted." }
-        div data-live="/console/queue?part=live" data-every="5" { (tables) }
+        div data-live=(here("live", running.number, waiting.number)) data-every="5" { (tables) }
     };
     Ok(framed(&session, "Queue", "Queue", &content))
 }
 
-fn table(
-    title: &str,
-    queued: &[QueuedRow],
-    runs: &HashMap<i64, RunRow>,
-    is_waiting: bool,
-) -> Markup {
+fn table(table: &Table, runs: &HashMap<i64, RunRow>) -> Markup {
+    let is_waiting = table.is_waiting;
+    let title = if is_waiting { "Waiting" } else { "Running" };
     let now = now_ms();
     html! {
         h2 { (title) }
-        @if queued.is_empty() {
+        @if table.runs == 0 {
             p { "No runs." }
         } @else {
             div .scroll tabindex="0" role="region" aria-label={ (title) " runs" } { table .cards {
-                caption { (count(queued.len() as u64, "run")) }
+                caption { (count(table.runs, "run")) }
                 thead { tr {
                     @if is_waiting { th scope="col" .number { "Place" } }
                     th scope="col" { "Run" } th scope="col" { "Experiment" } th scope="col" { "State" }
                     @if !is_waiting { th scope="col" { "Remaining" } }
                     th scope="col" { "Submitted" }
                 } }
-                tbody { @for line in lines(queued) {
-                    @match line {
+                tbody { @for line in &table.shown {
+                    @match *line {
                         Line::Run { id, place } => {
                             // One that has just ended is left out.
                             @if let Some(run) = runs.get(&id) { (row(run, is_waiting.then_some(place), now)) }
@@ -193,5 +247,25 @@ mod tests {
             },
         ];
         assert_eq!(lines(&queued), expected);
+    }
+
+    #[test]
+    fn long_tables_have_pages() {
+        let visible = |id| QueuedRow {
+            id,
+            is_visible: true,
+            is_own: true,
+        };
+        let queued: Vec<QueuedRow> = (1..=250).map(visible).collect();
+        for (wanted, number, shown) in [
+            (None, 1, 1..=100),
+            (Some(3), 3, 201..=250),
+            (Some(9), 3, 201..=250),
+        ] {
+            let table = Table::new(true, &queued, wanted);
+            assert_eq!((table.runs, table.lines, table.number), (250, 250, number));
+            assert!(table.ids().eq(shown));
+        }
+        assert_eq!(Table::new(true, &[], Some(2)).number, 1);
     }
 }

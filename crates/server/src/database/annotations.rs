@@ -118,6 +118,19 @@ impl Database {
         .await
     }
 
+    /// The tags of the project's data and models, in alphabetical order, up to 200.
+    pub(crate) async fn tags_of_artifacts(&self, project: String) -> rusqlite::Result<Vec<String>> {
+        self.read(move |db| {
+            db.prepare_cached(
+                "SELECT DISTINCT tag.value FROM artifacts, json_each(tags) AS tag
+                 WHERE project_id = ?1 AND tags <> '[]' ORDER BY 1 LIMIT ?2",
+            )?
+            .query_map(params![project, OFFERED], |row| row.get(0))?
+            .collect()
+        })
+        .await
+    }
+
     /// The tags of the project's runs, in alphabetical order, up to 200.
     pub(crate) async fn tags_of_runs(&self, project: String) -> rusqlite::Result<Vec<String>> {
         self.read(move |db| {

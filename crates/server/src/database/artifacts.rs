@@ -5,8 +5,9 @@ use finetuner_protocol::{AnnotationChange, Annotations};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
-    Annotated, Database, Identity, Role, annotations,
+    Annotated, Database, Identity, Refusal, Role, annotations,
     contents::has_content,
+    run_rows::OPEN,
     sql::{NOW, bounds},
     usage,
 };
@@ -125,6 +126,30 @@ fn check_owner(
     creators.try_for_each(|creator| by.check_own(db, creator.as_deref()))
 }
 
+/// Fails if an open run will give this name to the data that it makes. Such a name
+/// ends with the id of the run's artifact.
+fn check_not_reserved(db: &Connection, project: &str, name: Option<&str>) -> rusqlite::Result<()> {
+    let Some((_, id)) = name.and_then(|name| name.rsplit_once('-')) else {
+        return Ok(());
+    };
+    let run: Option<String> = db
+        .prepare_cached(&format!(
+            "SELECT experiments.name || '/' || runs.name
+             FROM runs JOIN experiments ON experiments.id = experiment_id
+             WHERE {OPEN} AND project_id = ?1 AND artifact_id = ?2"
+        ))?
+        .query_row([project, id], |row| row.get(0))
+        .optional()?;
+    match run {
+        None => Ok(()),
+        Some(run) => Err(Refusal::Conflict(format!(
+            "`name`: the data that the run `{run}` makes will have this name: use another name, \
+             or wait until the run has ended"
+        ))
+        .into()),
+    }
+}
+
 /// As [`Database::put_artifact`], in a transaction of the caller's.
 pub(super) fn put(db: &Connection, new: NewArtifact) -> rusqlite::Result<(String, Option<String>)> {
     let before: Option<(String, String)> = db
@@ -169,6 +194,40 @@ pub(super) fn put(db: &Connection, new: NewArtifact) -> rusqlite::Result<(String
     Ok((id, orphan))
 }
 
+/// As [`Database::put_artifact`], in a transaction of the caller's, which commits it
+/// if an artifact was stored.
+fn put_for_member(
+    db: &Connection,
+    by: &Identity,
+    new: NewArtifact,
+    most: Option<u64>,
+) -> rusqlite::Result<Put> {
+    by.check(db, Role::Member)?;
+    check_owner(db, by, Some(&new.id), new.name.as_deref())?;
+    check_not_reserved(db, &new.project_id, new.name.as_deref())?;
+    let (project_id, public) = (new.project_id.clone(), new.public);
+    let object = new.name.clone().unwrap_or_else(|| new.id.clone());
+    let was_public: bool = db.query_row(
+        "SELECT EXISTS (SELECT 1 FROM artifacts
+             WHERE project_id = ?1 AND (id = ?2 OR name = ?3) AND public)",
+        params![project_id, new.id, new.name],
+        |row| row.get(0),
+    )?;
+    let (id, orphan) = put(db, new)?;
+    if let Some(most) = usage::max_stored(db, &project_id, most)? {
+        let stored = usage::stored(db, &project_id)?;
+        if stored > most {
+            return Ok(Put::OverQuota(stored, most));
+        }
+    }
+    match (was_public, public) {
+        (false, true) => by.note(db, "data.publish", &object)?,
+        (true, false) => by.note(db, "data.unpublish", &object)?,
+        _ => {}
+    }
+    Ok(Put::Artifact { id, orphan })
+}
+
 /// Filter and order of a list.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ArtifactList {
@@ -176,6 +235,8 @@ pub(crate) struct ArtifactList {
     pub(crate) kind: Option<String>,
     /// With this in their name alone.
     pub(crate) name: Option<String>,
+    /// With this tag alone.
+    pub(crate) tag: Option<String>,
     /// The newest first.
     pub(crate) newest_first: bool,
     /// By their names, rather than by when they were made.
@@ -197,30 +258,39 @@ impl Database {
     ) -> rusqlite::Result<Put> {
         self.write(move |db| {
             let transaction = db.transaction()?;
+            let put = put_for_member(&transaction, &by, new, most)?;
+            if matches!(put, Put::Artifact { .. }) {
+                transaction.commit()?;
+            }
+            Ok(put)
+        })
+        .await
+    }
+
+    /// Like [`Database::put_artifact`], unless the project has an artifact of that
+    /// name, which stays: then it returns none.
+    pub(crate) async fn add_artifact(
+        &self,
+        by: Identity,
+        new: NewArtifact,
+        most: Option<u64>,
+    ) -> rusqlite::Result<Option<Put>> {
+        self.write(move |db| {
+            let transaction = db.transaction()?;
             by.check(&transaction, Role::Member)?;
-            check_owner(&transaction, &by, Some(&new.id), new.name.as_deref())?;
-            let (project_id, public) = (new.project_id.clone(), new.public);
-            let object = new.name.clone().unwrap_or_else(|| new.id.clone());
-            let was_public: bool = transaction.query_row(
-                "SELECT EXISTS (SELECT 1 FROM artifacts
-                     WHERE project_id = ?1 AND (id = ?2 OR name = ?3) AND public)",
-                params![project_id, new.id, new.name],
+            let is_taken: bool = transaction.query_row(
+                "SELECT EXISTS (SELECT 1 FROM artifacts WHERE project_id = ?1 AND name = ?2)",
+                params![new.project_id, new.name],
                 |row| row.get(0),
             )?;
-            let (id, orphan) = put(&transaction, new)?;
-            if let Some(most) = usage::max_stored(&transaction, &project_id, most)? {
-                let stored = usage::stored(&transaction, &project_id)?;
-                if stored > most {
-                    return Ok(Put::OverQuota(stored, most));
-                }
+            if is_taken {
+                return Ok(None);
             }
-            match (was_public, public) {
-                (false, true) => by.note(&transaction, "data.publish", &object)?,
-                (true, false) => by.note(&transaction, "data.unpublish", &object)?,
-                _ => {}
+            let put = put_for_member(&transaction, &by, new, most)?;
+            if matches!(put, Put::Artifact { .. }) {
+                transaction.commit()?;
             }
-            transaction.commit()?;
-            Ok(Put::Artifact { id, orphan })
+            Ok(Some(put))
         })
         .await
     }
@@ -292,10 +362,11 @@ impl Database {
         let (offset, limit) = bounds(Some(list.page));
         self.read(move |db| {
             let wanted = "project_id = ?1 AND type = coalesce(?2, type)
-                 AND (?3 IS NULL OR instr(name, ?3) > 0)";
+                 AND (?3 IS NULL OR instr(name, ?3) > 0)
+                 AND (?4 IS NULL OR EXISTS (SELECT 1 FROM json_each(tags) WHERE value = ?4))";
             let total = db.query_row(
                 &format!("SELECT count(*) FROM artifacts WHERE {wanted}"),
-                params![project, list.kind, list.name],
+                params![project, list.kind, list.name, list.tag],
                 |row| row.get(0),
             )?;
             let order = match (list.by_name, list.newest_first) {
@@ -307,10 +378,10 @@ impl Database {
             let rows = db
                 .prepare_cached(&format!(
                     "SELECT {COLUMNS} FROM artifacts WHERE {wanted}
-                     ORDER BY {order} LIMIT ?4 OFFSET ?5"
+                     ORDER BY {order} LIMIT ?5 OFFSET ?6"
                 ))?
                 .query_map(
-                    params![project, list.kind, list.name, limit, offset],
+                    params![project, list.kind, list.name, list.tag, limit, offset],
                     artifact,
                 )?
                 .collect::<Result<_, _>>()?;
@@ -365,6 +436,7 @@ impl Database {
             let transaction = db.transaction()?;
             by.check(&transaction, Role::Member)?;
             check_owner(&transaction, &by, Some(&id), None)?;
+            check_not_reserved(&transaction, &by.namespace, change.name.as_deref())?;
             let was_public: bool = transaction.query_row(
                 "SELECT EXISTS (SELECT 1 FROM artifacts
                      WHERE project_id = ?1 AND id = ?2 AND public)",
@@ -409,3 +481,6 @@ impl Database {
         .await
     }
 }
+
+#[cfg(test)]
+mod tests;

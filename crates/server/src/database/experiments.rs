@@ -1,6 +1,6 @@
 //! Experiments.
 
-use rusqlite::{OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
     Database, Identity, Role,
@@ -32,6 +32,20 @@ fn experiment(row: &Row<'_>) -> rusqlite::Result<ExperimentRow> {
     })
 }
 
+/// Fails if the experiment is in the project, and `by` may not delete it.
+fn check_own_experiment(db: &Connection, by: &Identity, id: i64) -> rusqlite::Result<()> {
+    by.check(db, Role::Member)?;
+    let creator: Option<Option<String>> = db
+        .prepare_cached("SELECT creator FROM experiments WHERE id = ?1 AND project_id = ?2")?
+        .query_row(params![id, by.namespace], |row| row.get(0))
+        .optional()?;
+    match creator {
+        Some(creator) => by.check_own(db, creator.as_deref()),
+        // It is gone already.
+        None => Ok(()),
+    }
+}
+
 impl Database {
     /// Creates an experiment; fails if the project has one of that name.
     pub(crate) async fn create_experiment(
@@ -47,10 +61,10 @@ impl Database {
             let created = transaction.query_row(
                 &format!(
                     "INSERT INTO experiments (project_id, name, description, created_at,
-                         idempotency_key)
-                     VALUES (?1, ?2, ?3, {NOW}, ?4) RETURNING {COLUMNS}"
+                         idempotency_key, creator)
+                     VALUES (?1, ?2, ?3, {NOW}, ?4, ?5) RETURNING {COLUMNS}"
                 ),
-                params![by.namespace, name, description, idempotency_key],
+                params![by.namespace, name, description, idempotency_key, by.person],
                 experiment,
             )?;
             transaction.commit()?;
@@ -80,7 +94,7 @@ impl Database {
     pub(crate) async fn delete_experiment(&self, by: Identity, id: i64) -> rusqlite::Result<bool> {
         self.write(move |db| {
             let transaction = db.transaction()?;
-            by.check(&transaction, Role::Member)?;
+            check_own_experiment(&transaction, &by, id)?;
             let deleted: Option<String> = transaction
                 .query_row(
                     "DELETE FROM experiments WHERE id = ?1 AND project_id = ?2
@@ -101,10 +115,11 @@ impl Database {
         .await
     }
 
-    /// Whether a member may delete all runs of an experiment: all of them are the
-    /// member's, or the member is an owner.
+    /// Whether a member may delete an experiment with its runs: the member added all
+    /// of it, or is an owner.
     pub(crate) async fn check_delete(&self, by: Identity, id: i64) -> rusqlite::Result<()> {
         self.read(move |db| {
+            check_own_experiment(db, &by, id)?;
             let creators = db
                 .prepare_cached("SELECT DISTINCT created_by FROM runs WHERE experiment_id = ?1")?
                 .query_map([id], |row| row.get(0))?
@@ -139,5 +154,53 @@ impl Database {
             Ok((rows, total))
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        database::{Refusal, Scope, Wanted, in_memory},
+        secret,
+    };
+
+    #[tokio::test]
+    async fn members_delete_the_experiments_that_they_created_themselves() {
+        let db = in_memory();
+        let (ada, bob) = (db.identity_of("ada").await, db.identity_of("bob").await);
+        let team = "team".to_owned();
+        let made = db.create_project(ada.clone(), team.clone(), None);
+        made.await.unwrap();
+        let added = db.set_member(ada, team.clone(), bob.name, Role::Member, None);
+        added.await.unwrap();
+        let in_team = async |name: &str| {
+            let token = db.create_token(name.to_owned(), "t".to_owned(), Scope::All);
+            let hash = secret::hash(&token.await.unwrap());
+            let found = db.identify(hash, Wanted::Named("team".to_owned()), None);
+            found.await.unwrap().unwrap()
+        };
+        let (ada, bob) = (in_team("ada").await, in_team("bob").await);
+        let create = async |by: &Identity, name: &str| {
+            let made = db.create_experiment(by.clone(), name.to_owned(), String::new(), None);
+            made.await.unwrap().id
+        };
+        let (first, own) = (create(&ada, "first").await, create(&bob, "own").await);
+        for refused in [
+            db.check_delete(bob.clone(), first).await,
+            db.delete_experiment(bob.clone(), first).await.map(drop),
+        ] {
+            let error = refused.unwrap_err();
+            let project = team.clone();
+            assert_eq!(Refusal::of(&error), Some(&Refusal::NotOwn { project }));
+        }
+        db.check_delete(bob.clone(), own).await.unwrap();
+        assert!(db.delete_experiment(bob.clone(), own).await.unwrap());
+        // An owner deletes everything, also what a deleted user created.
+        let left = create(&bob, "left").await;
+        assert!(db.delete_user("bob".to_owned()).await.unwrap());
+        for id in [first, left, left] {
+            assert!(db.delete_experiment(ada.clone(), id).await.unwrap());
+        }
     }
 }

@@ -11,4 +11,5 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("0006_tags.sql"),
     include_str!("0007_projects.sql"),
     include_str!("0008_team.sql"),
+    include_str!("0009_creators.sql"),
 ];

@@ -278,4 +278,28 @@ mod tests {
         let row = note(0, Next::Sent).await;
         assert!(row.sent && row.due_at.is_none());
     }
+
+    #[tokio::test]
+    async fn one_test_of_a_webhook_waits_at_a_time() {
+        let db = in_memory();
+        with_run(&db, "r").await;
+        let user = db.identity_of("u").await;
+        let id = hook(&db, &user, &RunEvent::ALL).await;
+        let test = async || {
+            let made = db.test_webhook(user.clone(), id.clone()).await;
+            made.unwrap().unwrap().name
+        };
+        let first = test().await;
+        assert_eq!(test().await, first);
+        let message = due(&db, &[]).await.remove(0);
+        // It waits for its next attempt, too.
+        let later = now_ms() + 60_000;
+        assert!(db.begin_attempt(message.id, 0, later).await.unwrap());
+        assert_eq!(test().await, first);
+        let noted = db.note_attempt(message.id, 1, Next::Sent, "o".into());
+        noted.await.unwrap();
+        assert_ne!(test().await, first);
+        let all = db.deliveries(user.namespace.clone(), id.clone(), 9).await;
+        assert_eq!(all.unwrap().len(), 2);
+    }
 }

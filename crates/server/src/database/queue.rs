@@ -11,6 +11,7 @@ use super::{
     Database, events,
     run_rows::OPEN,
     sql::{is_duplicate, millis},
+    waiting::{TAKER, TURN},
 };
 
 /// Request for a job for the next waiting run.
@@ -82,24 +83,25 @@ fn launched(row: &Row<'_>) -> rusqlite::Result<Launched> {
 impl Database {
     /// Assigns a job to the next waiting run.
     ///
-    /// Users take turns, and each user's oldest run goes first. The job's name is
-    /// stored before the job is submitted, so that the job can be found after a
-    /// crash.
+    /// Users take turns, and each user's oldest run goes first. The deleted users of a
+    /// project count as one user. The job's name is stored before the job is
+    /// submitted, so that the job can be found after a crash.
     pub(crate) async fn claim(&self, claim: Claim) -> rusqlite::Result<Option<Launched>> {
         self.write(move |db| {
             let transaction = db.transaction()?;
             let delayed = serde_json::json!(claim.delayed).to_string();
-            let next: Option<(i64, Option<String>)> = transaction
+            let next: Option<(i64, String)> = transaction
                 .prepare_cached(&format!(
-                    "SELECT min(runs.id), created_by FROM runs
-                         LEFT JOIN users ON users.id = created_by
-                     WHERE {OPEN} AND job IS NULL
-                         AND runs.id NOT IN (SELECT value FROM json_each(?1))
-                     GROUP BY created_by ORDER BY turn IS NULL, turn, min(runs.id) LIMIT 1"
+                    "SELECT oldest, taker FROM (
+                         SELECT min(id) AS oldest, {TAKER} AS taker FROM runs
+                         WHERE {OPEN} AND job IS NULL
+                             AND id NOT IN (SELECT value FROM json_each(?1))
+                         GROUP BY taker)
+                     ORDER BY {TURN}, oldest LIMIT 1"
                 ))?
                 .query_row([delayed], |row| Ok((row.get(0)?, row.get(1)?)))
                 .optional()?;
-            let Some((id, person)) = next else {
+            let Some((id, taker)) = next else {
                 return Ok(None);
             };
             let claimed = transaction.query_row(
@@ -112,10 +114,16 @@ impl Database {
                 params![id, claim.start_token, claim.prefix],
                 launched,
             )?;
-            transaction.execute(
-                "UPDATE users SET turn = (SELECT max(turn) + 1 FROM users) WHERE id = ?1",
-                [person],
+            let turn: i64 = transaction.query_row(
+                "SELECT 1 + max((SELECT max(turn) FROM users), (SELECT max(turn) FROM projects))",
+                [],
+                |row| row.get(0),
             )?;
+            // A personal project has the id of its user. Its own turn is never read.
+            for table in ["users", "projects"] {
+                let statement = format!("UPDATE {table} SET turn = ?2 WHERE id = ?1");
+                transaction.execute(&statement, params![taker, turn])?;
+            }
             transaction.commit()?;
             Ok(Some(claimed))
         })

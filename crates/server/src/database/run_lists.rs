@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use rusqlite::{OptionalExtension, params, params_from_iter, types::Value};
+use rusqlite::{OptionalExtension, Row, params, params_from_iter, types::Value};
 
 use super::{
     Database,
@@ -163,6 +163,25 @@ impl From<&RunRow> for Outline {
     }
 }
 
+fn outline(row: &Row<'_>) -> rusqlite::Result<Outline> {
+    Ok(Outline {
+        id: row.get(0)?,
+        experiment: row.get(1)?,
+        name: row.get(2)?,
+        description: row.get(3)?,
+        status: row.get(4)?,
+        noted: row.get(5)?,
+        has_worker: row.get(6)?,
+        created_at: row.get(7)?,
+        config: row.get(8)?,
+        metrics: row.get(9)?,
+        started_at: row.get(10)?,
+        ended_at: row.get(11)?,
+        tags: row.get(12)?,
+        note: row.get(13)?,
+    })
+}
+
 impl Database {
     /// The runs that a filter wants, and how many there are in all.
     pub(crate) async fn runs(
@@ -214,20 +233,37 @@ impl Database {
         .await
     }
 
-    /// The outlines of all runs that a filter wants, oldest first, whatever page
-    /// it names: at most `most`. Without `details`, configurations and metrics,
-    /// which take most of the room, are left out.
-    pub(crate) async fn outlines(
+    /// The ids of all runs that a filter wants, oldest first, whatever page it names:
+    /// at most `most`.
+    pub(crate) async fn run_ids(
         &self,
         among: impl Into<Among>,
         filter: RunFilter,
-        details: bool,
         most: u64,
-    ) -> rusqlite::Result<Vec<Outline>> {
+    ) -> rusqlite::Result<Vec<i64>> {
         let among = among.into();
         let (_, most) = bounds(Some((0, most)));
         self.read(move |db| {
             let wanted = filter.condition(&among);
+            let values = params![among.value(), filter.text, filter.tag, CANCELLED, most];
+            db.prepare_cached(&format!(
+                "SELECT id FROM runs WHERE {wanted} ORDER BY id LIMIT ?5"
+            ))?
+            .query_map(values, |row| row.get(0))?
+            .collect()
+        })
+        .await
+    }
+
+    /// The outlines of the runs of these ids, in this order. One that has gone is left
+    /// out. Without `details`, configurations and metrics, which take most of the room,
+    /// are empty.
+    pub(crate) async fn outlines(
+        &self,
+        ids: Vec<i64>,
+        details: bool,
+    ) -> rusqlite::Result<Vec<Outline>> {
+        self.read(move |db| {
             let details = match details {
                 true => "config, metrics",
                 false => "'', ''",
@@ -237,29 +273,12 @@ impl Database {
                      runs.details, worker_token IS NOT NULL, runs.created_at, {details},
                      started_at, ended_at, runs.tags, runs.note
                  FROM runs JOIN experiments ON experiments.id = experiment_id
-                 WHERE runs.id IN (SELECT id FROM runs WHERE {wanted} ORDER BY id LIMIT ?5)
-                 ORDER BY runs.id"
+                 WHERE runs.id = ?1"
             ))?;
-            let values = params![among.value(), filter.text, filter.tag, CANCELLED, most];
-            let rows = query.query_map(values, |row| {
-                Ok(Outline {
-                    id: row.get(0)?,
-                    experiment: row.get(1)?,
-                    name: row.get(2)?,
-                    description: row.get(3)?,
-                    status: row.get(4)?,
-                    noted: row.get(5)?,
-                    has_worker: row.get(6)?,
-                    created_at: row.get(7)?,
-                    config: row.get(8)?,
-                    metrics: row.get(9)?,
-                    started_at: row.get(10)?,
-                    ended_at: row.get(11)?,
-                    tags: row.get(12)?,
-                    note: row.get(13)?,
-                })
-            })?;
-            rows.collect()
+            let found = ids
+                .iter()
+                .map(|id| query.query_row([id], outline).optional());
+            found.filter_map(Result::transpose).collect()
         })
         .await
     }
@@ -365,10 +384,8 @@ mod tests {
         ] {
             assert_eq!(names(standing(wanted)).await.0, expected);
             for among in [Among::Experiment(1), Among::Project(owner.clone())] {
-                let outlines = db
-                    .outlines(among, standing(wanted), false, 9)
-                    .await
-                    .unwrap();
+                let ids = db.run_ids(among, standing(wanted), 9).await.unwrap();
+                let outlines = db.outlines(ids, false).await.unwrap();
                 let names: Vec<&str> = outlines.iter().map(|o| o.name.as_str()).collect();
                 assert_eq!(names.join(" "), expected);
             }
@@ -390,6 +407,9 @@ mod tests {
         let rows = db.runs_by_ids(vec![first + 1, 99, first]).await.unwrap();
         let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
         assert_eq!(ids, [first + 1, first]);
+        let outlines = db.outlines(vec![first + 1, 99, first], true).await.unwrap();
+        let found: Vec<(i64, &str)> = outlines.iter().map(|o| (o.id, &*o.config)).collect();
+        assert_eq!(found, [(first + 1, "{}"), (first, "{}")]);
         let wanted = vec![rows[1].artifact_id.clone(), "none".to_owned()];
         let makers = db
             .makers(rows[1].project_id.clone(), wanted.clone())

@@ -23,36 +23,47 @@ fn queued(row: &Row<'_>) -> rusqlite::Result<QueuedRow> {
     })
 }
 
-/// Order of `placed`: users take turns, and each user's oldest run comes first.
-const ORDER: &str = "round, turn, oldest";
+/// Expression for who takes a turn for a run: its user, or its project if that user
+/// was deleted.
+pub(super) const TAKER: &str = "coalesce(created_by,
+    (SELECT project_id FROM experiments WHERE experiments.id = experiment_id))";
 
-/// SQL of the tables `waiting`, the first 1000 runs that wait, and `placed`, the
-/// same runs with their places.
-fn placed() -> String {
+/// Expression for the last turn of a `taker`.
+pub(super) const TURN: &str = "coalesce((SELECT turn FROM users WHERE id = taker),
+    (SELECT turn FROM projects WHERE id = taker))";
+
+/// The first tables of a query: the runs that wait, and those who take turns, with
+/// their positions within a round. In each round, everybody's oldest run that is left
+/// gets a job.
+fn tables() -> String {
     format!(
-        "waiting AS (
-             SELECT id, experiment_id, coalesce(created_by, '') AS person FROM runs
-             WHERE {OPEN} AND job IS NULL ORDER BY id LIMIT 1000),
-         placed AS (
-             SELECT waiting.id, experiment_id, person,
-                 coalesce(turn, 9223372036854775807) AS turn,
-                 row_number() OVER (PARTITION BY person ORDER BY waiting.id) AS round,
-                 min(waiting.id) OVER (PARTITION BY person) AS oldest
-             FROM waiting LEFT JOIN users ON users.id = person)"
+        "WITH waiting AS (
+             SELECT id, experiment_id, created_by, {TAKER} AS taker FROM runs
+             WHERE {OPEN} AND job IS NULL),
+         takers AS (
+             SELECT taker, count(*) AS runs,
+                 row_number() OVER (ORDER BY {TURN}, min(id)) AS position
+             FROM waiting GROUP BY taker)"
     )
 }
 
 impl Database {
-    /// Returns the first 1000 runs that wait, in the order in which they get a job
-    /// if no others come.
+    /// Returns the runs that wait, in the order in which they get a job if no others
+    /// come.
     pub(crate) async fn waiting(&self, by: &Identity) -> rusqlite::Result<Vec<QueuedRow>> {
         let (project, person) = (by.namespace.clone(), by.person.clone());
         self.read(move |db| {
             db.prepare_cached(&format!(
-                "WITH {}
-                 SELECT placed.id, project_id = ?1, person = ?2
-                 FROM placed JOIN experiments ON experiments.id = experiment_id ORDER BY {ORDER}",
-                placed()
+                "{},
+                 placed AS (
+                     SELECT waiting.*,
+                         row_number() OVER (PARTITION BY taker ORDER BY id) AS round
+                     FROM waiting)
+                 SELECT placed.id, project_id = ?1, coalesce(created_by, '') = ?2
+                 FROM placed JOIN takers USING (taker)
+                     JOIN experiments ON experiments.id = experiment_id
+                 ORDER BY round, position",
+                tables()
             ))?
             .query_map(params![project, person], queued)?
             .collect()
@@ -60,15 +71,19 @@ impl Database {
         .await
     }
 
-    /// Returns how many waiting runs come before this one, up to 1000.
+    /// Returns the number of runs that get a job before this one, if no others come.
     pub(crate) async fn ahead(&self, id: i64) -> rusqlite::Result<u64> {
         self.read(move |db| {
             db.prepare_cached(&format!(
-                "WITH {}, ordered AS (
-                     SELECT id, row_number() OVER (ORDER BY {ORDER}) - 1 AS ahead FROM placed)
-                 SELECT coalesce((SELECT ahead FROM ordered WHERE id = ?1),
-                                 (SELECT count(*) FROM waiting WHERE id < ?1))",
-                placed()
+                "{},
+                 own AS (
+                     SELECT position, (SELECT count(*) FROM waiting
+                         WHERE waiting.taker = takers.taker AND waiting.id <= ?1) AS round
+                     FROM takers WHERE taker = (SELECT taker FROM waiting WHERE id = ?1))
+                 SELECT coalesce(
+                     sum(min(runs, round - (takers.position >= own.position))), 0)
+                 FROM takers, own",
+                tables()
             ))?
             .query_row([id], |row| row.get(0))
         })

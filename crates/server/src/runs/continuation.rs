@@ -21,6 +21,7 @@ use crate::{
 
 /// Settings of a run that continues from a checkpoint.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Continuation {
     pub(crate) name: String,
     #[serde(default)]

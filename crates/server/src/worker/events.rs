@@ -19,6 +19,7 @@ use super::{
     limits::Limits,
     signals::Signals,
 };
+use crate::local_paths::LocalPaths;
 
 /// Maximum number of events in one report.
 const BATCH: usize = 256;
@@ -37,7 +38,7 @@ pub(super) enum Item {
 }
 
 /// Sends events in order until the run has ended. Sends at least one report
-/// every `heartbeat`, as a sign of life.
+/// every `heartbeat`, as a sign of life. Lines of the log are sent without `paths`.
 pub(super) async fn report(
     server: Server,
     mut items: mpsc::UnboundedReceiver<Item>,
@@ -45,6 +46,7 @@ pub(super) async fn report(
     limits: Limits,
     heartbeat: Duration,
     place: Place,
+    paths: LocalPaths,
 ) -> Result<(), String> {
     let server = server.trying_every(heartbeat);
     let mut first = 0;
@@ -58,7 +60,12 @@ pub(super) async fn report(
         let (mut bounded, mut waiting) = (Vec::new(), Vec::new());
         for item in new {
             match item {
-                Item::Event(event) => bounded.extend(split_long(event)),
+                Item::Event(mut event) => {
+                    if let Event::Log { message, .. } = &mut event {
+                        *message = paths.hide(message);
+                    }
+                    bounded.extend(split_long(event));
+                }
                 Item::Delivered(told) => waiting.push(told),
             }
         }
@@ -343,6 +350,7 @@ mod tests {
             Limits::none(),
             every,
             Place::Thread,
+            LocalPaths::of([]),
         );
         let reports = tokio::spawn(reports);
         for n in 0..2 * BATCH {
@@ -376,7 +384,7 @@ mod tests {
         };
         let (events, received) = mpsc::unbounded_channel();
         for event in [
-            line("first"),
+            line("/none/run/x is first"),
             refused,
             line("last"),
             examples(3000, 20, 200),
@@ -387,13 +395,23 @@ mod tests {
         let signals = Arc::new(Signals::default());
         let limits = Limits::none();
         let every = Duration::from_secs(1);
-        report(server, received, signals, limits, every, Place::Thread)
-            .await
-            .unwrap();
+        let paths = LocalPaths::of(["/none/run".into()]);
+        report(
+            server,
+            received,
+            signals,
+            limits,
+            every,
+            Place::Thread,
+            paths,
+        )
+        .await
+        .unwrap();
         let log = runs::log_text(&app, 1).await.unwrap();
         let said: Vec<&str> = log.lines().collect();
         assert_eq!(said.len(), 3, "{log}");
-        assert!(said[0].ends_with("first") && said[2].ends_with("last"));
+        assert!(said[0].ends_with(" x is first"), "{log}");
+        assert!(said[2].ends_with("last"));
         assert!(
             said[1].contains("An event (`evaluation`) was left out"),
             "{log}"

@@ -55,7 +55,7 @@ fn zip(files: &[(&str, &[u8])]) -> Vec<u8> {
 }
 
 /// Starts a server with this data folder.
-async fn start_in(folder: &Path) -> Backend {
+pub(crate) async fn start_in(folder: &Path) -> Backend {
     let server = Server::embedded().folder(folder).start().await.unwrap();
     let token = server.first_token().unwrap().to_owned();
     Backend {
@@ -123,6 +123,18 @@ async fn an_uploaded_file_equals_the_data_that_a_client_pushes() {
     let (status, ..) = upload(&browser, form(&fields, ("pairs.jsonl", lines.into()))).await;
     assert_eq!(status, StatusCode::SEE_OTHER);
     assert_eq!(backend.finetuner.pull("pairs").await.unwrap().len(), 2);
+
+    // Nor is what comes between the question and the answer overwritten.
+    let fields = [("name", "raced"), ("rows", "text-to-text")];
+    let send = || upload(&browser, form(&fields, ("pairs.csv", csv.into())));
+    let sent = tokio::join!(send(), send(), send(), send());
+    let mut statuses = [sent.0.0, sent.1.0, sent.2.0, sent.3.0];
+    statuses.sort();
+    let conflict = StatusCode::CONFLICT;
+    assert_eq!(
+        statuses,
+        [StatusCode::SEE_OTHER, conflict, conflict, conflict]
+    );
     assert_eq!(leftover_files(folder.path()), 0);
 }
 

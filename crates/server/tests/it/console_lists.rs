@@ -5,6 +5,7 @@ use reqwest::StatusCode;
 
 use crate::{
     console::Browser,
+    console_data::start_in,
     logins::sign_in,
     support::{finished_run, fit, pairs, start},
 };
@@ -87,6 +88,13 @@ async fn all_selected_runs_are_compared() {
         assert!(page.contains(count), "{page}");
         assert!(page.contains("aria-label=\"Main\"") && page.contains("experiments/default\""));
     }
+    // So are too many, of which none is left out without a word.
+    let many: Vec<String> = (0..201).map(|n| format!("run=default%2Fr{n}")).collect();
+    let (status, page) = browser
+        .get(&format!("/console/compare?{}", many.join("&")))
+        .await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert!(page.contains("At most 200 can be compared"), "{page}");
     // A page number past the end shows the last page.
     for list in ["/console/experiments/default", "/console/data"] {
         let http = backend.http.with_token(None);
@@ -138,4 +146,48 @@ async fn titles_are_names_and_can_not_change_the_text_direction() {
     // Times have a zone.
     let list = browser.page("/console/experiments/default").await;
     assert!(list.contains(" UTC</time>"), "{list}");
+}
+
+#[tokio::test]
+async fn runs_that_can_not_be_deleted_stop_no_others_and_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let backend = start_in(folder.path()).await;
+    for name in ["first", "second", "third"] {
+        finished_run(&backend.finetuner, name).await;
+    }
+    let browser = Browser {
+        backend: &backend,
+        cookie: sign_in(&backend).await,
+    };
+    let database = rusqlite::Connection::open(folder.path().join("finetuner.sqlite")).unwrap();
+    database
+        .execute_batch(
+            "CREATE TRIGGER stays BEFORE DELETE ON runs WHEN OLD.name = 'first'
+             BEGIN SELECT RAISE(ABORT, 'it stays'); END",
+        )
+        .unwrap();
+    let form = [
+        ("do", "delete"),
+        ("confirmed", "yes"),
+        ("run", "default/first"),
+        ("run", "default/second"),
+        ("run", "default/third"),
+    ];
+    let (status, page) = browser.post("/console/runs/selected", &form).await;
+    assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR, "{page}");
+    for part in [
+        "2 runs deleted.",
+        "1 run not deleted:",
+        "default/first",
+        "its log has the reason",
+    ] {
+        assert!(page.contains(part), "{part} is not in {page}");
+    }
+    assert!(!page.contains("default/second"), "{page}");
+    let page = browser.page("/console/runs").await;
+    assert!(
+        page.contains("runs/first\"") && !page.contains("runs/second\""),
+        "{page}"
+    );
+    assert!(!page.contains("runs/third\""), "{page}");
 }

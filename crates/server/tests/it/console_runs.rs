@@ -81,6 +81,21 @@ async fn tags_and_note_are_saved_together() {
     backend.finetuner.push("train", pairs(2)).await.unwrap();
     let data = backend.finetuner.describe_documents("train").await.unwrap();
     assert_eq!(data.annotations.tags, ["clean"]);
+    // The list of data has a filter by tag, too.
+    for (tag, count, there) in [("clean", "1 item<", &data.id), ("a", "1 item<", &artifact)] {
+        let page = browser.page(&format!("/console/data?tag={tag}")).await;
+        let link = format!("href=\"/console/data/{there}\"");
+        assert!(page.contains(count) && page.contains(&link), "{page}");
+        assert!(
+            page.contains(&format!("href=\"/console/data?tag={tag}\"")),
+            "{page}"
+        );
+    }
+    let page = browser.page("/console/data?tag=none").await;
+    assert!(
+        page.contains("0 items") && page.contains("value=\"none\" selected"),
+        "{page}"
+    );
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ mod console_forms;
 mod console_lists;
 mod console_runs;
 mod console_security;
+mod fields;
 mod hostile;
 mod hubble;
 #[cfg(target_os = "linux")]

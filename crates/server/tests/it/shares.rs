@@ -4,6 +4,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::{
+    console_data::start_in,
     logins::sign_in,
     support::{Backend, finished_run, start},
 };
@@ -203,4 +204,25 @@ async fn a_link_is_created_and_revoked_in_the_console() {
     assert_eq!(status, StatusCode::SEE_OTHER);
     let status = http.get(link).send().await.unwrap().status();
     assert_eq!(status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn the_page_of_a_link_shows_no_folder_of_the_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let backend = start_in(folder.path()).await;
+    finished_run(&backend.finetuner, "mine").await;
+    let database = rusqlite::Connection::open(folder.path().join("finetuner.sqlite")).unwrap();
+    database
+        .execute_batch(
+            "UPDATE runs SET config = json_set(config, '$.model.name', '/srv/hidden/base')",
+        )
+        .unwrap();
+    let share = create(&backend, &json!({"days": 1})).await;
+    let http = backend.http.with_token(None);
+    let page = http.get(&path(&share)).send().await.unwrap();
+    let page = page.text().await.unwrap();
+    assert!(
+        page.contains(">base<") && !page.contains("hidden"),
+        "{page}"
+    );
 }

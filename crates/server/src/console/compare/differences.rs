@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use finetuner_engine::plan::default_options;
 use finetuner_protocol::{Generation, RunConfig};
 use serde_json::Value;
 
@@ -28,33 +29,46 @@ pub(super) struct Difference {
     pub(super) values: Vec<Option<String>>,
 }
 
-/// The settings in which runs differ.
-pub(super) fn of(runs: &[RunRow]) -> Vec<Difference> {
-    let configs = runs.iter().map(|run| {
-        let contents: Value = serde_json::from_str(&run.data).unwrap_or_default();
-        (flat(config_of(run)), contents)
-    });
-    let mut configs: Vec<(BTreeMap<String, String>, Value)> = configs.collect();
-    let devices = runs.iter().zip(&mut configs);
-    for (run, (config, _)) in devices {
-        config.insert("device".to_owned(), run.device.clone());
-    }
-    between(&configs)
+/// The settings of a run.
+struct Settings {
+    /// Those that the configuration names, by their whole names.
+    named: BTreeMap<String, String>,
+    /// Defaults of options that it leaves out.
+    defaults: BTreeMap<String, String>,
 }
 
-fn between(configs: &[(BTreeMap<String, String>, Value)]) -> Vec<Difference> {
-    let mut fields: Vec<&String> = configs
+impl Settings {
+    fn get(&self, field: &str) -> Option<&String> {
+        self.named.get(field).or_else(|| self.defaults.get(field))
+    }
+}
+
+/// The settings in which runs differ.
+pub(super) fn of(runs: &[RunRow]) -> Vec<Difference> {
+    let all = runs.iter().map(|run| {
+        let contents: Value = serde_json::from_str(&run.data).unwrap_or_default();
+        let mut settings = flat(config_of(run));
+        settings
+            .named
+            .insert("device".to_owned(), run.device.clone());
+        (settings, contents)
+    });
+    between(&all.collect::<Vec<_>>())
+}
+
+fn between(all: &[(Settings, Value)]) -> Vec<Difference> {
+    let mut fields: Vec<&String> = all
         .iter()
-        .flat_map(|(config, _)| config.keys())
+        .flat_map(|(settings, _)| settings.named.keys())
         .collect();
     fields.sort();
     fields.dedup();
     let fields = fields.into_iter().filter_map(|field| {
-        let values = configs.iter().map(|(config, _)| config.get(field).cloned());
+        let values = all.iter().map(|(settings, _)| settings.get(field).cloned());
         let values: Vec<Option<String>> = values.collect();
         // Data is what it holds, whatever it is called.
-        let compared = configs.iter().map(|(config, contents)| {
-            let value = config.get(field)?;
+        let compared = all.iter().map(|(settings, contents)| {
+            let value = settings.get(field)?;
             Some(contents[value].as_str().unwrap_or(value).to_owned())
         });
         let compared: Vec<Option<String>> = compared.collect();
@@ -100,22 +114,28 @@ fn label(field: &str) -> String {
     }
 }
 
-/// The settings of a configuration by their whole names, in the words of one
-/// generation of clients, with the defaults of those that were not sent.
-fn flat(config: Value) -> BTreeMap<String, String> {
+/// The settings of a configuration, in the words of one generation of clients, with the
+/// defaults of those that were not sent.
+fn flat(config: Value) -> Settings {
     let read = serde_json::from_value::<RunConfig>(config.clone()).ok();
     let is_training = config["model"].is_object();
-    let whole = read.filter(|_| is_training).and_then(|mut read| {
+    let mut read = read.filter(|_| is_training);
+    let whole = read.as_mut().and_then(|read| {
         read.generation = Generation::V0_8;
         serde_json::to_value(read).ok()
     });
-    let mut all = BTreeMap::new();
-    walk("", whole.as_ref().unwrap_or(&config), &mut all);
+    let mut named = BTreeMap::new();
+    walk("", whole.as_ref().unwrap_or(&config), &mut named);
     for (field, value) in DEFAULTS.iter().filter(|_| is_training) {
-        all.entry((*field).to_owned())
+        named
+            .entry((*field).to_owned())
             .or_insert_with(|| (*value).to_owned());
     }
-    all
+    let mut defaults = BTreeMap::new();
+    for (field, value) in read.as_ref().map(default_options).unwrap_or_default() {
+        walk(&format!("hyper_parameters.{field}"), &value, &mut defaults);
+    }
+    Settings { named, defaults }
 }
 
 fn walk(prefix: &str, value: &Value, into: &mut BTreeMap<String, String>) {
@@ -213,6 +233,28 @@ mod tests {
             Some("a (abcdef01)".to_owned()),
         ];
         assert_eq!(found, [("train_data".to_owned(), names)]);
+    }
+
+    #[test]
+    fn options_with_their_defaults_are_no_differences() {
+        let config = |hyper: Value| {
+            let model = json!({"name": "m"});
+            json!({"model": model, "data": {"train_data": "a"}, "hyper_parameters": hyper})
+        };
+        let short = json!({"loss": "TripletMarginLoss", "optimizer": "Adam"});
+        let long = |margin: f64| {
+            json!({
+                "loss": "TripletMarginLoss", "loss_options": {"margin": margin, "swap": false},
+                "optimizer": "Adam", "optimizer_options": {"betas": [0.9, 0.999], "eps": 1e-8},
+            })
+        };
+        let with = |one: Value, other: Value| {
+            differ((config(one), Value::Null), (config(other), Value::Null))
+        };
+        assert_eq!(with(short.clone(), long(0.05)), []);
+        let values = vec![Some("0.05".to_owned()), Some("0.2".to_owned())];
+        let margin = ("loss_options.margin".to_owned(), values);
+        assert_eq!(with(short, long(0.2)), [margin]);
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub(super) async fn section(app: &App, runs: &[RunRow]) -> Result<Markup, ApiErr
             examples,
         });
     }
-    let queries = queries(&all);
+    let (queries, more) = queries(&all);
     if queries.is_empty() {
         return Ok(html! {});
     }
@@ -52,6 +52,7 @@ pub(super) async fn section(app: &App, runs: &[RunRow]) -> Result<Markup, ApiErr
             "What the models find after the training. " span .hit-mark { "✓" }
             " marks documents that belong to the query. The number is the distance to the query."
             @if left_out > 0 { " The first " (MOST) " runs with examples are shown." }
+            @if more > 0 { " " (more) " more queries are not shown." }
         }
         @for query in &queries {
             section .example aria-label={ "Query: " (visible(query)) } {
@@ -62,8 +63,8 @@ pub(super) async fn section(app: &App, runs: &[RunRow]) -> Result<Markup, ApiErr
     } })
 }
 
-/// The queries, those that most of the runs have first.
-fn queries(all: &[Own<'_>]) -> Vec<String> {
+/// The queries, those that most of the runs have first, and how many are left out.
+fn queries(all: &[Own<'_>]) -> (Vec<String>, usize) {
     let mut queries: Vec<(usize, &String)> = Vec::new();
     for query in all.iter().flat_map(|own| own.examples.asked()) {
         match queries.iter_mut().find(|(_, known)| *known == query) {
@@ -72,8 +73,9 @@ fn queries(all: &[Own<'_>]) -> Vec<String> {
         }
     }
     queries.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
+    let left_out = queries.len().saturating_sub(EXAMPLES);
     let first = queries.into_iter().take(EXAMPLES);
-    first.map(|(_, query)| query.clone()).collect()
+    (first.map(|(_, query)| query.clone()).collect(), left_out)
 }
 
 fn side(own: &Own<'_>, query: &str) -> Markup {

@@ -76,7 +76,7 @@ pub(crate) async fn page(
     for run in &runs {
         own.push(curves_of(&app, run, points).await?);
     }
-    let curves = curves(&runs, &own);
+    let (curves, left_out) = curves(&runs, &own);
     let mut kept: Vec<(&str, &str)> = chosen.iter().map(|id| ("run", *id)).collect();
     kept.extend(back.map(|back| ("back", back)));
     let content = html! {
@@ -98,6 +98,9 @@ pub(crate) async fn page(
             section aria-labelledby="curves" {
                 div .head { h2 #curves { "Curves" } (view.form("/console/compare", &kept)) }
                 div .figures { @for (title, curves) in &curves { (figure(title, curves, &view)) } }
+                @if left_out > 0 {
+                    p .hint { "Curves of " (METRICS) " metrics are drawn, and of " (left_out) " more are not." }
+                }
             }
         }
     };
@@ -123,8 +126,9 @@ fn too_few(session: &Session, chosen: usize, from: Option<&str>, back: Option<&s
     framed(session, "Experiments", "Compare runs", &content)
 }
 
-/// The curves of all runs, by what they show.
-fn curves(runs: &[RunRow], all: &[Curves]) -> Vec<(String, Vec<Curve>)> {
+/// The curves of all runs, by what they show, and how many metrics have curves that are
+/// left out.
+fn curves(runs: &[RunRow], all: &[Curves]) -> (Vec<(String, Vec<Curve>)>, usize) {
     // Curves keep the colour of their run, also where one has none.
     let of = |title: &str, take: &dyn Fn(&Curves) -> Option<Curve>| {
         let curves = runs.iter().zip(all).map(|(run, own)| Curve {
@@ -139,12 +143,15 @@ fn curves(runs: &[RunRow], all: &[Curves]) -> Vec<(String, Vec<Curve>)> {
         of("Loss", &|own| Some(own.loss.clone())),
         of("Validation loss", &|own| Some(own.val_loss.clone())),
     ];
-    for metric in measured(all) {
+    let mut measured = measured(all);
+    let left_out = measured.len().saturating_sub(METRICS);
+    measured.truncate(METRICS);
+    for metric in measured {
         let same = |curve: &&Curve| curve.name == metric;
         figures.push(of(&metric, &|own| own.metrics.iter().find(same).cloned()));
     }
     figures.push(of("Learning rate", &|own| Some(own.learning_rate.clone())));
-    figures.into_iter().flatten().collect()
+    (figures.into_iter().flatten().collect(), left_out)
 }
 
 /// The metrics that were measured between the steps of any run, those that tell
@@ -159,7 +166,6 @@ fn measured(all: &[Curves]) -> Vec<String> {
             }
         }
     }
-    names.truncate(METRICS);
     names
 }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::{Multipart, State, multipart::Field},
+    extract::{State, multipart::Field},
     response::{IntoResponse, Redirect, Response},
 };
 use finetuner_data::{Columns, Problems};
@@ -22,6 +22,7 @@ use crate::{
     },
     error::ApiError,
     imports::{self, FirstRow, NewData, Reading, Refusal, Rows, Spool},
+    multipart,
     tasks::to_the_end,
 };
 
@@ -102,14 +103,14 @@ pub(crate) async fn form(session: Session) -> Page {
 pub(crate) async fn upload(
     State(app): State<Arc<App>>,
     session: Session,
-    mut form: Multipart,
+    mut form: multipart::Form,
 ) -> Page<Response> {
     session.may_write()?;
     // A few files at once, so that nobody fills the disk with those of others.
     let turn = app.gates.spools.enter(&session.user.person).await?;
     let mut typed = Typed::default();
     let mut file = None;
-    while let Some(field) = form.next_field().await.map_err(|e| broken(&e))? {
+    while let Some(field) = form.next_field().await? {
         let name = field.name().unwrap_or_default().to_owned();
         match name.as_str() {
             "file" if file.is_some() => {
@@ -143,7 +144,10 @@ pub(crate) async fn upload(
         Ok(id) => return Ok(Redirect::to(&path(&["data", &id])).into_response()),
         Err(Refusal::Failed(error)) => {
             let reason = error.message().to_owned();
-            let field = "file";
+            let field = match error.status() {
+                axum::http::StatusCode::CONFLICT => "name",
+                _ => "file",
+            };
             (error.status(), Answer::Wrong(Wrong { field, reason }))
         }
         Err(Refusal::Field(field, reason)) => {
@@ -226,15 +230,18 @@ async fn checked(
     let file =
         file.ok_or_else(|| Refusal::Field("file", "choose a file that is not empty".to_owned()))?;
     let namespace = session.user.namespace.clone();
-    let taken = app.database.artifact_by_name(namespace, name.to_owned());
-    if typed.get("replace").is_empty() && taken.await.map_err(ApiError::from)?.is_some() {
-        let reason = "there is data of this name already: choose another name, or replace it";
-        return Err(Refusal::Field("replace", reason.to_owned()));
+    let replaces = !typed.get("replace").is_empty();
+    // Saves the reading. Whether the name is taken in the end is checked when the
+    // data is stored.
+    let existing = app.database.artifact_by_name(namespace, name.to_owned());
+    if !replaces && existing.await.map_err(ApiError::from)?.is_some() {
+        return Err(imports::taken());
     }
     let new = NewData {
         user: session.user.clone(),
         name: name.to_owned(),
         public: !typed.get("public").is_empty(),
+        replaces,
         reading,
     };
     Ok((file, new))

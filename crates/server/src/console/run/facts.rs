@@ -6,13 +6,14 @@ use serde_json::Value;
 use crate::{
     app::App,
     console::{
-        config::{config_of, makes_data, model_of, models_of_synthesis, setting, texts},
+        config::{config_of, makes_data, model_of, models_of, models_of_synthesis, setting, texts},
         failure::Failure,
         session::Session,
         words::{name, path, seconds, time},
     },
     database::{RunRow, now_ms},
     error::ApiError,
+    local_paths::plain_model,
 };
 
 /// The facts of a run, as a list of names and values.
@@ -100,9 +101,12 @@ async fn synthesis(app: &App, session: &Session, config: &Value) -> Result<Marku
 /// are not among them.
 pub(super) fn shared(run: &RunRow) -> Markup {
     let config = config_of(run);
+    let models = models_of(run, &config);
+    // A model in a folder of the server is not shown with the folders above it.
+    let models: Vec<&str> = models.iter().map(|name| plain_model(name)).collect();
     html! {
         dl .facts {
-            (fact("Model", &model_of(run, &config)))
+            (fact("Model", &models.join(", ")))
             (hyper_parameters(&config))
             dt { "Created" } dd { (time(&run.created_at)) }
             @if let Some((started, ended)) = run.started_at.zip(run.ended_at) {

@@ -44,7 +44,7 @@ pub(super) async fn markup(app: &App, session: &Session, shown: &Shown) -> Page 
             (actions(session, shown))
         }
         @if !run.description.is_empty() { p { (name(&run.description)) } }
-        (annotations::shown(&run.annotations))
+        (annotations::shown("/console/runs", &run.annotations))
         @match State::of(run) {
             State::Failed => { p .problem role="alert" { (visible(&details)) } }
             State::Cancelled => { p .hint { (visible(&details)) } }

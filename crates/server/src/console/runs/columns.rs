@@ -9,10 +9,10 @@ use crate::console::cookies::cookie;
 pub(super) const COOKIE: &str = "finetuner_columns";
 /// For how many seconds the choice is remembered.
 pub(super) const AGE: u32 = 365 * 86400;
-/// The most columns of a list, and bytes of all their names. Browsers keep cookies
-/// of 4 KiB.
+/// The most columns of a list, and bytes of the cookie's value. Browsers drop cookies
+/// of more than 4 KiB with their names and attributes.
 const MOST: usize = 40;
-const MOST_BYTES: usize = 2000;
+const MOST_BYTES: usize = 3500;
 
 /// Stand for the metric that a list shows: its value before the training, after
 /// it, and the change.
@@ -84,15 +84,16 @@ impl Columns {
                 all.push(field);
             }
         }
-        let bytes: usize = all.iter().map(String::len).sum();
-        if all.len() > MOST || bytes > MOST_BYTES {
+        let all = Self(all);
+        let (count, bytes) = (all.0.len(), all.value().len());
+        if count > MOST || bytes > MOST_BYTES {
             return Err(format!(
-                "{} columns with names of {bytes} bytes: at most {MOST} columns and {MOST_BYTES} \
-                 bytes are allowed: choose fewer",
-                all.len()
+                "`columns`: the names of {count} columns take {bytes} bytes in a cookie (letters \
+                 other than a to z take up to 12 each): at most {MOST} columns and {MOST_BYTES} \
+                 bytes are allowed: choose fewer"
             ));
         }
-        Ok(Self(all))
+        Ok(all)
     }
 
     /// The cookie's value.
@@ -143,7 +144,12 @@ mod tests {
         assert!(!chosen.value().contains([';', ' ', ',']));
         headers.insert(header::COOKIE, HeaderValue::from_str(&value).unwrap());
         assert_eq!(Columns::read(&headers), chosen);
-        let many = [("more".to_owned(), "x".repeat(3000))];
-        assert!(Columns::chosen(&many).unwrap_err().contains("3000 bytes"));
+        let chosen = |name: String| Columns::chosen(&[("more".to_owned(), name)]);
+        assert!(chosen("x".repeat(3498)).is_ok());
+        let error = chosen("x".repeat(3499)).unwrap_err();
+        assert!(error.contains("take 3501 bytes"), "{error}");
+        // Each takes 6 bytes in the cookie.
+        let error = chosen("ß".repeat(900)).unwrap_err();
+        assert!(error.contains("take 5402 bytes"), "{error}");
     }
 }

@@ -1,19 +1,21 @@
 //! A list of runs as a CSV file: the runs that are selected, or all that the list
 //! has.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, io, sync::Arc};
 
 use axum::{
+    body::Body,
     extract::{Query, RawQuery, State},
     http::header,
     response::{IntoResponse, Response},
 };
+use futures_util::{Stream, StreamExt, stream};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
     columns::Columns,
-    find::{find_experiment, search},
+    find::{CHUNK, find_experiment, search},
     listed::{ListQuery, Listed},
     search::{Conditions, Searched},
     selected::find_all,
@@ -21,7 +23,6 @@ use super::{
 use crate::{
     app::App,
     console::{failure::Page, session::Session, state::State as RunState},
-    database::Outline,
     error::ApiError,
 };
 
@@ -45,7 +46,7 @@ pub(crate) async fn download(
         .filter(|(field, _)| field == "run")
         .map(|(_, id)| id.into_owned())
         .collect();
-    let text = match chosen.is_empty() {
+    let (ids, columns) = match chosen.is_empty() {
         true => {
             let of = match experiment.is_empty() {
                 true => None,
@@ -53,19 +54,29 @@ pub(crate) async fn download(
             };
             let conditions = Conditions::read(&asked.filter).map_err(ApiError::bad_request)?;
             let listed = Listed::new(of, asked, Columns::default());
-            search(&app, &session.user, &listed, conditions, true, |found| {
-                text(&found)
-            })
+            search(
+                &app,
+                &session.user,
+                &listed,
+                conditions,
+                true,
+                FileColumns::see,
+            )
             .await?
         }
         false => {
             let chosen: Vec<&str> = chosen.iter().map(String::as_str).collect();
             let runs = find_all(&app, &session, &chosen).await?;
-            let outlines: Vec<Outline> = runs.iter().map(Outline::from).collect();
-            text(&outlines)
+            let ids: Vec<i64> = runs.iter().map(|run| run.id).collect();
+            let mut columns = FileColumns::default();
+            for ids in ids.chunks(CHUNK) {
+                for outline in app.database.outlines(ids.to_vec(), true).await? {
+                    columns.see(&Searched::of(&outline));
+                }
+            }
+            (ids, columns)
         }
     };
-    let text = text.map_err(|e| ApiError::internal(&e))?;
     let headers = [
         (header::CONTENT_TYPE, "text/csv; charset=utf-8"),
         (
@@ -73,7 +84,32 @@ pub(crate) async fn download(
             "attachment; filename=\"runs.csv\"",
         ),
     ];
-    Ok((headers, text).into_response())
+    let lines = Body::from_stream(lines(app, ids, columns));
+    Ok((headers, lines).into_response())
+}
+
+/// The file in pieces, each of a few runs. One that fails breaks the download off.
+fn lines(
+    app: Arc<App>,
+    ids: Vec<i64>,
+    columns: FileColumns,
+) -> impl Stream<Item = io::Result<Vec<u8>>> {
+    let head = text([columns.head()]);
+    let columns = Arc::new(columns);
+    let chunks: Vec<Vec<i64>> = ids.chunks(CHUNK).map(<[i64]>::to_vec).collect();
+    let rows = stream::iter(chunks).then(move |ids| {
+        let (app, columns) = (Arc::clone(&app), Arc::clone(&columns));
+        async move {
+            let outlines = app.database.outlines(ids, true).await;
+            let outlines = outlines.map_err(io::Error::other)?;
+            let made = tokio::task::spawn_blocking(move || {
+                let rows = outlines.iter().map(|own| columns.row(&Searched::of(own)));
+                text(rows)
+            });
+            made.await.map_err(io::Error::other)?
+        }
+    });
+    stream::once(async { head }).chain(rows)
 }
 
 /// Columns that every file has.
@@ -92,37 +128,59 @@ const KNOWN: [&str; 12] = [
     "details",
 ];
 
-fn text(outlines: &[Outline]) -> Result<Vec<u8>, csv::Error> {
-    let runs: Vec<Searched<'_>> = outlines.iter().map(Searched::of).collect();
-    let settings: BTreeSet<&str> = runs
-        .iter()
-        .flat_map(|run| run.hyper_parameters().map(|(name, _)| name.as_str()))
-        .collect();
-    let metrics: BTreeSet<&str> = runs
-        .iter()
-        .flat_map(|run| run.metrics.before.keys().chain(run.metrics.after.keys()))
-        .map(String::as_str)
-        .collect();
-    let mut file = csv::Writer::from_writer(Vec::new());
-    let mut head: Vec<String> = KNOWN.iter().map(|&name| name.to_owned()).collect();
-    head.extend(settings.iter().map(|name| plain(name)));
-    for metric in &metrics {
-        let metric = plain(metric);
-        head.extend([format!("{metric} before"), format!("{metric} after")]);
+/// Columns of a file beside those that every file has.
+#[derive(Default)]
+struct FileColumns {
+    settings: BTreeSet<String>,
+    metrics: BTreeSet<String>,
+}
+
+impl FileColumns {
+    /// Takes in the columns of a run.
+    fn see(&mut self, run: &Searched<'_>) {
+        let add = |all: &mut BTreeSet<String>, name: &String| {
+            if !all.contains(name) {
+                all.insert(name.clone());
+            }
+        };
+        for (name, _) in run.hyper_parameters() {
+            add(&mut self.settings, name);
+        }
+        for name in run.metrics.before.keys().chain(run.metrics.after.keys()) {
+            add(&mut self.metrics, name);
+        }
     }
-    file.write_record(&head)?;
-    for run in &runs {
+
+    fn head(&self) -> Vec<String> {
+        let mut head: Vec<String> = KNOWN.iter().map(|&name| name.to_owned()).collect();
+        head.extend(self.settings.iter().map(|name| plain(name)));
+        for metric in &self.metrics {
+            let metric = plain(metric);
+            head.extend([format!("{metric} before"), format!("{metric} after")]);
+        }
+        head
+    }
+
+    fn row(&self, run: &Searched<'_>) -> Vec<String> {
         let mut cells = known(run);
         let own = &run.config["hyper_parameters"];
-        cells.extend(settings.iter().map(|name| cell(&own[*name])));
-        for metric in &metrics {
+        cells.extend(self.settings.iter().map(|name| cell(&own[name])));
+        for metric in &self.metrics {
             let value = |value: Option<&f64>| value.map_or_else(String::new, f64::to_string);
-            cells.push(value(run.metrics.before.get(*metric)));
-            cells.push(value(run.metrics.after.get(*metric)));
+            cells.push(value(run.metrics.before.get(metric)));
+            cells.push(value(run.metrics.after.get(metric)));
         }
-        file.write_record(&cells)?;
+        cells
     }
-    file.into_inner().map_err(|e| e.into_error().into())
+}
+
+/// Rows as CSV.
+fn text(rows: impl IntoIterator<Item = Vec<String>>) -> io::Result<Vec<u8>> {
+    let mut file = csv::Writer::from_writer(Vec::new());
+    for row in rows {
+        file.write_record(&row)?;
+    }
+    file.into_inner().map_err(|e| e.into_error())
 }
 
 fn known(run: &Searched<'_>) -> Vec<String> {
@@ -169,6 +227,7 @@ fn cell(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::database::Outline;
 
     #[test]
     fn a_file_has_the_settings_and_metrics_of_all_runs() {
@@ -189,7 +248,12 @@ mod tests {
             ),
             outline("=z()", r#"{"hyper_parameters": {"epochs": 3}}"#, "{}"),
         ];
-        let text = String::from_utf8(text(&all).unwrap()).unwrap();
+        let runs: Vec<Searched<'_>> = all.iter().map(Searched::of).collect();
+        let mut columns = FileColumns::default();
+        runs.iter().for_each(|run| columns.see(run));
+        let rows = runs.iter().map(|run| columns.row(run));
+        let text = text([columns.head()].into_iter().chain(rows)).unwrap();
+        let text = String::from_utf8(text).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[0].ends_with("details,epochs,learning_rate,mrr before,mrr after"));
         assert!(lines[1].starts_with(",\"x, \"\"y\"\"\",waiting,,1970-01-01T00:00:00Z,1.5,"));

@@ -2,12 +2,12 @@
 
 use super::{
     listed::Listed,
-    search::{self, Conditions},
+    search::{Conditions, Found, Searched},
 };
 use crate::{
     app::App,
     console::{failure::Failure, session::Session, state::State as RunState},
-    database::{ExperimentRow, Identity, Outline, RunFilter, RunRow, Standing},
+    database::{ExperimentRow, Identity, RunFilter, RunRow, Standing},
     error::ApiError,
 };
 
@@ -16,6 +16,9 @@ pub(super) const PAGE: u64 = 50;
 
 /// Runs that are sorted and filtered by values, or written into a file.
 const MOST: u64 = 200_000;
+
+/// Runs whose configurations are in memory at once.
+pub(super) const CHUNK: usize = 200;
 
 pub(super) async fn find_experiment(
     app: &App,
@@ -64,57 +67,54 @@ pub(super) async fn read(
         let among = listed.among(&user.namespace);
         return Ok(app.database.runs(among, filter(listed)).await?);
     }
-    let ids: Vec<i64> = search(app, user, listed, conditions, false, |found| {
-        found.into_iter().map(|outline| outline.id).collect()
-    })
-    .await?;
+    let (ids, ()) = search(app, user, listed, conditions, false, |_: &mut (), _| {}).await?;
     let total = ids.len() as u64;
     let start = usize::try_from((listed.number - 1).saturating_mul(PAGE)).unwrap_or(usize::MAX);
     let ids = ids.into_iter().skip(start).take(PAGE as usize).collect();
     Ok((app.database.runs_by_ids(ids).await?, total))
 }
 
-/// Finds all runs that a list wants, in its order, and lets `make` make something
-/// of them in a thread that may block. `with_details` says whether that needs the
-/// configurations and metrics.
-pub(super) async fn search<T: Send + 'static>(
+/// Finds the ids of all runs that a list wants, in its order, and shows each of the runs
+/// to `see`, whose results are in the answer. `with_details` says whether `see` needs
+/// their configurations and metrics.
+pub(super) async fn search<T: Default + Send + 'static>(
     app: &App,
     user: &Identity,
     listed: &Listed,
     conditions: Conditions,
     with_details: bool,
-    make: impl FnOnce(Vec<Outline>) -> T + Send + 'static,
-) -> Result<T, ApiError> {
-    // The configurations of all runs are in memory for a moment.
-    let turn = app.gates.previews.enter(&user.person).await?;
+    see: fn(&mut T, &Searched<'_>),
+) -> Result<(Vec<i64>, T), ApiError> {
+    let _turn = app.gates.previews.enter(&user.person).await?;
     let order = listed.order.clone();
     let details = with_details || conditions.need_details() || order.needs_details();
-    let outlines = outlines(app, user, listed, details).await?;
-    let made = tokio::task::spawn_blocking(move || {
-        let made = make(search::sorted(outlines, &conditions, &order));
-        drop(turn);
-        made
-    });
-    made.await.map_err(|e| ApiError::internal(&e))
-}
-
-/// The outlines of all runs of a list, before its conditions.
-async fn outlines(
-    app: &App,
-    user: &Identity,
-    listed: &Listed,
-    details: bool,
-) -> Result<Vec<Outline>, ApiError> {
     let among = listed.among(&user.namespace);
-    let outlines = app
+    let ids = app
         .database
-        .outlines(among, filter(listed), details, MOST + 1);
-    let outlines = outlines.await?;
-    match outlines.len() as u64 > MOST {
-        true => Err(ApiError::bad_request(format!(
+        .run_ids(among, filter(listed), MOST + 1)
+        .await?;
+    if ids.len() as u64 > MOST {
+        return Err(ApiError::bad_request(format!(
             "more than {MOST} runs: that many can't be sorted or filtered by values; choose an \
              experiment, a state or a tag first"
-        ))),
-        false => Ok(outlines),
+        )));
     }
+    let (mut found, mut seen) = (Found::new(conditions, order), T::default());
+    for ids in ids.chunks(CHUNK) {
+        let outlines = app.database.outlines(ids.to_vec(), details).await?;
+        let add = move || {
+            found.add(&outlines, |run| see(&mut seen, run));
+            (found, seen)
+        };
+        (found, seen) = blocking(add).await?;
+    }
+    Ok((blocking(|| found.sorted()).await?, seen))
+}
+
+/// Does work that takes long in a thread that may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|e| ApiError::internal(&e))
 }

@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use super::{listed::Listed, table::Shown};
-use crate::console::{state::State as RunState, words::visible};
+use crate::console::{annotations, state::State as RunState};
 
 pub(super) fn markup(
     listed: &Listed,
@@ -21,7 +21,7 @@ pub(super) fn markup(
                     option value=(state.word()) selected[asked.state == state.word()] { (state.label()) }
                 }
             } }
-            @if !tags.is_empty() || !asked.tag.is_empty() { (tag(&asked.tag, tags)) }
+            (annotations::choice(&asked.tag, tags))
             label { "Conditions " input #filter .wide name="filter" value=(asked.filter)
                 placeholder="learning_rate<1e-4, recall_at_20>0.5" aria-describedby="fields"
                 autocapitalize="none" spellcheck="false"; }
@@ -47,16 +47,5 @@ pub(super) fn markup(
                 ", and with " code { "~" } " for a part of a text. Commas separate conditions, all of which must hold."
             }
         }
-    }
-}
-
-fn tag(chosen: &str, tags: &[String]) -> Markup {
-    let is_known = chosen.is_empty() || tags.iter().any(|tag| tag == chosen);
-    html! {
-        label { "Tag " select #tag name="tag" {
-            option value="" { "any" }
-            @for tag in tags { option value=(tag) selected[tag == chosen] { (visible(tag)) } }
-            @if !is_known { option value=(chosen) selected { (visible(chosen)) } }
-        } }
     }
 }

@@ -290,20 +290,43 @@ impl Order {
     }
 }
 
-/// The runs that meet the conditions, in order; of equal ones the newest first.
-pub(super) fn sorted(
-    outlines: Vec<Outline>,
-    conditions: &Conditions,
-    order: &Order,
-) -> Vec<Outline> {
-    let searched = outlines.into_iter().rev().filter_map(|outline| {
-        let run = Searched::of(&outline);
-        let field = conditions.hold(&run).then(|| run.field(&order.field))?;
-        Some((field, outline))
-    });
-    let mut found: Vec<(Field, Outline)> = searched.collect();
-    found.sort_by(|one, other| order.compare(&one.0, &other.0));
-    found.into_iter().map(|(_, outline)| outline).collect()
+/// The runs that meet the conditions, among those that it was given: only their ids and
+/// what they are sorted by.
+pub(super) struct Found {
+    conditions: Conditions,
+    order: Order,
+    runs: Vec<(Field, i64)>,
+}
+
+impl Found {
+    pub(super) fn new(conditions: Conditions, order: Order) -> Self {
+        Self {
+            conditions,
+            order,
+            runs: Vec::new(),
+        }
+    }
+
+    /// Adds those of the runs that meet the conditions, and shows them to `see`. Runs
+    /// come oldest first.
+    pub(super) fn add(&mut self, outlines: &[Outline], mut see: impl FnMut(&Searched<'_>)) {
+        for outline in outlines {
+            let run = Searched::of(outline);
+            if self.conditions.hold(&run) {
+                see(&run);
+                self.runs.push((run.field(&self.order.field), outline.id));
+            }
+        }
+    }
+
+    /// The ids of the runs in order; of equal ones the newest first.
+    pub(super) fn sorted(mut self) -> Vec<i64> {
+        self.runs.reverse();
+        let order = &self.order;
+        self.runs
+            .sort_by(|one, other| order.compare(&one.0, &other.0));
+        self.runs.into_iter().map(|(_, id)| id).collect()
+    }
 }
 
 #[cfg(test)]
@@ -336,8 +359,14 @@ mod tests {
 
     fn found(filter: &str, sort: &str) -> Vec<i64> {
         let conditions = Conditions::read(filter).unwrap();
-        let found = sorted(outlines(), &conditions, &Order::read(sort));
-        found.into_iter().map(|outline| outline.id).collect()
+        let mut found = Found::new(conditions, Order::read(sort));
+        let mut seen = 0;
+        for outlines in outlines().chunks(2) {
+            found.add(outlines, |_| seen += 1);
+        }
+        let sorted = found.sorted();
+        assert_eq!(sorted.len(), seen);
+        sorted
     }
 
     #[test]

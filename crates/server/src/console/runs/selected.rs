@@ -21,9 +21,10 @@ use crate::{
         state::badge,
         words::{count, name, own_address},
     },
-    database::{Refusal, RunRow},
+    database::{Identity, Refusal, RunRow},
     error::ApiError,
     runs::{annotate, find_run},
+    tasks::to_the_end,
 };
 
 /// Runs that are changed at once.
@@ -154,18 +155,66 @@ pub(crate) async fn act(
                 return Ok((error.status(), page).into_response());
             }
         }
-        Action::Cancel => {
-            for run in runs.iter().filter(|run| !run.status().is_final()) {
-                app.cancel(run.id, session.user.clone()).await?;
-            }
-        }
-        Action::Delete => {
-            for run in runs {
-                app.delete_run(session.user.clone(), run).await?;
+        Action::Cancel | Action::Delete => {
+            let by = session.user.clone();
+            // All are tried, whoever stops waiting for it.
+            let outcome = to_the_end(async move { Ok(end_all(&app, &by, action, runs).await) });
+            let outcome = outcome.await?;
+            if let Some((_, error)) = outcome.failed.first() {
+                let page = report(&session, action, &outcome, &sent);
+                return Ok((error.status(), page).into_response());
             }
         }
     }
     Ok(Redirect::to(sent.back()).into_response())
+}
+
+/// What became of runs that were to be cancelled or deleted.
+struct Outcome {
+    done: u64,
+    failed: Vec<(RunRow, ApiError)>,
+}
+
+/// Cancels or deletes runs. One that fails does not stop the others.
+async fn end_all(app: &Arc<App>, by: &Identity, action: Action, runs: Vec<RunRow>) -> Outcome {
+    let mut outcome = Outcome {
+        done: 0,
+        failed: Vec::new(),
+    };
+    for run in runs {
+        let done = match action {
+            Action::Delete => app.delete_run(by.clone(), run.clone()).await,
+            _ if run.status().is_final() => continue,
+            _ => app.cancel(run.id, by.clone()).await,
+        };
+        match done {
+            Ok(()) => outcome.done += 1,
+            Err(error) => outcome.failed.push((run, error)),
+        }
+    }
+    outcome
+}
+
+/// Says how many runs were cancelled or deleted, and why the others were not.
+fn report(session: &Session, action: Action, outcome: &Outcome, sent: &Sent) -> Markup {
+    let done = match action {
+        Action::Delete => "deleted",
+        _ => "cancelled",
+    };
+    let failed = count(outcome.failed.len() as u64, "run");
+    let title = format!("{failed} not {done}");
+    let content = html! {
+        h1 { (title) }
+        p .problem role="alert" {
+            (count(outcome.done, "run")) " " (done) ". " (failed) " not " (done) ":"
+        }
+        ul .selected { @for (run, error) in &outcome.failed { li {
+            a href=(run_path(run)) { (name(&run.label())) } ": "
+            span .message { (name(error.message())) }
+        } } }
+        p { a href=(sent.back()) { "Back to the list" } }
+    };
+    framed(session, "Runs", &title, &content)
 }
 
 fn ask(

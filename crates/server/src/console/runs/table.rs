@@ -185,7 +185,7 @@ fn row(run: &RunRow, shown: &Shown<'_>, heads: &[(&str, String, String)]) -> Mar
             (badge(run))
             @if matches!(State::of(run), State::Running | State::Waiting) { " " (progress(run)) }
         } },
-        "tags" => html! { td { (annotations::tags(&run.annotations.tags)) } },
+        "tags" => html! { td { (annotations::tags("/console/runs", &run.annotations.tags)) } },
         "note" => html! { td .text { (name(&cut(&run.annotations.note))) } },
         "description" => html! { td .text { (name(&cut(&run.description))) } },
         "device" => html! { td { (name(&run.device)) } },

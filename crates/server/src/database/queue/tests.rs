@@ -305,3 +305,51 @@ async fn users_take_turns_each_with_the_oldest_run_first() {
     let told: Vec<(String, u64)> = order.into_iter().zip(0..).collect();
     assert_eq!(ahead, told);
 }
+
+#[tokio::test]
+async fn a_long_queue_has_true_places_and_deleted_users_take_turns_too() {
+    let db = in_memory();
+    let first = with_run(&db, "r").await;
+    let user = db.identity_of("u").await;
+    let (goes, comes) = (db.identity_of("goes").await, db.identity_of("comes").await);
+    let made = db.create_project(user.clone(), "team".into(), None);
+    made.await.unwrap();
+    db.write(move |db| {
+        db.execute(
+            "INSERT INTO experiments (id, project_id, name, description, created_at)
+             SELECT 8, id, 'e', '', '' FROM projects WHERE name = 'team'",
+            [],
+        )?;
+        let mut add = db.prepare(
+            "INSERT INTO runs (experiment_id, name, description, config, device, task, status,
+                 details, created_at, artifact_id, created_by)
+             VALUES (8, ?1, '', '{}', 'cpu', 'training', 'CREATED', '', '', ?1, ?2)",
+        )?;
+        for number in 0..1500 {
+            add.execute(params![format!("u{number}"), user.person])?;
+        }
+        for (name, person) in [("g1", &goes), ("g2", &goes), ("c1", &comes), ("c2", &comes)] {
+            add.execute(params![name, person.person])?;
+        }
+        Ok(())
+    })
+    .await
+    .unwrap();
+    assert!(db.delete_user("goes".into()).await.unwrap());
+    let seen = db.waiting(&db.identity_of("u").await).await.unwrap();
+    let [g1, g2, c1, c2] = [1501, 1502, 1503, 1504].map(|number| first + number);
+    let order: Vec<i64> = seen.iter().map(|run| run.id).collect();
+    assert_eq!(order.len(), 1505);
+    assert_eq!(order[..7], [first, g1, c1, first + 1, g2, c2, first + 2]);
+    for (place, id) in (0..).zip(&order[..7]) {
+        assert_eq!(db.ahead(*id).await.unwrap(), place);
+    }
+    assert_eq!(db.ahead(first + 1500).await.unwrap(), 1504);
+    let mut claimed = Vec::new();
+    while claimed.len() < 7 {
+        let next = claim(&db, &[claimed.len() as u8]).await.unwrap();
+        claimed.push(next.id);
+    }
+    assert_eq!(claimed, order[..7]);
+    assert_eq!(db.ahead(first).await.unwrap(), 0, "it waits no more");
+}
