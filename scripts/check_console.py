@@ -33,6 +33,8 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDE, NARROW = (1400, 900), (390, 844)
+# Bytes of a page with its style sheets and scripts.
+HEAVIEST = 100_000
 LIST, RUNS = "/console/experiments/default", "/console/experiments/default/runs"
 # Time limit for everything that the script waits for.
 PATIENCE = 300
@@ -84,7 +86,7 @@ class Browser:
         service = webdriver.ChromeService(shutil.which("chromedriver"))
         self.driver = webdriver.Chrome(options=options, service=service)
         self.server, self.shots, self.axe = server, shots, axe
-        self.seen = []
+        self.seen, self.weights, self.times = [], {}, {}
         self.size(WIDE)
 
     def size(self, size):
@@ -132,6 +134,17 @@ class Browser:
             told = [f"{v['id']}: {v['help']}: {[n['html'][:200] for n in v['nodes'][:3]]}" for v in found]
             assert not told, f"{name}: {told}"
 
+    def weigh(self, name):
+        """Notes the bytes of the page with its style sheets and scripts, as they were sent, and the time until the page
+        had arrived. Images of the data do not count."""
+        weight, milliseconds = self.driver.execute_script(
+            "const [page] = performance.getEntriesByType('navigation');"
+            "const parts = performance.getEntriesByType('resource').filter(r => /link|script/.test(r.initiatorType));"
+            "return [parts.reduce((sum, part) => sum + part.encodedBodySize, page.encodedBodySize),"
+            "        page.responseEnd - page.requestStart]")
+        assert 0 < weight <= HEAVIEST, f"{name} has {weight} bytes, more than {HEAVIEST}"
+        self.weights[name], self.times[name] = weight, milliseconds
+
     def says(self, text, what=None):
         """Waits until the page contains a text."""
         self.wait(what or f"`{text}`", lambda: text in self.text())
@@ -149,6 +162,7 @@ class Browser:
         self.open(path)
         for text in wanted:
             assert text in self.driver.page_source, f"{name}: `{text}` is missing"
+        self.weigh(name)
         for size, how in ((WIDE, "wide"), (NARROW, "narrow")):
             self.size(size)
             for dark in (False, True):
@@ -559,6 +573,9 @@ def main():
             browser = Browser(server, options.shots, options.axe and options.axe.read_text())
             check(server, browser)
             print(f"looked at {', '.join(browser.seen)}: all good")
+            heaviest, slowest = (max(of, key=of.get) for of in (browser.weights, browser.times))
+            print(f"heaviest page: {heaviest}, {browser.weights[heaviest] / 1000:.0f} KB; "
+                  f"slowest: {slowest}, {browser.times[slowest]:.0f} ms")
         finally:
             if browser:
                 browser.driver.quit()
