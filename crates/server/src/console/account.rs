@@ -1,4 +1,5 @@
-//! The account of a user: what it uses of the server, and its limits.
+//! The page of a user's account: usage, limits and links to notification
+//! settings.
 
 use std::sync::Arc;
 

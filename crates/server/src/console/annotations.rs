@@ -1,5 +1,5 @@
-//! Tags and notes on pages: how they are shown, and the form that changes both at
-//! once.
+//! Tags and notes of runs and artifacts: their display, and the form that edits
+//! both.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ use crate::{
     runs::{annotate, find_run, invalid_annotation},
 };
 
-/// Input of the form.
+/// Field values of the form.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Typed {
@@ -46,7 +46,7 @@ impl From<&Annotations> for Typed {
 
 impl Typed {
     fn change(&self) -> AnnotationChange {
-        // Browsers send the lines of a text with carriage returns.
+        // Browsers send line breaks of a text area as CRLF.
         let note = self.note.replace("\r\n", "\n");
         AnnotationChange::default()
             .tags(split_tags(&self.tags))
@@ -81,8 +81,8 @@ pub(super) fn shown(list: &str, own: &Annotations) -> Markup {
     }
 }
 
-/// The form on the page of what has tags and a note; nothing for those who may not
-/// change what this user added.
+/// Renders the form inside the page of a run or an artifact. Empty if the user
+/// may not change it.
 pub(super) fn editor(
     session: &Session,
     here: &str,
@@ -107,14 +107,15 @@ fn form(session: &Session, here: &str, typed: &Typed) -> Markup {
                 aria-describedby="tags-hint";
             span .hint #tags-hint { "Up to " (MAX_TAGS) ", such as " code { "baseline, needs review" } }
             label for="note" { "Note" }
-            // The first line feed of a text area is not part of its text.
+            // HTML ignores the first line feed in a text area.
             textarea #note name="note" rows="4" { "\n" (typed.note) }
             div .row { button type="submit" { "Save tags and note" } }
         }
     }
 }
 
-/// The form on a page of its own, with what was typed if it was refused.
+/// Renders the form on a page of its own, with the submitted values and the error
+/// if they were refused.
 fn page(session: &Session, place: &Place, typed: &Typed, wrong: Option<&str>) -> Markup {
     let content = html! {
         (place.crumbs)
@@ -126,12 +127,12 @@ fn page(session: &Session, place: &Place, typed: &Typed, wrong: Option<&str>) ->
     framed(session, place.part, "Tags and note", &content)
 }
 
-/// Whose tags and note a page is about.
+/// The run or artifact whose tags and note are edited.
 struct Place {
     crumbs: Markup,
     title: String,
     address: String,
-    /// The part of the console.
+    /// The navigation entry.
     part: &'static str,
 }
 
@@ -183,7 +184,7 @@ pub(crate) async fn save_run(
     Ok(answer(&session, &place, &typed, saved.map(drop)))
 }
 
-/// The place of an artifact, and what is written about it.
+/// Finds an artifact with its tags and note.
 async fn find_artifact(
     app: &App,
     session: &Session,

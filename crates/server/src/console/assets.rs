@@ -1,4 +1,4 @@
-//! Files that pages load.
+//! Static files that pages load: style sheets, scripts and the icon.
 
 use std::sync::Arc;
 

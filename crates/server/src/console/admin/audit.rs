@@ -1,4 +1,4 @@
-//! The audit log, filtered, as a table and as a CSV file.
+//! The audit log with filters, as an HTML table and as a CSV file.
 
 use std::sync::Arc;
 
@@ -20,9 +20,10 @@ use crate::{
     database::{AuditFilter, Entry, csv},
 };
 
-/// Entries of a page.
+/// Number of entries on a page.
 const PAGE: u64 = 100;
-/// Entries of a file: older ones are fetched with the last `id` as `before`.
+/// Maximum number of entries in a CSV file. To get older ones, pass the last `id`
+/// as `before`.
 const MOST: u64 = 100_000;
 
 #[derive(Default, Deserialize)]
@@ -31,7 +32,7 @@ pub(crate) struct Asked {
     person: String,
     project: String,
     action: String,
-    /// Older than the entry of this number.
+    /// ID of an entry; only older entries are listed. Empty for the newest.
     before: String,
 }
 
@@ -47,7 +48,7 @@ impl Asked {
         }
     }
 
-    /// The address of the same filter.
+    /// Returns the URL of another page with the same filter.
     fn address(&self, page: &str, before: &str) -> String {
         let fields = [
             ("person", self.person.as_str()),

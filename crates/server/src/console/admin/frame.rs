@@ -1,4 +1,4 @@
-//! Who may see the pages for admins, and the frame of these pages.
+//! Access check and layout of the admin pages.
 
 use std::sync::Arc;
 
@@ -16,10 +16,10 @@ use crate::{
     error::ApiError,
 };
 
-/// The part of the console that these pages belong to.
+/// The navigation entry that these pages belong to.
 const HERE: &str = "Admin";
 
-/// The pages with their addresses.
+/// Titles and URLs of the admin pages.
 const PAGES: [(&str, &str); 4] = [
     ("Overview", "/console/admin"),
     ("Users", "/console/admin/users"),
@@ -27,7 +27,8 @@ const PAGES: [(&str, &str); 4] = [
     ("Audit log", "/console/admin/audit"),
 ];
 
-/// An admin who is signed in with a token that is good for changes.
+/// An admin's session with full access. Extracting it fails for all other users
+/// and for read-only tokens.
 pub(crate) struct AdminSession(pub(super) Session);
 
 impl FromRequestParts<Arc<App>> for AdminSession {
@@ -53,7 +54,7 @@ impl AdminSession {
         Manager::Admin(self.0.user.clone())
     }
 
-    /// A page with links to the others.
+    /// Puts content into the admin layout, with links to the other admin pages.
     pub(super) fn framed(&self, title: &str, content: &Markup) -> Markup {
         let content = html! {
             nav .tabs aria-label="Admin" {

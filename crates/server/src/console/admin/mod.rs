@@ -1,5 +1,4 @@
-//! Pages for admins of the server: its health and queue, users, storage, and the
-//! audit log.
+//! Pages for admins of the server: health and queue, users, storage, audit log.
 
 mod audit;
 mod frame;

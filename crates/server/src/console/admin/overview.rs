@@ -1,5 +1,4 @@
-//! Whether the server does its work, and the runs of everybody that wait or
-//! train.
+//! The health of the server, and the waiting and running runs of all users.
 
 use std::sync::Arc;
 
@@ -16,7 +15,7 @@ use crate::{
     database::{OpenRun, now_ms},
 };
 
-/// Open runs that are shown.
+/// Maximum number of open runs on the page.
 const RUNS: u64 = 200;
 
 pub(crate) async fn page(State(app): State<Arc<App>>, session: AdminSession) -> Page {

@@ -1,4 +1,4 @@
-//! Storage of each project, and its limit.
+//! The storage page: usage and limit of each project.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::{
     error::ApiError,
 };
 
-/// Projects of a page.
+/// Number of projects on a page.
 const PAGE: u64 = 50;
 const HERE: &str = "/console/admin/storage";
 

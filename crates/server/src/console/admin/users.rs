@@ -1,5 +1,5 @@
-//! Users: adding and disabling them, their limits, their sessions, and who is an
-//! admin.
+//! The user administration: adds and disables users, sets limits, ends sessions,
+//! grants and revokes admin rights.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ use crate::{
     error::ApiError,
 };
 
-/// Users of a page.
+/// Number of users on a page.
 const PAGE: u64 = 50;
 const HERE: &str = "/console/admin/users";
 
@@ -119,7 +119,7 @@ pub(crate) struct NewUser {
     name: String,
 }
 
-/// Adds a user, and shows their first token once.
+/// Adds a user and shows their first token. It is not shown again.
 pub(crate) async fn add(
     State(app): State<Arc<App>>,
     session: AdminSession,
@@ -157,7 +157,7 @@ pub(crate) struct Asked {
     action: String,
 }
 
-/// Texts that explain an action.
+/// An action on a user, with the texts of its confirmation page.
 struct Meaning {
     question: &'static str,
     consequence: &'static str,

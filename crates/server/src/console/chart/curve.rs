@@ -1,18 +1,18 @@
-//! Curves and their points.
+//! Input of the charts: curves and their points.
 
-/// A value, and where in the training it was measured.
+/// A measured value with its position in the training.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Point {
-    /// Counted over all epochs.
+    /// Step number over all epochs.
     pub(crate) step: f64,
-    /// Epochs that are done, with the part of the one that goes on.
+    /// Completed epochs, with the fraction of the current one.
     pub(crate) epoch: f64,
     /// Seconds since the first step.
     pub(crate) time: f64,
     pub(crate) value: f64,
 }
 
-/// One curve.
+/// A named series of points.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Curve {
     pub(crate) name: String,

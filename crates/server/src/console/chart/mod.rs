@@ -1,5 +1,5 @@
-//! Curves as SVG. Lengths are parts of the figure, so that curves fill whatever
-//! room there is while labels keep their size. Colours are the style sheet's.
+//! Draws curves as SVG. Positions are percentages, so that curves scale with the
+//! page and labels keep their font size. The style sheet defines the colours.
 
 mod curve;
 mod ticks;
@@ -14,31 +14,31 @@ pub(crate) use curve::{Curve, Point};
 use view::Axis;
 pub(crate) use view::{View, ViewQuery};
 
-/// Both sides of the field in which curves are drawn.
+/// Width and height of the plot area in SVG user units.
 const SIDE: f64 = 1000.0;
-/// Curves that have a colour of their own. Further ones are dashed.
+/// Number of colours. Curves beyond it reuse a colour with dashes.
 pub(super) const COLOURS: usize = 8;
-/// Curves that a figure names. Of more, a table elsewhere on the page tells the
-/// colours.
+/// Maximum number of curves in the legend. With more, the page's table of runs is
+/// the legend.
 const NAMED: usize = 12;
-/// How curves of one colour are told apart.
+/// Number of dash styles: solid, dashed, dotted.
 const DASHES: usize = 3;
 
-/// A curve as it is drawn.
+/// A curve prepared for drawing.
 struct Drawn<'a> {
     name: &'a str,
     points: Vec<(f64, f64)>,
-    /// Before it was smoothed.
+    /// The points before smoothing, if the view smooths.
     rough: Option<Vec<(f64, f64)>>,
 }
 
-/// The classes that give a curve its colour and its dashes.
+/// Returns the CSS classes for colour and dashes of the curve at this index.
 pub(super) fn style_of(place: usize) -> String {
     format!("c{} d{}", place % COLOURS, place / COLOURS % DASHES)
 }
 
-/// A figure of curves over a common axis, with the main values as a table for
-/// those who can't see it.
+/// Renders a figure of curves with a common axis, and a table of the main values
+/// for screen readers.
 pub(super) fn figure(title: &str, curves: &[Curve], view: &View) -> Markup {
     let mut drawn: Vec<Drawn<'_>> = curves.iter().map(|curve| drawn(curve, view)).collect();
     let Some(whole) = range(drawn.iter().flat_map(|curve| &curve.points).map(|p| p.0)) else {
@@ -91,7 +91,7 @@ pub(super) fn figure(title: &str, curves: &[Curve], view: &View) -> Markup {
     }
 }
 
-/// The least and the greatest of some values.
+/// Returns the minimum and maximum of the values.
 fn range(mut values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     let first = values.next()?;
     Some(values.fold((first, first), |(low, high), value| {
@@ -107,7 +107,7 @@ fn anchor(place: f64) -> &'static str {
     }
 }
 
-/// Those points of a curve that are numbers, by the axis that is wanted.
+/// Prepares a curve for the view. Drops points that are not finite.
 fn drawn<'a>(curve: &'a Curve, view: &View) -> Drawn<'a> {
     let points = curve
         .points
@@ -130,7 +130,7 @@ fn drawn<'a>(curve: &'a Curve, view: &View) -> Drawn<'a> {
     }
 }
 
-/// The labels of an axis.
+/// Draws the labels of an axis.
 fn labels(
     scale: &ticks::Scale,
     class: &str,
@@ -148,7 +148,7 @@ fn labels(
     PreEscaped(svg)
 }
 
-/// The lines of the grid and the curves.
+/// Draws the grid and the curves.
 fn field(curves: &[Drawn<'_>], x: &ticks::Scale, y: &ticks::Scale) -> PreEscaped<String> {
     let mut svg = String::from("<svg class=\"field\" aria-hidden=\"true\">");
     // Writing to a String can't fail.
@@ -167,7 +167,7 @@ fn field(curves: &[Drawn<'_>], x: &ticks::Scale, y: &ticks::Scale) -> PreEscaped
     let place = |(px, py): (f64, f64)| (x.place(px) * SIDE, SIDE - y.place(py) * SIDE);
     for (i, curve) in curves.iter().enumerate() {
         if let Some(rough) = &curve.rough {
-            // What the scale of a smoothed curve has no room for is cut.
+            // The scale fits the smoothed curve. Points outside of it are left out.
             let points = rough.iter().filter(|(_, py)| y.holds(*py));
             draw(format_args!(
                 "<polyline class=\"line rough {}\" points=\"{}\"/>",
@@ -182,7 +182,7 @@ fn field(curves: &[Drawn<'_>], x: &ticks::Scale, y: &ticks::Scale) -> PreEscaped
             texts.collect::<Vec<_>>().join(" ")
         };
         let points = match curve.points.as_slice() {
-            // A line without length is drawn as a dot.
+            // A line of length zero is drawn as a dot (round line caps).
             [one] => joined([place(*one), place(*one)].into_iter()),
             points => joined(points.iter().copied().map(place)),
         };
@@ -209,14 +209,14 @@ fn joined(points: impl Iterator<Item = (f64, f64)>) -> String {
     text
 }
 
-/// A value of enough digits to be read from a curve.
+/// Formats a value with enough digits for the cursor of a chart.
 fn precise(value: f64) -> String {
     let text = format!("{value:.5e}");
     let value: f64 = text.parse().unwrap_or(value);
     value.to_string()
 }
 
-/// The first and the last value of each curve.
+/// Describes the first and last value of each curve, for screen readers.
 fn summary(curves: &[Drawn<'_>]) -> String {
     let told = curves.iter().filter_map(|curve| {
         let (first, last) = (curve.points.first()?, curve.points.last()?);
@@ -230,7 +230,7 @@ fn summary(curves: &[Drawn<'_>]) -> String {
     told.collect::<Vec<_>>().join(", ")
 }
 
-/// What one would read from the curves.
+/// Renders first, lowest, highest and last value of each curve.
 fn table(curves: &[Drawn<'_>], axis: &Axis) -> Markup {
     let lowest = |points: &[(f64, f64)]| points.iter().copied().min_by(|a, b| a.1.total_cmp(&b.1));
     let highest = |points: &[(f64, f64)]| points.iter().copied().max_by(|a, b| a.1.total_cmp(&b.1));
@@ -312,7 +312,7 @@ mod tests {
             "{svg}"
         );
         assert!(svg.contains("logarithmic") && svg.contains("data-xs=\"0 1 2\""));
-        // Some values are not positive.
+        // A logarithmic scale is not possible: not all values are positive.
         let zero = draw(&[(0.0, 0.0), (1.0, 1.0)], &view);
         assert!(!zero.contains("logarithmic"), "{zero}");
         let smooth = View {
@@ -321,7 +321,7 @@ mod tests {
         };
         let svg = draw(&points, &smooth);
         assert!(svg.contains("line rough c0"), "{svg}");
-        // A part of the axis, between two of its values.
+        // The selected range of the axis lies between two points.
         let part = View {
             from: Some(5.0),
             to: Some(25.0),

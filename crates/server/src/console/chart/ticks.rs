@@ -1,13 +1,13 @@
-//! Scales of axes and their round numbers.
+//! Axis scales, linear and logarithmic, with ticks at round numbers.
 
 use crate::console::words::number;
 
-/// Numbers that an axis has at least, if its range allows it.
+/// Minimum number of ticks, if the range allows it.
 const FEWEST: usize = 3;
-/// The most of a logarithmic one.
+/// Maximum number of ticks on a logarithmic axis.
 const MOST: usize = 9;
 
-/// Where values lie on an axis.
+/// Maps values to positions on an axis.
 pub(super) struct Scale {
     low: f64,
     high: f64,
@@ -16,7 +16,7 @@ pub(super) struct Scale {
 }
 
 impl Scale {
-    /// `range` is positive where the scale is logarithmic.
+    /// Creates a scale for a range. With `log`, the range must be positive.
     pub(super) fn new(range: (f64, f64), log: bool) -> Self {
         let (low, high) = wide(range);
         let log = log && low > 0.0;
@@ -28,7 +28,7 @@ impl Scale {
         }
     }
 
-    /// The place of a value, from 0 to 1.
+    /// Returns the position of a value, from 0 to 1.
     pub(super) fn place(&self, value: f64) -> f64 {
         match self.log {
             true => (value / self.low).ln() / (self.high / self.low).ln(),
@@ -36,17 +36,17 @@ impl Scale {
         }
     }
 
-    /// The least and the greatest value of the axis.
+    /// Returns the minimum and maximum of the axis.
     pub(super) fn range(&self) -> (f64, f64) {
         (self.low, self.high)
     }
 
-    /// Whether a value lies within.
+    /// Returns whether the axis contains a value.
     pub(super) fn holds(&self, value: f64) -> bool {
         (self.low..=self.high).contains(&value)
     }
 
-    /// The distance of two ticks; 0 where they differ.
+    /// Returns the distance between two ticks; 0 on an axis with uneven ticks.
     pub(super) fn step(&self) -> f64 {
         if self.log { 0.0 } else { self.step }
     }
@@ -60,20 +60,20 @@ impl Scale {
     }
 }
 
-/// A range with room for something.
+/// Widens a range without extent, so that a constant curve has an axis.
 fn wide((low, high): (f64, f64)) -> (f64, f64) {
     match high - low {
         width if width > 1e-12 * low.abs().max(high.abs()).max(1e-300) => (low, high),
         _ => {
-            // A level line has as much room above it as it is high, and half
-            // below, so that a positive one stays positive.
+            // Extends by the value above and by half of it below, so that a positive
+            // range stays positive.
             let room = if low == 0.0 { 1.0 } else { low.abs() };
             (low - room / 2.0, high + room)
         }
     }
 }
 
-/// The largest round step that gives an axis enough ticks.
+/// Returns the largest round step that gives an axis at least [`FEWEST`] ticks.
 fn step(low: f64, high: f64) -> f64 {
     let magnitude = 10f64.powf((high - low).log10().floor());
     let steps = [1.0, 0.5, 0.25, 0.2, 0.1].map(|factor| factor * magnitude);
@@ -85,7 +85,7 @@ fn step(low: f64, high: f64) -> f64 {
         .unwrap_or(magnitude / 10.0)
 }
 
-/// The multiples of a step within a range.
+/// Returns the multiples of a step within a range.
 fn even(low: f64, high: f64, step: f64) -> Vec<f64> {
     let first = (low / step - 1e-9).ceil();
     let last = (high / step + 1e-9).floor();
@@ -93,8 +93,8 @@ fn even(low: f64, high: f64, step: f64) -> Vec<f64> {
     (0..count).map(|i| (first + i as f64) * step).collect()
 }
 
-/// The round numbers of a logarithmic axis: of each decade 1, 2 and 5 where few
-/// decades are seen, else powers of ten.
+/// Returns the ticks of a logarithmic axis: 1, 2 and 5 of each decade if there
+/// are few decades, else powers of ten.
 fn decades(low: f64, high: f64) -> Vec<f64> {
     let powers = low.log10().floor() as i32..=high.log10().ceil() as i32;
     let ticks = |factors: &[f64], every: i32| -> Vec<f64> {
@@ -112,10 +112,10 @@ fn decades(low: f64, high: f64) -> Vec<f64> {
     ticks(&[1.0], every.unwrap_or(1))
 }
 
-/// The text of a tick, with as many digits as its distance to the next wants.
+/// Formats a tick with as many digits as the step between ticks needs.
 pub(super) fn text(value: f64, step: f64) -> String {
     let size = value.abs();
-    // A zero that was reckoned is not quite one.
+    // Rounding errors make a computed zero slightly different from 0.
     if size < step * 1e-9 {
         return "0".to_owned();
     }
@@ -123,7 +123,7 @@ pub(super) fn text(value: f64, step: f64) -> String {
         return number(value);
     }
     let digits = (-step.log10().floor()).clamp(0.0, 8.0) as usize;
-    // A quarter has a digit more than its power of ten.
+    // Steps of 2.5 need one digit more than their power of ten.
     let is_round = |digits: usize| {
         let scaled = step * 10f64.powi(i32::try_from(digits).unwrap_or(0));
         (scaled - scaled.round()).abs() < 1e-6
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn every_axis_has_some_round_numbers() {
-        // The axis of a loss from 1.95 to 1.05 once had a single number.
+        // Regression: the axis of a loss from 1.95 to 1.05 had a single tick.
         for (low, high) in [
             (1.05, 1.95),
             (0.99, 1.9),
@@ -169,7 +169,7 @@ mod tests {
         );
         let many = decades(1e-9, 1e9);
         assert!((3..=9).contains(&many.len()), "{many:?}");
-        // Too narrow for powers of ten: even steps.
+        // The range is too narrow for powers of ten, so steps are even.
         let narrow = Scale::new((1.1, 1.9), true);
         assert!(narrow.ticks().len() >= 3);
         assert!((narrow.place(1.1)).abs() < 1e-12);

@@ -1,4 +1,4 @@
-//! How curves are looked at: by step, epoch or time, on which scale, how smooth.
+//! The view of a chart: axis (step, epoch or time), scale, smoothing and range.
 
 use maud::{Markup, html};
 use serde::Deserialize;
@@ -6,10 +6,10 @@ use serde::Deserialize;
 use super::{curve::Point, ticks};
 use crate::console::words::{query, seconds};
 
-/// The smoothest curve that may be asked for.
+/// Maximum smoothing factor.
 const SMOOTHEST: f64 = 0.99;
 
-/// What lies along a figure.
+/// Quantity on the horizontal axis.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Axis {
     #[default]
@@ -21,7 +21,7 @@ pub(crate) enum Axis {
 impl Axis {
     const ALL: [Self; 3] = [Self::Step, Self::Epoch, Self::Time];
 
-    /// The value in addresses.
+    /// Returns the value in URLs.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Step => "step",
@@ -46,7 +46,7 @@ impl Axis {
         }
     }
 
-    /// A place on the axis; `step` is the distance to the next one.
+    /// Formats a value on the axis; `step` is the distance between ticks.
     pub(super) fn text(self, value: f64, step: f64) -> String {
         match self {
             Self::Time => seconds((value * 1000.0) as i64),
@@ -55,28 +55,28 @@ impl Axis {
     }
 }
 
-/// The fields of an address that say how curves are looked at.
+/// Query parameters that describe a view.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct ViewQuery {
     x: String,
     scale: String,
     smooth: String,
-    /// The part of the axis that is shown, and which axis that is.
+    /// Range of the axis, and in `of` the axis that the range belongs to.
     from: String,
     to: String,
     of: String,
 }
 
-/// How curves are looked at.
+/// A validated view.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct View {
     pub(super) axis: Axis,
-    /// Whether values are drawn on a logarithmic scale.
+    /// Whether the vertical axis is logarithmic.
     pub(super) log: bool,
-    /// The part of the last smoothed value in the next one.
+    /// Smoothing factor: weight of the previous smoothed value, from 0.
     pub(super) smooth: f64,
-    /// Where the part of the axis begins that is shown, and where it ends.
+    /// Start and end of the visible range; `None` if it has no limit there.
     pub(super) from: Option<f64>,
     pub(super) to: Option<f64>,
 }
@@ -87,7 +87,8 @@ impl From<&ViewQuery> for View {
         let axis = axis.unwrap_or_default();
         let number = |text: &str| text.trim().parse().ok().filter(|n: &f64| n.is_finite());
         let smooth = number(&query.smooth);
-        // Steps are no seconds: another axis is shown as a whole.
+        // A range has the unit of its axis, so it is dropped when the axis
+        // changes.
         let (mut from, mut to) = match query.of == axis.word() {
             true => (number(&query.from), number(&query.to)),
             false => (None, None),
@@ -106,7 +107,7 @@ impl From<&ViewQuery> for View {
 }
 
 impl View {
-    /// The fields of an address that stand for this view.
+    /// Returns the query parameters of this view.
     pub(crate) fn fields(&self) -> Vec<(&'static str, String)> {
         let given = |is: bool, text: String| if is { text } else { String::new() };
         vec![
@@ -122,23 +123,23 @@ impl View {
         ]
     }
 
-    /// Whether a part of the axis is shown.
+    /// Returns whether only a part of the axis is visible.
     pub(crate) fn is_part(&self) -> bool {
         self.from.is_some() || self.to.is_some()
     }
 
-    /// Whether a place of the axis is shown.
+    /// Returns whether a value of the axis is visible.
     pub(super) fn shows(&self, x: f64) -> bool {
         self.from.is_none_or(|from| x >= from) && self.to.is_none_or(|to| x <= to)
     }
 
-    /// The part of an axis that is shown, of one whose values have this range.
+    /// Returns the visible range of an axis whose values have this range.
     pub(super) fn range(&self, (low, high): (f64, f64)) -> (f64, f64) {
         (self.from.unwrap_or(low), self.to.unwrap_or(high))
     }
 
-    /// Points smoothed by an exponential mean that does not lean to the first
-    /// value, as TensorBoard's; `None` where nothing is to be smoothed.
+    /// Smooths points with a bias-corrected exponential moving average, as
+    /// TensorBoard does. `None` if the view does not smooth.
     pub(super) fn smoothed(&self, points: &[(f64, f64)]) -> Option<Vec<(f64, f64)>> {
         if self.smooth == 0.0 || points.len() < 3 {
             return None;
@@ -152,8 +153,8 @@ impl View {
         Some(smooth.collect())
     }
 
-    /// The form that changes the view; `kept` are further fields of the page's
-    /// address. The script sends it when something was chosen.
+    /// Renders the form that changes the view. `kept` are further query
+    /// parameters of the page. With JavaScript, each change submits the form.
     pub(crate) fn form(&self, action: &str, kept: &[(&str, &str)]) -> Markup {
         let smooth = [0.0, 0.6, 0.9, 0.97];
         let whole = Self {
@@ -198,7 +199,7 @@ impl View {
 }
 
 impl View {
-    /// The part that is shown, in words.
+    /// Describes the visible range.
     fn told(&self) -> String {
         let text = |value: f64| self.axis.text(value, 0.0);
         let name = self.axis.name();
@@ -211,7 +212,7 @@ impl View {
     }
 }
 
-/// The end of a part of an axis as a field has it.
+/// Formats an end of the range for its input field.
 fn bound(value: Option<f64>) -> String {
     value.map_or_else(String::new, |value| value.to_string())
 }

@@ -1,6 +1,6 @@
-//! Differences between the settings of runs. A setting that one run names and the
-//! other leaves at the same default is no difference, nor is data of another
-//! name with the same content.
+//! Differences between the settings of runs. An explicit setting equals an
+//! omitted one with the same default. Datasets are compared by content, not by
+//! name.
 
 use std::collections::BTreeMap;
 
@@ -10,10 +10,11 @@ use serde_json::Value;
 
 use crate::{console::config::config_of, database::RunRow};
 
-/// Names of a run, which always differ, and what has no effect on it.
+/// Ignored fields: names, which always differ, and settings without effect on the
+/// result.
 const NAMES: [&str; 4] = ["run_name", "experiment_name", "data.evaluate", "public"];
 
-/// Defaults of the model's options.
+/// Default values of model options.
 const DEFAULTS: [(&str, &str); 4] = [
     ("model.options.augmentation", "none"),
     ("model.options.gradient_checkpointing", "no"),
@@ -21,7 +22,7 @@ const DEFAULTS: [(&str, &str); 4] = [
     ("model.options.seed", "0"),
 ];
 
-/// A setting in which runs differ.
+/// A setting with different values among the runs.
 #[derive(Debug, PartialEq)]
 pub(super) struct Difference {
     pub(super) label: String,
