@@ -1,21 +1,22 @@
-//! The configuration of a run, as pages show it.
+//! Values read from a run's configuration for display.
 
 use finetuner_protocol::RunTask;
 use serde_json::Value;
 
 use crate::{database::RunRow, redaction::shown_config};
 
-/// Whether a run makes training data.
+/// Returns whether a run generates training data (synthesis) instead of a model.
 pub(super) fn makes_data(run: &RunRow) -> bool {
     run.task == RunTask::Generation.as_str()
 }
 
-/// A run's configuration without secrets.
+/// Returns a run's configuration without secrets.
 pub(super) fn config_of(run: &RunRow) -> Value {
     shown_config(&run.config)
 }
 
-/// The model that a run trains, or those that a synthesis run uses.
+/// Returns the name of the model that a run trains, or of the models that a
+/// synthesis run uses.
 pub(super) fn model_of(run: &RunRow, config: &Value) -> String {
     models_of(run, config).join(", ")
 }
@@ -28,7 +29,7 @@ pub(super) fn models_of(run: &RunRow, config: &Value) -> Vec<String> {
     }
 }
 
-/// The relation miners and the cross-encoder of a synthesis run.
+/// Returns the relation miners and the cross-encoder of a synthesis run.
 pub(super) fn models_of_synthesis(config: &Value) -> [Vec<String>; 2] {
     [
         texts(&config["relation_mining"]["models"]),
@@ -36,7 +37,7 @@ pub(super) fn models_of_synthesis(config: &Value) -> [Vec<String>; 2] {
     ]
 }
 
-/// A text, or those of a list.
+/// Returns the strings in a value that is a string or a list.
 pub(super) fn texts(value: &Value) -> Vec<String> {
     match value {
         Value::String(text) => vec![text.clone()],
@@ -45,7 +46,7 @@ pub(super) fn texts(value: &Value) -> Vec<String> {
     }
 }
 
-/// A hyper-parameter as a text; empty if the configuration does not name it.
+/// Returns a hyper-parameter as text; empty if it is not set.
 pub(super) fn setting(config: &Value, field: &str) -> String {
     match &config["hyper_parameters"][field] {
         Value::Null => String::new(),

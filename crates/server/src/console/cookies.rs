@@ -1,4 +1,4 @@
-//! Cookies of the console.
+//! Reading and setting the console's cookies.
 
 use axum::{
     http::{HeaderMap, HeaderValue, header},
@@ -7,10 +7,10 @@ use axum::{
 
 use crate::origin::address;
 
-/// The cookie with the session's token.
+/// Name of the cookie with the session's token.
 pub(super) const COOKIE: &str = "finetuner_session";
 
-/// The value of a request's cookie.
+/// Returns the value of a cookie of a request.
 pub(super) fn cookie<'a>(headers: &'a HeaderMap, wanted: &str) -> Option<&'a str> {
     let all = headers.get_all(header::COOKIE).into_iter();
     all.filter_map(|value| value.to_str().ok())
@@ -20,7 +20,8 @@ pub(super) fn cookie<'a>(headers: &'a HeaderMap, wanted: &str) -> Option<&'a str
         .map(|(_, value)| value)
 }
 
-/// Sets a cookie for `age` seconds. `headers` are the request's.
+/// Adds a `Set-Cookie` header to an answer. The cookie expires after `age`
+/// seconds. `headers` are the request's.
 pub(super) fn add_cookie(
     headers: &HeaderMap,
     answer: &mut Response,

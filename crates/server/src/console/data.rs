@@ -50,7 +50,7 @@ pub(crate) struct PageQuery {
     page: Option<u64>,
 }
 
-/// An artifact, and the documents in it.
+/// Renders the page of an artifact with its documents.
 pub(crate) async fn page(
     State(app): State<Arc<App>>,
     session: Session,
@@ -79,7 +79,8 @@ pub(crate) async fn page(
         .makers(session.user.namespace.clone(), vec![artifact.id.clone()]);
     let makers = makers.await?;
     let maker = makers.get(&artifact.id);
-    // Names and notes of another project's public data mean nothing here.
+    // Runs, tags and notes of a public artifact belong to its own project and are
+    // not shown in others.
     let is_own = artifact.project == session.user.namespace;
     let uses = uses_of(&app, &session, &artifact, is_own).await?;
     let content = html! {
@@ -133,7 +134,7 @@ pub(crate) async fn page(
     Ok(framed(&session, "Data and models", &title, &content).into_response())
 }
 
-/// The last runs that used an artifact.
+/// Returns the latest runs that used an artifact.
 async fn uses_of(
     app: &App,
     session: &Session,
@@ -142,7 +143,7 @@ async fn uses_of(
 ) -> Result<Vec<UseRow>, ApiError> {
     let project = session.user.namespace.clone();
     let name = artifact.name.clone().filter(|_| is_own);
-    // The project's runs are looked through.
+    // This query scans the project's runs.
     let _turn = app.gates.previews.enter(&session.user.person).await?;
     let uses = match artifact.kind.as_str() {
         "documentArray" => {
@@ -159,7 +160,7 @@ async fn uses_of(
     Ok(uses?)
 }
 
-/// Links to runs that used an artifact.
+/// Renders links to the runs that used an artifact.
 fn used_by(uses: &[UseRow]) -> Markup {
     html! {
         @if !uses.is_empty() {
@@ -184,11 +185,12 @@ fn used_by(uses: &[UseRow]) -> Markup {
 #[serde(default)]
 pub(crate) struct PictureQuery {
     document: u64,
-    /// Numbers of parts, with dots between them. Without, the first picture.
+    /// Indices of the chunk and its subchunks, joined by dots. If empty, the
+    /// first picture is sent.
     part: String,
 }
 
-/// A picture of a document.
+/// Sends a picture of a document.
 pub(crate) async fn picture(
     State(app): State<Arc<App>>,
     session: Session,
@@ -199,7 +201,7 @@ pub(crate) async fn picture(
     picture_of(&app, &session.user.person, &artifact, document, &part).await
 }
 
-/// Leads to the bytes.
+/// Redirects to a signed URL of the content.
 pub(crate) async fn download(
     State(app): State<Arc<App>>,
     session: Session,

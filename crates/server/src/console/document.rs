@@ -1,4 +1,4 @@
-//! Documents on pages, and the pictures in them.
+//! Display of documents, and access to the pictures in them.
 
 use axum::{
     http::{HeaderValue, header},
@@ -13,29 +13,30 @@ use super::{
 };
 use crate::{app::App, database::ArtifactRow, documents, error::ApiError};
 
-/// Documents of a page.
+/// Number of documents on a page.
 pub(super) const DOCUMENTS: u64 = 24;
 
-/// Characters of a text that are shown.
+/// Maximum number of characters shown of a text.
 const TEXT: usize = 400;
 
-/// Parts of a document that are shown, and how deep.
+/// Limits on the number and depth of a document's chunks that are shown.
 const PARTS: usize = 8;
 
 const DEPTH: usize = 3;
 
-/// The address of a document of a data set, counted from 0.
+/// Returns the URL of a document in a dataset. `place` counts from 0.
 pub(super) fn document_address(id: &str, place: u64) -> String {
     let page = place / DOCUMENTS + 1;
     format!("{}?page={page}#d{place}", path(&["data", id]))
 }
 
-/// The address of the first picture in a document.
+/// Returns the URL of the first picture in a document.
 pub(super) fn picture_address(id: &str, place: u64) -> String {
     format!("{}/picture?document={place}", path(&["data", id]))
 }
 
-/// A document with its parts; `place` says which part of the document this is.
+/// Renders a document with its chunks. `place` is the position of this chunk in
+/// the outermost document.
 pub(super) fn shown_document(
     document: &Document,
     here: &str,
@@ -85,7 +86,8 @@ fn cut(text: &str) -> String {
     }
 }
 
-/// The media type of a picture that a browser may be given, by its first bytes.
+/// Returns the media type of a picture by its first bytes; `None` if it is unsafe
+/// or unknown. SVG is unsafe because it can contain scripts.
 fn image_kind(bytes: &[u8]) -> Option<&'static str> {
     let kinds: [(&[u8], &str); 4] = [
         (b"\x89PNG\r\n\x1a\n", "image/png"),
@@ -100,8 +102,8 @@ fn image_kind(bytes: &[u8]) -> Option<&'static str> {
         .or(is_webp.then_some("image/webp"))
 }
 
-/// A picture of a document. `reader` has a part of the turns of those who look at
-/// data.
+/// Sends a picture of a document. Requests of one `reader` take turns with those
+/// of other readers of data.
 pub(super) async fn picture_of(
     app: &App,
     reader: &str,

@@ -17,7 +17,7 @@ use crate::{app::App, database::ExperimentRow};
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct ListQuery {
-    /// `live` for the list alone.
+    /// `live` for the list without the rest of the page.
     part: String,
 }
 

@@ -1,4 +1,4 @@
-//! What went wrong on a page.
+//! The error type of pages.
 
 use axum::{
     http::{HeaderValue, header},
@@ -8,7 +8,8 @@ use maud::Markup;
 
 use crate::error::ApiError;
 
-/// What went wrong. `frame::refusal` makes a page of it.
+/// The error of a page. It answers plain text, which `frame::refusal` turns into
+/// a page.
 pub(crate) struct Failure(ApiError);
 
 impl<E: Into<ApiError>> From<E> for Failure {

@@ -1,5 +1,4 @@
-//! The frame of a page: its head, the navigation, links to other pages of a
-//! list, and pages that say what went wrong.
+//! Page layout: head, navigation, pagination and error pages.
 
 use axum::{
     body::{Body, to_bytes},
@@ -14,10 +13,10 @@ use super::{
 };
 use crate::database::Role;
 
-/// The most bytes of a refusal that are shown.
+/// Maximum size of an error message on a page, in bytes.
 const MAX_REFUSAL: usize = 64 << 10;
 
-/// Whether an answer is a refusal that is not a page yet.
+/// Returns whether an answer is an error that is not an HTML page yet.
 pub(super) fn is_refusal(answer: &Response) -> bool {
     let kind = answer.headers().get(header::CONTENT_TYPE);
     let is_page = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
@@ -25,7 +24,8 @@ pub(super) fn is_refusal(answer: &Response) -> bool {
     (status.is_client_error() || status.is_server_error()) && !is_page
 }
 
-/// Makes a page of a refusal, in the frame of whoever is signed in.
+/// Converts an error into a page. With a session, the page has the user's
+/// navigation.
 pub(super) async fn refusal(session: Option<&Session>, answer: Response) -> Response {
     let (mut head, body) = answer.into_parts();
     let text = to_bytes(body, MAX_REFUSAL).await.unwrap_or_default();
@@ -57,8 +57,8 @@ fn title_of(status: StatusCode) -> &'static str {
     }
 }
 
-/// A whole page for somebody who is signed in. `here` is the part of the console
-/// that it belongs to.
+/// Renders a complete page for a signed-in user. `here` is the navigation entry
+/// to highlight; empty for none.
 pub(super) fn page(session: &Session, here: &str, title: &str, content: &Markup) -> Markup {
     let part = |name: &str, href: &str| {
         html! {
@@ -89,14 +89,14 @@ pub(super) fn page(session: &Session, here: &str, title: &str, content: &Markup)
                 button .quiet type="submit" { "Sign out" }
             }
         }
-        // The script says here that the server does not answer.
+        // `live.js` reports a lost connection here.
         p #connection role="status" {}
         main id="content" { (content) }
     };
     document(title, &body)
 }
 
-/// A whole page.
+/// Renders a complete HTML document without navigation.
 pub(super) fn document(title: &str, body: &Markup) -> Markup {
     html! {
         (DOCTYPE)
@@ -115,12 +115,13 @@ pub(super) fn document(title: &str, body: &Markup) -> Markup {
     }
 }
 
-/// How many pages a list has, at least 1.
+/// Returns the number of pages of a list, at least 1.
 pub(super) fn pages(total: u64, size: u64) -> u64 {
     total.div_ceil(size).max(1)
 }
 
-/// Links to other pages of a list, if there are any.
+/// Renders links to the previous and next page of a list; nothing for a single
+/// page.
 pub(super) fn pager(total: u64, number: u64, size: u64, link: impl Fn(u64) -> String) -> Markup {
     let pages = pages(total, size);
     html! {

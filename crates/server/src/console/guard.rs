@@ -1,5 +1,5 @@
-//! What holds for every page: forms of other sites are refused, refusals become
-//! pages, and browsers are told what pages may do.
+//! Middleware of every page: rejects cross-site forms, converts errors into
+//! pages, and sets security headers.
 
 use std::sync::Arc;
 
@@ -18,13 +18,13 @@ use super::{
 };
 use crate::{accounts::by_token, app::App, database::Wanted};
 
-/// What a page may load and where its forms may go: this server alone.
+/// Content security policy: pages load from and submit to this server only.
 pub(super) const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; \
                       connect-src 'self'; form-action 'self'; base-uri 'none'; \
                       frame-ancestors 'none'";
 
-/// Refuses forms that other sites send, makes pages of refusals, and says to the
-/// browser what pages may do.
+/// Rejects cross-site forms, converts errors into pages, and sets security
+/// headers.
 pub(super) async fn guarded(
     State(app): State<Arc<App>>,
     request: Request<Body>,
@@ -59,7 +59,7 @@ pub(super) async fn guarded(
     answer
 }
 
-/// Whether a form comes from one of our own pages, as the browser says.
+/// Returns whether the browser's headers say that a form comes from this server.
 fn is_own_form(headers: &HeaderMap) -> bool {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     if let Some(site) = text("sec-fetch-site") {

@@ -1,5 +1,5 @@
-//! The guides at `/docs/`: the book of the crate `finetuner-docs` in the
-//! console's frame. They hold nothing of a user's, so everybody may read them.
+//! The guides at `/docs/`: pages of the crate `finetuner-docs` in a layout like
+//! the console's. They need no sign-in, because they contain no user data.
 
 use std::sync::Arc;
 
@@ -62,7 +62,8 @@ fn show(name: &str) -> Page {
     Ok(document(here.title(), &body))
 }
 
-/// A page in the table of contents; the one that is shown has its sections.
+/// Renders an entry of the table of contents. The current page's entry lists its
+/// sections.
 fn link(page: &finetuner_docs::Page, here: &finetuner_docs::Page) -> Markup {
     let current = page.name == here.name;
     let address = match page.name {

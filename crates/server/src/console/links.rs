@@ -5,12 +5,12 @@ use maud::{Markup, html};
 use super::words::{name, path};
 use crate::database::RunRow;
 
-/// The address of a run's page.
+/// Returns the URL of a run's page.
 pub(super) fn run_path(run: &RunRow) -> String {
     path(&["experiments", &run.experiment, "runs", &run.name])
 }
 
-/// The links that lead to a run's page.
+/// Renders the breadcrumbs of a run's pages.
 pub(super) fn crumbs(run: &RunRow) -> Markup {
     html! {
         nav .crumbs aria-label="Path" {

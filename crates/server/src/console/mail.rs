@@ -1,4 +1,5 @@
-//! E-mail about a user's runs: the address, its confirmation, and what was sent.
+//! E-mail settings of a user: the address, its confirmation, and the messages
+//! sent.
 
 use std::sync::Arc;
 
@@ -25,10 +26,10 @@ use crate::{
     outbox,
 };
 
-/// Messages that are shown.
+/// Maximum number of messages on the page.
 const MESSAGES: u64 = 20;
 
-/// The form for an address, as it was filled in.
+/// Field values of the form.
 struct Typed {
     address: String,
     events: Vec<String>,
@@ -126,7 +127,7 @@ fn list(sent: &[MessageRow]) -> Markup {
     }
 }
 
-/// Stores what was typed.
+/// Validates and stores the address and its events.
 async fn store(app: &App, session: &Session, typed: &Typed) -> Result<PutMail> {
     if !app.settings.mail.is_on() {
         return Err(ApiError::conflict("the operator has not set up e-mail"));

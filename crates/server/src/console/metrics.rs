@@ -1,5 +1,5 @@
-//! Metrics of runs: their names with the number of documents that count, the
-//! one that a page leads with, and what changed by the training.
+//! Metrics for display: complete names, the headline metric, and the changes by
+//! the training.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +10,8 @@ use serde::Deserialize;
 use super::words::{number, visible};
 use crate::database::RunRow;
 
-/// docarray's retrieval metrics. All look at the first `limit` documents that a
-/// query finds, which their names don't say.
+/// docarray's retrieval metrics. They evaluate the first `limit` results of a
+/// query, which their names omit.
 const CUT: [&str; 9] = [
     "average_precision",
     "dcg_at_k",
@@ -23,10 +23,10 @@ const CUT: [&str; 9] = [
     "recall_at_k",
     "reciprocal_rank",
 ];
-/// `limit` of an evaluation that does not say it.
+/// Default `limit` of an evaluation.
 const LIMIT: u64 = 20;
 
-/// The metric that a page leads with is the first of these that there is.
+/// Headline metrics by priority: a page shows the first one that exists.
 const HEADLINES: [&str; 16] = [
     "recall_at_",
     "recall@",
@@ -46,7 +46,7 @@ const HEADLINES: [&str; 16] = [
     "f1",
 ];
 
-/// What is read of a configuration for the names of metrics.
+/// The part of a configuration that determines the names of metrics.
 #[derive(Deserialize)]
 struct Evaluations {
     #[serde(default)]
@@ -68,12 +68,12 @@ struct Options {
     caption: Option<String>,
 }
 
-/// The metrics of a run, by names that tell what was measured.
+/// Returns the metrics of a run under their display names.
 pub(super) fn of(run: &RunRow) -> MetricsInfo {
     named(&run.metrics, &run.config)
 }
 
-/// As [`of`], from the JSON of a run's metrics and of its configuration.
+/// As [`of`], from the JSON of metrics and configuration.
 pub(super) fn named(metrics: &str, config: &str) -> MetricsInfo {
     let metrics: MetricsInfo = serde_json::from_str(metrics).unwrap_or_default();
     if metrics.before.is_empty() && metrics.after.is_empty() {
@@ -89,12 +89,12 @@ pub(super) fn named(metrics: &str, config: &str) -> MetricsInfo {
     MetricsInfo::new(named(metrics.before), named(metrics.after))
 }
 
-/// The name that pages give to a metric of a run with this configuration.
+/// Returns the display name of a metric of a run with this configuration.
 pub(super) fn name_of(metric: &str, config: &str) -> String {
     with_k(metric, &evaluations(config))
 }
 
-/// Captions and limits of a configuration's evaluations.
+/// Returns captions and limits of a configuration's evaluations.
 fn evaluations(config: &str) -> Vec<(String, u64)> {
     let read = serde_json::from_str::<Evaluations>(config);
     let callbacks = read.map(|read| read.callbacks).unwrap_or_default();
@@ -109,8 +109,8 @@ fn evaluations(config: &str) -> Vec<(String, u64)> {
     .collect()
 }
 
-/// `recall_at_k` over 20 documents becomes `recall_at_20`. With an `@` it would
-/// be another metric, to which all relevant documents count.
+/// Replaces `k` by the limit: `recall_at_k` with limit 20 becomes `recall_at_20`.
+/// `recall@20` is a different metric, which counts all relevant documents.
 fn with_k(name: &str, evaluations: &[(String, u64)]) -> String {
     let Some(cut) = CUT.iter().find(|cut| name.ends_with(*cut)) else {
         return name.to_owned();
@@ -126,7 +126,7 @@ fn with_k(name: &str, evaluations: &[(String, u64)]) -> String {
     }
 }
 
-/// A metric before and after the training.
+/// Values of a metric before and after the training.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Change {
     pub(super) name: String,
@@ -135,7 +135,8 @@ pub(super) struct Change {
 }
 
 impl Change {
-    /// How much was gained, and whether that is better.
+    /// Returns the difference, and whether it is an improvement (`None` if
+    /// unknown).
     pub(super) fn difference(&self) -> Option<(f64, Option<bool>)> {
         let difference = self.after? - self.before?;
         let better = greater_is_better(&self.name)
@@ -145,7 +146,7 @@ impl Change {
     }
 }
 
-/// All metrics of a run, the one that a page leads with first.
+/// Returns all metrics of a run, the headline metric first.
 pub(super) fn changes(metrics: &MetricsInfo) -> Vec<Change> {
     let mut names: Vec<&String> = metrics.before.keys().chain(metrics.after.keys()).collect();
     names.sort();
@@ -160,22 +161,23 @@ pub(super) fn changes(metrics: &MetricsInfo) -> Vec<Change> {
     changes
 }
 
-/// The place of a metric among those that lead a page.
+/// Returns the priority of a metric as headline; lower is better.
 fn rank(name: &str) -> usize {
     let found = HEADLINES.iter().position(|part| name.contains(part));
     match found {
-        // A threshold tells nothing about quality.
+        // Metrics without a better direction, such as thresholds, come last.
         _ if greater_is_better(name).is_none() => HEADLINES.len() + 1,
         found => found.unwrap_or(HEADLINES.len()),
     }
 }
 
-/// The metric that a page leads with.
+/// Returns the headline metric.
 pub(super) fn headline(metrics: &MetricsInfo) -> Option<Change> {
     changes(metrics).into_iter().next()
 }
 
-/// Whether most metrics fell, as the log of a run warns.
+/// Returns whether at least half of the metrics got worse. The engine warns about
+/// it in the log.
 pub(super) fn got_worse(metrics: &MetricsInfo) -> bool {
     let all = changes(metrics);
     let judged = all.iter().filter_map(Change::difference);
@@ -183,7 +185,7 @@ pub(super) fn got_worse(metrics: &MetricsInfo) -> bool {
     worse > 0 && worse * 2 >= metrics.after.len()
 }
 
-/// How much a metric changed, coloured by whether that is better.
+/// Renders the change of a metric, coloured by direction.
 pub(super) fn change(change: &Change) -> Markup {
     let Some((difference, better)) = change.difference() else {
         return html! {};
@@ -196,7 +198,7 @@ pub(super) fn change(change: &Change) -> Markup {
     html! { span class={ "change " (class) } { (signed(difference)) } }
 }
 
-/// A number with its sign; a minus of its own width.
+/// Formats a number with a sign. The minus is U+2212, as wide as the plus.
 fn signed(value: f64) -> String {
     match number(value) {
         text if text == "0" => "±0".to_owned(),
@@ -207,12 +209,12 @@ fn signed(value: f64) -> String {
     }
 }
 
-/// A value, if there is one.
+/// Formats a value; empty if there is none.
 pub(super) fn value(value: Option<f64>) -> String {
     value.map_or(String::new(), number)
 }
 
-/// All metrics of a run.
+/// Renders all metrics of a run.
 pub(super) fn table(metrics: &MetricsInfo) -> Markup {
     html! { div .scroll tabindex="0" role="region" aria-label="Table of metrics" { table .metrics {
         thead { tr {

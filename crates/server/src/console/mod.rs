@@ -1,6 +1,6 @@
-//! The console: what the server does, in a browser. HTML is made here, and
-//! everything is there without JavaScript; a little script of our own follows
-//! what is live. Nothing comes from another host.
+//! The web console. The server renders all HTML, and every page works without
+//! JavaScript. A small script updates live parts. Nothing is loaded from other
+//! hosts.
 
 mod account;
 mod admin;
@@ -52,7 +52,7 @@ use assets::asset;
 use failure::Failure;
 use guard::guarded;
 
-/// The routes of the console.
+/// Returns the routes of the console.
 pub(crate) fn router(app: &Arc<App>) -> Router<Arc<App>> {
     let run = "/console/experiments/{experiment}/runs/{run}";
     Router::new()

@@ -73,7 +73,7 @@ fn wide((low, high): (f64, f64)) -> (f64, f64) {
     }
 }
 
-/// Returns the largest round step that gives an axis at least [`FEWEST`] ticks.
+/// Returns the largest round step that gives an axis more than [`FEWEST`] ticks.
 fn step(low: f64, high: f64) -> f64 {
     let magnitude = 10f64.powf((high - low).log10().floor());
     let steps = [1.0, 0.5, 0.25, 0.2, 0.1].map(|factor| factor * magnitude);

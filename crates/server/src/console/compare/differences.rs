@@ -26,7 +26,7 @@ const DEFAULTS: [(&str, &str); 4] = [
 #[derive(Debug, PartialEq)]
 pub(super) struct Difference {
     pub(super) label: String,
-    /// By run; `None` for one that does not name it.
+    /// One value per run; `None` if the run does not have the setting.
     pub(super) values: Vec<Option<String>>,
 }
 
@@ -83,8 +83,8 @@ fn between(all: &[(Settings, Value)]) -> Vec<Difference> {
     fields.collect()
 }
 
-/// Values that look the same and are not: data of one name with different
-/// contents. The start of the content's SHA-256 tells them apart.
+/// Appends the start of the content's SHA-256 to datasets with equal names and
+/// different contents.
 fn told_apart(values: Vec<Option<String>>, compared: &[Option<String>]) -> Vec<Option<String>> {
     let is_twin = |place: usize| {
         let mut others = values.iter().zip(compared);
@@ -102,7 +102,7 @@ fn told_apart(values: Vec<Option<String>>, compared: &[Option<String>]) -> Vec<O
     told.collect()
 }
 
-/// A field without the parts that everybody knows.
+/// Returns the display name of a setting, without its section prefix.
 fn label(field: &str) -> String {
     match field {
         "model.name" => "model".to_owned(),
@@ -154,7 +154,7 @@ fn walk(prefix: &str, value: &Value, into: &mut BTreeMap<String, String>) {
             for (i, value) in values.iter().enumerate() {
                 let number = (i + 1).to_string();
                 match (value["name"].as_str(), value["options"].is_object()) {
-                    // Callbacks are known by their names, wherever they stand.
+                    // Callbacks are matched by name, not by position in the list.
                     (Some(name), true) => {
                         let mut name = below(name);
                         while into.contains_key(&name) {
@@ -182,7 +182,7 @@ fn walk(prefix: &str, value: &Value, into: &mut BTreeMap<String, String>) {
     }
 }
 
-/// A plain value as a text. Numbers that are the same look the same.
+/// Formats a scalar. Equal numbers have equal texts.
 fn text(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),

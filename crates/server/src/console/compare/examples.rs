@@ -1,4 +1,4 @@
-//! Results of the same queries by the models of several runs, side by side.
+//! Search results of several runs for the same example queries, side by side.
 
 use maud::{Markup, html};
 
@@ -14,10 +14,10 @@ use crate::{
     error::ApiError,
 };
 
-/// Runs whose examples are shown: more are hardly compared by eye.
+/// Maximum number of runs whose examples are shown.
 const MOST: usize = 12;
 
-/// A run with its examples.
+/// A run's examples and its index in the comparison, which determines its colour.
 struct Own<'a> {
     place: usize,
     run: &'a RunRow,
@@ -49,7 +49,7 @@ pub(super) async fn section(app: &App, runs: &[RunRow]) -> Result<Markup, ApiErr
     Ok(html! { section .examples aria-labelledby="examples" {
         h2 #examples { "Examples" }
         p .hint {
-            "What the models find after the training. " span .hit-mark { "✓" }
+            "Search results after the training. " span .hit-mark { "✓" }
             " marks documents that belong to the query. The number is the distance to the query."
             @if left_out > 0 { " The first " (MOST) " runs with examples are shown." }
             @if more > 0 { " " (more) " more queries are not shown." }
@@ -92,7 +92,7 @@ fn side(own: &Own<'_>, query: &str) -> Markup {
                     }
                 }
             }
-            @if side.is_empty() { p .hint { "This run did not ask this query." } }
+            @if side.is_empty() { p .hint { "This query is not among the run's examples." } }
             @else { (own.examples.found(&side, None)) }
         }
     }

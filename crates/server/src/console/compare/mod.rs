@@ -1,5 +1,5 @@
-//! Several runs side by side: their results, what they were asked to do
-//! differently, what they find, and their curves.
+//! The comparison page: results, differences in settings, examples and curves of
+//! several runs.
 
 mod differences;
 mod examples;
@@ -24,13 +24,14 @@ use super::{
 };
 use crate::{app::App, database::RunRow, error::ApiError, runs::find_run};
 
-/// Runs that are compared at once.
+/// Maximum number of runs in a comparison.
 const MOST: usize = 200;
-/// Points of all curves of one figure, and of one run.
+/// Maximum number of points in a figure, and bounds on the number of points per
+/// run.
 const POINTS: u64 = 6000;
 const POINTS_OF_RUN: u64 = 400;
 const FEWEST_POINTS: u64 = 40;
-/// Metrics whose curves are drawn.
+/// Maximum number of metrics with curves.
 const METRICS: usize = 8;
 
 pub(crate) async fn page(
@@ -46,7 +47,7 @@ pub(crate) async fn page(
         let found = fields.iter().find(|(field, _)| field == wanted);
         found.map(|(_, value)| value.as_str())
     };
-    // The list in which the runs were selected.
+    // URL of the list in which the runs were selected.
     let back = of("back").and_then(own_address);
     let mut chosen: Vec<&str> = Vec::new();
     for (_, id) in fields.iter().filter(|(field, _)| field == "run") {
@@ -66,11 +67,11 @@ pub(crate) async fn page(
         let place = (experiment.to_owned(), name.to_owned());
         runs.push(find_run(&app, session.user.namespace.clone(), place).await?);
     }
-    // Reads curves and examples of all runs.
+    // Reading curves and examples of all runs is expensive.
     let _turn = app.gates.previews.enter(&session.user.person).await?;
     let view = View::from(&view);
     let points = (POINTS / runs.len() as u64).clamp(FEWEST_POINTS, POINTS_OF_RUN);
-    // A part of the axis shows more of its steps.
+    // A visible range gets a higher resolution.
     let points = if view.is_part() { points * 4 } else { points };
     let mut own = Vec::new();
     for run in &runs {
@@ -107,7 +108,7 @@ pub(crate) async fn page(
     Ok(framed(&session, "Experiments", "Compare runs", &content).into_response())
 }
 
-/// Shows that there is nothing to compare.
+/// Renders the error page for fewer than 2 or more than [`MOST`] runs.
 fn too_few(session: &Session, chosen: usize, from: Option<&str>, back: Option<&str>) -> Markup {
     let content = html! {
         h1 { "Compare runs" }
@@ -154,8 +155,8 @@ fn curves(runs: &[RunRow], all: &[Curves]) -> (Vec<(String, Vec<Curve>)>, usize)
     (figures.into_iter().flatten().collect(), left_out)
 }
 
-/// The metrics that were measured between the steps of any run, those that tell
-/// most first.
+/// Returns the metrics that any run measured during the training, most
+/// informative first.
 fn measured(all: &[Curves]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     let longest = all.iter().map(|own| own.metrics.len()).max().unwrap_or(0);
@@ -169,7 +170,7 @@ fn measured(all: &[Curves]) -> Vec<String> {
     names
 }
 
-/// Shows the differences between the settings of the runs.
+/// Renders the differences between the settings of the runs.
 fn differences(runs: &[RunRow]) -> Markup {
     let fields = differences::of(runs);
     if fields.is_empty() {

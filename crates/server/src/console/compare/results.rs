@@ -1,4 +1,5 @@
-//! Results of several runs: metrics and losses, with the best values marked.
+//! The results table of a comparison: metrics and losses, with the best values
+//! marked.
 
 use finetuner_protocol::{MetricsInfo, greater_is_better};
 use maud::{Markup, html};
@@ -15,10 +16,10 @@ use crate::{
     database::{RunRow, now_ms},
 };
 
-/// The last losses of a run, by the names that their columns have.
+/// Column names of the final losses of a run.
 const LOSSES: [&str; 2] = ["val_loss", "train_loss"];
 
-/// The results of runs as a table. The best value of a metric is marked.
+/// Renders the results as a table. Marks the best value of each metric.
 pub(super) fn table(runs: &[RunRow], curves: &[Curves]) -> Markup {
     let own: Vec<MetricsInfo> = runs
         .iter()
@@ -54,7 +55,7 @@ pub(super) fn table(runs: &[RunRow], curves: &[Curves]) -> Markup {
     }
 }
 
-/// A run's name beside the colour of its curves.
+/// Renders a run's name beside the colour of its curves.
 pub(super) fn title(place: usize, run: &RunRow) -> Markup {
     html! {
         th scope="row" {
@@ -73,7 +74,7 @@ fn with_losses(mut own: MetricsInfo, curves: &Curves) -> MetricsInfo {
     own
 }
 
-/// The value of one metric of one run.
+/// Renders one metric of one run.
 fn result(all: &[MetricsInfo], own: &MetricsInfo, metric: &str) -> Markup {
     let after = own.after.get(metric).copied();
     let change = metrics::Change {
@@ -89,8 +90,8 @@ fn result(all: &[MetricsInfo], own: &MetricsInfo, metric: &str) -> Markup {
     } } }
 }
 
-/// Whether a value is the best that any of these runs has come to, and another
-/// has come to less.
+/// Returns whether a value is the best of these runs. False if all values are
+/// equal.
 fn is_best(runs: &[MetricsInfo], metric: &str, value: f64) -> bool {
     let Some(greater) = greater_is_better(metric) else {
         return false;

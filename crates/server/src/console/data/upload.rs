@@ -1,5 +1,5 @@
-//! Uploads a file as a dataset. The form is an ordinary one; the script shows how
-//! far its file is.
+//! The form that uploads a file as a dataset. It works without JavaScript;
+//! `live.js` adds a progress bar.
 
 use std::sync::Arc;
 
@@ -26,10 +26,10 @@ use crate::{
     tasks::to_the_end,
 };
 
-/// The most bytes of a field that is not the file.
+/// Size limit of each field except the file, in bytes.
 const MAX_FIELD: usize = 4 << 10;
 
-/// Kinds of documents that rows become, and their names on the page.
+/// Kinds of documents, with their labels.
 const ROWS: [(&str, &str); 5] = [
     (
         "text-to-text",
@@ -41,7 +41,7 @@ const ROWS: [(&str, &str); 5] = [
     ("texts", "Texts alone, to make training data of"),
 ];
 
-/// Delimiters that can be chosen.
+/// Delimiters: value of the field, label, byte.
 const DELIMITERS: [(&str, &str, u8); 4] = [
     ("comma", "commas", b','),
     ("semicolon", "semicolons", b';'),
@@ -49,14 +49,14 @@ const DELIMITERS: [(&str, &str, u8); 4] = [
     ("bar", "bars", b'|'),
 ];
 
-/// Contents of the first row, and their names on the page.
+/// Interpretations of the first row, with their labels.
 const FIRST_ROWS: [(&str, &str); 3] = [
     ("", "names if they are known ones, or else data"),
     ("names", "names of the columns"),
     ("data", "data"),
 ];
 
-/// Fields that name columns, and what these hold.
+/// Fields for column names, with their labels.
 const COLUMNS: [(&str, &str); 7] = [
     ("anchor", "First item: a query, a question"),
     ("positive", "Its match"),
@@ -67,11 +67,11 @@ const COLUMNS: [(&str, &str); 7] = [
     ("scores", "Scores, with commas between the names"),
 ];
 
-/// Limits of the form's fields, which are in memory.
+/// Limits on the fields, which are kept in memory.
 const MAX_FIELDS: usize = 64;
 const MAX_FIELD_NAME: usize = 100;
 
-/// Input of the form, by the name of the field.
+/// Submitted values by field name.
 #[derive(Default)]
 struct Typed(Vec<(String, String)>);
 
@@ -82,13 +82,13 @@ impl Typed {
     }
 }
 
-/// Problem of a form, and the field next to which it is shown.
+/// An error with the field next to which it is shown.
 struct Wrong {
     field: &'static str,
     reason: String,
 }
 
-/// Message about a file that was not stored.
+/// Reason why a file was not stored.
 enum Answer {
     Nothing,
     Wrong(Wrong),
@@ -106,7 +106,8 @@ pub(crate) async fn upload(
     mut form: multipart::Form,
 ) -> Page<Response> {
     session.may_write()?;
-    // A few files at once, so that nobody fills the disk with those of others.
+    // Limits the number of simultaneous uploads, so that one user can't fill the
+    // disk.
     let turn = app.gates.spools.enter(&session.user.person).await?;
     let mut typed = Typed::default();
     let mut file = None;
@@ -130,7 +131,7 @@ pub(crate) async fn upload(
     session.check_project(project.map(|(_, value)| value.as_str()))?;
     let stored = match checked(&app, &session, &typed, file).await {
         Ok((spool, new)) => {
-            // What has come is stored, whoever stops waiting for it.
+            // A received file is stored even if the client disconnects.
             let stored = async move {
                 let stored = imports::store(app, spool, new).await;
                 drop(turn);
@@ -165,7 +166,7 @@ pub(crate) async fn upload(
     Ok((status, page(&session, &typed, &answer)).into_response())
 }
 
-/// Takes a file in.
+/// Receives the file and spools it to disk.
 async fn received(app: &App, mut field: Field<'_>) -> Result<Spool, ApiError> {
     let mut spool = Spool::begin(app, field.file_name().unwrap_or_default()).await?;
     while let Some(bytes) = field.chunk().await.map_err(|e| broken(&e))? {
@@ -196,7 +197,7 @@ fn broken(error: &axum::extract::multipart::MultipartError) -> ApiError {
     ApiError::bad_request(format!("the form broke off: send it again ({error})"))
 }
 
-/// Reads the settings of a form.
+/// Validates the submitted form.
 async fn checked(
     app: &App,
     session: &Session,
@@ -247,7 +248,7 @@ async fn checked(
     Ok((file, new))
 }
 
-/// Reads how the file is read.
+/// Parses the options for reading the file.
 fn reading(typed: &Typed) -> Result<Reading, Refusal> {
     let bad = |field: &'static str| {
         let value = finetuner_protocol::text::start_of(typed.get(field));
@@ -322,7 +323,7 @@ fn page(session: &Session, typed: &Typed, answer: &Answer) -> Markup {
         _ => None,
     };
     let is_conflict = said("replace").is_some() || !typed.get("replace").is_empty();
-    // A field that is wrong is not hidden.
+    // Open the section if one of its fields has an error.
     let is_open = COLUMNS
         .iter()
         .map(|(field, _)| *field)
@@ -365,7 +366,7 @@ fn page(session: &Session, typed: &Typed, answer: &Answer) -> Markup {
                 button type="submit" { "Upload" }
                 a .button .quiet href="/console/data" { "Back" }
             }
-            // The script fills these.
+            // `live.js` fills these.
             progress #sent hidden max="1" value="0" aria-label="Upload" {}
             p #sending role="status" {}
         }
@@ -373,7 +374,7 @@ fn page(session: &Session, typed: &Typed, answer: &Answer) -> Markup {
     framed(session, "Data and models", "Upload data", &content)
 }
 
-/// Settings that most files don't need.
+/// Renders the settings that most files don't need.
 fn more<'a>(typed: &Typed, said: &impl Fn(&str) -> Option<&'a str>) -> Markup {
     html! {
         label for="first_row" { "The first row of a CSV file holds" }
@@ -405,7 +406,7 @@ fn more<'a>(typed: &Typed, said: &impl Fn(&str) -> Option<&'a str>) -> Markup {
     }
 }
 
-/// Shows the problem of a field under it.
+/// Renders the error of a field.
 fn beside(field: &str, reason: Option<&str>) -> Markup {
     html! {
         p id={ (field) "-wrong" } .problem .message hidden[reason.is_none()]
@@ -413,7 +414,7 @@ fn beside(field: &str, reason: Option<&str>) -> Markup {
     }
 }
 
-/// Shows the problems of rows.
+/// Renders the errors of rows.
 fn told(answer: &Answer) -> Markup {
     let Answer::Rows(problems, good) = answer else {
         return html! {};
@@ -434,7 +435,7 @@ fn told(answer: &Answer) -> Markup {
         @if !good.is_empty() {
             h2 { "How the first rows are read" }
             ol .documents {
-                // Pictures have no address before they are stored.
+                // Pictures have no URL before they are stored.
                 @for (i, document) in good.iter().enumerate() {
                     li { (shown_document(&without_bytes(document), "", i as u64, &mut Vec::new())) }
                 }
@@ -443,7 +444,7 @@ fn told(answer: &Answer) -> Markup {
     }
 }
 
-/// A document whose pictures are named by their size alone.
+/// Replaces the pictures in a document by their sizes.
 fn without_bytes(document: &Document) -> Document {
     let mut shown = document.clone();
     if let Some(bytes) = document.as_blob() {
