@@ -1,5 +1,5 @@
-//! Signing in through the provider of the settings. The first time, an account is
-//! created, or one that is there is linked after its password was given.
+//! Pages for sign-in through the OpenID Connect provider. At the first sign-in,
+//! the user creates an account, or links an existing one with its password.
 
 use std::sync::Arc;
 
@@ -31,10 +31,10 @@ use crate::{
     peer::Peer,
 };
 
-/// The cookie of a browser that has begun a sign-in: its state, and later the key
-/// under which the choice of an account is kept.
+/// Name of the sign-in cookie. It contains the state of the sign-in, and during
+/// the choice of an account the key of the choice.
 const COOKIE: &str = "finetuner_oidc";
-/// How long it is kept, in seconds.
+/// Lifetime of the cookie in seconds.
 const AGE: u32 = 600;
 
 fn provider(app: &App) -> Result<&Oidc> {
@@ -47,11 +47,11 @@ fn provider(app: &App) -> Result<&Oidc> {
 #[serde(default)]
 pub(crate) struct StartQuery {
     next: String,
-    /// `yes` to link an account that is there.
+    /// `yes` to link an existing account.
     link: String,
 }
 
-/// Leads to the provider.
+/// Redirects to the provider.
 pub(crate) async fn start(
     State(app): State<Arc<App>>,
     peer: Peer,
@@ -80,7 +80,7 @@ pub(crate) struct Answered {
     error: String,
 }
 
-/// Where the provider sends the browser back to.
+/// The redirect URI: handles the provider's answer.
 pub(crate) async fn callback(
     State(app): State<Arc<App>>,
     peer: Peer,
@@ -105,10 +105,11 @@ async fn arrived(
     answered: &Answered,
 ) -> Page<Response> {
     let oidc = provider(app)?;
-    // Another browser's sign-in is not finished here.
+    // The cookie must match the state, so that nobody completes another browser's
+    // sign-in.
     let own = cookie(headers, COOKIE).filter(|own| !own.is_empty() && *own == answered.state);
     let state = own.ok_or_else(|| {
-        ApiError::unauthenticated("this sign-in was not begun in this browser: begin it again")
+        ApiError::unauthenticated("this sign-in was not started in this browser: sign in again")
     })?;
     if !answered.error.is_empty() {
         oidc.abandon(state);
@@ -121,7 +122,7 @@ async fn arrived(
     match app.database.user_of_identity(&who).await? {
         Some(_) if links => {
             return Err(ApiError::conflict(
-                "this account of the provider is linked already: sign in with it",
+                "this account of the provider is already linked: sign in with it",
             )
             .into());
         }
@@ -153,7 +154,7 @@ fn is_name(name: &str) -> bool {
     check_name("name", name).is_ok()
 }
 
-/// Somebody who is about to choose an account, and their key.
+/// Returns the pending choice of an account in this browser, and its key.
 fn waiting<'a>(app: &App, headers: &'a HeaderMap) -> Result<(&'a str, Waiting)> {
     let oidc = provider(app)?;
     let key = cookie(headers, COOKIE).unwrap_or_default();
@@ -162,10 +163,10 @@ fn waiting<'a>(app: &App, headers: &'a HeaderMap) -> Result<(&'a str, Waiting)> 
 }
 
 fn ended() -> ApiError {
-    ApiError::unauthenticated("this sign-in has ended: begin it again")
+    ApiError::unauthenticated("this sign-in has ended: sign in again")
 }
 
-/// Asks which account belongs to somebody whom the provider has named.
+/// Shows the choice of an account: link an existing one or create a new one.
 pub(crate) async fn account(State(app): State<Arc<App>>, headers: HeaderMap) -> Page<Response> {
     match waiting(&app, &headers) {
         Ok((_, waiting)) => {
@@ -185,7 +186,7 @@ fn choice(app: &App, name: &str, problem: Option<&str>) -> Markup {
                 p .problem .message role="alert" { (visible(problem)) }
             }
             p { "No account of this server is linked to your account at " (visible(provider)) " yet." }
-            h2 { "Link an account that you have" }
+            h2 { "Link an existing account" }
             form method="post" action="/console/oidc/account/link" .stacked {
                 label for="name" { "Name" }
                 input id="name" name="name" value=(name) required autocomplete="username"
@@ -212,7 +213,7 @@ pub(crate) struct NewName {
     name: String,
 }
 
-/// Creates an account of the name that was typed.
+/// Creates an account with the submitted name.
 pub(crate) async fn create(
     State(app): State<Arc<App>>,
     peer: Peer,
@@ -230,7 +231,8 @@ pub(crate) async fn create(
             &error.to_string(),
         ));
     }
-    // Taken before anything is written: a key is good for one account.
+    // Consume the key before writing, so that one key creates at most one
+    // account.
     if !provider(&app)?.chosen(key) {
         return Err(ended().into());
     }
@@ -244,7 +246,7 @@ pub(crate) async fn create(
         (Linked::NameTaken, _) => {
             let key = provider(&app)?.wait(waiting.who, waiting.next, peer.0)?;
             let reason =
-                "an account of this name is there already: choose another name, or link it";
+                "an account with this name exists already: choose another name, or link it";
             let mut answer = refused(StatusCode::CONFLICT, reason);
             add_cookie(&headers, &mut answer, COOKIE, &key, AGE);
             Ok(answer)
@@ -259,7 +261,7 @@ pub(crate) struct Credentials {
     password: String,
 }
 
-/// Links an account after its password was given.
+/// Links an existing account if the password is correct.
 pub(crate) async fn link(
     State(app): State<Arc<App>>,
     peer: Peer,
@@ -317,7 +319,7 @@ fn already() -> Failure {
     ApiError::conflict("this account of the provider was linked meanwhile: sign in with it").into()
 }
 
-/// Signs in at the end.
+/// Opens the session and redirects to the requested page.
 async fn enter(
     app: &App,
     peer: Peer,
@@ -335,7 +337,7 @@ async fn enter(
     Ok(answer)
 }
 
-/// The part of the account's page about the provider.
+/// Renders the account page's section about the provider.
 pub(super) async fn section(app: &App, session: &Session) -> Page {
     let Some(oidc) = &app.oidc else {
         return Ok(html! {});

@@ -1,6 +1,6 @@
-//! Forms that change something in a project. Each carries the project that its
-//! page was made for: another tab may have switched the session since, and what
-//! was meant for one project must not happen in another.
+//! Forms that change a project. Each has a hidden field with the project of its
+//! page. If another tab has switched the session to another project in the
+//! meantime, the form is rejected, so that it never changes the wrong project.
 
 use std::sync::Arc;
 
@@ -19,17 +19,17 @@ use crate::{app::App, error::ApiError};
 /// The name of the hidden field.
 const FIELD: &str = "project";
 
-/// The most bytes of a form: as of any request that is not an upload.
+/// Size limit of a form in bytes: the same as for all requests except uploads.
 const MAX_BYTES: usize = 4 << 20;
 
 impl Session {
-    /// The hidden field that a form carries which changes something in the
-    /// project.
+    /// Renders the hidden field. Every form that changes the project needs it.
     pub(super) fn project_field(&self) -> Markup {
         html! { input type="hidden" name=(FIELD) value=(self.user.project); }
     }
 
-    /// Fails unless the session shows the project that a form was made for.
+    /// Fails if the session has switched to another project since the form was
+    /// rendered.
     pub(super) fn check_project(&self, form: Option<&str>) -> Result<(), Failure> {
         let now = &self.user.project;
         let reason = match form {
@@ -50,7 +50,7 @@ impl Session {
     }
 }
 
-/// The fields of a form whose project is the session's.
+/// Extractor for the fields of a form. Rejects forms of other projects.
 pub(crate) struct ProjectForm<T>(pub(crate) T);
 
 impl<T: DeserializeOwned> FromRequest<Arc<App>> for ProjectForm<T> {

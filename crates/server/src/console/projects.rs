@@ -1,4 +1,4 @@
-//! Projects: those of the user, which one the session shows, and its members.
+//! Pages for projects: list, creation, switching, members and deletion.
 
 use std::sync::Arc;
 
@@ -27,14 +27,14 @@ use crate::{
     secret,
 };
 
-/// The part of the console that these pages belong to.
+/// The navigation entry that these pages belong to.
 const HERE: &str = "Projects";
 
 fn problem(text: Option<&str>) -> Markup {
     html! { @if let Some(text) = text { p .problem .message role="alert" { (text) } } }
 }
 
-/// Returns the permissions of a role, in the words of pages.
+/// Describes the permissions of a role.
 fn allows(role: Role) -> &'static str {
     match role {
         Role::Viewer => "reads everything",
@@ -101,7 +101,7 @@ pub(crate) struct Named {
     name: String,
 }
 
-/// Creates a project, and switches to it.
+/// Creates a project and switches the session to it.
 pub(crate) async fn create(
     State(app): State<Arc<App>>,
     session: Session,
@@ -128,7 +128,7 @@ pub(crate) async fn create(
     Ok(Redirect::to("/console/project").into_response())
 }
 
-/// Makes the session show another project.
+/// Switches the session to another project.
 pub(crate) async fn switch(
     State(app): State<Arc<App>>,
     _: Session,
@@ -152,7 +152,7 @@ async fn show_in_session(app: &App, headers: &HeaderMap, project: String) -> Res
     }
 }
 
-/// The project that the session shows, and its members.
+/// Renders the current project with its members.
 pub(crate) async fn page(State(app): State<Arc<App>>, session: Session) -> Page {
     members_page(&app, &session, "", None).await
 }
@@ -241,7 +241,7 @@ pub(crate) struct NewMember {
     role: String,
 }
 
-/// Adds a member, or changes a role.
+/// Adds a member or changes a member's role.
 pub(crate) async fn set_member(
     State(app): State<Arc<App>>,
     session: Session,

@@ -1,5 +1,5 @@
-//! The queue: which runs train, which wait, and in which order they come. Runs
-//! outside of the project are counted and not named.
+//! The queue page: running and waiting runs in scheduling order. Runs outside the
+//! project are counted, not named.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -26,7 +26,7 @@ const PAGE: u64 = 100;
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct QueueQuery {
-    /// `live` for the tables alone.
+    /// `live` for the tables without the rest of the page.
     part: String,
     /// Page of the runs that train.
     running: Option<u64>,
@@ -34,7 +34,7 @@ pub(crate) struct QueueQuery {
     page: Option<u64>,
 }
 
-/// A line of a table: a run, or how many there are that the user can't see.
+/// A table row: a run, or the number of consecutive runs that the user can't see.
 #[derive(Debug, PartialEq, Eq)]
 enum Line {
     Run {
@@ -48,7 +48,7 @@ enum Line {
     },
 }
 
-/// Puts neighbours that the user can't see into one line.
+/// Merges consecutive runs that the user can't see into one row.
 fn lines(queued: &[QueuedRow]) -> Vec<Line> {
     let mut lines: Vec<Line> = Vec::new();
     for (place, run) in (1..).zip(queued) {
@@ -172,7 +172,7 @@ fn table(table: &Table, runs: &HashMap<i64, RunRow>) -> Markup {
                 tbody { @for line in &table.shown {
                     @match *line {
                         Line::Run { id, place } => {
-                            // One that has just ended is left out.
+                            // A run may have ended since the queue was read; it is left out.
                             @if let Some(run) = runs.get(&id) { (row(run, is_waiting.then_some(place), now)) }
                         }
                         Line::Others { first, own, all } => { (others(is_waiting.then_some(first), own, all)) }

@@ -1,4 +1,4 @@
-//! Cancelling and deleting a run. Both ask first, on a page of their own.
+//! Cancelling and deleting a run, each with a confirmation page.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use crate::{
     runs::find_run,
 };
 
-/// A question before something that can't be taken back.
+/// Texts of the confirmation page of an irreversible action.
 struct Question<'a> {
     title: &'static str,
     consequence: &'a str,

@@ -1,5 +1,5 @@
-//! Curves of a run: losses, learning rate, and metrics that were measured while
-//! it went on.
+//! Curves of a run: losses, learning rate, and metrics measured during the
+//! training.
 
 use std::collections::BTreeMap;
 
@@ -19,15 +19,16 @@ use crate::{
     error::ApiError,
 };
 
-/// Points of a curve that are drawn.
+/// Approximate number of points in a curve.
 const POINTS: u64 = 600;
-/// Points of a curve that are read where a part of it is drawn.
+/// Approximate number of points read for a curve of which only a range is
+/// visible.
 const POINTS_OF_PART: u64 = 6000;
-/// Measurements between the steps that are drawn.
+/// Maximum number of measurements read from the log.
 const MEASURED: u64 = 2000;
-/// Metrics that are drawn of one run.
+/// Maximum number of metric curves.
 const METRICS: usize = 8;
-/// How the engine's log begins a line with a measurement between two steps.
+/// Prefix of the engine's log lines with a measurement between two steps.
 const LINE: &str = "Metric: '";
 
 /// The curves of a run.
@@ -36,9 +37,9 @@ pub(crate) struct Curves {
     pub(crate) loss: Curve,
     pub(crate) val_loss: Curve,
     pub(crate) learning_rate: Curve,
-    /// The mean loss of the last epoch that has ended.
+    /// Mean loss of the last completed epoch.
     pub(crate) train_loss: Option<f64>,
-    /// The metric that tells most comes first.
+    /// Curves of metrics, most informative first.
     pub(crate) metrics: Vec<Curve>,
 }
 
@@ -47,8 +48,8 @@ pub(super) async fn section(app: &App, shown: &Shown) -> Page {
     figures(app, &shown.run, &shown.view, &run_path(&shown.run), &fields).await
 }
 
-/// The curves of a run, and a form by which `page` shows them in another way. The
-/// form keeps `fields` of the page's address.
+/// Renders the curves of a run, and the form that changes their view on `page`.
+/// The form keeps `fields`, the page's other query parameters.
 pub(super) async fn figures(
     app: &App,
     run: &RunRow,
@@ -56,7 +57,7 @@ pub(super) async fn figures(
     page: &str,
     fields: &[(&str, &str)],
 ) -> Page {
-    // A part of the axis shows more of its steps.
+    // A visible range gets a higher resolution.
     let points = if view.is_part() {
         POINTS_OF_PART
     } else {
@@ -86,7 +87,7 @@ pub(super) async fn figures(
     })
 }
 
-/// Reads the curves of a run, of about `points` steps.
+/// Reads the curves of a run, sampled at about `points` steps.
 pub(crate) async fn of(app: &App, run: &RunRow, points: u64) -> Result<Curves, ApiError> {
     let steps = app.database.sampled_steps(run.id, points).await?;
     let Some(start) = steps.first().map(|stored| stored.at) else {
@@ -149,16 +150,16 @@ pub(crate) async fn of(app: &App, run: &RunRow, points: u64) -> Result<Curves, A
     })
 }
 
-/// Over all epochs, counted from 1.
+/// Returns the step number over all epochs. `epoch` counts from 1.
 fn step_number(epoch: u64, step: u64, steps: u64) -> f64 {
     (epoch.saturating_sub(1) * steps + step) as f64
 }
 
-/// When steps were done.
+/// Maps step numbers to epochs and times.
 struct Clock {
     per_epoch: f64,
     start: u64,
-    /// Steps over all epochs and when they were reported, in milliseconds.
+    /// Step numbers over all epochs with their report times, in milliseconds.
     steps: Vec<(f64, u64)>,
 }
 
@@ -191,7 +192,8 @@ impl Clock {
         }
     }
 
-    /// When a step was done, as far as is known.
+    /// Returns the time of a step: that of the next reported step, or of the last
+    /// one.
     fn when(&self, step: f64) -> u64 {
         let after = self.steps.partition_point(|(done, _)| *done < step);
         let known = self.steps.get(after).or(self.steps.last());
@@ -199,8 +201,9 @@ impl Clock {
     }
 }
 
-/// Metrics before, between and after the steps; only those that were measured in
-/// between, since two points are told by the table.
+/// Returns the curves of metrics that were measured during the training,
+/// including the values before and after it. Metrics without a value in between
+/// are in the table only.
 fn measured(run: &RunRow, lines: &[String], clock: &Clock) -> Vec<Curve> {
     let mut between: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
     for (name, step, value) in lines.iter().filter_map(|line| read(line)) {
@@ -226,7 +229,8 @@ fn measured(run: &RunRow, lines: &[String], clock: &Clock) -> Vec<Curve> {
     curves.take(METRICS).collect()
 }
 
-/// Name, step and value of a line such as `Metric: 'x' after 10 steps: 0.5`.
+/// Parses name, step and value of a line such as `Metric: 'x' after 10 steps:
+/// 0.5`.
 fn read(line: &str) -> Option<(&str, f64, f64)> {
     let (name, rest) = line.strip_prefix(LINE)?.rsplit_once("' after ")?;
     let (step, value) = rest.split_once(" steps: ")?;

@@ -1,4 +1,4 @@
-//! What example queries found, before and after the training side by side.
+//! Search results of a run's example queries, before and after the training.
 
 use std::collections::BTreeMap;
 
@@ -22,14 +22,15 @@ use crate::{
     runs::examples_of,
 };
 
-/// Example queries that are shown.
+/// Maximum number of example queries.
 pub(crate) const EXAMPLES: usize = 5;
-/// Matches that are shown of each.
+/// Maximum number of results per query.
 const MATCHES: usize = 8;
-/// Documents that are shown of data that a run has made.
+/// Number of documents shown of the data that a synthesis run created.
 const DOCUMENTS: u64 = 5;
 
-/// What one query found, in order.
+/// Results of one query in order: texts, document indices, relevance and
+/// distances.
 pub(crate) struct Side<'a> {
     texts: &'a [Value],
     places: &'a [u64],
@@ -57,24 +58,24 @@ impl<'a> Side<'a> {
         self.texts.is_empty()
     }
 
-    /// Whether it is known which documents belong to the query.
+    /// Returns whether the relevant documents of the query are known.
     pub(crate) fn is_judged(&self) -> bool {
         !self.hits.is_empty()
     }
 
-    /// The place of the first hit, counted from 1.
+    /// Returns the rank of the first relevant document, from 1.
     pub(crate) fn first_hit(&self) -> Option<usize> {
         self.hits.iter().position(|hit| *hit).map(|place| place + 1)
     }
 }
 
-/// The examples of a run, as far as they are shown.
+/// The example queries of a run and their results, limited for display.
 pub(crate) struct Examples {
     queries: Vec<String>,
     texts: ExamplesInfo,
     before: Option<Found>,
     after: Option<Found>,
-    /// The data that they were found in, if it is what it was.
+    /// The searched dataset; `None` if it was replaced or deleted since.
     data: Option<ArtifactRow>,
 }
 
@@ -104,15 +105,16 @@ impl Examples {
         ]
     }
 
-    /// The data with this document, if the document is shown.
+    /// Returns the searched dataset if this document is among the shown results.
+    /// Pictures of other documents must not be sent.
     pub(super) fn data_with(&self, document: u64) -> Option<&ArtifactRow> {
         let mut sides = self.queries.iter().flat_map(|query| self.sides(query));
         let is_shown = sides.any(|side| side.places.iter().take(MATCHES).any(|p| *p == document));
         self.data.as_ref().filter(|_| is_shown)
     }
 
-    /// The examples with pictures of the data. On the page of a link, whose address
-    /// is `shared`, pictures come from there and lead nowhere.
+    /// Renders the examples. `shared` is the URL of a shared page: its pictures
+    /// are loaded from below that URL and are not links.
     pub(super) fn section(&self, shared: Option<&str>) -> Markup {
         if self.queries.is_empty() {
             return html! {};
@@ -136,18 +138,18 @@ impl Examples {
         } }
     }
 
-    /// The queries of the evaluation after the training.
+    /// Returns the queries of the evaluation after the training.
     pub(crate) fn asked(&self) -> impl Iterator<Item = &String> {
         self.texts.after.keys()
     }
 
-    /// What a query found after the training.
+    /// Returns the results of a query after the training.
     pub(crate) fn after(&self, query: &str) -> Side<'_> {
         let [_, after] = self.sides(query);
         after
     }
 
-    /// What a query found.
+    /// Renders the results of a query.
     pub(crate) fn found(&self, side: &Side<'_>, shared: Option<&str>) -> Markup {
         html! { ol .found { @for (i, text) in side.texts.iter().take(MATCHES).enumerate() {
             @let text = text.as_str().map_or_else(|| text.to_string(), str::to_owned);
@@ -186,7 +188,7 @@ pub(super) async fn section(app: &App, session: &Session, shown: &Shown) -> Page
     Ok(Examples::of(app, &shown.run).await?.section(None))
 }
 
-/// Whether the first document that belongs to the query moved.
+/// Renders how the rank of the first relevant document changed.
 fn verdict([before, after]: &[Side<'_>; 2]) -> Markup {
     let place = |side: &Side<'_>| match side.first_hit() {
         Some(place) => format!("place {place}"),
@@ -204,7 +206,7 @@ fn verdict([before, after]: &[Side<'_>; 2]) -> Markup {
     html! { " " span class={ "change " (class) } { "first hit: " (place(before)) " → " (place(after)) } }
 }
 
-/// The data that the examples were found in, if it is what it was.
+/// Returns the searched dataset; `None` if it was replaced or deleted since.
 async fn searched(
     app: &App,
     run: &RunRow,
@@ -215,7 +217,7 @@ async fn searched(
         .database
         .artifact_by_name(run.project_id.clone(), found.data.clone())
         .await?;
-    // What was pushed since may hold other pictures.
+    // A dataset pushed later under the same name may contain other pictures.
     let used: Value = serde_json::from_str(&run.data).unwrap_or_default();
     Ok(data.filter(|data| {
         let name = data.name.as_deref().unwrap_or_default();
@@ -223,7 +225,7 @@ async fn searched(
     }))
 }
 
-/// The first documents that a synthesis run has made.
+/// Renders the first documents that a synthesis run created.
 async fn made_data(app: &App, session: &Session, shown: &Shown) -> Page {
     let Some(artifact) = &shown.artifact else {
         return Ok(html! {});

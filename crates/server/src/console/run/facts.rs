@@ -1,4 +1,4 @@
-//! What a run was asked to do: model, data and main settings.
+//! The summary of a run's configuration: model, data and main settings.
 
 use maud::{Markup, html};
 use serde_json::Value;
@@ -16,7 +16,7 @@ use crate::{
     local_paths::plain_model,
 };
 
-/// The facts of a run, as a list of names and values.
+/// Renders the facts of a run as a list of names and values.
 pub(super) async fn list(app: &App, session: &Session, run: &RunRow) -> Result<Markup, Failure> {
     let config = config_of(run);
     let own = match makes_data(run) {
@@ -77,7 +77,7 @@ async fn training(
     })
 }
 
-/// The texts of one field of all objects in a list.
+/// Returns the strings in one field of all objects in a list.
 fn texts_of(list: &Value, field: &str) -> Vec<String> {
     let list = list.as_array().map_or(&[][..], Vec::as_slice);
     list.iter().flat_map(|value| texts(&value[field])).collect()
@@ -97,8 +97,7 @@ async fn synthesis(app: &App, session: &Session, config: &Value) -> Result<Marku
     })
 }
 
-/// The facts of a run that the page of a link shows: names of data and other runs
-/// are not among them.
+/// Renders the facts for a shared page, without names of datasets and other runs.
 pub(super) fn shared(run: &RunRow) -> Markup {
     let config = config_of(run);
     let models = models_of(run, &config);
@@ -129,7 +128,8 @@ fn fact(label: &str, value: &str) -> Markup {
     html! { @if !value.is_empty() { dt { (label) } dd { (name(value)) } } }
 }
 
-/// The model that a run began with: its name, or the run that has made it.
+/// Renders the model that a run started from: its name, or a link to the run that
+/// created it.
 async fn model(
     app: &App,
     session: &Session,
@@ -154,7 +154,7 @@ async fn model(
     })
 }
 
-/// Links to data sets that are still there.
+/// Renders dataset names, as links if the datasets still exist.
 async fn datasets(app: &App, session: &Session, names: &[String]) -> Result<Markup, ApiError> {
     let mut all = Vec::new();
     for one in names {

@@ -1,4 +1,5 @@
-//! Runs that begin with another one: with its settings, or with a checkpoint.
+//! Forms that start a run from another one: a clone with the same settings, or a
+//! continuation from a checkpoint.
 
 use std::sync::Arc;
 
@@ -26,15 +27,16 @@ use crate::{
     runs::{Continuation, check_keys, continue_from, create_from, find_run},
 };
 
-/// Hyper-parameters that can be changed in a clone, and whether a number is
-/// whole.
+/// Hyper-parameters that can be changed in a clone: field, label, whether it is
+/// an integer.
 const SETTINGS: [(&str, &str, bool); 3] = [
     ("epochs", "Epochs", true),
     ("batch_size", "Batch size", true),
     ("learning_rate", "Learning rate", false),
 ];
 
-/// Texts that can be changed in a clone, and where the configuration has them.
+/// Texts that can be changed in a clone: field, label, JSON pointer in the
+/// configuration.
 const TEXTS: [(&str, &str, &str); 4] = [
     ("model", "Model", "/model/name"),
     ("train_data", "Training data", "/data/train_data"),
@@ -42,7 +44,7 @@ const TEXTS: [(&str, &str, &str); 4] = [
     ("loss", "Loss", "/hyper_parameters/loss"),
 ];
 
-/// Input of one of the forms.
+/// Submitted values of either form.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Typed {
@@ -77,7 +79,8 @@ impl Typed {
     }
 }
 
-/// A text of a configuration. None if it is not there, or something else.
+/// Returns a string in the configuration; `None` if it is missing or not a
+/// string.
 fn text_at<'a>(config: &'a Value, place: &str) -> Option<&'a str> {
     config.pointer(place)?.as_str()
 }
@@ -86,7 +89,7 @@ fn problem(text: Option<&str>) -> Markup {
     html! { @if let Some(text) = text { p .problem .message role="alert" { (text) } } }
 }
 
-/// The end of a form that starts a run.
+/// Renders the buttons of a form.
 fn buttons(back: &str) -> Markup {
     html! {
         div .row {
@@ -96,7 +99,7 @@ fn buttons(back: &str) -> Markup {
     }
 }
 
-/// The fields that all of these forms have.
+/// Renders the fields that both forms have.
 fn names(typed: &Typed) -> Markup {
     html! {
         label for="name" { "Name" }
@@ -106,7 +109,7 @@ fn names(typed: &Typed) -> Markup {
     }
 }
 
-/// A name that stands for another attempt: `x-2` for `x`, `x-3` for `x-2`.
+/// Returns the name of the next attempt: `x-2` for `x`, `x-3` for `x-2`.
 fn next_name(name: &str) -> String {
     let (start, number) = match name.rsplit_once('-') {
         Some((start, end)) if !start.is_empty() => (start, end.parse::<u32>().ok()),
@@ -130,7 +133,8 @@ fn clone_page(session: &Session, run: &RunRow, typed: &Typed, wrong: Option<&str
             (names(typed))
             @if !makes_data(run) {
                 @let config = config_of(run);
-                // What the run does not name, or names as a list, is left as it is.
+                // Settings that the run omits, or gives as a list, can't be edited and
+                // are kept.
                 @for (field, label, place) in TEXTS {
                     @if text_at(&config, place).is_some() {
                         label for=(field) { (label) }
@@ -202,7 +206,7 @@ pub(crate) async fn clone(
     })
 }
 
-/// The submission of a run with another one's settings.
+/// Returns the submission of a run with the settings of another one.
 fn body_of_clone(run: &RunRow, typed: &Typed) -> Result<Value, ApiError> {
     let mut config: Value =
         serde_json::from_str(&run.config).map_err(|e| ApiError::internal(&e))?;
@@ -219,7 +223,7 @@ fn body_of_clone(run: &RunRow, typed: &Typed) -> Result<Value, ApiError> {
         }
         for (field, _, place) in TEXTS {
             let text = typed.text(field);
-            // A form without the field leaves it as it is.
+            // A setting without a field in the form is kept.
             if let Some(Value::String(had)) = config.pointer_mut(place)
                 && !text.is_empty()
             {
@@ -228,7 +232,7 @@ fn body_of_clone(run: &RunRow, typed: &Typed) -> Result<Value, ApiError> {
         }
         for (field, label, is_whole) in SETTINGS {
             let text = typed.setting(field);
-            // As it was sent, where nothing was changed.
+            // An unchanged value keeps its original JSON.
             if text == setting(&shown, field) {
                 continue;
             }
@@ -247,7 +251,7 @@ fn body_of_clone(run: &RunRow, typed: &Typed) -> Result<Value, ApiError> {
     Ok(body)
 }
 
-/// A number that was typed; null for nothing.
+/// Parses a number; an empty text is null.
 fn number_of(label: &str, text: &str, is_whole: bool) -> Result<Value, ApiError> {
     let read = match (text, is_whole) {
         ("", _) => Some(Value::Null),
@@ -278,7 +282,7 @@ fn continue_page(
         (crumbs(run))
         h1 { "Continue " (name(&run.name)) }
         (problem(wrong))
-        p { "A new run goes on from a checkpoint of this one, with the same model, data and settings." }
+        p { "A new run continues from a checkpoint of this one, with the same model, data and settings." }
         form .stacked method="post" action={ (here) "/continue" } {
             (session.project_field())
             (names(typed))
@@ -291,7 +295,7 @@ fn continue_page(
                     }
                 }
             }
-            label for="epochs" { "Epochs in all, with those that are done" }
+            label for="epochs" { "Total number of epochs, including completed ones" }
             input #epochs name="epochs" value=(typed.epochs) inputmode="numeric" required;
             (buttons(&here))
         }

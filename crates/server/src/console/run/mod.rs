@@ -1,4 +1,4 @@
-//! One run: what came of it, what can be done with it, and how it went.
+//! The page of a run and its subpages: results, actions, curves, log, sharing.
 
 mod actions;
 mod curves;

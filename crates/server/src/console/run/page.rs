@@ -1,4 +1,4 @@
-//! The page of a run, which its members see.
+//! The page of a run, for members of its project.
 
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ use crate::{
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct RunQuery {
-    /// `live` for what changes while the run goes on, without the frame.
+    /// `live` for the parts that change during the run, without the layout.
     part: String,
     tab: String,
     #[serde(flatten)]
@@ -79,7 +79,7 @@ pub(crate) async fn page(
     Ok(framed(&session, "Experiments", &shown.run.name, &content))
 }
 
-/// New lines of the log, as they come. The browser says how many it has.
+/// Streams new lines of the log.
 pub(crate) async fn live(
     State(app): State<Arc<App>>,
     session: Session,
@@ -87,7 +87,7 @@ pub(crate) async fn live(
     headers: HeaderMap,
 ) -> Page<Response> {
     let run = find_run(&app, session.user.namespace.clone(), place).await?;
-    // Told at the end, so that the browser does not come again.
+    // Without this last message, the browser would reconnect.
     let end = futures_util::stream::once(async { Ok(Message::default().event("end").data("")) });
     let lines = follow(app, session.user, run.id, &headers).chain(end);
     Ok(as_it_comes(lines))

@@ -1,5 +1,6 @@
-//! The page of a link to a run: metrics, curves and examples, for people without an
-//! account. The log, the configuration and names of data are not on it.
+//! The page behind a share link: metrics, curves and examples of a run, for
+//! readers without an account. It shows no log, no full configuration and no
+//! names of datasets.
 
 use std::sync::Arc;
 
@@ -29,19 +30,19 @@ use crate::{
     ticket::Download,
 };
 
-/// The link with this key, and its run.
+/// Finds the share link with this key, and its run.
 async fn find(app: &App, key: &str) -> Result<(ShareRow, RunRow), Failure> {
     let found = app.database.shared(key).await?;
     found.ok_or_else(|| {
         ApiError::not_found(
-            "this link is not there: it has expired, was revoked, or was not copied completely",
+            "this link is not valid: it has expired, was revoked, or was not copied completely",
         )
         .into()
     })
 }
 
-/// Adds what keeps a link's address to those who have it: other sites and search
-/// engines don't learn it.
+/// Adds headers that keep the link's URL secret from other sites, search engines
+/// and caches.
 fn secluded(answer: impl IntoResponse) -> Response {
     let mut answer = answer.into_response();
     let headers = answer.headers_mut();
@@ -62,7 +63,7 @@ pub(crate) async fn page(
     Query(asked): Query<ViewQuery>,
 ) -> Page<Response> {
     let (share, run) = find(&app, &key).await?;
-    // Reading a run's events takes a turn of those who look at data.
+    // Reading a run's events takes a turn, as all reading of data.
     let turn = app.gates.previews.enter(&reader(&share)).await?;
     let here = format!("/share/{key}");
     let metrics = metrics::of(&run);
@@ -115,7 +116,7 @@ pub(crate) async fn page(
     Ok(secluded(document(&visible(&run.name), &body)))
 }
 
-/// Under which name readers of a link wait for their turn.
+/// Returns the name under which readers of a link take turns.
 fn reader(share: &ShareRow) -> String {
     format!("link {}", share.id)
 }
@@ -125,7 +126,8 @@ pub(crate) struct PictureQuery {
     document: u64,
 }
 
-/// A picture of a document that an example found. Others are not given out.
+/// Sends a picture of a document in the example results. Pictures of other
+/// documents are not accessible.
 pub(crate) async fn picture(
     State(app): State<Arc<App>>,
     Path(key): Path<String>,
@@ -141,7 +143,7 @@ pub(crate) async fn picture(
     Ok(secluded(picture))
 }
 
-/// Leads to the bytes of the run's artifact, if the link allows it.
+/// Redirects to the content of the run's artifact if the link allows downloads.
 pub(crate) async fn download(
     State(app): State<Arc<App>>,
     Path(key): Path<String>,

@@ -1,4 +1,4 @@
-//! The links to a run: making, listing and revoking them.
+//! The page that creates, lists and revokes share links of a run.
 
 use std::sync::Arc;
 

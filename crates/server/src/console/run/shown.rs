@@ -1,11 +1,11 @@
-//! What a page shows of a run.
+//! The data of a run's page, and its tabs.
 
 use crate::{
     console::{chart::View, links::run_path, words::query},
     database::{ArtifactRow, CheckpointRow, RunRow},
 };
 
-/// What a page shows of a run.
+/// The data of a run's page.
 pub(super) struct Shown {
     pub(super) run: RunRow,
     pub(super) checkpoints: Vec<CheckpointRow>,
@@ -15,7 +15,7 @@ pub(super) struct Shown {
 }
 
 impl Shown {
-    /// The address of this page with another tab.
+    /// Returns the URL of this page with another tab.
     pub(super) fn address(&self, tab: Tab, more: &[(&str, &str)]) -> String {
         let view = self.view.fields();
         let mut fields: Vec<(&str, &str)> = more.to_vec();
@@ -25,7 +25,7 @@ impl Shown {
     }
 }
 
-/// What a tab shows.
+/// A tab of the page.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Tab {
     #[default]
@@ -43,13 +43,13 @@ impl Tab {
         Self::Files,
     ];
 
-    /// Reads the value in an address. An unknown one is the log.
+    /// Parses the value in a URL. An unknown value selects the log.
     pub(super) fn read(word: &str) -> Self {
         let found = Self::ALL.into_iter().find(|tab| tab.word() == word);
         found.unwrap_or_default()
     }
 
-    /// The value in addresses; empty for the first tab.
+    /// Returns the value in URLs; empty for the log.
     pub(super) fn word(self) -> &'static str {
         match self {
             Self::Log => "",

@@ -1,5 +1,5 @@
-//! The lower part of a run's page, in tabs: log, configuration, checkpoints and
-//! files. Each tab is an address, so that they work without JavaScript.
+//! The tabs of a run's page: log, configuration, checkpoints and files. Each tab
+//! has a URL, so that tabs work without JavaScript.
 
 use maud::{Markup, html};
 

@@ -1,5 +1,4 @@
-//! The top of a run's page: its name, what can be done with it, what came of
-//! it, and what it was asked to do.
+//! The top of a run's page: name, actions, result, warnings and settings.
 
 use finetuner_protocol::{Event, Status};
 use maud::{Markup, html};
@@ -23,9 +22,9 @@ use crate::{
     runs::status_of,
 };
 
-/// Warnings of a log that are shown.
+/// Maximum number of warnings shown.
 const WARNINGS: u64 = 20;
-/// What a run's log says where the training did harm.
+/// Start of the engine's warnings about a harmful training.
 const HARM: [&str; 2] = ["THE EMBEDDINGS COLLAPSED", "THE SEARCH GOT WORSE"];
 
 pub(super) async fn markup(app: &App, session: &Session, shown: &Shown) -> Page {
@@ -74,7 +73,8 @@ pub(super) async fn markup(app: &App, session: &Session, shown: &Shown) -> Page 
     })
 }
 
-/// A warning of the log, whose capitals are for terminals.
+/// Renders a warning of the log in sentence case. The log uses capitals for
+/// emphasis.
 fn sentence(line: &str) -> Markup {
     let found = HARM
         .iter()
@@ -89,7 +89,7 @@ fn sentence(line: &str) -> Markup {
     }
 }
 
-/// What can be done with a run. What destroys asks first, on a page of its own.
+/// Renders the actions for a run. Irreversible ones lead to a confirmation page.
 fn actions(session: &Session, shown: &Shown) -> Markup {
     let run = &shown.run;
     let here = run_path(run);
@@ -117,7 +117,7 @@ fn actions(session: &Session, shown: &Shown) -> Markup {
     }
 }
 
-/// What came of a run: the metric that tells most, or else the loss.
+/// Renders the result of a run: the headline metric, or else the loss.
 async fn result(
     app: &App,
     session: &Session,
@@ -140,7 +140,7 @@ async fn result(
     })
 }
 
-/// A metric in large figures.
+/// Renders a metric in large type.
 pub(super) fn headline(change: &Change, labels: [&str; 2]) -> Markup {
     let [first, second] = labels;
     let value = |value: Option<f64>| value.map_or("–".to_owned(), number);
@@ -158,7 +158,7 @@ pub(super) fn headline(change: &Change, labels: [&str; 2]) -> Markup {
     }
 }
 
-/// A change in percent of what was before.
+/// Renders a change in percent of the first value.
 fn relative(change: &Change) -> Markup {
     let percent = match (change.before, change.after) {
         (Some(before), Some(after)) if before > 0.0 => (after / before - 1.0) * 100.0,
@@ -173,8 +173,8 @@ fn relative(change: &Change) -> Markup {
     }
 }
 
-/// The loss of the first epoch and of the last: of the evaluation data, if there
-/// is any.
+/// Returns the loss of the first and the last epoch: the validation loss if there
+/// is one, else the training loss.
 async fn losses(app: &App, run: &RunRow) -> Result<Option<Change>, ApiError> {
     let epochs = app.database.epochs(run.id).await?;
     let losses = |of_evaluation: bool| -> Vec<f64> {
@@ -196,7 +196,7 @@ async fn losses(app: &App, run: &RunRow) -> Result<Option<Change>, ApiError> {
     }))
 }
 
-/// The data that a synthesis run has made.
+/// Renders the data that a synthesis run created.
 async fn made_data(app: &App, session: &Session, shown: &Shown) -> Result<Markup, ApiError> {
     let Some(artifact) = &shown.artifact else {
         return Ok(html! {});
