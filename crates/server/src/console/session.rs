@@ -1,4 +1,4 @@
-//! Who is signed in, and what they may do.
+//! The session of a request: the signed-in user and their permissions.
 
 use std::sync::Arc;
 
@@ -21,7 +21,8 @@ use crate::{
     peer::Peer,
 };
 
-/// Somebody who is signed in.
+/// A signed-in user. Extracting it redirects to the sign-in page without a
+/// session.
 pub(crate) struct Session {
     pub(crate) user: Identity,
 }
@@ -30,8 +31,8 @@ impl FromRequestParts<Arc<App>> for Session {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Response> {
-        // Whoever asks again in the same request gets the same project, whatever another
-        // tab does meanwhile.
+        // Several extractions in one request return the same project, even if
+        // another tab switches it in between.
         if let Some(user) = parts.extensions.get::<Identity>() {
             return Ok(Self { user: user.clone() });
         }
@@ -62,12 +63,12 @@ impl FromRequestParts<Arc<App>> for Session {
 }
 
 impl Session {
-    /// Whether the user may add to the project.
+    /// Returns whether the user may add to the project.
     pub(super) fn writes(&self) -> bool {
         self.is_full() && self.user.role >= Role::Member
     }
 
-    /// Whether the user may change what `creator` added to the project.
+    /// Returns whether the user may change what `creator` added to the project.
     pub(super) fn changes(&self, creator: Option<&str>) -> bool {
         let own = self.user.role == Role::Owner || creator == Some(&self.user.person);
         self.writes() && own
@@ -85,17 +86,17 @@ impl Session {
         Ok(self.user.may(Role::Owner)?)
     }
 
-    /// Whether the session's token is good for changing things.
+    /// Returns whether the session's token has full access.
     pub(super) fn is_full(&self) -> bool {
         self.user.scope == Scope::All
     }
 
-    /// Fails if the session's token is good for reading alone.
+    /// Fails if the session's token is read-only.
     pub(crate) fn must_be_full(&self) -> Result<(), Failure> {
         match self.is_full() {
             true => Ok(()),
             false => Err(ApiError::forbidden(
-                "you are signed in with a read-only token: sign in with one of full access",
+                "you are signed in with a read-only token: sign in with a token with full access",
             )
             .into()),
         }

@@ -1,4 +1,4 @@
-//! Signing in and out, passwords, and access for programs.
+//! Sign-in, sign-out, passwords, and granting access to programs.
 
 use std::sync::Arc;
 
@@ -31,9 +31,10 @@ use crate::{
 
 /// How long a browser stays signed in.
 const SESSION_DAYS: u32 = 7;
-/// The cookie of a browser that somebody has signed in with before.
+/// Name of the cookie that marks a browser from which a user has signed in
+/// before.
 const DEVICE_COOKIE: &str = "finetuner_device";
-/// How long a browser is known again.
+/// How many days the browser is recognised.
 const DEVICE_DAYS: u32 = 365;
 
 #[derive(Default, Deserialize)]
@@ -41,11 +42,11 @@ const DEVICE_DAYS: u32 = 365;
 pub(crate) struct SignInQuery {
     next: String,
     code: String,
-    /// `yes` after somebody has signed out.
+    /// `yes` after a sign-out.
     out: String,
 }
 
-/// The page where people sign in. With a code, they are signed in at once.
+/// Renders the sign-in page. A valid code in the URL signs the user in directly.
 pub(crate) async fn page(
     State(app): State<Arc<App>>,
     peer: Peer,
@@ -69,7 +70,8 @@ pub(crate) async fn page(
     Ok(form_with(&app, &said, &asked.next, "", None))
 }
 
-/// Says that somebody has signed out. The session at the provider stays open.
+/// Renders the confirmation of a sign-out. The session at the provider stays
+/// open.
 fn signed_out(app: &App) -> Markup {
     let oidc = app.oidc.as_ref();
     let provider = oidc.and_then(|oidc| Some((oidc.name(), oidc.sign_out_page()?)));
@@ -84,7 +86,7 @@ fn signed_out(app: &App) -> Markup {
     }
 }
 
-/// The form, with the name that was typed and what was wrong.
+/// Renders the sign-in form with the submitted name and the error.
 pub(super) fn form(app: &App, next: &str, name: &str, problem: Option<&ApiError>) -> Response {
     form_with(app, &html! {}, next, name, problem)
 }
@@ -154,11 +156,12 @@ pub(crate) async fn sign_in(
     let name = given.name.trim().to_owned();
     let password = given.password.trim();
     if name.is_empty() {
-        // A token is too long to be guessed: the wrong ones of others must not
-        // keep out a good one.
+        // Tokens can't be guessed, so failed attempts are not limited here.
+        // Failures of others must not lock out a valid token.
         match by_token(&app, password, Wanted::Personal, peer.0).await {
             Ok(user) if user.scope == Scope::Read => {
-                // The browser goes on with the token itself: no more is allowed.
+                // The token itself becomes the session, so that its scope and expiry
+                // apply.
                 return Ok(with_cookie(&headers, password, Redirect::to(next)));
             }
             Ok(user) => return open(&app, peer, &headers, user.person, next).await,
@@ -202,8 +205,8 @@ pub(crate) async fn sign_in(
     Ok(form(&app, &given.next, &name, Some(&wrong)))
 }
 
-/// Notes a sign-in that failed. A name that no user has is left out: people type
-/// passwords there by mistake.
+/// Records a failed sign-in in the audit log. Unknown names are omitted, because
+/// users sometimes type a password there.
 pub(super) async fn note_failure(app: &App, name: &str, peer: Peer) -> Result<(), ApiError> {
     let known = app.database.has_user(name.to_owned()).await?;
     let actor = match known {
@@ -214,7 +217,8 @@ pub(super) async fn note_failure(app: &App, name: &str, peer: Peer) -> Result<()
     Ok(noted.await?)
 }
 
-/// Where to go after signing in: pages of the console alone.
+/// Returns the page to go to after the sign-in. Only pages of the console are
+/// allowed.
 pub(super) fn local(next: &str) -> &str {
     match next.starts_with("/console/") && !next.contains(['\\', '\r', '\n']) {
         true => next,
@@ -222,7 +226,7 @@ pub(super) fn local(next: &str) -> &str {
     }
 }
 
-/// Opens a session, and leads to the next page.
+/// Opens a session and redirects to the next page.
 pub(super) async fn open(
     app: &App,
     peer: Peer,
@@ -278,7 +282,7 @@ fn password_form(session: &Session, problem: Option<&str>) -> Markup {
                 autocomplete="new-password";
             button type="submit" { "Change password" }
         }
-        p .hint { "This signs out all browsers, this one too." }
+        p .hint { "This signs you out in all browsers, including this one." }
     };
     shown(session, "", "Password", &content)
 }
@@ -310,7 +314,7 @@ pub(crate) async fn set_password(
     let name = session.user.name.clone();
     let by = Actor::user(&name, session.user.address);
     app.database.set_password(by, name, hash).await?;
-    // Streams of the ended sessions end.
+    // Wake open streams, so that those of ended sessions close.
     app.changes.notify_all();
     Ok(Redirect::to("/console/signin").into_response())
 }
@@ -320,7 +324,7 @@ pub(crate) struct Asked {
     request: String,
 }
 
-/// Asks the user whether a program may have access.
+/// Asks the user whether to grant a program access.
 pub(crate) async fn consent(
     State(app): State<Arc<App>>,
     session: Session,
@@ -345,7 +349,8 @@ pub(crate) async fn consent(
     };
     let mut answer = shown(&session, "", "Authorize a program", &content).into_response();
     if let Some(redirect) = &program.redirect {
-        // The answer leads on to the program, and browsers look at that too.
+        // The form redirects to the program, and browsers apply `form-action` to
+        // redirects.
         let origin = redirect.origin().ascii_serialization();
         let policy = POLICY.replace(
             "form-action 'self'",

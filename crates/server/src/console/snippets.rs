@@ -1,4 +1,4 @@
-//! How a finished model is used elsewhere: code to copy.
+//! Code examples that use a finished model in other programs.
 
 use finetuner_engine::models::ModelKind;
 use maud::{Markup, html};
@@ -6,23 +6,24 @@ use serde_json::json;
 
 use crate::database::RunRow;
 
-/// Code for a program or a shell.
+/// A code example.
 struct Snippet {
     title: &'static str,
     note: &'static str,
     code: String,
 }
 
-/// Where a run is found.
+/// Location of a run.
 #[derive(Clone, Copy)]
 pub(super) struct Place<'a> {
-    /// The server's address.
+    /// URL of the server.
     pub(super) address: &'a str,
     /// The run's project, unless it is the user's personal one.
     pub(super) project: Option<&'a str>,
 }
 
-/// Code that uses a run's model over the server's API, and out of its folder.
+/// Renders code that uses a run's model through the server's API, and from its
+/// folder.
 pub(super) fn snippets(run: &RunRow, kind: ModelKind, place: Place<'_>) -> Markup {
     let all = match kind {
         ModelKind::Text | ModelKind::Image | ModelKind::TextImage => all(run, kind, place),
@@ -53,17 +54,17 @@ fn all(run: &RunRow, kind: ModelKind, place: Place<'_>) -> Vec<Snippet> {
     all
 }
 
-/// A text as code in Python and Rust, in double quotes.
+/// Quotes a text as a string literal that is valid in Python and Rust.
 fn quoted(text: &str) -> String {
     json!(text).to_string()
 }
 
-/// A text for a shell, in single quotes.
+/// Quotes a text for a shell.
 pub(super) fn for_shell(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// What the examples embed.
+/// Returns the input that the examples embed.
 fn input(kind: ModelKind) -> &'static str {
     match kind {
         ModelKind::Image => "data:image/png;base64,...",
@@ -71,7 +72,7 @@ fn input(kind: ModelKind) -> &'static str {
     }
 }
 
-/// The header that names the project.
+/// Name of the HTTP header with the project.
 const HEADER: &str = "x-finetuner-project";
 
 fn curl(run: &RunRow, kind: ModelKind, place: Place<'_>) -> Snippet {
@@ -147,7 +148,7 @@ fn rust(run: &RunRow, kind: ModelKind, place: Place<'_>) -> Snippet {
     }
 }
 
-/// The command that saves the model as a folder.
+/// Returns a comment with the command that saves the model as a folder.
 fn save(run: &RunRow, place: Place<'_>, more: &str) -> String {
     let name = for_shell(&run.label());
     let project = place.project.map_or(String::new(), |project| {
@@ -198,9 +199,9 @@ fn transformers(run: &RunRow, kind: ModelKind, place: Place<'_>) -> Snippet {
         title: "Python, transformers",
         note: match kind {
             ModelKind::Text | ModelKind::Image => {
-                "The network alone: pooling and projection head are yours to apply."
+                "Returns the network's output. Apply pooling and projection head yourself."
             }
-            _ => "Projection heads that a run with `freeze` has trained are not applied.",
+            _ => "Projection heads that a run with `freeze` trained are not applied.",
         },
         code: format!("{}{code}", save(run, place, "")),
     }

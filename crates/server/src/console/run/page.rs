@@ -79,7 +79,7 @@ pub(crate) async fn page(
     Ok(framed(&session, "Experiments", &shown.run.name, &content))
 }
 
-/// Streams new lines of the log.
+/// Streams the lines of the log after `Last-Event-ID`, or all of them.
 pub(crate) async fn live(
     State(app): State<Arc<App>>,
     session: Session,

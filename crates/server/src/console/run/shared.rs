@@ -41,8 +41,8 @@ async fn find(app: &App, key: &str) -> Result<(ShareRow, RunRow), Failure> {
     })
 }
 
-/// Adds headers that keep the link's URL secret from other sites, search engines
-/// and caches.
+/// Adds headers that keep the link's URL secret from other sites and search
+/// engines.
 fn secluded(answer: impl IntoResponse) -> Response {
     let mut answer = answer.into_response();
     let headers = answer.headers_mut();

@@ -1,4 +1,4 @@
-//! The form that chooses columns.
+//! The form that selects the columns of a list of runs.
 
 use maud::{Markup, html};
 
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::console::words::visible;
 
-/// The form that chooses columns. It offers what the shown runs have.
+/// Renders the form. It offers the hyper-parameters and metrics of the listed runs.
 pub(super) fn markup(listed: &Listed, shown: &Shown<'_>) -> Markup {
     let own = &listed.columns;
     let known = KNOWN.iter().map(|(field, ..)| (*field).to_owned());

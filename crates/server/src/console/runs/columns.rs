@@ -1,27 +1,26 @@
-//! The columns of a list of runs: which there are, which are shown, and the
-//! cookie that remembers the choice.
+//! The columns of a list of runs: known columns, the selection, and the cookie
+//! that stores it.
 
 use axum::http::HeaderMap;
 
 use crate::console::cookies::cookie;
 
-/// The cookie with the columns that were chosen.
+/// Name of the cookie with the selected columns.
 pub(super) const COOKIE: &str = "finetuner_columns";
-/// For how many seconds the choice is remembered.
+/// Lifetime of the cookie in seconds.
 pub(super) const AGE: u32 = 365 * 86400;
 /// The most columns of a list, and bytes of the cookie's value. Browsers drop cookies
 /// of more than 4 KiB with their names and attributes.
 const MOST: usize = 40;
 const MOST_BYTES: usize = 3500;
 
-/// Stand for the metric that a list shows: its value before the training, after
-/// it, and the change.
+/// Placeholders for the metric selected in the list: its value before and after
+/// the training, and the change.
 pub(super) const BEFORE: &str = "@before";
 pub(super) const AFTER: &str = "@after";
 pub(super) const CHANGE: &str = "@change";
 
-/// Columns that every list offers, and those among them that it shows where
-/// nothing was chosen.
+/// Columns of every list: field, label, whether it is shown by default.
 pub(super) const KNOWN: [(&str, &str, bool); 18] = [
     ("experiment", "Experiment", true),
     ("state", "State", true),
@@ -43,7 +42,8 @@ pub(super) const KNOWN: [(&str, &str, bool); 18] = [
     ("note", "Note", false),
 ];
 
-/// The columns that are shown, in order, beside the name.
+/// The selected columns in order. The name is always the first column and not
+/// included.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Columns(pub(super) Vec<String>);
 
@@ -55,7 +55,7 @@ impl Default for Columns {
 }
 
 impl Columns {
-    /// Reads the choice that the cookie remembers.
+    /// Reads the selection from the cookie.
     pub(super) fn read(headers: &HeaderMap) -> Self {
         let Some(value) = cookie(headers, COOKIE) else {
             return Self::default();
@@ -65,11 +65,10 @@ impl Columns {
         Self::of(chosen.map(|(_, field)| field.into_owned())).unwrap_or_default()
     }
 
-    /// Takes in a choice: `c` for each column, and `more` for further ones with
-    /// commas between them.
+    /// Parses the submitted selection: a field `c` for each column, and `more`
+    /// with further columns separated by commas.
     ///
-    /// # Errors
-    /// If it is too much for a cookie.
+    /// # Errors The selection is too large for a cookie.
     pub(super) fn chosen(fields: &[(String, String)]) -> Result<Self, String> {
         let of = |wanted: &'static str| fields.iter().filter(move |(name, _)| name == wanted);
         let more = of("more").flat_map(|(_, text)| text.split(',').map(str::trim));
@@ -105,7 +104,8 @@ impl Columns {
         text.finish()
     }
 
-    /// The columns of a list; the experiment is none where all runs have the same.
+    /// Returns the columns to show. With `of_one`, all runs have the same
+    /// experiment, and its column is omitted.
     pub(super) fn shown(&self, of_one: bool) -> impl Iterator<Item = &str> {
         let all = self.0.iter().map(String::as_str);
         all.filter(move |field| !(of_one && *field == "experiment"))
@@ -116,7 +116,7 @@ impl Columns {
     }
 }
 
-/// The head of a column.
+/// Returns the header of a column.
 pub(super) fn label(field: &str) -> &str {
     let known = KNOWN.iter().find(|(name, ..)| *name == field);
     known.map_or(field, |(_, label, _)| label)

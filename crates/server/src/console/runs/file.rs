@@ -1,5 +1,4 @@
-//! A list of runs as a CSV file: the runs that are selected, or all that the list
-//! has.
+//! A list of runs as a CSV file: the selected runs, or the whole list.
 
 use std::{collections::BTreeSet, io, sync::Arc};
 
@@ -29,7 +28,7 @@ use crate::{
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Asked {
-    /// The experiment, of a list that is one's.
+    /// Name of the experiment; empty for the list of all experiments' runs.
     experiment: String,
 }
 
@@ -112,7 +111,7 @@ fn lines(
     stream::once(async { head }).chain(rows)
 }
 
-/// Columns that every file has.
+/// Columns of every file.
 const KNOWN: [&str; 12] = [
     "experiment",
     "name",
@@ -207,7 +206,7 @@ fn known(run: &Searched<'_>) -> Vec<String> {
     ]
 }
 
-/// Returns a text that no spreadsheet takes for a formula.
+/// Escapes a text so that spreadsheets don't interpret it as a formula.
 fn plain(text: &str) -> String {
     match text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n']) {
         true => format!("'{text}"),
@@ -215,7 +214,7 @@ fn plain(text: &str) -> String {
     }
 }
 
-/// A value of a configuration.
+/// Formats a value of a configuration.
 fn cell(value: &Value) -> String {
     match value {
         Value::Null => String::new(),

@@ -1,4 +1,5 @@
-//! The runs of a list: found by the database alone, or by reading all of them.
+//! Finds the runs of a list: with a database query alone if possible, else by
+//! reading all runs and filtering in memory.
 
 use super::{
     listed::Listed,
@@ -11,10 +12,10 @@ use crate::{
     error::ApiError,
 };
 
-/// Runs of a page.
+/// Number of runs on a page.
 pub(super) const PAGE: u64 = 50;
 
-/// Runs that are sorted and filtered by values, or written into a file.
+/// Maximum number of runs that are sorted and filtered in memory, or exported.
 const MOST: u64 = 200_000;
 
 /// Runs whose configurations are in memory at once.
@@ -32,7 +33,7 @@ pub(super) async fn find_experiment(
     found.ok_or_else(|| ApiError::not_found(format!("there is no experiment `{name}`")))
 }
 
-/// Which runs a list wants, of the given page.
+/// Returns the database filter of a page of a list.
 fn filter(listed: &Listed) -> RunFilter {
     let asked = &listed.asked;
     let given = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
@@ -55,14 +56,14 @@ fn filter(listed: &Listed) -> RunFilter {
     }
 }
 
-/// The runs of a page, and how many there are on all.
+/// Returns the runs of a page, and the total number of runs in the list.
 pub(super) async fn read(
     app: &App,
     user: &Identity,
     listed: &Listed,
     conditions: Conditions,
 ) -> Result<(Vec<RunRow>, u64), Failure> {
-    // The database alone can do this, however many runs there are.
+    // Without conditions and sorted by age, a database query suffices.
     if conditions.is_empty() && listed.order.newest_first().is_some() {
         let among = listed.among(&user.namespace);
         return Ok(app.database.runs(among, filter(listed)).await?);

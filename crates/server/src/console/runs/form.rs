@@ -37,7 +37,7 @@ pub(super) fn markup(
         }
         @if let Some(reason) = wrong { p .problem .message role="alert" { (reason) } }
         details .hint {
-            summary { "What can stand in a condition" }
+            summary { "Syntax of conditions" }
             p #fields {
                 "A metric after the training (" code { "recall_at_20" } "), before it (" code { "recall_at_20.before" }
                 ") or its change (" code { "recall_at_20.change" } "); a hyper-parameter (" code { "epochs" } ", "

@@ -1,4 +1,4 @@
-//! A list of runs as it is looked at.
+//! The state of a list of runs: filters, order, columns and page.
 
 use maud::{Markup, html};
 use serde::Deserialize;
@@ -12,26 +12,26 @@ use crate::{
 #[derive(Clone, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct ListQuery {
-    /// `live` for the table alone.
+    /// `live` for the table without the rest of the page.
     pub(super) part: String,
-    /// A text in name, description or note.
+    /// Text to find in name, description or note.
     pub(super) q: String,
     pub(super) state: String,
-    /// A tag that the runs have.
+    /// Tag to filter by.
     pub(super) tag: String,
     /// Conditions, such as `learning_rate<1e-4, recall_at_20>0.5`.
     pub(super) filter: String,
     pub(super) sort: String,
-    /// The metric that is shown.
+    /// Metric to show.
     pub(super) metric: String,
     pub(super) page: Option<u64>,
-    /// `set` where columns are chosen, `default` where they are forgotten.
+    /// `set` to store the selected columns, `default` to reset them; else empty.
     pub(super) columns: String,
 }
 
-/// A list as it is looked at.
+/// A list of runs with parsed parameters.
 pub(super) struct Listed {
-    /// The experiment; none for the runs of all.
+    /// The experiment; `None` for the runs of all experiments.
     pub(super) of: Option<ExperimentRow>,
     pub(super) here: String,
     pub(super) asked: ListQuery,
@@ -56,7 +56,7 @@ impl Listed {
         }
     }
 
-    /// Whether all runs are of one experiment.
+    /// Returns whether the list has the runs of one experiment.
     pub(super) fn is_of_one(&self) -> bool {
         self.of.is_some()
     }
@@ -68,7 +68,7 @@ impl Listed {
         }
     }
 
-    /// The fields of the address, but for the page.
+    /// Returns the query parameters of the list, except the page number.
     pub(super) fn fields(&self) -> [(&'static str, &str); 6] {
         let asked = &self.asked;
         [
@@ -81,7 +81,7 @@ impl Listed {
         ]
     }
 
-    /// The address of this list with other fields.
+    /// Returns the URL of this list with some parameters changed.
     pub(super) fn with(&self, changes: &[(&str, &str)]) -> String {
         let page = self.number.to_string();
         let page = if self.number > 1 { page.as_str() } else { "" };
@@ -95,7 +95,8 @@ impl Listed {
         format!("{}{}", self.here, query(&fields))
     }
 
-    /// The fields of the address for another form of the page.
+    /// Renders the query parameters as hidden fields for another form of the
+    /// page.
     pub(super) fn hidden_fields(&self) -> Markup {
         html! { @for (name, value) in self.fields() { @if !value.is_empty() {
             input type="hidden" name=(name) value=(value);

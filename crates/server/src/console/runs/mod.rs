@@ -1,5 +1,5 @@
-//! Lists of runs, of one experiment or of all: tables that are filtered and sorted
-//! by what the runs were asked to do and by what came of them.
+//! Lists of runs, of one experiment or of all. They are filtered and sorted by
+//! settings and results of the runs.
 
 mod column_form;
 mod columns;

@@ -31,7 +31,7 @@ use crate::{
     error::ApiError,
 };
 
-/// The runs of an experiment.
+/// Renders the list of an experiment's runs.
 pub(crate) async fn page(
     State(app): State<Arc<App>>,
     session: Session,
@@ -44,7 +44,7 @@ pub(crate) async fn page(
     list(&app, &session, Some(found), asked, raw, &headers).await
 }
 
-/// The runs of all experiments.
+/// Renders the list of all runs.
 pub(crate) async fn all(
     State(app): State<Arc<App>>,
     session: Session,
@@ -116,7 +116,7 @@ async fn list(
     Ok(framed(session, part, title, &content).into_response())
 }
 
-/// Sets the cookie with the columns that were chosen, and leads back to the list.
+/// Stores the selected columns in the cookie and redirects to the list.
 fn remember(listed: &Listed, raw: &str, headers: &HeaderMap) -> Page<Response> {
     let mut answer = Redirect::to(&listed.with(&[])).into_response();
     if listed.asked.columns == "default" {
@@ -136,7 +136,8 @@ fn remember(listed: &Listed, raw: &str, headers: &HeaderMap) -> Page<Response> {
     Ok(answer)
 }
 
-/// Seconds after which a page asks again. Sorting very many runs takes a while.
+/// Returns the refresh interval of a page in seconds. It is longer for many runs,
+/// because sorting them takes time.
 fn pause(total: u64) -> u64 {
     if total > 1000 { 30 } else { 5 }
 }

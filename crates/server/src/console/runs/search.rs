@@ -1,4 +1,4 @@
-//! Conditions that runs of a list must meet, and the order of a list.
+//! Filter conditions and sort order of a list of runs.
 
 use std::cmp::Ordering;
 
@@ -9,12 +9,12 @@ use crate::{
     database::Outline,
 };
 
-/// The most conditions of a list.
+/// Maximum number of conditions.
 const MOST: usize = 20;
-/// Longer ones come first: `<=` begins with `<`.
+/// Comparison operators. Longer ones come first, because `<=` starts with `<`.
 const OPERATORS: [&str; 7] = ["<=", ">=", "!=", "=", "<", ">", "~"];
 
-/// What a run has in a field.
+/// Value of a run's field.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Field {
     Number(f64),
@@ -23,14 +23,14 @@ pub(super) enum Field {
     Missing,
 }
 
-/// A run as it is searched.
+/// A run with parsed configuration and metrics.
 pub(super) struct Searched<'a> {
     pub(super) outline: &'a Outline,
     pub(super) config: Value,
     pub(super) metrics: finetuner_protocol::MetricsInfo,
 }
 
-/// Fields that are known without the configuration and the metrics.
+/// Fields that need neither configuration nor metrics.
 const PLAIN: [&str; 8] = [
     "created",
     "duration",
@@ -51,7 +51,7 @@ impl<'a> Searched<'a> {
         }
     }
 
-    /// Names and values of the hyper-parameters that the configuration names.
+    /// Returns the hyper-parameters that are set in the configuration.
     pub(super) fn hyper_parameters(&self) -> impl Iterator<Item = (&String, &Value)> {
         let own = self.config["hyper_parameters"].as_object();
         own.into_iter().flatten()
@@ -119,7 +119,7 @@ fn of_json(value: &Value) -> Field {
     }
 }
 
-/// Conditions, all of which must hold.
+/// Conditions that must all hold.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Conditions(Vec<Condition>);
 
@@ -131,7 +131,7 @@ struct Condition {
 }
 
 impl Conditions {
-    /// Reads conditions with commas between them.
+    /// Parses conditions separated by commas.
     pub(super) fn read(text: &str) -> Result<Self, String> {
         let parts = text.split(',').map(str::trim);
         let parts: Vec<&str> = parts.filter(|part| !part.is_empty()).collect();
@@ -215,7 +215,7 @@ impl Condition {
 }
 
 impl Condition {
-    /// Whether one of the tags is meant, or with `!=` none.
+    /// Returns whether any tag meets the condition, or with `!=`, whether all do.
     fn holds_of(&self, tags: &[String]) -> bool {
         let wanted = self.value.to_lowercase();
         let mut tags = tags.iter().map(|tag| tag.to_lowercase());
@@ -228,7 +228,7 @@ impl Condition {
     }
 }
 
-/// The order of a list: a field, and whether the greatest comes first.
+/// The order of a list: a field and a direction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Order {
     field: String,
@@ -236,8 +236,8 @@ pub(super) struct Order {
 }
 
 impl Order {
-    /// Reads a field with a minus before it for the greatest first; the newest
-    /// first where there is none.
+    /// Parses a field name; a leading minus sorts in descending order. Without a
+    /// field, the newest run comes first.
     pub(super) fn read(text: &str) -> Self {
         match (text.strip_prefix('-'), text) {
             (_, "") => Self {
@@ -255,12 +255,13 @@ impl Order {
         }
     }
 
-    /// The field, and whether the greatest comes first.
+    /// Returns the field, and whether the order is descending.
     pub(super) fn shown(&self) -> (&str, bool) {
         (&self.field, self.descending)
     }
 
-    /// Whether the newest come first; `None` where something else decides.
+    /// Returns whether the newest runs come first; `None` if another field
+    /// determines the order.
     pub(super) fn newest_first(&self) -> Option<bool> {
         (self.field == "created").then_some(self.descending)
     }
@@ -272,7 +273,7 @@ impl Order {
 
     fn compare(&self, one: &Field, other: &Field) -> Ordering {
         let order = match (one, other) {
-            // Runs without a value come last, whichever way.
+            // Runs without a value come last in both directions.
             (Field::Missing, Field::Missing) => return Ordering::Equal,
             (Field::Missing, _) => return Ordering::Greater,
             (_, Field::Missing) => return Ordering::Less,

@@ -1,5 +1,5 @@
-//! What is done with the runs that are selected in a list: tagging, cancelling and
-//! deleting. Each asks first, on a page of its own.
+//! Actions on the selected runs of a list: tagging, cancelling and deleting. Each
+//! has a confirmation page.
 
 use std::sync::Arc;
 
@@ -27,10 +27,10 @@ use crate::{
     tasks::to_the_end,
 };
 
-/// Runs that are changed at once.
+/// Maximum number of runs that are changed at once.
 const MOST: usize = 1000;
 
-/// What is to be done.
+/// An action on the selected runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Action {
     Tag,
@@ -59,7 +59,7 @@ impl Action {
     }
 }
 
-/// The fields of the form, some of which come several times.
+/// Fields of the form; some are repeated.
 struct Sent(Vec<(String, String)>);
 
 impl Sent {
@@ -76,7 +76,7 @@ impl Sent {
         self.find(wanted).unwrap_or_default()
     }
 
-    /// Where the list is. Addresses of other sites lead nowhere.
+    /// Returns the URL of the list. URLs of other sites are ignored.
     fn back(&self) -> &str {
         own_address(self.of("back")).unwrap_or("/console/runs")
     }
@@ -115,7 +115,7 @@ pub(super) async fn find_all(
     Ok(runs)
 }
 
-/// Asks, or does what was asked and confirmed.
+/// Shows the confirmation page, or executes a confirmed action.
 pub(crate) async fn act(
     State(app): State<Arc<App>>,
     session: Session,
@@ -134,7 +134,7 @@ pub(crate) async fn act(
         };
         return Ok(framed(&session, "Runs", "Nothing is selected", &content).into_response());
     }
-    // None is changed if one can't be.
+    // If the user may not change one of the runs, none is changed.
     if !runs
         .iter()
         .all(|run| session.changes(run.created_by.as_deref()))

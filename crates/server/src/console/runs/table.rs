@@ -1,4 +1,4 @@
-//! The table of runs: its head, its rows, and the bar for those that are selected.
+//! The table of runs: header, rows, and the bar with actions on selected runs.
 
 use maud::{Markup, html};
 use serde_json::Value;
@@ -20,22 +20,23 @@ use crate::{
     database::{Outline, RunRow},
 };
 
-/// Characters of a description or a note that a list shows.
+/// Maximum number of characters shown of a description or a note.
 const TEXT: usize = 100;
 
-/// What a table shows.
+/// The data of a table.
 pub(super) struct Shown<'a> {
     runs: &'a [RunRow],
-    /// The metrics that the runs have.
+    /// Metrics of the listed runs, most informative first.
     pub(super) metrics: Vec<String>,
-    /// The one that is shown.
+    /// The metric to show.
     pub(super) metric: Option<String>,
-    /// In milliseconds since 1970.
+    /// Current time, in milliseconds since 1970.
     now: i64,
 }
 
 impl<'a> Shown<'a> {
-    /// `wanted` is the metric that was asked for.
+    /// `wanted` is the requested metric; without it, the most informative one is
+    /// shown.
     pub(super) fn of(runs: &'a [RunRow], wanted: &str, now: i64) -> Self {
         let metrics = metrics_of(runs);
         let asked = metrics.iter().find(|metric| *metric == wanted);
@@ -48,7 +49,8 @@ impl<'a> Shown<'a> {
         }
     }
 
-    /// Hyper-parameters and metrics of the runs, which can be columns.
+    /// Returns the hyper-parameters and metrics of the runs, which can be
+    /// columns.
     pub(super) fn fields(&self) -> Vec<String> {
         let mut fields: Vec<String> = Vec::new();
         for run in self.runs {
@@ -69,8 +71,8 @@ impl<'a> Shown<'a> {
         fields
     }
 
-    /// What a column is sorted by, and its head. `None` if there is nothing to
-    /// show.
+    /// Returns the sort field and the header of a column; `None` if the runs have
+    /// no such value.
     fn head(&self, field: &str) -> Option<(String, String)> {
         let metric = self.metric.as_ref();
         Some(match field {
@@ -82,7 +84,7 @@ impl<'a> Shown<'a> {
     }
 }
 
-/// Which metrics the runs have, the one that tells most first.
+/// Returns the metrics of the runs, most informative first.
 fn metrics_of(runs: &[RunRow]) -> Vec<String> {
     let mut all = finetuner_protocol::MetricsInfo::default();
     for run in runs {
@@ -94,7 +96,7 @@ fn metrics_of(runs: &[RunRow]) -> Vec<String> {
     changes.map(|change| change.name).collect()
 }
 
-/// Fields whose values are numbers.
+/// Returns whether a field's values are numbers.
 fn is_number(field: &str, sorted: &str, shown: &Shown<'_>) -> bool {
     let metric = sorted
         .trim_end_matches(".before")
@@ -103,7 +105,7 @@ fn is_number(field: &str, sorted: &str, shown: &Shown<'_>) -> bool {
     numbers.contains(&field) || shown.metrics.iter().any(|own| own == metric)
 }
 
-/// The part of the page that is live.
+/// Renders the part of the page that is refreshed.
 pub(super) fn markup(shown: &Shown<'_>, listed: &Listed, total: u64, writes: bool) -> Markup {
     let heads = listed.columns.shown(listed.is_of_one());
     let heads: Vec<(&str, String, String)> = heads
@@ -120,7 +122,7 @@ pub(super) fn markup(shown: &Shown<'_>, listed: &Listed, total: u64, writes: boo
             thead { tr {
                 th scope="col" {
                     span .hidden { "Select" }
-                    // The script shows it.
+                    // `live.js` makes it visible.
                     input type="checkbox" data-all hidden aria-label="Select all of this page";
                 }
                 (head(listed, "Name", "name", false))
@@ -133,7 +135,7 @@ pub(super) fn markup(shown: &Shown<'_>, listed: &Listed, total: u64, writes: boo
     }
 }
 
-/// What can be done with the runs that are selected.
+/// Renders the bar with actions on the selected runs.
 fn bar(writes: bool) -> Markup {
     html! {
         div .bar role="group" aria-label="Selected runs" {
@@ -149,8 +151,8 @@ fn bar(writes: bool) -> Markup {
     }
 }
 
-/// The head of a column, which sorts by it: numbers and times the greatest
-/// first, names from the first letter on, and the other way at the next click.
+/// Renders the header of a column, a link that sorts by it: numbers and times in
+/// descending order, texts in ascending order. A second click reverses the order.
 fn head(listed: &Listed, label: &str, field: &str, number: bool) -> Markup {
     let (sorted, descending) = listed.order.shown();
     let is_here = sorted == field;
@@ -202,7 +204,7 @@ fn row(run: &RunRow, shown: &Shown<'_>, heads: &[(&str, String, String)]) -> Mar
             let own = all.iter().find(|change| change.name == metric);
             html! { td .number { @if let Some(own) = own { (metrics::change(own)) } } }
         }
-        // As it was sent: 1e-4 stays that.
+        // Shown as in the configuration: 1e-4 stays 1e-4.
         field if !config["hyper_parameters"][field].is_null() => {
             html! { td .number[config["hyper_parameters"][field].is_number()] {
                 (name(&setting(&config, field)))
@@ -221,7 +223,7 @@ fn row(run: &RunRow, shown: &Shown<'_>, heads: &[(&str, String, String)]) -> Mar
     } }
 }
 
-/// The start of a text.
+/// Returns the start of a text.
 fn cut(text: &str) -> String {
     match text.char_indices().nth(TEXT) {
         Some((end, _)) => format!("{}…", &text[..end]),
