@@ -1,9 +1,10 @@
-//! Files that a browser sends as training data: kept on the disk while they are
-//! read, read by the crate that the client reads them with, and stored as the same
-//! documents.
+//! Training data uploaded by a browser. A file is spooled to disk, read with the
+//! client's reader (`finetuner-data`), and stored as the same documents that the
+//! client would upload.
 //!
-//! Nobody trusts the files. Paths in them can't leave the folder of the upload,
-//! sizes are counted instead of believed, and rows, pages and files have limits.
+//! The files are untrusted. Paths in them can't leave the folder of the upload,
+//! sizes are counted and not taken from headers, and the numbers of rows, pages
+//! and files are limited.
 
 mod pack;
 mod refusal;
@@ -27,7 +28,7 @@ pub(crate) use refusal::Refusal;
 pub(crate) use spool::{Spool, sweep};
 pub(crate) use table::{FirstRow, Reading, Rows};
 
-/// Documents that are shown beside what is wrong with others.
+/// Number of valid documents shown beside the errors of others.
 const SHOWN: usize = 3;
 
 /// A dataset to store.
@@ -40,8 +41,8 @@ pub(crate) struct NewData {
     pub(crate) reading: Reading,
 }
 
-/// Reads a file that has come whole and stores its documents. Returns the ID of the
-/// dataset.
+/// Reads a completely received file and stores its documents. Returns the ID of
+/// the dataset.
 pub(crate) async fn store(app: Arc<App>, spool: Spool, new: NewData) -> Result<String, Refusal> {
     let upload = app.upload(&new.user, Some(&new.name)).await?;
     let (spooled, space) = (spool.finish().await?, app.space.clone());
@@ -90,7 +91,7 @@ pub(crate) fn taken() -> Refusal {
     Refusal::Field("replace", reason.to_owned())
 }
 
-/// Returns the problems of rows, and the first good documents.
+/// Converts a read error. Errors of rows come with the first valid documents.
 fn refused(error: DataError, source: &DocumentSource, folder: &Path) -> Refusal {
     match Refusal::data(error, folder) {
         Refusal::Rows(problems, _) => {

@@ -156,12 +156,12 @@ pub(crate) async fn sign_in(
     let name = given.name.trim().to_owned();
     let password = given.password.trim();
     if name.is_empty() {
-        // Tokens can't be guessed, so failed attempts are not limited here.
-        // Failures of others must not lock out a valid token.
+        // Checked before failed attempts are counted: tokens can't be guessed, so
+        // failures of others must not lock out a valid one.
         match by_token(&app, password, Wanted::Personal, peer.0).await {
             Ok(user) if user.scope == Scope::Read => {
-                // The token itself becomes the session, so that its scope and expiry
-                // apply.
+                // The browser keeps the token itself, because a new session would have
+                // full access.
                 return Ok(with_cookie(&headers, password, Redirect::to(next)));
             }
             Ok(user) => return open(&app, peer, &headers, user.person, next).await,

@@ -1,5 +1,5 @@
-//! Starts a run over data that is there. The form begins with settings that fit the
-//! data, and shows the same run as code.
+//! The page that starts a run on a stored dataset. The form suggests settings
+//! that fit the data, and can show the same run as code.
 
 mod code;
 mod form;
@@ -68,7 +68,7 @@ pub(crate) async fn start(
     Ok((status, page).into_response())
 }
 
-/// The address of the form for a dataset.
+/// Returns the URL of the form for a dataset.
 pub(super) fn address(data: &str) -> String {
     format!("{}{}", path(&["start"]), query(&[("data", data)]))
 }

@@ -1,4 +1,4 @@
-//! Where a run stands, in the words of pages.
+//! The state of a run for display.
 
 use finetuner_protocol::Status;
 use maud::{Markup, html};
@@ -6,22 +6,22 @@ use maud::{Markup, html};
 use super::metrics;
 use crate::database::{CANCELLED, Outline, RunRow};
 
-/// Where a run stands.
+/// State of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// Waits for its first worker, or for another one.
+    /// Waiting for its first worker, or for another one.
     Waiting,
     Running,
     Finished,
-    /// Finished, and most metrics fell.
+    /// Finished, but at least half of the metrics got worse.
     Worse,
     Failed,
-    /// Ended by a user.
+    /// Cancelled by a user.
     Cancelled,
 }
 
 impl State {
-    /// Those that a list can be filtered by.
+    /// The states that a list can be filtered by.
     pub(super) const ALL: [Self; 5] = [
         Self::Waiting,
         Self::Running,
@@ -57,7 +57,7 @@ impl State {
         }
     }
 
-    /// The class in the style sheet, and the value in addresses.
+    /// Returns the CSS class, which is also the value in URLs.
     pub(super) fn word(self) -> &'static str {
         match self {
             Self::Waiting => "waiting",
@@ -81,13 +81,13 @@ impl State {
     }
 }
 
-/// The state as a coloured word.
+/// Renders the state as a coloured label.
 pub(super) fn badge(run: &RunRow) -> Markup {
     let state = State::of(run);
     html! { span class={ "status " (state.word()) } { (state.label()) } }
 }
 
-/// How far a run is.
+/// Renders the progress of a run.
 pub(super) fn progress(run: &RunRow) -> Markup {
     let share = match run.status() {
         Status::Finished => 1.0,
@@ -97,7 +97,8 @@ pub(super) fn progress(run: &RunRow) -> Markup {
     html! { progress max="100" value=(percent) aria-label="Progress" { (percent) "%" } }
 }
 
-/// How long a run has taken, in milliseconds: until now if it goes on.
+/// Returns the duration of a run in milliseconds; until `now` if it is still
+/// running.
 pub(super) fn duration(run: &RunRow, now: i64) -> Option<i64> {
     let started = run.started_at?;
     Some(run.ended_at.unwrap_or(now).saturating_sub(started).max(0))

@@ -1,4 +1,4 @@
-//! A user's tokens.
+//! The page of a user's tokens.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ use crate::{
     error::ApiError,
 };
 
-/// Input of the form for a new token.
+/// Field values of the form for a new token.
 #[derive(Clone, Deserialize)]
 pub(crate) struct Typed {
     name: String,
@@ -48,7 +48,7 @@ pub(crate) async fn list(State(app): State<Arc<App>>, session: Session) -> Page 
     show(&app, &session, &html! {}, &typed).await
 }
 
-/// Returns the permissions of a scope, in the words of pages.
+/// Describes the permissions of a scope.
 fn access(scope: &str) -> &'static str {
     match Scope::parse(scope) {
         Some(Scope::Read) => "read-only",
@@ -60,7 +60,7 @@ async fn show(app: &App, session: &Session, said: &Markup, typed: &Typed) -> Pag
     let tokens = app.database.tokens(session.user.person.clone()).await?;
     let content = html! {
         h1 { "Tokens" }
-        p { "Programs show a token to use this server in your name." }
+        p { "A token lets a program use this server with your account." }
         (said)
         @if session.is_full() {
             form method="post" action="/console/tokens" .row {
@@ -114,7 +114,7 @@ fn moment(text: Option<&str>) -> Markup {
     }
 }
 
-/// Reads what was typed.
+/// Validates the submitted form.
 fn read(typed: &Typed) -> Result<NewToken, ApiError> {
     check_name("name", &typed.name).map_err(|e| ApiError::bad_request(e.to_string()))?;
     let days = match typed.days.trim() {
@@ -186,7 +186,7 @@ pub(crate) async fn delete(
 ) -> Page<Redirect> {
     session.must_be_full()?;
     app.database.delete_token(session.user, name).await?;
-    // Streams of the token end.
+    // Wake open streams, so that those of the deleted token close.
     app.changes.notify_all();
     Ok(Redirect::to("/console/tokens"))
 }

@@ -1,5 +1,5 @@
-//! Trying a finished run: a text or a picture, and what the model finds for it in
-//! a data set, beside what the model finds that it was trained from.
+//! The page for trying a finished model: searches a dataset with a text or a
+//! picture, and shows the results beside those of the model before fine-tuning.
 
 use std::sync::Arc;
 
@@ -30,14 +30,14 @@ use crate::{
     trial::{self, Answer, Finished},
 };
 
-/// The most bytes of the form: a picture, and some for the rest.
+/// Size limit of the form in bytes: a picture and the other fields.
 pub(super) const MAX_FORM: usize = 9 << 20;
-/// The most bytes of a query.
+/// Size limit of a text query in bytes.
 const MAX_QUERY: usize = 16 << 10;
-/// Data sets that can be chosen, the newest.
+/// Maximum number of datasets in the form, newest first.
 const DATA: u64 = 200;
 
-/// What was filled in.
+/// Submitted values of the form.
 #[derive(Default)]
 struct Form {
     query: String,
@@ -65,15 +65,15 @@ impl Form {
         Ok(read)
     }
 
-    /// The query: a text or a picture.
+    /// Returns the query: a text or a picture.
     fn item(&self) -> Result<Item> {
         match (self.query.is_empty(), self.picture.is_empty()) {
             (true, true) => Err(ApiError::bad_request("type a query, or choose a picture")),
             (false, false) => Err(ApiError::bad_request(
-                "there are a query and a picture: search with one of them",
+                "the form has a query and a picture: search with only one of them",
             )),
             (false, true) if self.query.len() > MAX_QUERY => Err(ApiError::bad_request(format!(
-                "the query has {} bytes; {} KiB are allowed",
+                "the query has {} bytes; {} KiB are allowed: shorten it",
                 self.query.len(),
                 MAX_QUERY >> 10
             ))),
@@ -86,11 +86,11 @@ impl Form {
     }
 }
 
-/// What was found, or why nothing was.
+/// Results of both models.
 struct Results {
     data: ArtifactRow,
     tuned: Answer,
-    /// The name of the model before, and what it finds.
+    /// Name and results of the model before fine-tuning.
     before: (String, Result<Answer>),
 }
 
@@ -115,7 +115,7 @@ pub(crate) async fn search(
     form: Multipart,
 ) -> Page<Response> {
     let run = find_run(&app, session.user.namespace.clone(), place).await?;
-    // A picture is in memory until it was searched with.
+    // Takes a turn, because the picture is in memory during the search.
     let _turn = app.gates.embeddings.enter(&session.user.person).await?;
     let form = Form::read(form).await?;
     let results = results(&app, &session.user, &run, &form).await;
@@ -151,7 +151,7 @@ async fn results(app: &Arc<App>, user: &Identity, run: &RunRow, form: &Form) -> 
     })
 }
 
-/// The page with the form, what came of it, and ways to use the model elsewhere.
+/// Renders the page: form, results, and code to use the model elsewhere.
 async fn whole(
     app: &App,
     session: &Session,
@@ -193,7 +193,7 @@ async fn whole(
                     Some(Ok(results)) => { (sides(form, results)) }
                 }
             }
-            _ => { p { "Models of texts and pictures can be tried here. This one embeds other things." } }
+            _ => { p { "Only models of texts and pictures can be tried here. This model embeds other data." } }
         }
         section aria-labelledby="use" {
             h2 id="use" { "Use it" }
@@ -209,7 +209,7 @@ fn search_form(run: &RunRow, kind: ModelKind, form: &Form, data: &[ArtifactRow])
     let (texts, pictures) = (kind != ModelKind::Image, kind != ModelKind::Text);
     let chosen = match form.data.is_empty() {
         false => Some(form.data.as_str()),
-        // The data that the run was made with.
+        // Suggest the dataset that the run was evaluated on or trained with.
         true => {
             let used: serde_json::Value = serde_json::from_str(&run.data).unwrap_or_default();
             let own = data.iter().find(|data| used.get(name_of(data)).is_some());
@@ -262,7 +262,7 @@ fn sides(form: &Form, results: &Results) -> Markup {
 
 fn side(data: &ArtifactRow, answer: Result<&Answer, &ApiError>) -> Markup {
     html! { @match answer {
-        Err(error) => { p .hint { "It can't be shown: " (error.message()) } }
+        Err(error) => { p .hint { "No results: " (error.message()) } }
         Ok(Answer::Embedding(done)) => {
             p role="status" { "The model is being loaded and the data embedded: " (done) " done so far. Search \
                 again to see what is found." }

@@ -1,4 +1,4 @@
-//! A user's webhooks and their deliveries.
+//! The pages of a project's webhooks and their deliveries.
 
 use std::sync::Arc;
 
@@ -23,10 +23,10 @@ use crate::{
     outbox,
 };
 
-/// Deliveries that are shown.
+/// Maximum number of deliveries on the page.
 const DELIVERIES: u64 = 100;
 
-/// The form for a new webhook, as it was filled in.
+/// Field values of the form for a new webhook.
 struct Typed {
     url: String,
     events: Vec<String>,
@@ -59,7 +59,7 @@ impl From<Vec<(String, String)>> for Typed {
     }
 }
 
-/// An event, in the words of pages.
+/// Returns the display name of an event.
 fn label(event: RunEvent) -> &'static str {
     match event {
         RunEvent::Started => "started",
@@ -123,7 +123,8 @@ fn form(session: &Session, typed: &Typed) -> Markup {
     }
 }
 
-/// A box for each event; those of these names are ticked.
+/// Renders a checkbox for each event. `chosen` contains the names of the checked
+/// ones.
 pub(super) fn event_boxes(legend: &str, chosen: &[String]) -> Markup {
     html! {
         fieldset {
@@ -143,7 +144,7 @@ pub(super) fn events_of(events: &[RunEvent]) -> String {
     labels.join(", ")
 }
 
-/// The state of a message.
+/// Renders the state of a message.
 pub(super) fn state_of(row: &MessageRow) -> Markup {
     let class = match row.state() {
         "delivered" => "status finished",
@@ -153,7 +154,7 @@ pub(super) fn state_of(row: &MessageRow) -> Markup {
     html! { span class=(class) { (row.state()) } }
 }
 
-/// The address of a webhook's page.
+/// Returns the URL of a webhook's page.
 fn address(hook: &WebhookRow) -> String {
     path(&["webhooks", &hook.id])
 }
@@ -196,12 +197,12 @@ async fn find(app: &App, session: &Session, id: String) -> Result<WebhookRow, Fa
     found.ok_or_else(|| ApiError::not_found("there is no such webhook").into())
 }
 
-/// The links that lead to a webhook's page.
+/// Renders the breadcrumbs of a webhook's page.
 fn crumbs() -> Markup {
     html! { nav .crumbs aria-label="Path" { a href="/console/webhooks" { "Webhooks" } } }
 }
 
-/// One webhook and its deliveries.
+/// Renders one webhook with its deliveries.
 pub(crate) async fn show_one(
     State(app): State<Arc<App>>,
     session: Session,

@@ -1,17 +1,17 @@
-//! Names, numbers, times and addresses as pages show them.
+//! Formatting of names, numbers, times and URLs.
 
 use std::borrow::Cow;
 
 use maud::{Markup, html};
 
-/// A name or a text of a user's, set apart from the text around it: its writing
-/// direction and the characters that change one end with it.
+/// Renders a user's text so that it can't change the writing direction of the
+/// text around it.
 pub(super) fn name(text: &str) -> Markup {
     html! { bdi { (visible(text)) } }
 }
 
-/// A text in which characters that nobody sees, and that turn the text around
-/// them, are replaced. For titles and attributes, where [`name`] can't be.
+/// Replaces invisible characters that change the writing direction. For titles
+/// and attributes, where [`name`] can't be used.
 pub(super) fn visible(text: &str) -> Cow<'_, str> {
     let turns = |c: char| {
         matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}'
@@ -23,7 +23,7 @@ pub(super) fn visible(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// A number of things: `1 run`, `2 runs`.
+/// Formats a count with its noun: `1 run`, `2 runs`.
 pub(super) fn count(number: u64, one: &str) -> String {
     match number {
         1 => format!("1 {one}"),
@@ -31,14 +31,14 @@ pub(super) fn count(number: u64, one: &str) -> String {
     }
 }
 
-/// A time of the database's, `2026-01-31T12:34:56.789Z`. The script shows it in
-/// the browser's time zone.
+/// Renders a time of the database, such as `2026-01-31T12:34:56.789Z`. `live.js`
+/// converts it to the browser's time zone.
 pub(super) fn time(text: &str) -> Markup {
     let shown = text.get(..16).unwrap_or(text).replace('T', " ");
     html! { time datetime=(text) { (shown) " UTC" } }
 }
 
-/// A duration.
+/// Formats a duration.
 pub(super) fn seconds(millis: i64) -> String {
     let seconds = millis.max(0) / 1000;
     match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
@@ -48,7 +48,7 @@ pub(super) fn seconds(millis: i64) -> String {
     }
 }
 
-/// A size.
+/// Formats a size.
 pub(super) fn bytes(count: u64) -> String {
     let units = ["bytes", "KiB", "MiB", "GiB"];
     let mut value = count as f64;
@@ -63,7 +63,7 @@ pub(super) fn bytes(count: u64) -> String {
     }
 }
 
-/// A number of few digits.
+/// Formats a number with few digits.
 pub(super) fn number(value: f64) -> String {
     let size = value.abs();
     if size != 0.0 && !(1e-3..1e6).contains(&size) {
@@ -77,7 +77,7 @@ pub(super) fn number(value: f64) -> String {
     }
 }
 
-/// Names in an address.
+/// Returns the path of a console page, with percent-encoded segments.
 pub(super) fn path(parts: &[&str]) -> String {
     let mut url = match url::Url::parse("http://x/console/") {
         Ok(url) => url,
@@ -89,12 +89,12 @@ pub(super) fn path(parts: &[&str]) -> String {
     url.path().to_owned()
 }
 
-/// An address of the console that a form has sent. One of another site is none.
+/// Returns a submitted URL if it is a page of the console, else `None`.
 pub(super) fn own_address(text: &str) -> Option<&str> {
     Some(text).filter(|text| text.starts_with("/console/"))
 }
 
-/// A query string of those fields that are not empty.
+/// Returns a query string of the fields that are not empty.
 pub(super) fn query(fields: &[(&str, &str)]) -> String {
     let mut text = url::form_urlencoded::Serializer::new(String::new());
     for (name, value) in fields.iter().filter(|(_, value)| !value.is_empty()) {
@@ -106,7 +106,7 @@ pub(super) fn query(fields: &[(&str, &str)]) -> String {
     }
 }
 
-/// JSON, indented.
+/// Formats JSON with indentation.
 pub(super) fn pretty(value: &serde_json::Value) -> String {
     serde_json::to_string_pretty(value).unwrap_or_default()
 }

@@ -11,10 +11,10 @@ use crate::{
     submission::{MAX_DOCUMENTS, MAX_UNPACKED},
 };
 
-/// Bytes handed over at once.
+/// Number of bytes passed to the store at a time.
 const CHUNK: usize = 256 << 10;
 
-/// Packs checked documents, which come of a file of `size` bytes. Blocks.
+/// Packs validated documents from a file of `size` bytes. Blocks.
 pub(super) fn pack(
     source: &DocumentSource,
     checked: &Checked,
@@ -28,7 +28,7 @@ pub(super) fn pack(
         let reason = format!("it has {count} documents, {MAX_DOCUMENTS} are allowed: split it");
         return Err(Refusal::Field("file", reason));
     }
-    // A run refuses data that unpacks to more.
+    // Runs have the same limit on unpacked data.
     let most = MAX_UNPACKED.0 + MAX_UNPACKED.1 * size;
     let mut unpacked = 0_u64;
     let mut buffer = stream_head(count).to_vec();
@@ -39,7 +39,7 @@ pub(super) fn pack(
             return Err(Refusal::Field(
                 "file",
                 format!(
-                    "its documents have more than {} MiB, far more than what was sent",
+                    "its documents have more than {} MiB, far more than the uploaded file: upload smaller pictures",
                     most >> 20
                 ),
             ));
@@ -55,7 +55,7 @@ pub(super) fn pack(
     Ok(upload)
 }
 
-/// The bytes of a document's contents.
+/// Returns the size of a document's contents in bytes.
 fn size_of(document: &Document) -> u64 {
     let own = match &document.content {
         Some(Content::Blob(bytes)) => bytes.len(),

@@ -1,4 +1,4 @@
-//! Why a file is not stored, in the words of the page.
+//! Reasons why a file is not stored, with messages for the upload page.
 
 use std::path::Path;
 
@@ -7,13 +7,13 @@ use finetuner_protocol::Document;
 
 use crate::error::ApiError;
 
-/// Why a file is not stored.
+/// Reason why a file is not stored.
 pub(crate) enum Refusal {
-    /// The server can't store it, or may not.
+    /// The server failed to store it, or the user may not store it.
     Failed(ApiError),
-    /// A setting can't be used, or the file as a whole.
+    /// The value of a form field is invalid, or the whole file (field `file`).
     Field(&'static str, String),
-    /// Rows can't be used. The first good documents show how they are read.
+    /// Rows are invalid. The first valid documents show how rows are interpreted.
     Rows(Problems, Vec<Document>),
 }
 
@@ -24,7 +24,8 @@ impl From<ApiError> for Refusal {
 }
 
 impl Refusal {
-    /// Returns the refusal of data in `folder`, without the path of the folder.
+    /// Converts an error about data in `folder`. The message does not contain the
+    /// path of the folder.
     pub(super) fn data(error: DataError, folder: &Path) -> Self {
         let prefix = format!("{}/", folder.display());
         let public = |text: &str| words(&text.replace(&prefix, ""));
@@ -48,7 +49,7 @@ impl Refusal {
     }
 }
 
-/// Puts the names of the form's fields in the place of the client's options.
+/// Replaces names of client options in a message by labels of the form.
 pub(super) fn words(text: &str) -> String {
     const NAMES: [(&str, &str); 9] = [
         (

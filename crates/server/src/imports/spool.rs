@@ -1,4 +1,5 @@
-//! A file on its way in, in a folder of its own beside the database.
+//! Temporary storage of a file that is being uploaded, in its own folder beside
+//! the database.
 
 use std::{
     io,
@@ -16,14 +17,14 @@ use crate::{
     store::MAX_ARTIFACT_BYTES,
 };
 
-/// How the names of these folders begin.
+/// Prefix of the folders' names.
 const PREFIX: &str = "incoming-";
-/// After so many bytes, the room on the disk is looked at again.
+/// Interval between checks of free disk space, in bytes.
 const CHECKED: u64 = 16 << 20;
-/// The most characters of a file's name that are kept.
+/// Maximum number of characters kept of a file name.
 const MAX_NAME: usize = 100;
 
-/// A file that is being received. Dropped, it is removed.
+/// A file that is being received. Dropping it deletes the file.
 pub(crate) struct Spool {
     folder: TempDir,
     file: File,
@@ -33,7 +34,7 @@ pub(crate) struct Spool {
 }
 
 impl Spool {
-    /// Begins a file that its sender calls `name`.
+    /// Creates an empty file. `name` is the file name that the client sent.
     pub(crate) async fn begin(app: &App, name: &str) -> Result<Self> {
         let space = app.space.clone();
         space.check("upload", 0)?;
@@ -81,10 +82,10 @@ impl Spool {
     }
 }
 
-/// A file that has come whole. Dropped, it is removed.
+/// A completely received file. Dropping it deletes the file.
 pub(super) struct Spooled {
     folder: TempDir,
-    /// Its name in the folder.
+    /// Its sanitised name in the folder.
     pub(super) name: String,
     pub(super) size: u64,
 }
@@ -99,12 +100,12 @@ impl Spooled {
     }
 }
 
-/// The error of a file that can't be written.
+/// Converts a write error.
 pub(super) fn stored(error: io::Error) -> ApiError {
     error.into()
 }
 
-/// The last part of a file's name, without characters that mean something.
+/// Returns the last component of a file name, without special characters.
 fn plain_name(name: &str) -> String {
     let last = name.rsplit(['/', '\\']).next().unwrap_or_default();
     let plain = |c: char| match c {
@@ -112,7 +113,7 @@ fn plain_name(name: &str) -> String {
         _ => '_',
     };
     let plain: String = last.chars().map(plain).collect();
-    // The ending says what the file is.
+    // Keep the extension, because it determines the file type.
     let count = plain.chars().count();
     let plain: String = plain.chars().skip(count.saturating_sub(MAX_NAME)).collect();
     let plain = plain.trim_start_matches('.');
@@ -122,7 +123,7 @@ fn plain_name(name: &str) -> String {
     }
 }
 
-/// Removes what a server that was killed has left. Blocks.
+/// Deletes folders that a killed server left behind. Blocks.
 pub(crate) fn sweep(folder: &Path) {
     let Ok(found) = std::fs::read_dir(folder) else {
         return;
@@ -154,7 +155,7 @@ mod tests {
         ] {
             assert_eq!(plain_name(name), plain);
         }
-        // 255 bytes are allowed in a file's name.
+        // File systems limit a name to 255 bytes.
         assert!(plain_name(&format!("{}.csv", "ä".repeat(300))).len() < 255);
         assert!(plain_name(&format!("{}.csv", "ä".repeat(300))).ends_with(".csv"));
     }

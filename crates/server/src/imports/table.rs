@@ -1,5 +1,5 @@
-//! From a file to a source of documents: its kind, its options, and the words in
-//! which errors name them on a page.
+//! Opens a file as a source of documents: determines its type and converts the
+//! form's settings to reader options.
 
 use std::path::{Path, PathBuf};
 
@@ -15,16 +15,16 @@ use super::{
 };
 use crate::{space::Space, submission::MAX_DOCUMENTS};
 
-/// Kind of documents that rows become.
+/// Kind of documents that rows are converted to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Rows {
     /// Training data for a model with this task.
     Of(Task),
-    /// Texts, to make training data of.
+    /// Texts from which a synthesis run generates training data.
     Texts,
 }
 
-/// Content of the first row of a CSV file.
+/// Interpretation of the first row of a CSV file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum FirstRow {
     #[default]
@@ -33,19 +33,19 @@ pub(crate) enum FirstRow {
     Data,
 }
 
-/// How a file is read.
+/// Settings for reading a file.
 #[derive(Clone, Debug)]
 pub(crate) struct Reading {
     pub(crate) rows: Rows,
     pub(crate) columns: Columns,
-    // The others are for CSV files alone.
+    // The remaining settings apply to CSV files only.
     pub(crate) first_row: FirstRow,
     pub(crate) delimiter: Option<u8>,
     pub(crate) encoding: Option<String>,
     pub(crate) is_labeled: bool,
 }
 
-/// The kinds of files.
+/// File types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Csv,
@@ -55,8 +55,7 @@ enum Kind {
 }
 
 impl Kind {
-    /// Returns the kind of a file by its first bytes, or else by the ending of its
-    /// name.
+    /// Returns the type of a file from its first bytes, else from its extension.
     fn of(path: &Path) -> Option<Self> {
         let mut head = [0; 4];
         let file = std::fs::File::open(path);
@@ -87,7 +86,7 @@ pub(super) fn source(
     space: &Space,
 ) -> Result<DocumentSource, Refusal> {
     let path = spooled.path();
-    // An empty folder: a file that comes alone can name no others.
+    // An empty folder as base, so that a single file can't refer to other files.
     let files = spooled.folder().join("files");
     std::fs::create_dir(&files).map_err(super::spool::stored)?;
     let (path, base) = match Kind::of(&path) {
@@ -116,7 +115,7 @@ pub(super) fn source(
             .documents(layout),
         Kind::JsonLines => of_rows(reading, Dataset::json_lines(path), base, layout)?,
         Kind::Parquet => of_rows(reading, Dataset::parquet(path), base, layout)?,
-        Kind::Zip => return Err(Refusal::Field("file", "it is a zip in a zip".to_owned())),
+        Kind::Zip => return Err(Refusal::Field("file", "it is a zip in a zip: upload the inner zip".to_owned())),
     };
     source.map_err(|error| Refusal::data(error, spooled.folder()))
 }
@@ -132,7 +131,7 @@ fn is_table(path: &Path) -> bool {
     )
 }
 
-/// Returns the one file of a zip that holds rows.
+/// Returns the file of a zip that contains the rows.
 fn table_of(mut tables: Vec<PathBuf>, files: &Path) -> Result<PathBuf, Refusal> {
     if tables.len() > 1 {
         let is_metadata = |path: &PathBuf| path.file_stem().is_some_and(|stem| stem == "metadata");
@@ -190,8 +189,8 @@ fn csv(reading: &Reading, base: PathBuf) -> CsvOptions {
     }
 }
 
-/// Returns the documents of a file whose columns always have names. Refuses the
-/// options that are for CSV files alone.
+/// Returns the documents of a file whose columns always have names. Rejects
+/// options for CSV files.
 fn of_rows(
     reading: &Reading,
     rows: Dataset,
@@ -205,7 +204,7 @@ fn of_rows(
         ("labeled", reading.is_labeled),
     ];
     if let Some((field, _)) = set.into_iter().find(|(_, is_set)| *is_set) {
-        let reason = "it is for CSV files: leave it as it was".to_owned();
+        let reason = "it applies to CSV files only: leave it at its default".to_owned();
         return Err(Refusal::Field(field, reason));
     }
     let rows = rows.columns(reading.columns.clone()).confined(base);

@@ -1,5 +1,5 @@
-//! Unpacks a zip that somebody has sent. Its list of files is read one entry at a
-//! time, and sizes are counted.
+//! Unpacks an untrusted zip. The directory is read one entry at a time, and sizes
+//! are counted while unpacking.
 
 use std::{
     fs::{self, File},
@@ -7,27 +7,27 @@ use std::{
     path::{Path, PathBuf},
 };
 
-// Holds no list of all entries in memory. It may change with any version, which
-// Cargo.toml therefore names exactly.
+// Does not keep all entries in memory. This API is unstable, so Cargo.toml pins
+// the exact version.
 use zip::unstable::read::ZipIterable;
 
 use super::{refusal::Refusal, spool::stored};
 use crate::space::Space;
 
-/// The most entries.
+/// Maximum number of entries.
 const MAX_ENTRIES: usize = 200_000;
-/// The most bytes of all files together.
+/// Maximum total size of the unpacked files, in bytes.
 const MAX_UNPACKED: u64 = 4 << 30;
-/// The most bytes of a picture.
+/// Maximum size of a picture, in bytes.
 const MAX_PICTURE: u64 = 64 << 20;
-/// The most names in the path of a file, and the bytes that a folder counts.
+/// Maximum number of path components, and the bytes that count for a folder.
 const MAX_DEPTH: usize = 9;
 const FOLDER: u64 = 4096;
-/// Bytes copied at once.
+/// Buffer size in bytes.
 const PIECE: usize = 256 << 10;
 
-/// Writes the files of a zip below `target`. Returns the paths of those that
-/// `is_table` accepts.
+/// Unpacks a zip below `target`. Returns the paths of the files that `is_table`
+/// accepts.
 pub(super) fn unzip(
     zip: &Path,
     target: &Path,
@@ -96,7 +96,7 @@ struct Limits<'a> {
 }
 
 impl Limits<'_> {
-    /// Counts bytes of the disk.
+    /// Counts bytes against the size limit.
     fn take(&mut self, bytes: u64) -> Result<(), Refusal> {
         self.left = self.left.checked_sub(bytes).ok_or_else(|| {
             refuse(format!(
@@ -150,7 +150,7 @@ fn shown(name: &str) -> String {
     finetuner_protocol::text::start_of(name)
 }
 
-/// Returns the refusal of a file that can't be created: the name is taken or too
+/// Converts the error of a file that can't be created: the name is taken or too
 /// long.
 fn placed(error: io::Error, name: &str) -> Refusal {
     match error.kind() {
@@ -162,7 +162,7 @@ fn placed(error: io::Error, name: &str) -> Refusal {
     }
 }
 
-/// Whether a file is there for a program of its system alone.
+/// Returns whether a path has a hidden component, such as `.DS_Store` or `__MACOSX`.
 fn is_hidden(name: &str) -> bool {
     let mut parts = name.split(['/', '\\']);
     parts.any(|part| {
@@ -170,7 +170,7 @@ fn is_hidden(name: &str) -> bool {
     })
 }
 
-/// The path of an entry below the target; none if it leads out.
+/// Returns the path of an entry below the target; `None` if it leads out of it.
 fn inner_path(name: &str) -> Option<PathBuf> {
     if name.starts_with(['/', '\\']) || name.contains('\0') {
         return None;

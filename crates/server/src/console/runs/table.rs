@@ -71,8 +71,8 @@ impl<'a> Shown<'a> {
         fields
     }
 
-    /// Returns the sort field and the header of a column; `None` if the runs have
-    /// no such value.
+    /// Returns the sort field and the header of a column; `None` for the columns
+    /// of the metric if the runs have no metric.
     fn head(&self, field: &str) -> Option<(String, String)> {
         let metric = self.metric.as_ref();
         Some(match field {

@@ -1,4 +1,4 @@
-//! The same run as code to copy: Rust, Python and the command line.
+//! Code that starts the same run as the form: Rust, Python and the command line.
 
 use maud::{Markup, html};
 use serde_json::json;
@@ -6,14 +6,14 @@ use serde_json::json;
 use super::typed::Typed;
 use crate::console::snippets::for_shell;
 
-/// Code that starts the run of a form. `project` is the run's project, unless it is
-/// the user's personal one.
+/// Renders code that starts the run of a form. `project` is `None` for the user's
+/// personal project.
 pub(super) fn code(typed: &Typed, project: Option<&str>) -> Markup {
     let mut all = vec![
         ("Rust", rust(typed, project)),
         ("Command line", shell(typed, project)),
     ];
-    // The Python client knows no projects.
+    // The Python client does not support projects.
     if project.is_none() {
         all.insert(1, ("Python", python(typed)));
     }
@@ -24,7 +24,8 @@ pub(super) fn code(typed: &Typed, project: Option<&str>) -> Markup {
     }
 }
 
-/// Settings that are set, by the name that they have in all three.
+/// Returns the non-empty settings: name (the same in all three languages), value,
+/// whether it is a number.
 fn settings(typed: &Typed) -> Vec<(&'static str, &str, bool)> {
     [
         ("epochs", typed.epochs.trim(), true),
@@ -35,7 +36,7 @@ fn settings(typed: &Typed) -> Vec<(&'static str, &str, bool)> {
         ("description", typed.description.trim(), false),
     ]
     .into_iter()
-    // What is no number must not become code.
+    // Values in number fields are not quoted, so invalid ones must be left out.
     .filter(|(_, value, is_number)| {
         !value.is_empty() && (!is_number || value.parse::<f64>().is_ok())
     })
@@ -77,7 +78,7 @@ fn rust(typed: &Typed, project: Option<&str>) -> String {
 }
 
 fn python(typed: &Typed) -> String {
-    // A JSON string is one of Python.
+    // JSON string literals are valid in Python.
     let quoted = |text: &str| json!(text).to_string();
     let mut code = String::from("import finetuner\n");
     if typed.evaluates() {

@@ -1,4 +1,4 @@
-//! The page with the form.
+//! Renders the form.
 
 use finetuner_protocol::{BACKBONES, Loss};
 use maud::{Markup, html};
@@ -13,7 +13,7 @@ use crate::{
     database::ArtifactRow,
 };
 
-/// Losses that need nothing but the data, with the data that they are for.
+/// Losses without required options, and the data that they suit.
 const LOSSES: [(Loss, &str); 11] = [
     (Loss::MultipleNegativeRanking, "texts that belong together"),
     (Loss::Clip, "pictures and texts"),
@@ -58,7 +58,7 @@ pub(super) fn page(
             @if has_fields { (beside("data", wrong)) }
             @if !typed.data.is_empty() {
                 @match found {
-                    None => { p .problem role="alert" { "There is no data named " (name(&typed.data)) " in this project that can be read." } }
+                    None => { p .problem role="alert" { "There is no readable data named " (name(&typed.data)) " in this project." } }
                     Some(found) => { (settings(session, typed, offered, found, wrong)) }
                 }
             }
@@ -75,7 +75,7 @@ fn settings(
     wrong: Option<&Wrong>,
 ) -> Markup {
     html! {
-        p { (count(found.documents, "document")) ": " (found.shape.words()) ". The settings below are ones to begin with for such data." }
+        p { (count(found.documents, "document")) ": " (found.shape.words()) ". The settings below are a good start for such data." }
         form .stacked method="post" action="/console/start" {
             (session.project_field())
             input type="hidden" name="data" value=(typed.data);
@@ -125,7 +125,7 @@ fn settings(
     }
 }
 
-/// A field of text with what is wrong with it.
+/// Renders a text field with its error.
 fn text(
     field: &'static str,
     label: &str,
@@ -160,11 +160,11 @@ fn options(offered: &[ArtifactRow], chosen: &str) -> Markup {
     }
 }
 
-/// The models that fit the data, those that need no download first.
+/// Renders the models that fit the data, those without a download first.
 fn models(shape: Shape, chosen: &str) -> Markup {
     let task = shape.task();
     let fits = |model: &&finetuner_protocol::Backbone| {
-        // One whose options must be given can't be chosen here.
+        // The form has no fields for model options.
         let is_whole = model.options.iter().all(|option| option.default.is_some());
         model.trainable && is_whole && task.as_ref().is_none_or(|task| model.task == *task)
     };

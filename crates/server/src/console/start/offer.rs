@@ -1,4 +1,4 @@
-//! Data that a run can be started over, and settings that fit it.
+//! The datasets that the form offers, and the settings suggested for each.
 
 use super::{shape::Shape, typed::Typed};
 use crate::{
@@ -9,13 +9,13 @@ use crate::{
     error::ApiError,
 };
 
-/// Datasets that are offered, the newest first.
+/// Maximum number of datasets in the form, newest first.
 const OFFERED: u64 = 200;
 
-/// Documents that are looked at.
+/// Number of documents that determine the kind of a dataset.
 const LOOKED_AT: u64 = 24;
 
-/// Content of the chosen data.
+/// Kind and size of the selected dataset.
 pub(super) struct Found {
     pub(super) shape: Shape,
     pub(super) documents: u64,
@@ -33,7 +33,7 @@ pub(super) async fn datasets(app: &App, session: &Session) -> Result<Vec<Artifac
     Ok(all.into_iter().filter(|data| data.name.is_some()).collect())
 }
 
-/// Looks into a dataset. None if there is none of this name, or it can't be read.
+/// Reads the start of a dataset. `None` if it does not exist or can't be read.
 pub(super) async fn look(
     app: &App,
     session: &Session,
@@ -52,7 +52,7 @@ pub(super) async fn look(
     }))
 }
 
-/// Fills fields that are empty with settings that fit the data.
+/// Fills empty fields with settings that fit the data.
 pub(super) fn fill(typed: &mut Typed, found: &Found) {
     let defaults = found.shape.defaults(found.documents);
     let fill = |field: &mut String, value: String| {

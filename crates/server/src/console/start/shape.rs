@@ -1,4 +1,5 @@
-//! Kind of a dataset, judged by its first documents, and the initial settings.
+//! The kind of a dataset, determined from its first documents, and initial
+//! settings for it.
 
 use std::collections::BTreeSet;
 
@@ -26,7 +27,7 @@ pub(super) enum Shape {
     Other,
 }
 
-/// Settings to begin with.
+/// Initial settings for a kind of dataset.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Defaults {
     pub(super) model: &'static str,
@@ -63,14 +64,15 @@ fn labels(documents: &[Document]) -> usize {
 }
 
 impl Shape {
-    /// Returns what all of these documents are.
+    /// Returns the common kind of these documents.
     pub(super) fn of(documents: &[Document]) -> Self {
         let mut shapes = documents.iter().map(Self::of_one);
         let Some(first) = shapes.next() else {
             return Self::Other;
         };
         match shapes.all(|shape| shape == first) {
-            // Pairs are sent as texts that share a label with few others.
+            // Clients upload pairs as texts with a common label, so many labels mean
+            // pairs.
             true if first == Self::LabelledTexts
                 && labels(documents) * 5 >= documents.len() * 2 =>
             {
@@ -101,7 +103,7 @@ impl Shape {
         }
     }
 
-    /// The words of a page for it.
+    /// Returns the description on the page.
     pub(super) fn words(self) -> &'static str {
         match self {
             Self::LabelledTexts => "texts with labels, or texts that belong together",
@@ -114,7 +116,7 @@ impl Shape {
         }
     }
 
-    /// The task of models that fit.
+    /// Returns the task of suitable models.
     pub(super) fn task(self) -> Option<Task> {
         match self {
             Self::LabelledTexts | Self::Texts | Self::ScoredTexts => Some(Task::TextToText),
@@ -124,8 +126,8 @@ impl Shape {
         }
     }
 
-    /// The settings to begin with, over so many documents. The rates are those of the
-    /// guide "Choosing a model and a loss".
+    /// Returns initial settings for this number of documents. The learning rates
+    /// are those of the guide "Choosing a model and a loss".
     pub(super) fn defaults(self, documents: u64) -> Defaults {
         let (model, loss, epochs, learning_rate) = match self {
             Self::TextAndPicture => (CLIP_SMALL, Loss::Clip, "5", "1e-4"),

@@ -1,4 +1,4 @@
-//! From the form to a run.
+//! Creates a run from the submitted form.
 
 use axum::http::StatusCode;
 use finetuner_protocol::check_name;
@@ -13,7 +13,7 @@ use crate::{
     runs::create_from,
 };
 
-/// Problem of a form, and the field next to which it is shown.
+/// An error with the field next to which it is shown.
 pub(super) struct Wrong {
     pub(super) field: &'static str,
     pub(super) reason: String,
@@ -30,7 +30,8 @@ impl From<ApiError> for Wrong {
     }
 }
 
-/// The field that the server's words are about: the first one that they name.
+/// Returns the field that an error message is about: the first one that it names.
+/// Empty if there is none.
 fn field_of(message: &str) -> &'static str {
     const NAMES: [(&str, &str); 13] = [
         ("run_name`", "name"),
@@ -53,7 +54,7 @@ fn field_of(message: &str) -> &'static str {
     places.min().map_or("", |(_, field)| field)
 }
 
-/// A number of the form, or null for nothing.
+/// Parses a number; an empty text is null.
 fn number(field: &'static str, label: &str, text: &str, is_whole: bool) -> Result<Value, Wrong> {
     let text = text.trim();
     let read = match is_whole {
@@ -99,7 +100,7 @@ pub(super) async fn made(app: &App, session: &Session, typed: &Typed) -> Result<
     }
     let body = body(typed)?;
     let experiment = typed.experiment().to_owned();
-    // The data is checked in the experiment: it must be there first.
+    // The experiment must exist before the submission is checked.
     let created = app.database.create_experiment(
         session.user.clone(),
         experiment.clone(),
@@ -115,7 +116,7 @@ pub(super) async fn made(app: &App, session: &Session, typed: &Typed) -> Result<
     Ok(run)
 }
 
-/// The submission that a client sends for the same run.
+/// Returns the submission that a client sends for the same run.
 fn body(typed: &Typed) -> Result<Value, Wrong> {
     let mut hyper = json!({
         "epochs": number("epochs", "Epochs", &typed.epochs, true)?,

@@ -1,11 +1,11 @@
-//! Input of the form.
+//! Submitted values of the form that starts a run.
 
 use serde::Deserialize;
 
-/// The experiment of a run whose form names none.
+/// Default name of the experiment.
 const EXPERIMENT: &str = "default";
 
-/// Input of the form.
+/// Submitted values.
 #[derive(Clone, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Typed {
@@ -15,7 +15,7 @@ pub(crate) struct Typed {
     pub(super) name: String,
     pub(super) description: String,
     pub(super) model: String,
-    /// A model that is not in the list.
+    /// Name of a model that is not in the list; overrides `model`.
     pub(super) other_model: String,
     pub(super) loss: String,
     pub(super) eval_data: String,
@@ -24,11 +24,12 @@ pub(crate) struct Typed {
     pub(super) batch_size: String,
     pub(super) learning_rate: String,
     pub(super) device: String,
-    /// `code` to see the code alone, without starting anything.
+    /// `code` to show the run as code without starting it.
     pub(super) action: String,
 }
 
 impl Typed {
+    /// Returns the name of the model, from either field.
     pub(super) fn model(&self) -> &str {
         match self.other_model.trim() {
             "" => self.model.trim(),
@@ -36,6 +37,7 @@ impl Typed {
         }
     }
 
+    /// Returns the name of the experiment, or its default.
     pub(super) fn experiment(&self) -> &str {
         match self.experiment.trim() {
             "" => EXPERIMENT,
