@@ -1,5 +1,5 @@
-// Values of curves under the pointer and at the arrow keys, and the choice of a
-// part of the axis. The curves themselves come from the server.
+// Makes charts interactive: reads values with the pointer or the arrow keys, and
+// selects a range of the axis. The server draws the curves.
 
 const words = {
   step: (x) => `step ${round(x)}`,
@@ -18,7 +18,7 @@ function round(value) {
   return String(Number(value.toFixed(4)));
 }
 
-// The place in a sorted list that is nearest to a value.
+// Returns the index of the nearest value in a sorted list.
 function nearest(xs, x) {
   let low = 0;
   let high = xs.length - 1;
@@ -30,6 +30,7 @@ function nearest(xs, x) {
   return low > 0 && x - xs[low - 1] < xs[low] - x ? low - 1 : low;
 }
 
+// Parses the curves of a chart. `places` are positions in percent.
 function read(chart) {
   const lines = [...chart.querySelectorAll("polyline[data-xs]")];
   const numbers = (text) => (text ? text.split(" ").map(Number) : []);
@@ -42,8 +43,8 @@ function read(chart) {
   })).filter((curve) => curve.xs.length > 0);
 }
 
-// Asks the server for a part of the axis, or for all of it.
-function choose(part) {
+// Requests a range of the axis from the server, or with null the whole axis.
+function showRange(part) {
   const form = document.querySelector("form.view");
   if (form === null) return;
   for (const [i, name] of ["from", "to"].entries()) {
@@ -54,22 +55,22 @@ function choose(part) {
 
 const pair = (text) => text.split(" ").map(Number);
 
-// Shows half or twice as much of the axis around a place.
+// Scales the visible range by a factor around a position.
 function zoom(chart, factor, at) {
   const [low, high] = pair(chart.dataset.range);
   const [least, most] = pair(chart.dataset.whole);
   const width = (high - low) * factor;
-  if (width >= most - least) return choose(null);
+  if (width >= most - least) return showRange(null);
   const middle = at !== null && at >= low && at <= high ? at : (low + high) / 2;
   const start = Math.max(least, Math.min(middle - width / 2, most - width));
-  return choose([start, start + width]);
+  return showRange([start, start + width]);
 }
 
 const known = new WeakSet();
 
-// Gives a chart its cursor. The curves are read anew each time, since a live
-// page changes them.
-function equip(chart) {
+// Adds cursor, zoom and keyboard control to a chart. The curves are read at each
+// event, because live pages change them.
+function makeInteractive(chart) {
   const label = chart.dataset.label;
   chart.setAttribute("tabindex", "0");
   chart.setAttribute("role", "slider");
@@ -109,7 +110,7 @@ function equip(chart) {
     const parts = [];
     for (const [i, curve] of curves.entries()) {
       const place = nearest(curve.xs, x);
-      // A curve that ended long before says nothing here.
+      // Skip curves without a point near the cursor.
       const distance = Math.abs(curve.xs[place] - x);
       const width = Math.max(...curve.xs) - Math.min(...curve.xs);
       if (distance > width / 20 + 1e-9 && curves.length > 1) continue;
@@ -134,7 +135,7 @@ function equip(chart) {
     chart.setAttribute("aria-valuetext", `${where}: ${texts.join(", ")}`);
   };
 
-  // Dragging a mouse chooses a part of the axis. A finger reads values.
+  // Dragging with a mouse selects a range; touch only reads values.
   let begun = null;
   let part = null;
   const shareOf = (event) => {
@@ -160,9 +161,9 @@ function equip(chart) {
     stop();
     if (shares[1] - shares[0] < 1) return;
     const [low, high] = pair(chart.dataset.range);
-    choose(shares.map((share) => low + (share / 100) * (high - low)));
+    showRange(shares.map((share) => low + (share / 100) * (high - low)));
   });
-  chart.addEventListener("dblclick", () => choose(null));
+  chart.addEventListener("dblclick", () => showRange(null));
 
   chart.addEventListener("pointermove", (event) => {
     const share = shareOf(event);
@@ -194,7 +195,7 @@ function equip(chart) {
     }
     if (isPlain && (event.key === "0" || event.key === "Escape")) {
       event.preventDefault();
-      return choose(null);
+      return showRange(null);
     }
     const xs = [...new Set(read(chart).flatMap((curve) => curve.xs))].sort((a, b) => a - b);
     if (xs.length === 0) return;
@@ -211,5 +212,5 @@ function equip(chart) {
 }
 
 export function charts(root) {
-  for (const chart of root.querySelectorAll(".chart[data-x]")) equip(chart);
+  for (const chart of root.querySelectorAll(".chart[data-x]")) makeInteractive(chart);
 }

@@ -1,7 +1,8 @@
-// What is live on a page. Everything is there without it, after a reload.
+// Progressive enhancement: refreshes live parts of pages, follows logs, shows the
+// progress of uploads. Without it, every page works and is current after a reload.
 import { charts } from "./charts.js";
 
-// Times in the zone of the browser.
+// Converts times to the browser's time zone.
 function localTimes(root) {
   const form = new Intl.DateTimeFormat([], {
     year: "numeric", month: "2-digit", day: "2-digit", hour: "2-digit", minute: "2-digit",
@@ -17,14 +18,15 @@ function localTimes(root) {
   }
 }
 
-// Makes an element like a fresh one and touches only what differs: what is
-// selected, focused or ticked stays so.
-const own = new Set(["tabindex", "role", "aria-label", "aria-valuenow", "aria-valuemin",
+// `morph` updates an element to match a new one. It changes only differences, so
+// that selection, focus and ticked boxes survive. Attributes in `scripted` are set
+// by charts.js and kept on charts.
+const scripted = new Set(["tabindex", "role", "aria-label", "aria-valuenow", "aria-valuemin",
   "aria-valuemax", "aria-valuetext"]);
 
 function attributes(have, want) {
   const chart = have.classList.contains("chart");
-  const kept = (name) => (chart && own.has(name)) || (have.nodeName === "DETAILS" && name === "open");
+  const kept = (name) => (chart && scripted.has(name)) || (have.nodeName === "DETAILS" && name === "open");
   for (const { name } of [...have.attributes]) {
     if (!want.hasAttribute(name) && !kept(name)) have.removeAttribute(name);
   }
@@ -64,12 +66,12 @@ function morph(have, want) {
   }
 }
 
-// Says on the page that what it shows may be old.
+// Tells the user while the server does not answer.
 const connection = document.querySelector("#connection");
 let lost = null;
-function connected(is) {
+function setConnected(isConnected) {
   if (connection === null) return;
-  if (is) {
+  if (isConnected) {
     lost = null;
     connection.textContent = "";
   } else if (lost === null) {
@@ -81,23 +83,23 @@ function connected(is) {
 
 async function load(address) {
   const answer = await fetch(address, { headers: { accept: "text/html" } });
-  // A proxy answers for a server that is down.
+  // A proxy answers 502 to 504 if the server is down.
   if (answer.status >= 500) throw new Error(answer.statusText);
-  connected(true);
+  setConnected(true);
   if (!answer.ok || answer.redirected) return null;
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
   localTimes(page);
   return page;
 }
 
-// Whether somebody has marked a text that would be lost.
-function isMarked(part) {
+// Returns whether the user has selected text in a part, which an update would lose.
+function isSelected(part) {
   const selection = document.getSelection();
   return selection !== null && !selection.isCollapsed && selection.containsNode(part, true);
 }
 
-// How many runs of a list are selected, and the box that selects all.
-function selection() {
+// Updates the number of selected runs of a list, and the box that selects all.
+function updateSelection() {
   const boxes = [...document.querySelectorAll("#runs input[name=run]")];
   const chosen = boxes.filter((box) => box.checked).length;
   for (const all of document.querySelectorAll("#runs input[data-all]")) {
@@ -106,7 +108,7 @@ function selection() {
     all.indeterminate = chosen > 0 && chosen < boxes.length;
   }
   for (const count of document.querySelectorAll("#runs [data-count]")) {
-    const text = chosen === 0 ? "Nothing is selected: the CSV file has the whole list." : `${chosen} selected`;
+    const text = chosen === 0 ? "No runs are selected: the CSV file contains the whole list." : `${chosen} selected`;
     if (count.textContent !== text) count.textContent = text;
   }
 }
@@ -115,35 +117,34 @@ document.addEventListener("change", ({ target }) => {
   if (target.matches("#runs input[data-all]")) {
     for (const box of document.querySelectorAll("#runs input[name=run]")) box.checked = target.checked;
   }
-  if (target.closest("#runs") !== null) selection();
+  if (target.closest("#runs") !== null) updateSelection();
 });
 
 function enhance(root) {
   charts(root);
-  selection();
+  updateSelection();
   for (const form of root.querySelectorAll("form[data-auto]")) form.classList.add("auto");
 }
 
-// Shows a whole page in place of this one.
+// Replaces the content of this page by that of another address.
 async function replace(address) {
   const page = await load(address);
   if (page === null) return location.assign(address);
   const main = document.querySelector("main");
   morph(main, page.querySelector("main"));
-  // What was typed belongs to the view before.
+  // `morph` does not change typed values; reset them to those of the new view.
   for (const field of main.querySelectorAll("form[data-auto] input")) field.value = field.getAttribute("value") ?? "";
   enhance(main);
   return undefined;
 }
 
-// Parts of the page that change while a run goes on. Returns whether there will
-// be more.
+// Refreshes the live parts of the page. Returns whether they can still change.
 async function refresh(live) {
   const page = await load(live.dataset.live);
   if (page === null) return false;
   for (const fresh of [...page.body.children]) {
     const part = document.getElementById(fresh.id);
-    if (part === null || isMarked(part)) continue;
+    if (part === null || isSelected(part)) continue;
     morph(part, fresh);
     enhance(part);
   }
@@ -154,20 +155,20 @@ for (const live of document.querySelectorAll("[data-live]")) {
   const pause = Number(live.dataset.every ?? 2) * 1000;
   const again = async () => {
     let more = true;
-    // A page that nobody sees need not be new.
+    // Hidden tabs are not refreshed.
     if (!document.hidden && live.dataset.live !== undefined) {
-      more = await refresh(live).catch(() => { connected(false); return true; });
+      more = await refresh(live).catch(() => { setConnected(false); return true; });
     }
     if (more) setTimeout(again, pause);
-    else await replace(location.href).catch(() => connected(false));
+    else await replace(location.href).catch(() => setConnected(false));
   };
   setTimeout(again, pause);
   document.addEventListener("visibilitychange", () => {
-    if (!document.hidden && live.dataset.live !== undefined) refresh(live).catch(() => connected(false));
+    if (!document.hidden && live.dataset.live !== undefined) refresh(live).catch(() => setConnected(false));
   });
 }
 
-// The log: lines are added as they come.
+// Appends new lines to the log of a run.
 for (const log of document.querySelectorAll("[data-follow]")) {
   const known = Number(log.dataset.lines);
   const atEnd = () => log.scrollHeight - log.scrollTop - log.clientHeight < 40;
@@ -178,7 +179,7 @@ for (const log of document.querySelectorAll("[data-follow]")) {
     const follow = atEnd();
     for (const line of message.data.split("\n")) {
       seen += 1;
-      // The page came with the first ones.
+      // The stream starts with the lines that the page already contains.
       if (seen > known) log.append(line + "\n");
     }
     if (follow) log.scrollTop = log.scrollHeight;
@@ -186,7 +187,7 @@ for (const log of document.querySelectorAll("[data-follow]")) {
   lines.addEventListener("end", () => lines.close());
 }
 
-// Forms that need no button.
+// Forms that are submitted by each change.
 document.addEventListener("change", (event) => {
   const form = event.target.closest("form[data-auto]");
   if (form === null) return;
@@ -199,21 +200,20 @@ document.addEventListener("change", (event) => {
     from.searchParams.set("part", "live");
     live.dataset.live = from;
   }
-  replace(address.href).catch(() => connected(false));
+  replace(address.href).catch(() => setConnected(false));
 });
 
-// Files: shows how far an upload is, and keeps the chosen file where something is
-// wrong.
+// Uploads: shows the progress, and keeps the chosen file after an error.
 document.addEventListener("submit", (event) => {
   const form = event.target.closest("form[data-upload]");
   if (form === null) return;
   event.preventDefault();
   const bar = form.querySelector("progress");
-  const told = form.querySelector("[role=status]");
+  const status = form.querySelector("[role=status]");
   const button = form.querySelector("[type=submit]");
   const end = (text) => {
     bar.hidden = true;
-    told.textContent = text;
+    status.textContent = text;
     button.disabled = false;
   };
   const request = new XMLHttpRequest();
@@ -221,9 +221,9 @@ document.addEventListener("submit", (event) => {
   request.upload.onprogress = ({ loaded, total }) => {
     bar.max = total;
     bar.value = loaded;
-    told.textContent = loaded < total
+    status.textContent = loaded < total
       ? `${Math.floor((100 * loaded) / total)} % sent`
-      : "The server reads the file.";
+      : "The server is reading the file.";
   };
   request.onload = () => {
     const here = new URL(form.action).pathname;
@@ -249,5 +249,5 @@ document.addEventListener("submit", (event) => {
 localTimes(document);
 enhance(document);
 
-// Brings the answer of a login to the program that waits for it.
+// Sends the result of a login to the waiting program.
 for (const form of document.querySelectorAll("form[data-submit]")) form.requestSubmit();

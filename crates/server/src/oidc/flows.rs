@@ -1,5 +1,5 @@
-//! Sign-ins that go on, in memory: each under a random key, for ten minutes, and
-//! not too many of them.
+//! In-memory storage of pending sign-ins. Each has a random key and expires after
+//! ten minutes. Their number is limited, in total and per network.
 
 use std::{
     collections::HashMap,
@@ -14,23 +14,23 @@ use crate::{
     secret,
 };
 
-/// How long a sign-in may take.
+/// Time limit of a sign-in.
 const LIFE: Duration = Duration::from_secs(600);
-/// Sign-ins that go on, and those from one network.
+/// Maximum number of pending sign-ins, in total and per network.
 const MAX: usize = 4096;
 const MAX_OF_NETWORK: usize = 64;
 
-/// A sign-in that a browser goes on with at the provider.
+/// A sign-in for which the provider has not answered yet.
 #[derive(Clone)]
 pub(super) struct Begun {
-    /// The secret of PKCE.
+    /// The PKCE code verifier.
     pub(super) verifier: String,
     pub(super) nonce: String,
     pub(super) next: String,
     pub(super) links: bool,
 }
 
-/// Sign-ins by their keys.
+/// Pending sign-ins by key.
 pub(super) struct Flows<T>(Mutex<HashMap<String, Flow<T>>>);
 
 struct Flow<T> {
@@ -50,17 +50,16 @@ impl<T: Clone> Flows<T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps a sign-in. Returns its key.
+    /// Stores a sign-in. Returns its key.
     ///
-    /// # Errors
-    /// 429 if too many go on.
+    /// # Errors 429 if there are too many pending sign-ins.
     pub(super) fn put(&self, value: T, from: Option<IpAddr>) -> Result<String> {
         let (network, now) = (from.map(network), Instant::now());
         let mut flows = self.flows();
         flows.retain(|_, flow| flow.until > now);
         let own = flows.values().filter(|flow| flow.network == network);
         if own.count() >= MAX_OF_NETWORK || flows.len() >= MAX {
-            let message = "too many sign-ins wait for their end: try again in some minutes";
+            let message = "too many sign-ins are in progress: try again in ten minutes";
             return Err(ApiError::too_many(message, LIFE.as_secs()));
         }
         let key = secret::new_key();
@@ -73,7 +72,8 @@ impl<T: Clone> Flows<T> {
         Ok(key)
     }
 
-    /// The sign-in with this key, which is spent.
+    /// Removes and returns the sign-in with this key. A key can be used only
+    /// once.
     pub(super) fn take(&self, key: &str) -> Option<T> {
         let flow = self.flows().remove(key)?;
         (flow.until > Instant::now()).then_some(flow.value)
@@ -83,7 +83,8 @@ impl<T: Clone> Flows<T> {
         self.change(key, |_| true)
     }
 
-    /// Changes a sign-in, which ends if `change` returns false.
+    /// Changes a sign-in and returns it. If `change` returns false, the sign-in
+    /// is removed.
     pub(super) fn change(&self, key: &str, change: impl FnOnce(&mut T) -> bool) -> Option<T> {
         let mut flows = self.flows();
         let flow = flows
@@ -98,7 +99,7 @@ impl<T: Clone> Flows<T> {
         None
     }
 
-    /// Forgets those that have expired.
+    /// Removes expired sign-ins.
     pub(super) fn forget(&self) {
         let now = Instant::now();
         self.flows().retain(|_, flow| flow.until > now);

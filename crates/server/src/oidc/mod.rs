@@ -1,6 +1,6 @@
-//! Signing in through a provider of OpenID Connect: the authorization code flow
-//! with PKCE, a state that is good once, and a nonce. A browser can finish only a
-//! sign-in that it has begun.
+//! Sign-in through an OpenID Connect provider: authorization code flow with PKCE,
+//! a single-use state, and a nonce. The caller binds the state to the browser
+//! with a cookie.
 
 mod flows;
 mod keys;
@@ -22,10 +22,11 @@ use crate::{
 use flows::{Begun, Flows};
 use provider::Provider;
 
-/// Wrong passwords after which a first sign-in must begin again.
+/// Maximum number of password attempts when an account is linked at the first
+/// sign-in.
 const MAX_TRIES: u32 = 5;
 
-/// Signing in through the provider of the settings.
+/// The configured provider and the pending sign-ins.
 pub(crate) struct Oidc {
     client: Client,
     provider: Provider,
@@ -33,48 +34,48 @@ pub(crate) struct Oidc {
     waiting: Flows<Waiting>,
 }
 
-/// Somebody whom the provider has named, and who has no account here yet.
+/// A user whom the provider has authenticated, but who has not chosen an account
+/// here yet.
 #[derive(Clone, Debug)]
 pub(crate) struct Waiting {
     pub(crate) who: Subject,
-    /// The page to go to at the end.
+    /// Page to redirect to after the sign-in.
     pub(crate) next: String,
     tries: u32,
 }
 
-/// Somebody as the provider knows them.
+/// A user's identity at the provider.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Subject {
     pub(crate) issuer: String,
-    /// The provider's own name for them, which never changes.
+    /// The claim `sub`: a stable identifier, unique at the issuer.
     pub(crate) subject: String,
-    /// Names that an account may have, the best first.
+    /// Suggested account names, best first.
     pub(crate) names: Vec<String>,
-    /// Whether they are in a group of admins.
+    /// Whether the user is in one of the admin groups.
     pub(crate) is_admin: bool,
 }
 
-/// A sign-in that the browser goes on with at the provider.
+/// A started sign-in: where to redirect the browser.
 pub(crate) struct Departure {
     pub(crate) url: Url,
-    /// For the cookie that shows that this browser began the sign-in.
+    /// Value of the cookie that binds the sign-in to this browser.
     pub(crate) state: String,
 }
 
-/// A sign-in that has come back from the provider.
+/// A sign-in that the provider has confirmed.
 #[derive(Debug)]
 pub(crate) struct Arrival {
     pub(crate) who: Subject,
     pub(crate) next: String,
-    /// Whether the user asked to link an account that is there.
+    /// Whether the user asked to link an existing account.
     pub(crate) links: bool,
 }
 
 impl Oidc {
-    /// Returns none if the settings name no provider.
+    /// Returns `None` if the settings name no provider.
     ///
-    /// # Errors
-    /// [`StartError`] if a setting can't be used.
+    /// # Errors [`StartError`] if a setting is invalid.
     pub(crate) fn new(settings: &Settings) -> Result<Option<Self>, StartError> {
         let Some(client) = Client::new(settings)? else {
             return Ok(None);
@@ -88,12 +89,13 @@ impl Oidc {
         }))
     }
 
-    /// The provider's name for people.
+    /// Returns the provider's display name.
     pub(crate) fn name(&self) -> &str {
         &self.client.settings.name
     }
 
-    /// Begins a sign-in of somebody at an address.
+    /// Starts a sign-in. `from` is the client's address, `next` the page to go to
+    /// afterwards.
     pub(crate) async fn begin(
         &self,
         next: String,
@@ -125,12 +127,13 @@ impl Oidc {
         Ok(Departure { url, state })
     }
 
-    /// Takes a sign-in that has come back. Its state is spent, whatever follows.
+    /// Completes a sign-in with the provider's answer. The state is used up even
+    /// if an error follows.
     pub(crate) async fn finish(&self, state: &str, code: &str, issuer: &str) -> Result<Arrival> {
         let begun = self.begun.take(state).ok_or_else(|| {
-            ApiError::unauthenticated("this sign-in has expired or was used: begin it again")
+            ApiError::unauthenticated("this sign-in has expired or was used already: sign in again")
         })?;
-        // RFC 9207: the answer of another provider is not taken for this one's.
+        // RFC 9207: reject answers of other providers (mix-up attack).
         if !issuer.is_empty() && issuer != self.client.issuer {
             return Err(refused("the answer came from another provider"));
         }
@@ -144,13 +147,14 @@ impl Oidc {
         })
     }
 
-    /// Spends a state whose sign-in the provider has refused.
+    /// Removes a sign-in that the provider has refused. Returns whether its state
+    /// was known.
     pub(crate) fn abandon(&self, state: &str) -> bool {
         self.begun.take(state).is_some()
     }
 
-    /// Keeps somebody without an account until they have chosen one. Returns the key
-    /// for their browser's cookie.
+    /// Stores a user without an account until they have chosen one. Returns the
+    /// key for the browser's cookie.
     pub(crate) fn wait(&self, who: Subject, next: String, from: Option<IpAddr>) -> Result<String> {
         let waiting = Waiting {
             who,
@@ -160,12 +164,13 @@ impl Oidc {
         self.waiting.put(waiting, from)
     }
 
-    /// Somebody who is about to choose an account.
+    /// Returns the user who is choosing an account.
     pub(crate) fn waiting(&self, key: &str) -> Option<Waiting> {
         self.waiting.look(key)
     }
 
-    /// As [`Oidc::waiting`], and counts a try. After too many there is nobody.
+    /// As [`Oidc::waiting`], and counts a password attempt. After [`MAX_TRIES`],
+    /// the choice is removed.
     pub(crate) fn try_once(&self, key: &str) -> Option<Waiting> {
         self.waiting.change(key, |waiting| {
             waiting.tries += 1;
@@ -173,12 +178,12 @@ impl Oidc {
         })
     }
 
-    /// Ends the choice of an account.
+    /// Removes the choice of an account. Returns whether it was still pending.
     pub(crate) fn chosen(&self, key: &str) -> bool {
         self.waiting.take(key).is_some()
     }
 
-    /// Returns the page that ends the session at the provider, if it has one.
+    /// Returns the URL that ends the session at the provider, if it has one.
     pub(crate) fn sign_out_page(&self) -> Option<Url> {
         let mut url = self.provider.known()?.end_session_endpoint.clone()?;
         url.query_pairs_mut()
@@ -186,13 +191,13 @@ impl Oidc {
         Some(url)
     }
 
-    /// Forgets what has expired.
+    /// Removes expired sign-ins.
     pub(crate) fn forget(&self) {
         self.begun.forget();
         self.waiting.forget();
     }
 
-    /// Refuses those whom the settings don't allow.
+    /// Checks the claims against the allowed domains and groups.
     fn admit(&self, claims: &Value) -> Result<Subject> {
         let settings = &self.client.settings;
         let groups = &claims[settings.groups_claim.as_str()];
@@ -227,7 +232,7 @@ impl Oidc {
         let names = [text("preferred_username"), local, text("name")];
         Ok(Subject {
             issuer: self.client.issuer.clone(),
-            // It was checked with the token.
+            // `sub` was checked with the token.
             subject: text("sub").unwrap_or_default(),
             names: names.into_iter().flatten().collect(),
             is_admin: settings.admin_groups.iter().any(in_group),
@@ -238,7 +243,7 @@ impl Oidc {
 fn unreachable(reason: String) -> ApiError {
     tracing::warn!("The sign-in provider can't be used: {reason}");
     ApiError::unavailable(
-        "the sign-in provider does not answer as it should: try again, or ask the operator of \
+        "the sign-in provider does not answer correctly: try again, or ask the operator of \
          this server, whose log says why",
     )
 }

@@ -1,5 +1,5 @@
-//! A provider as it describes itself: its addresses, its keys, and what it says
-//! about a user.
+//! Client of the OpenID Connect provider: discovery, keys, token exchange and
+//! user info.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -24,14 +24,14 @@ use crate::{
     settings::{Client, check_address},
 };
 
-/// How long a call of the provider may take.
+/// Time limit of a request.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// The most bytes of an answer.
+/// Size limit of an answer in bytes.
 const MAX_ANSWER: usize = 1 << 20;
-/// How long the provider's description and keys are believed.
+/// How long metadata and keys are cached.
 const FRESH: Duration = Duration::from_secs(3600);
 
-/// Description that a provider publishes of itself.
+/// Metadata that the provider publishes (OpenID Connect Discovery).
 #[derive(Clone, Debug)]
 pub(super) struct Metadata {
     pub(super) authorization_endpoint: Url,
@@ -39,11 +39,11 @@ pub(super) struct Metadata {
     token_endpoint: Url,
     userinfo_endpoint: Option<Url>,
     jwks_uri: Url,
-    /// Whether the client's secret goes into the form rather than into a header.
+    /// Whether the client secret is sent in the form instead of a header.
     secret_in_form: bool,
 }
 
-/// A provider.
+/// The provider with its cached metadata and keys.
 pub(super) struct Provider {
     issuer: String,
     http: Http,
@@ -76,21 +76,22 @@ impl Provider {
     pub(super) fn new(issuer: &str) -> Result<Self, String> {
         Ok(Self {
             issuer: issuer.to_owned(),
-            // The operator chose the address: it may be one of a private network.
+            // Private addresses are allowed, because the operator configured this
+            // one.
             http: outside::client(true, TIMEOUT, 0)?,
             metadata: Mutex::default(),
             keys: Mutex::default(),
         })
     }
 
-    /// Returns the last description of the provider, if there is one.
+    /// Returns the cached metadata, even if outdated.
     pub(super) fn known(&self) -> Option<Arc<Metadata>> {
         let known = self.metadata.lock().unwrap_or_else(PoisonError::into_inner);
         known.as_ref().map(|(_, metadata)| Arc::clone(metadata))
     }
 
-    /// Returns the provider's description. If the provider does not answer, the last
-    /// description stays valid.
+    /// Returns the metadata, from the cache or the provider. If the provider does
+    /// not answer, outdated metadata is used.
     pub(super) async fn metadata(&self) -> Result<Arc<Metadata>, String> {
         {
             let known = self.metadata.lock().unwrap_or_else(PoisonError::into_inner);
@@ -119,7 +120,8 @@ impl Provider {
         let said: Described = read(self.http.get(&url))
             .await
             .map_err(|e| format!("{url}: {e}"))?;
-        // Else another provider could speak for this one.
+        // Required by OpenID Connect Discovery, section 4.3: another provider
+        // must not speak for this one.
         if said.issuer != self.issuer {
             return Err(format!(
                 "{url} names the issuer `{}`, and `oidc.issuer` is `{}`: they must be the same",
@@ -147,12 +149,12 @@ impl Provider {
             jwks_uri: address("jwks_uri", &said.jwks_uri)?,
             userinfo_endpoint: optional("userinfo_endpoint", &said.userinfo_endpoint)?,
             end_session_endpoint: optional("end_session_endpoint", &said.end_session_endpoint)?,
-            // Without a list it is the header alone.
+            // If the provider does not list methods, the header is the default.
             secret_in_form: offers("client_secret_post") && !offers("client_secret_basic"),
         })
     }
 
-    /// The provider's keys; `again` asks for new ones in any case.
+    /// Returns the provider's keys. `again` bypasses the cache.
     async fn keys(&self, metadata: &Metadata, again: bool) -> Result<Arc<Vec<Key>>, String> {
         if !again {
             let known = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
@@ -167,7 +169,7 @@ impl Provider {
             .await
             .map_err(|e| format!("{url}: {e}"))?;
         let list = said["keys"].as_array().map_or(&[][..], Vec::as_slice);
-        // Keys of kinds that are not known are passed over.
+        // Keys of unknown types are ignored.
         let keys = list.iter().filter_map(|key| Key::deserialize(key).ok());
         let keys: Arc<Vec<Key>> = Arc::new(keys.collect());
         let mut known = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
@@ -175,7 +177,7 @@ impl Provider {
         Ok(keys)
     }
 
-    /// Exchanges a code for what the provider says about its user.
+    /// Exchanges an authorization code for the user's verified claims.
     pub(super) async fn redeem(
         &self,
         client: &Client,
@@ -192,7 +194,7 @@ impl Provider {
         let mut call = self.http.post(metadata.token_endpoint.clone());
         match &client.secret {
             Some(secret) if !metadata.secret_in_form => {
-                // RFC 6749, 2.3.1: both are encoded as in a form first.
+                // RFC 6749, 2.3.1: both are form-encoded before Basic authentication.
                 let encoded = |text: &str| -> String {
                     url::form_urlencoded::byte_serialize(text.as_bytes()).collect()
                 };
@@ -212,14 +214,15 @@ impl Provider {
         };
         let keys = self.keys(&metadata, false).await?;
         let mut verified = verify(&tokens.id_token, &keys, &expected);
-        // The token came from the provider itself, so nobody else makes it do this.
+        // The provider may have rotated its keys. Only it can trigger this
+        // request, because the token came from it directly.
         if verified == Err(Bad::UnknownKey) {
             let keys = self.keys(&metadata, true).await?;
             verified = verify(&tokens.id_token, &keys, &expected);
         }
         let mut claims = verified.map_err(|bad| match bad {
-            Bad::UnknownKey => "the ID token was signed by a key that is not known".to_owned(),
-            Bad::Because(reason) => format!("the ID token is not good: {reason}"),
+            Bad::UnknownKey => "the ID token was signed with an unknown key".to_owned(),
+            Bad::Because(reason) => format!("the ID token is invalid: {reason}"),
         })?;
         if let Some((url, token)) = metadata.userinfo_endpoint.as_ref().zip(tokens.access_token) {
             let call = self.http.get(url.clone()).bearer_auth(token);
@@ -232,10 +235,11 @@ impl Provider {
     }
 }
 
-/// Adds claims about the same user that the token does not have.
+/// Adds the user info claims that the token lacks. Fails if they belong to
+/// another user.
 fn add(claims: &mut Value, more: Value) -> Result<(), String> {
     if more["sub"] != claims["sub"] {
-        return Err("the provider named two users".to_owned());
+        return Err("the token and the user info belong to different users".to_owned());
     }
     let (Some(own), Value::Object(more)) = (claims.as_object_mut(), more) else {
         return Ok(());
@@ -246,14 +250,15 @@ fn add(claims: &mut Value, more: Value) -> Result<(), String> {
     Ok(())
 }
 
-/// Sends a request, and reads the JSON of its answer.
+/// Sends a request and parses the JSON answer.
 async fn read<T: DeserializeOwned>(request: RequestBuilder) -> Result<T, String> {
     let answer = request.header("accept", "application/json").send().await;
     let answer = answer.map_err(root_cause)?;
     let status = answer.status();
     let bytes = bounded(answer).await?;
     if !status.is_success() {
-        // The two fields of RFC 6749, 5.2; the rest may hold anything.
+        // Only the two error fields of RFC 6749, 5.2 are quoted; others may
+        // contain secrets.
         let said: Value = serde_json::from_slice(&bytes).unwrap_or_default();
         let text = |name: &str| said[name].as_str().unwrap_or_default().to_owned();
         let said = format!("{} {}", text("error"), text("error_description"));
@@ -267,7 +272,7 @@ async fn read<T: DeserializeOwned>(request: RequestBuilder) -> Result<T, String>
             .trim_end()
             .to_owned());
     }
-    // What the parser says may quote a token.
+    // The parser's message is dropped, because it may quote a token.
     serde_json::from_slice(&bytes).map_err(|_| "the answer is not of the expected form".to_owned())
 }
 

@@ -1,5 +1,4 @@
-//! ID tokens: what they must say before their bearer is believed. The checks are
-//! those of OpenID Connect Core, section 3.1.3.7.
+//! Validation of ID tokens, as in OpenID Connect Core, section 3.1.3.7.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::Deserialize;
@@ -7,14 +6,14 @@ use serde_json::Value;
 
 use super::keys::Key;
 
-/// Seconds by which clocks may differ.
+/// Tolerated clock difference in seconds.
 const LEEWAY: i64 = 60;
-/// The most bytes of a token.
+/// Size limit of a token in bytes.
 const MAX_TOKEN: usize = 64 << 10;
-/// The most characters of a subject.
+/// Maximum number of characters of the claim `sub`.
 const MAX_SUBJECT: usize = 255;
 
-/// Claims that a token must have.
+/// Expected claims of a token.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Expected<'a> {
     pub(super) issuer: &'a str,
@@ -33,20 +32,20 @@ struct Header {
     crit: Option<Value>,
 }
 
-/// Why a token is not good.
+/// Reason why a token is invalid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Bad {
-    /// None of the keys has this name: the provider may have new ones.
+    /// None of the keys matches. The provider may have rotated its keys.
     UnknownKey,
     Because(&'static str),
 }
 
-/// Returns the claims of a token that says what it must, signed by one of the keys.
+/// Verifies the signature and claims of a token. Returns all of its claims.
 pub(super) fn verify(token: &str, keys: &[Key], expected: &Expected<'_>) -> Result<Value, Bad> {
     if token.len() > MAX_TOKEN {
         return Err(Bad::Because("it is too long"));
     }
-    let malformed = Bad::Because("it is not of the form of a signed token");
+    let malformed = Bad::Because("it is not a signed JWT");
     let mut parts = token.split('.');
     let (Some(head), Some(body), Some(signature), None) =
         (parts.next(), parts.next(), parts.next(), parts.next())
@@ -59,7 +58,7 @@ pub(super) fn verify(token: &str, keys: &[Key], expected: &Expected<'_>) -> Resu
         return Err(malformed);
     };
     if header.crit.is_some() {
-        return Err(Bad::Because("it needs an extension that is not known"));
+        return Err(Bad::Because("it requires an unknown extension"));
     }
     let named = |key: &&Key| header.kid.is_none() || key.kid.is_none() || key.kid == header.kid;
     let mut candidates = keys.iter().filter(named).peekable();
@@ -69,7 +68,7 @@ pub(super) fn verify(token: &str, keys: &[Key], expected: &Expected<'_>) -> Resu
     let message = &token.as_bytes()[..head.len() + 1 + body.len()];
     if !candidates.any(|key| key.has_signed(&header.alg, message, &signature)) {
         return Err(match header.kid {
-            // Keys without names may have been replaced.
+            // The token names no key, so the provider may have rotated its key.
             None => Bad::UnknownKey,
             Some(_) => Bad::Because("its signature is not the provider's"),
         });
@@ -83,7 +82,7 @@ pub(super) fn verify(token: &str, keys: &[Key], expected: &Expected<'_>) -> Resu
 
 fn check(claims: &Value, expected: &Expected<'_>) -> Result<(), &'static str> {
     if claims["iss"] != expected.issuer {
-        return Err("another issuer made it");
+        return Err("it was issued by another issuer");
     }
     let (is_ours, is_alone) = match &claims["aud"] {
         Value::String(one) => (one == expected.client, true),
@@ -96,29 +95,29 @@ fn check(claims: &Value, expected: &Expected<'_>) -> Result<(), &'static str> {
     match &claims["azp"] {
         Value::Null if is_alone => {}
         party if party == expected.client => {}
-        _ => return Err("it was given to another client"),
+        _ => return Err("it was issued to another client"),
     }
-    // A time of another type is none.
+    // Times of another type are treated as missing.
     let seconds = |name: &str| claims[name].as_f64().map(|seconds| seconds as i64);
     let Some(end) = seconds("exp") else {
-        return Err("it says not when it ends");
+        return Err("it has no expiry time");
     };
     if end.saturating_add(LEEWAY) <= expected.now {
         return Err("it has expired");
     }
     let latest = expected.now.saturating_add(LEEWAY);
     if seconds("iat").is_none_or(|made| made > latest) {
-        return Err("it was made in the future: compare the clocks of both servers");
+        return Err("it was issued in the future: compare the clocks of both servers");
     }
     if !claims["nbf"].is_null() && seconds("nbf").is_none_or(|begin| begin > latest) {
-        return Err("it is not good yet: compare the clocks of both servers");
+        return Err("it is not valid yet: compare the clocks of both servers");
     }
     if claims["nonce"] != expected.nonce {
         return Err("it belongs to another sign-in");
     }
     match claims["sub"].as_str() {
         Some(subject) if !subject.is_empty() && subject.len() <= MAX_SUBJECT => Ok(()),
-        _ => Err("it names nobody"),
+        _ => Err("it names no user"),
     }
 }
 
@@ -235,7 +234,7 @@ mod tests {
         let token = signer.sign(&header, &good());
         let verified = |token: &str, keys: &[Key]| verify(token, keys, &EXPECTED).map(drop);
         assert_eq!(verified(&token, &[signer.key("a")]), Ok(()));
-        // The provider has new keys.
+        // The provider has rotated its keys.
         assert_eq!(verified(&token, &[signer.key("b")]), Err(Bad::UnknownKey));
         assert_eq!(verified(&token, &[]), Err(Bad::UnknownKey));
         let forged = [other.key("a")];

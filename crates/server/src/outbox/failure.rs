@@ -1,14 +1,14 @@
-//! Why a message was not sent.
+//! The error of a delivery attempt.
 
 use std::time::Duration;
 
-/// Why a message was not sent.
+/// Reason why a message was not sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Failure {
     pub(super) reason: String,
-    /// How long the receiver asks to wait.
+    /// Pause that the receiver asked for.
     pub(super) retry_after: Option<Duration>,
-    /// Whether another attempt would change nothing.
+    /// Whether no further attempt is made.
     pub(super) is_final: bool,
 }
 

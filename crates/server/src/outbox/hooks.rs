@@ -1,4 +1,5 @@
-//! Checks of users' input: addresses, events, and the secrets of webhooks.
+//! Creates webhooks, and validates URLs, events and e-mail addresses that users
+//! enter.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use url::Url;
@@ -10,11 +11,11 @@ use crate::{
     outside,
 };
 
-/// The most bytes of an address.
+/// Maximum length of a URL in bytes.
 const MAX_URL: usize = 2048;
 
-/// Creates a webhook of an owner's project. Returns it with its secret, which is not shown
-/// again.
+/// Creates a webhook in the user's project. Returns it with its secret, which
+/// can't be read again.
 pub(crate) async fn create(
     app: &App,
     by: Identity,
@@ -66,7 +67,7 @@ fn read_url(text: &str, private: bool) -> Result<String> {
     Ok(url.into())
 }
 
-/// Reads names of events.
+/// Parses names of events.
 pub(crate) fn run_events(names: &[String]) -> Result<Vec<RunEvent>> {
     let known = RunEvent::ALL.map(RunEvent::as_str).join(", ");
     if let Some(other) = names.iter().find(|name| RunEvent::parse(name).is_none()) {
@@ -84,7 +85,7 @@ pub(crate) fn run_events(names: &[String]) -> Result<Vec<RunEvent>> {
     }
 }
 
-/// Reads an address for e-mail.
+/// Validates an e-mail address.
 pub(crate) fn mail_address(text: &str) -> Result<String> {
     let text = text.trim();
     let bad = |reason: &dyn std::fmt::Display| {
@@ -95,7 +96,7 @@ pub(crate) fn mail_address(text: &str) -> Result<String> {
     // RFC 5321, 4.5.3.1.3.
     if text.len() > 254 {
         return Err(bad(&format!(
-            "it has {} bytes, and 254 are allowed",
+            "it has {} bytes: at most 254 are allowed",
             text.len()
         )));
     }

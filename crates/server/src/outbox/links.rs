@@ -1,8 +1,8 @@
-//! Links in messages.
+//! URLs in messages.
 
 use url::Url;
 
-/// The address of a run's page.
+/// Returns the URL of a run's page.
 pub(super) fn run_address(base: &Url, experiment: &str, run: &str) -> String {
     let mut url = base.clone();
     if let Ok(mut segments) = url.path_segments_mut() {

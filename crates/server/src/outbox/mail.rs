@@ -1,4 +1,5 @@
-//! E-mail about runs, and the e-mail that confirms an address.
+//! Sends e-mail through SMTP: messages about runs, and codes that confirm
+//! addresses.
 
 use std::time::Duration;
 
@@ -23,12 +24,12 @@ use crate::{
     settings::{Encryption, Mail, Settings},
 };
 
-/// How long a step of a connection may take.
+/// Time limit of each step of a connection.
 const TIMEOUT: Duration = Duration::from_secs(20);
-/// Metrics that a message names.
+/// Maximum number of metrics in a message.
 const METRICS: usize = 10;
 
-/// Sends e-mail.
+/// Client of the configured SMTP server.
 pub(super) struct Mailer {
     transport: AsyncSmtpTransport<Tokio1Executor>,
     from: Mailbox,
@@ -36,7 +37,7 @@ pub(super) struct Mailer {
 }
 
 impl Mailer {
-    /// Returns none if the settings name no SMTP server.
+    /// Returns `None` if the settings name no SMTP server.
     pub(super) fn new(settings: &Settings) -> Result<Option<Self>, StartError> {
         let mail = &settings.mail;
         let Some(host) = &mail.host else {
@@ -59,7 +60,8 @@ impl Mailer {
             Encryption::StartTls => Tls::Required(trust(mail, host)?),
             Encryption::Tls => Tls::Wrapper(trust(mail, host)?),
         };
-        // Nothing is dangerous about it: the encryption is set here.
+        // "Dangerous" means unencrypted by default; encryption is configured
+        // here.
         let builder = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(host.as_str())
             .port(mail.port())
             .tls(tls)
@@ -75,7 +77,7 @@ impl Mailer {
         }))
     }
 
-    /// Sends a message of the outbox to an address.
+    /// Sends a message of the outbox to an e-mail address.
     pub(super) async fn send(
         &self,
         to: &str,
@@ -99,7 +101,7 @@ impl Mailer {
             .to(to)
             .subject(subject)
             .message_id(Some(format!("<{name}@{domain}>")))
-            // RFC 3834: nobody's holiday notice answers it.
+            // RFC 3834: prevents automatic replies.
             .raw_header(HeaderValue::new(
                 HeaderName::new_from_ascii_str("Auto-Submitted"),
                 "auto-generated".to_owned(),
@@ -110,7 +112,7 @@ impl Mailer {
         let sent = self.transport.send(mail).await;
         sent.map(|answer| format!("accepted: {}", answer.code()))
             .map_err(|error| {
-                // The server refuses the address or the message itself.
+                // Codes 550 to 554: the address or the message is rejected permanently.
                 let code = error.status().map(u16::from);
                 Failure {
                     is_final: code.is_some_and(|code| (550..=554).contains(&code)),
@@ -133,7 +135,7 @@ fn trust(mail: &Mail, host: &str) -> Result<TlsParameters, StartError> {
     builder.build_rustls().map_err(|e| bad(&e))
 }
 
-/// The subject and the text of a message about a run.
+/// Returns subject and text of a message about a run.
 fn about_run(event: &str, run: &Value, public_url: Option<&Url>) -> (String, String) {
     let text = |field: &str| run[field].as_str().unwrap_or_default();
     let what = match RunEvent::parse(event) {
@@ -170,7 +172,7 @@ fn about_run(event: &str, run: &Value, public_url: Option<&Url>) -> (String, Str
     (subject, lines.join("\n") + "\n")
 }
 
-/// The subject and the text of the message that confirms an address.
+/// Returns subject and text of the message that confirms an address.
 fn confirmation(body: &Value, public_url: Option<&Url>) -> (String, String) {
     let code = body["code"].as_str().unwrap_or_default();
     let server = public_url.map_or("a Finetuner server", Url::as_str);

@@ -1,6 +1,6 @@
-//! Sends the messages that the database holds: calls of webhooks, and e-mail. A
-//! message is sent at least once. One that can't be sent is tried again after longer and
-//! longer pauses, and is given up in the end.
+//! Delivers the messages queued in the database: webhook calls and e-mail. A
+//! failed attempt is repeated after increasing pauses, until the message is given
+//! up. A receiver may get a message more than once.
 
 mod failure;
 mod hooks;
@@ -27,26 +27,26 @@ pub(crate) use hooks::{create, mail_address, run_events};
 use mail::Mailer;
 use webhook::Webhooks;
 
-/// Pauses before the second attempt and those after it, in seconds.
+/// Pauses before the second and later attempts, in seconds.
 const PAUSES: [u64; 7] = [2, 30, 5 * 60, 30 * 60, 2 * 3600, 6 * 3600, 12 * 3600];
-/// The longest pause that a receiver may ask for.
+/// Maximum pause that a receiver can ask for.
 const MAX_ASKED: Duration = Duration::from_secs(24 * 3600);
-/// Messages that are sent at once. Each receiver gets one at a time.
+/// Maximum number of concurrent deliveries. Each receiver gets one message at a
+/// time.
 const AT_ONCE: usize = 256;
-/// The longest sleep between two looks into the database.
+/// Maximum time between two queries for due messages.
 const LOOK: Duration = Duration::from_secs(60);
-/// The pause after the database could not be read.
+/// Pause after a database error.
 const TROUBLE: Duration = Duration::from_secs(5);
 
-/// Sends messages.
+/// Delivers messages to webhooks and by e-mail.
 pub(crate) struct Sender {
     webhooks: Webhooks,
     mailer: Option<Mailer>,
 }
 
 impl Sender {
-    /// # Errors
-    /// [`StartError`] if a setting can't be used.
+    /// # Errors [`StartError`] if a setting is invalid.
     pub(crate) fn new(settings: &Settings) -> Result<Self, StartError> {
         Ok(Self {
             webhooks: Webhooks::new(settings)?,
@@ -76,17 +76,17 @@ impl Sender {
     }
 }
 
-/// Sends messages as long as the server runs.
+/// Delivers messages until the server stops.
 pub(crate) async fn serve(app: Arc<App>, sender: Sender) {
     let sender = Arc::new(sender);
     let mut sending = JoinSet::new();
-    // By the task that sends to it.
+    // Receivers by the task that sends to them.
     let mut busy: HashMap<Id, String> = HashMap::new();
     loop {
         let pause = match begin(&app, &sender, &mut sending, &mut busy).await {
             Ok(pause) => pause,
             Err(error) => {
-                tracing::warn!("Messages that wait can't be read: {error}");
+                tracing::warn!("Can't read the waiting messages: {error}. Trying again in 5 s.");
                 TROUBLE
             }
         };
@@ -107,7 +107,8 @@ pub(crate) async fn serve(app: Arc<App>, sender: Sender) {
     }
 }
 
-/// Begins to send what is due. Returns how long nothing else will be due.
+/// Starts the delivery of due messages. Returns the time until the next message
+/// is due.
 async fn begin(
     app: &Arc<App>,
     sender: &Arc<Sender>,
@@ -136,8 +137,8 @@ async fn begin(
 }
 
 async fn attempt(app: &App, sender: &Sender, message: Due) {
-    // Written down first: while the database can't be written, nothing is sent, and a
-    // message whose outcome is lost is not sent again at once.
+    // The attempt is recorded first. Nothing is sent if the database can't be
+    // written, and a message with a lost outcome is not sent again immediately.
     let pause = PAUSES.get(message.attempts as usize).or(PAUSES.last());
     let pause = pause.map_or(0, |seconds| seconds * 1000);
     let due_at = now_ms().saturating_add(i64::try_from(pause).unwrap_or(i64::MAX));
@@ -174,8 +175,8 @@ async fn attempt(app: &App, sender: &Sender, message: Due) {
     }
 }
 
-/// Returns what follows a failed attempt after `attempts` others. `random`, from 0
-/// to 1, spreads attempts that would come together.
+/// Returns what follows a failed attempt after `attempts` earlier ones. `random`,
+/// from 0 to 1, adds jitter to the pause.
 fn after(attempts: u32, failure: &Failure, now: i64, random: f64) -> Next {
     let pause = PAUSES.get(attempts as usize);
     let Some(&pause) = pause.filter(|_| !failure.is_final) else {

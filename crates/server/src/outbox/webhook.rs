@@ -1,6 +1,6 @@
-//! Calls of webhooks, signed as the specification Standard Webhooks says.
-//! Redirects are not followed, answers are not read, and only public addresses
-//! are called unless the operator allows others.
+//! Calls webhooks, signed as in the specification Standard Webhooks. Redirects
+//! are not followed and answer bodies are not read. Only public addresses are
+//! called, unless the operator allows others.
 
 use std::time::Duration;
 
@@ -19,12 +19,12 @@ use crate::{
     database::now_ms, error::StartError, outside, requests::root_cause, settings::Settings,
 };
 
-/// How long a call may take, with its connection.
+/// Time limit of a call, including the connection.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// The name of the server in its calls.
+/// User agent.
 const AGENT: &str = concat!("finetuner-server/", env!("CARGO_PKG_VERSION"));
 
-/// Calls webhooks.
+/// Client for webhook calls.
 pub(super) struct Webhooks {
     client: Client,
     private: bool,
@@ -43,7 +43,7 @@ impl Webhooks {
         })
     }
 
-    /// Calls a webhook. Returns what it answered.
+    /// Calls a webhook. Returns a description of its answer.
     pub(super) async fn send(
         &self,
         url: &str,
@@ -52,7 +52,7 @@ impl Webhooks {
         body: &str,
     ) -> Result<String, Failure> {
         let url = Url::parse(url).map_err(|e| Failure::new(e.to_string()))?;
-        // The operator may have allowed more when the webhook was created.
+        // The operator's settings may have changed since the webhook was created.
         outside::check(&url, self.private).map_err(Failure::new)?;
         let body = with_address(body, self.public_url.as_ref());
         let seconds = now_ms() / 1000;
@@ -74,14 +74,15 @@ impl Webhooks {
         }
         Err(Failure {
             retry_after: retry_after(answer.headers()),
-            // The receiver says that the address is of no more use.
+            // 410 Gone: the receiver no longer wants calls.
             is_final: status == StatusCode::GONE,
             reason: format!("answered {status}"),
         })
     }
 }
 
-/// Leaves out the private address of a name: owners must not learn it by a webhook.
+/// Removes private IP addresses from an error, so that owners can't resolve
+/// internal names through webhooks.
 fn without_address(reason: String) -> String {
     match reason.contains("of a private network") {
         true => "the name belongs to this machine or to a private network, which the server does \
@@ -96,7 +97,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     seconds.parse().ok().map(Duration::from_secs)
 }
 
-/// The value of `webhook-signature`.
+/// Returns the value of the header `webhook-signature`.
 fn sign(secret: &[u8], name: &str, seconds: i64, body: &str) -> String {
     // HMAC takes keys of any length.
     let mac = Hmac::<Sha256>::new_from_slice(secret);
@@ -108,7 +109,8 @@ fn sign(secret: &[u8], name: &str, seconds: i64, body: &str) -> String {
     format!("v1,{signature}")
 }
 
-/// Adds the address of the run's page, if the server knows its own.
+/// Adds the URL of the run's page to the body, if the server's public URL is
+/// configured.
 fn with_address(body: &str, public_url: Option<&Url>) -> String {
     let Some((mut value, base)) = serde_json::from_str::<Value>(body).ok().zip(public_url) else {
         return body.to_owned();

@@ -1,14 +1,14 @@
-//! Limits of pictures that models embed.
+//! Size limits of pictures to embed.
 
 use finetuner_engine::image;
 
-/// The most bytes of a picture.
+/// Maximum size of a picture in bytes.
 const MAX_PICTURE: usize = 8 << 20;
 
-/// The most pixels of a picture.
+/// Maximum number of pixels of a picture.
 const MAX_PIXELS: u64 = 40_000_000;
 
-/// Checks the size of a picture, and that it is one.
+/// Checks that the bytes are a picture within the limits.
 pub(crate) fn check_picture(bytes: &[u8]) -> Result<(), String> {
     if bytes.len() > MAX_PICTURE {
         let (size, limit) = (bytes.len(), MAX_PICTURE >> 20);

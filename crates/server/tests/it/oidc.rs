@@ -325,7 +325,7 @@ async fn the_first_sign_in_creates_an_account_and_the_next_one_finds_it() {
     provider.0.lock().unwrap().key = Key::new("third");
     let answer = other.follow_callback(&address, &code).await;
     let page = answer.text().await.unwrap();
-    assert!(page.contains("a key that is not known"), "{page}");
+    assert!(page.contains("an unknown key"), "{page}");
     // Signing out of the server links to the provider's sign-out.
     let out = browser.post("/console/signout", &[]).await;
     let page = browser.get(&location(&out)).await.text().await.unwrap();
