@@ -115,7 +115,12 @@ pub(super) fn source(
             .documents(layout),
         Kind::JsonLines => of_rows(reading, Dataset::json_lines(path), base, layout)?,
         Kind::Parquet => of_rows(reading, Dataset::parquet(path), base, layout)?,
-        Kind::Zip => return Err(Refusal::Field("file", "it is a zip in a zip: upload the inner zip".to_owned())),
+        Kind::Zip => {
+            return Err(Refusal::Field(
+                "file",
+                "it is a zip in a zip: upload the inner zip".to_owned(),
+            ));
+        }
     };
     source.map_err(|error| Refusal::data(error, spooled.folder()))
 }
