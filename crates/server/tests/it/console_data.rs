@@ -240,7 +240,7 @@ async fn errors_are_shown_and_the_form_keeps_its_values() {
         (
             vec![("name", "x"), ("rows", "texts"), ("delimiter", "tab")],
             "x.jsonl",
-            "it is for CSV files",
+            "it applies to CSV files only",
         ),
         (
             vec![("name", "x"), ("rows", "texts"), ("color", "red")],

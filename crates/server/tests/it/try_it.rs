@@ -180,7 +180,7 @@ async fn errors_of_a_search_are_shown_on_the_page() {
             &data,
             own,
             StatusCode::BAD_REQUEST,
-            "search with one of them",
+            "search with only one of them",
         ),
         (
             "",
