@@ -29,7 +29,7 @@ pub(crate) use spool::{Spool, sweep};
 pub(crate) use table::{FirstRow, Reading, Rows};
 
 /// Number of valid documents shown beside the errors of others.
-const SHOWN: usize = 3;
+const MAX_SHOWN: usize = 3;
 
 /// A dataset to store.
 pub(crate) struct NewData {
@@ -95,7 +95,7 @@ pub(crate) fn taken() -> Refusal {
 fn refused(error: DataError, source: &DocumentSource, folder: &Path) -> Refusal {
     match Refusal::data(error, folder) {
         Refusal::Rows(problems, _) => {
-            let good = source.loaded().take(SHOWN).map_while(Result::ok);
+            let good = source.loaded().take(MAX_SHOWN).map_while(Result::ok);
             Refusal::Rows(problems, good.collect())
         }
         other => other,

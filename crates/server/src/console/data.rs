@@ -149,12 +149,14 @@ async fn uses_of(
         "documentArray" => {
             let content = artifact.content.clone();
             app.database
-                .runs_over(project, name, content, USES + 1)
+                .runs_over(project, name, content, MAX_USES + 1)
                 .await
         }
         _ => {
             let id = artifact.id.clone();
-            app.database.runs_from(project, id, name, USES + 1).await
+            app.database
+                .runs_from(project, id, name, MAX_USES + 1)
+                .await
         }
     };
     Ok(uses?)
@@ -167,7 +169,7 @@ fn used_by(uses: &[UseRow]) -> Markup {
             section aria-labelledby="uses" {
                 h2 #uses { "Used by" }
                 ul .uses {
-                    @for used in uses.iter().take(USES as usize) { li {
+                    @for used in uses.iter().take(MAX_USES as usize) { li {
                         a href=(path(&["experiments", &used.experiment, "runs", &used.run])) {
                             (shown_name(&used.experiment)) " / " (shown_name(&used.run))
                         }
@@ -175,7 +177,7 @@ fn used_by(uses: &[UseRow]) -> Markup {
                         @if !used.is_current { " " span .hint { "an earlier version of this data" } }
                     } }
                 }
-                @if uses.len() as u64 > USES { p .hint { "And earlier runs." } }
+                @if uses.len() as u64 > MAX_USES { p .hint { "And earlier runs." } }
             }
         }
     }

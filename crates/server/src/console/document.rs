@@ -17,12 +17,12 @@ use crate::{app::App, database::ArtifactRow, documents, error::ApiError};
 pub(super) const DOCUMENTS: u64 = 24;
 
 /// Maximum number of characters shown of a text.
-const TEXT: usize = 400;
+const MAX_CHARS: usize = 400;
 
 /// Limits on the number and depth of a document's chunks that are shown.
-const PARTS: usize = 8;
+const MAX_CHUNKS: usize = 8;
 
-const DEPTH: usize = 3;
+const MAX_DEPTH: usize = 3;
 
 /// Returns the URL of a document in a dataset. `place` counts from 0.
 pub(super) fn document_address(id: &str, place: u64) -> String {
@@ -44,13 +44,13 @@ pub(super) fn shown_document(
     place: &mut Vec<usize>,
 ) -> Markup {
     let parts = html! {
-        @if !document.chunks.is_empty() && place.len() < DEPTH {
+        @if !document.chunks.is_empty() && place.len() < MAX_DEPTH {
             ul .parts {
-                @for (i, chunk) in document.chunks.iter().take(PARTS).enumerate() {
+                @for (i, chunk) in document.chunks.iter().take(MAX_CHUNKS).enumerate() {
                     @let shown = { place.push(i); let shown = shown_document(chunk, here, number, place); place.pop(); shown };
                     li { (shown) }
                 }
-                @if document.chunks.len() > PARTS { li { "and " (document.chunks.len() - PARTS) " more" } }
+                @if document.chunks.len() > MAX_CHUNKS { li { "and " (document.chunks.len() - MAX_CHUNKS) " more" } }
             }
         }
     };
@@ -72,7 +72,7 @@ pub(super) fn shown_document(
             None => {}
         }
         @if document.content.is_none() && !document.uri.is_empty() { code { (shown_name(&cut(&document.uri))) } }
-        @for (name, value) in document.tags.iter().take(PARTS) {
+        @for (name, value) in document.tags.iter().take(MAX_CHUNKS) {
             " " span .tag { (shown_name(name)) ": " (shown_name(&cut(&value.to_string()))) }
         }
         (parts)
@@ -80,7 +80,7 @@ pub(super) fn shown_document(
 }
 
 fn cut(text: &str) -> String {
-    match text.char_indices().nth(TEXT) {
+    match text.char_indices().nth(MAX_CHARS) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
     }
@@ -167,6 +167,6 @@ mod tests {
         for part in ["<script", "<b>", "<i>", "<u>"] {
             assert!(!html.contains(part), "{part} in {html}");
         }
-        assert_eq!(cut(&"ä".repeat(1000)).chars().count(), TEXT + 1);
+        assert_eq!(cut(&"ä".repeat(1000)).chars().count(), MAX_CHARS + 1);
     }
 }

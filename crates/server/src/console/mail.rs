@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Maximum number of messages on the page.
-const MESSAGES: u64 = 20;
+const MAX_MESSAGES: u64 = 20;
 
 /// Field values of the form.
 struct Typed {
@@ -42,7 +42,7 @@ pub(crate) async fn show(State(app): State<Arc<App>>, session: Session) -> Page 
 async fn content(app: &App, session: &Session, said: &Markup, typed: Option<Typed>) -> Page {
     let user_id = session.user.person.clone();
     let stored = app.database.mail_address(user_id.clone()).await?;
-    let sent = app.database.mail(user_id, MESSAGES).await?;
+    let sent = app.database.mail(user_id, MAX_MESSAGES).await?;
     let typed = typed.unwrap_or_else(|| Typed {
         address: stored
             .as_ref()

@@ -12,7 +12,7 @@ use crate::database::RunRow;
 
 /// docarray's retrieval metrics. They evaluate the first `limit` results of a
 /// query, which their names omit.
-const CUT: [&str; 9] = [
+const CUTOFF_METRICS: [&str; 9] = [
     "average_precision",
     "dcg_at_k",
     "f1_score_at_k",
@@ -24,7 +24,7 @@ const CUT: [&str; 9] = [
     "reciprocal_rank",
 ];
 /// Default `limit` of an evaluation.
-const LIMIT: u64 = 20;
+const DEFAULT_LIMIT: u64 = 20;
 
 /// Headline metrics by priority: a page shows the first one that exists.
 const HEADLINES: [&str; 16] = [
@@ -104,7 +104,10 @@ fn evaluations(config: &str) -> Vec<(String, u64)> {
     own.map(|callback| {
         let options = callback.options.unwrap_or_default();
         let caption = options.caption.map(|caption| format!("{caption}_"));
-        (caption.unwrap_or_default(), options.limit.unwrap_or(LIMIT))
+        (
+            caption.unwrap_or_default(),
+            options.limit.unwrap_or(DEFAULT_LIMIT),
+        )
     })
     .collect()
 }
@@ -112,14 +115,14 @@ fn evaluations(config: &str) -> Vec<(String, u64)> {
 /// Replaces `k` by the limit: `recall_at_k` with limit 20 becomes `recall_at_20`.
 /// `recall@20` is a different metric, which counts all relevant documents.
 fn with_k(name: &str, evaluations: &[(String, u64)]) -> String {
-    let Some(cut) = CUT.iter().find(|cut| name.ends_with(*cut)) else {
+    let Some(cut) = CUTOFF_METRICS.iter().find(|cut| name.ends_with(*cut)) else {
         return name.to_owned();
     };
     let own = evaluations
         .iter()
         .filter(|(caption, _)| name.starts_with(caption.as_str()))
         .max_by_key(|(caption, _)| caption.len());
-    let limit = own.map_or(LIMIT, |(_, limit)| *limit);
+    let limit = own.map_or(DEFAULT_LIMIT, |(_, limit)| *limit);
     match cut.ends_with("_at_k") {
         true => format!("{}{limit}", name.trim_end_matches('k')),
         false => format!("{name}_at_{limit}"),

@@ -35,7 +35,7 @@ pub(super) const MAX_FORM: usize = 9 << 20;
 /// Size limit of a text query in bytes.
 const MAX_QUERY: usize = 16 << 10;
 /// Maximum number of datasets in the form, newest first.
-const DATA: u64 = 200;
+const MAX_DATASETS: u64 = 200;
 
 /// Submitted values of the form.
 #[derive(Default)]
@@ -165,7 +165,7 @@ async fn whole(
     let list = ArtifactList {
         kind: Some("documentArray".to_owned()),
         newest_first: true,
-        page: (0, DATA),
+        page: (0, MAX_DATASETS),
         ..ArtifactList::default()
     };
     let (data, _) = app

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Maximum number of deliveries on the page.
-const DELIVERIES: u64 = 100;
+const MAX_DELIVERIES: u64 = 100;
 
 /// Field values of the form for a new webhook.
 struct Typed {
@@ -212,7 +212,7 @@ pub(crate) async fn show_one(
     let project = session.user.namespace.clone();
     let rows = app
         .database
-        .deliveries(project, hook.id.clone(), DELIVERIES);
+        .deliveries(project, hook.id.clone(), MAX_DELIVERIES);
     let rows = rows.await?;
     let here = address(&hook);
     let content = html! {

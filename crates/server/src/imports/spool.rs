@@ -20,7 +20,7 @@ use crate::{
 /// Prefix of the folders' names.
 const PREFIX: &str = "incoming-";
 /// Interval between checks of free disk space, in bytes.
-const CHECKED: u64 = 16 << 20;
+const CHECK_INTERVAL: u64 = 16 << 20;
 /// Maximum number of characters kept of a file name.
 const MAX_NAME: usize = 100;
 
@@ -62,7 +62,7 @@ impl Spool {
                 MAX_ARTIFACT_BYTES >> 30
             )));
         }
-        if before / CHECKED != self.size / CHECKED {
+        if before / CHECK_INTERVAL != self.size / CHECK_INTERVAL {
             self.space.check("upload", 0)?;
         }
         self.file.write_all(&bytes).await.map_err(stored)

@@ -22,9 +22,9 @@ const MAX_UNPACKED: u64 = 4 << 30;
 const MAX_PICTURE: u64 = 64 << 20;
 /// Maximum number of path components, and the bytes that count for a folder.
 const MAX_DEPTH: usize = 9;
-const FOLDER: u64 = 4096;
+const FOLDER_BYTES: u64 = 4096;
 /// Buffer size in bytes.
-const PIECE: usize = 256 << 10;
+const BUFFER: usize = 256 << 10;
 
 /// Unpacks a zip below `target`. Returns the paths of the files that `is_table`
 /// accepts.
@@ -73,7 +73,7 @@ pub(super) fn unzip(
                 MAX_DEPTH - 1
             )));
         }
-        limits.take(FOLDER * depth as u64)?;
+        limits.take(FOLDER_BYTES * depth as u64)?;
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(|e| placed(e, &name))?;
         }
@@ -115,7 +115,7 @@ impl Limits<'_> {
         most: u64,
         name: &str,
     ) -> Result<(), Refusal> {
-        let mut piece = vec![0; PIECE];
+        let mut piece = vec![0; BUFFER];
         let mut size = 0;
         loop {
             let count = match from.read(&mut piece) {

@@ -15,10 +15,10 @@ use crate::{
 };
 
 /// Time limit of a sign-in.
-const LIFE: Duration = Duration::from_secs(600);
+const TIME_LIMIT: Duration = Duration::from_secs(600);
 /// Maximum number of pending sign-ins, in total and per network.
-const MAX: usize = 4096;
-const MAX_OF_NETWORK: usize = 64;
+const MAX_PENDING: usize = 4096;
+const MAX_PENDING_OF_NETWORK: usize = 64;
 
 /// A sign-in for which the provider has not answered yet.
 #[derive(Clone)]
@@ -58,14 +58,14 @@ impl<T: Clone> Flows<T> {
         let mut flows = self.flows();
         flows.retain(|_, flow| flow.until > now);
         let own = flows.values().filter(|flow| flow.network == network);
-        if own.count() >= MAX_OF_NETWORK || flows.len() >= MAX {
+        if own.count() >= MAX_PENDING_OF_NETWORK || flows.len() >= MAX_PENDING {
             let message = "too many sign-ins are in progress: try again in ten minutes";
-            return Err(ApiError::too_many(message, LIFE.as_secs()));
+            return Err(ApiError::too_many(message, TIME_LIMIT.as_secs()));
         }
         let key = secret::new_key();
         let flow = Flow {
             value,
-            until: now + LIFE,
+            until: now + TIME_LIMIT,
             network,
         };
         flows.insert(key.clone(), flow);

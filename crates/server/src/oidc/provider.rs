@@ -29,7 +29,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Size limit of an answer in bytes.
 const MAX_ANSWER: usize = 1 << 20;
 /// How long metadata and keys are cached.
-const FRESH: Duration = Duration::from_secs(3600);
+const CACHE_TIME: Duration = Duration::from_secs(3600);
 
 /// Metadata that the provider publishes (OpenID Connect Discovery).
 #[derive(Clone, Debug)]
@@ -96,7 +96,7 @@ impl Provider {
         {
             let known = self.metadata.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some((when, metadata)) = known.as_ref()
-                && when.elapsed() < FRESH
+                && when.elapsed() < CACHE_TIME
             {
                 return Ok(Arc::clone(metadata));
             }
@@ -159,7 +159,7 @@ impl Provider {
         if !again {
             let known = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some((when, keys)) = known.as_ref()
-                && when.elapsed() < FRESH
+                && when.elapsed() < CACHE_TIME
             {
                 return Ok(Arc::clone(keys));
             }

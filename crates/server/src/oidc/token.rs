@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::keys::Key;
 
 /// Tolerated clock difference in seconds.
-const LEEWAY: i64 = 60;
+const CLOCK_TOLERANCE: i64 = 60;
 /// Size limit of a token in bytes.
 const MAX_TOKEN: usize = 64 << 10;
 /// Maximum number of characters of the claim `sub`.
@@ -102,10 +102,10 @@ fn check(claims: &Value, expected: &Expected<'_>) -> Result<(), &'static str> {
     let Some(end) = seconds("exp") else {
         return Err("it has no expiry time");
     };
-    if end.saturating_add(LEEWAY) <= expected.now {
+    if end.saturating_add(CLOCK_TOLERANCE) <= expected.now {
         return Err("it has expired");
     }
-    let latest = expected.now.saturating_add(LEEWAY);
+    let latest = expected.now.saturating_add(CLOCK_TOLERANCE);
     if seconds("iat").is_none_or(|made| made > latest) {
         return Err("it was issued in the future: compare the clocks of both servers");
     }

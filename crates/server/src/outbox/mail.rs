@@ -27,7 +27,7 @@ use crate::{
 /// Time limit of each step of a connection.
 const TIMEOUT: Duration = Duration::from_secs(20);
 /// Maximum number of metrics in a message.
-const METRICS: usize = 10;
+const MAX_METRICS: usize = 10;
 
 /// Client of the configured SMTP server.
 pub(super) struct Mailer {
@@ -152,7 +152,7 @@ fn about_run(event: &str, run: &Value, public_url: Option<&Url>) -> (String, Str
         lines.extend([text("details").to_owned(), String::new()]);
     }
     let after = run["metrics"]["after"].as_object();
-    for (metric, value) in after.into_iter().flatten().take(METRICS) {
+    for (metric, value) in after.into_iter().flatten().take(MAX_METRICS) {
         let before = run["metrics"]["before"][metric].as_f64();
         let before = before.map_or(String::new(), |before| format!(" (before: {before:.4})"));
         lines.push(format!(

@@ -30,14 +30,14 @@ use webhook::Webhooks;
 /// Pauses before the second and later attempts, in seconds.
 const PAUSES: [u64; 7] = [2, 30, 5 * 60, 30 * 60, 2 * 3600, 6 * 3600, 12 * 3600];
 /// Maximum pause that a receiver can ask for.
-const MAX_ASKED: Duration = Duration::from_secs(24 * 3600);
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// Maximum number of concurrent deliveries. Each receiver gets one message at a
 /// time.
-const AT_ONCE: usize = 256;
+const MAX_CONCURRENT: usize = 256;
 /// Maximum time between two queries for due messages.
-const LOOK: Duration = Duration::from_secs(60);
+const MAX_SLEEP: Duration = Duration::from_secs(60);
 /// Pause after a database error.
-const TROUBLE: Duration = Duration::from_secs(5);
+const ERROR_PAUSE: Duration = Duration::from_secs(5);
 
 /// Delivers messages to webhooks and by e-mail.
 pub(crate) struct Sender {
@@ -87,7 +87,7 @@ pub(crate) async fn serve(app: Arc<App>, sender: Sender) {
             Ok(pause) => pause,
             Err(error) => {
                 tracing::warn!("Can't read the waiting messages: {error}. Trying again in 5 s.");
-                TROUBLE
+                ERROR_PAUSE
             }
         };
         tokio::select! {
@@ -119,9 +119,9 @@ async fn begin(
         let all: HashSet<&String> = busy.values().collect();
         all.into_iter().cloned().collect()
     };
-    let room = AT_ONCE.saturating_sub(sending.len());
+    let room = MAX_CONCURRENT.saturating_sub(sending.len());
     if room == 0 {
-        return Ok(LOOK);
+        return Ok(MAX_SLEEP);
     }
     for message in app.database.due_messages(receivers(busy), room).await? {
         let receiver = message.receiver.key().to_owned();
@@ -130,10 +130,10 @@ async fn begin(
         busy.insert(task.id(), receiver);
     }
     let next = app.database.next_due(receivers(busy)).await?;
-    let wait = next.map_or(LOOK, |due_at| {
+    let wait = next.map_or(MAX_SLEEP, |due_at| {
         Duration::from_millis(u64::try_from(due_at.saturating_sub(now_ms())).unwrap_or(0))
     });
-    Ok(wait.min(LOOK))
+    Ok(wait.min(MAX_SLEEP))
 }
 
 async fn attempt(app: &App, sender: &Sender, message: Due) {
@@ -150,7 +150,7 @@ async fn attempt(app: &App, sender: &Sender, message: Due) {
         Ok(false) => return,
         Err(error) => {
             tracing::warn!("Message {} can't be sent now: {error}", message.name);
-            tokio::time::sleep(TROUBLE).await;
+            tokio::time::sleep(ERROR_PAUSE).await;
             return;
         }
     }
@@ -183,7 +183,7 @@ fn after(attempts: u32, failure: &Failure, now: i64, random: f64) -> Next {
         return Next::GivenUp;
     };
     let pause = Duration::from_secs(pause).mul_f64(1.0 + random / 5.0);
-    let asked = failure.retry_after.unwrap_or_default().min(MAX_ASKED);
+    let asked = failure.retry_after.unwrap_or_default().min(MAX_RETRY_AFTER);
     let pause = i64::try_from(pause.max(asked).as_millis()).unwrap_or(i64::MAX);
     Next::At(now.saturating_add(pause))
 }

@@ -19,12 +19,12 @@ use super::{cache::Held, counters::ServingCounters};
 use crate::error::ApiError;
 
 /// Maximum number of inputs in a batch.
-const BATCH: usize = 64;
+const MAX_BATCH: usize = 64;
 /// Maximum number of inputs in a piece of a request. A piece is not divided.
-const PIECE: usize = 16;
+const MAX_PIECE: usize = 16;
 /// Number of pieces of one request that wait at the same time. A large request
 /// fills a batch if it is alone, and delays other requests by one batch.
-const AHEAD: usize = BATCH / PIECE;
+const MAX_WAITING_PIECES: usize = MAX_BATCH / MAX_PIECE;
 
 /// An input to embed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,7 +138,7 @@ impl Model {
         let (mut batch, mut left) = (vec![first], VecDeque::new());
         let mut size = batch[0].items.len();
         for piece in waiting.pieces.drain(..) {
-            match size + piece.items.len() <= BATCH && piece.fits(&batch[0]) {
+            match size + piece.items.len() <= MAX_BATCH && piece.fits(&batch[0]) {
                 true => {
                     size += piece.items.len();
                     batch.push(piece);
@@ -183,7 +183,7 @@ impl Batches {
                 Err(_) => Err(ApiError::internal(&"the computation of a batch failed").into()),
             }
         });
-        let mut answers = answers.buffered(AHEAD);
+        let mut answers = answers.buffered(MAX_WAITING_PIECES);
         while let Some((places, found)) = answers.try_next().await? {
             for (place, row) in places.into_iter().zip(found.iter()) {
                 values[place * dim..(place + 1) * dim].copy_from_slice(row);
@@ -250,7 +250,7 @@ fn pieces(items: Vec<Item>) -> Vec<(Vec<usize>, Vec<Item>)> {
         let (places, items) = &mut all[piece];
         places.push(place);
         items.push(item);
-        if places.len() == PIECE {
+        if places.len() == MAX_PIECE {
             *open = None;
         }
     }

@@ -17,16 +17,16 @@ use super::batch::Item;
 /// Maximum number of texts or pictures of a data set that are searched.
 pub(crate) const MOST: usize = 5000;
 /// Number of texts or pictures in a chunk.
-const CHUNK: usize = 64;
+const CHUNK_ITEMS: usize = 64;
 /// Size limit of a chunk in bytes, unless a single item is larger.
 const CHUNK_BYTES: usize = 16 << 20;
 /// Maximum size of a searched text or picture, in bytes. Larger ones are
 /// skipped.
 const MAX_ITEM: usize = 8 << 20;
 /// Number of a text's characters that are kept for display.
-const TEXT: usize = 400;
+const MAX_CHARS: usize = 400;
 /// Depth to which chunks of documents are searched.
-const DEPTH: usize = 3;
+const MAX_DEPTH: usize = 3;
 
 /// Number of embedded items of data sets in progress, by the keys of their
 /// indexes.
@@ -166,7 +166,7 @@ pub(crate) fn gather(
             size += item.size();
             chunk.push((shown, item));
             count += 1;
-            if chunk.len() == CHUNK || size >= CHUNK_BYTES {
+            if chunk.len() == CHUNK_ITEMS || size >= CHUNK_BYTES {
                 size = 0;
                 if !take(std::mem::take(&mut chunk)) {
                     return Ok(total);
@@ -186,7 +186,7 @@ pub(crate) fn gather(
 
 fn has_picture(document: &Document, depth: usize) -> bool {
     document.as_blob().is_some()
-        || depth < DEPTH
+        || depth < MAX_DEPTH
             && document
                 .chunks
                 .iter()
@@ -205,7 +205,7 @@ fn items_of(document: &Document, number: u64, pictures: bool) -> Vec<(Shown, Ite
     let shown = |part: &str, text: &str, is_picture| Shown {
         document: number,
         part: part.to_owned(),
-        text: text.chars().take(TEXT).collect(),
+        text: text.chars().take(MAX_CHARS).collect(),
         is_picture,
     };
     let texts = leaves.iter().filter(text).count();
@@ -238,7 +238,7 @@ fn gather_leaves<'a>(
         let numbers: Vec<String> = place.iter().map(ToString::to_string).collect();
         leaves.push((numbers.join("."), document));
     }
-    if place.len() < DEPTH {
+    if place.len() < MAX_DEPTH {
         for (i, part) in document.chunks.iter().enumerate() {
             place.push(i);
             gather_leaves(part, place, leaves);
@@ -316,7 +316,7 @@ mod tests {
         });
         assert_eq!(total.unwrap() as usize, MOST + 10);
         assert_eq!(sizes.iter().sum::<usize>(), MOST);
-        assert!(sizes.iter().all(|size| *size <= CHUNK));
+        assert!(sizes.iter().all(|size| *size <= CHUNK_ITEMS));
         let mut calls = 0;
         gather(bytes.as_slice(), ModelKind::Text, |_| {
             calls += 1;

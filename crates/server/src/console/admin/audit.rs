@@ -21,10 +21,10 @@ use crate::{
 };
 
 /// Number of entries on a page.
-const PAGE: u64 = 100;
+const PAGE_ENTRIES: u64 = 100;
 /// Maximum number of entries in a CSV file. To get older ones, pass the last `id`
 /// as `before`.
-const MOST: u64 = 100_000;
+const MAX_FILE_ENTRIES: u64 = 100_000;
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -65,8 +65,10 @@ pub(crate) async fn page(
     session: AdminSession,
     Query(asked): Query<Asked>,
 ) -> Page {
-    let entries = app.database.audit(asked.filter(PAGE)).await?;
-    let older = entries.last().filter(|_| entries.len() as u64 == PAGE);
+    let entries = app.database.audit(asked.filter(PAGE_ENTRIES)).await?;
+    let older = entries
+        .last()
+        .filter(|_| entries.len() as u64 == PAGE_ENTRIES);
     let content = html! {
         div .head {
             h1 { "Audit log" }
@@ -94,7 +96,7 @@ pub(crate) async fn page(
             @if let Some(last) = older { a rel="next" href=(asked.address("audit", &last.id.to_string())) { "Older" } }
         }
         p .hint {
-            "Entries are kept for " (app.settings.audit_days) " days. A file has the newest " (MOST)
+            "Entries are kept for " (app.settings.audit_days) " days. A file has the newest " (MAX_FILE_ENTRIES)
             ", older ones with " code { "before" } " and the last " code { "id" } " in its address."
         }
     };
@@ -117,7 +119,7 @@ pub(crate) async fn download(
     _: AdminSession,
     Query(asked): Query<Asked>,
 ) -> Page<Response> {
-    let entries = app.database.audit(asked.filter(MOST)).await?;
+    let entries = app.database.audit(asked.filter(MAX_FILE_ENTRIES)).await?;
     let headers = [
         (header::CONTENT_TYPE, "text/csv; charset=utf-8"),
         (

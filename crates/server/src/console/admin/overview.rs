@@ -16,10 +16,10 @@ use crate::{
 };
 
 /// Maximum number of open runs on the page.
-const RUNS: u64 = 200;
+const MAX_RUNS: u64 = 200;
 
 pub(crate) async fn page(State(app): State<Arc<App>>, session: AdminSession) -> Page {
-    let (runs, total) = app.database.open_runs(RUNS).await?;
+    let (runs, total) = app.database.open_runs(MAX_RUNS).await?;
     let (running, waiting): (Vec<_>, Vec<_>) = runs.iter().partition(|run| run.job.is_some());
     let now = now_ms();
     let content = html! {
@@ -51,7 +51,7 @@ pub(crate) async fn page(State(app): State<Arc<App>>, session: AdminSession) -> 
                 tbody { @for run in &waiting { tr { (cells(run)) td { (time(&run.created_at)) } } } }
             } }
         }
-        @if total > RUNS { p .hint { "The first " (RUNS) " of " (total) " open runs." } }
+        @if total > MAX_RUNS { p .hint { "The first " (MAX_RUNS) " of " (total) " open runs." } }
     };
     Ok(session.framed("Overview", &content))
 }

@@ -15,14 +15,14 @@ use view::Axis;
 pub(crate) use view::{View, ViewQuery};
 
 /// Width and height of the plot area in SVG user units.
-const SIDE: f64 = 1000.0;
+const PLOT_SIZE: f64 = 1000.0;
 /// Number of colours. Curves beyond it reuse a colour with dashes.
 pub(super) const COLOURS: usize = 8;
 /// Maximum number of curves in the legend. With more, the page's table of runs is
 /// the legend.
-const NAMED: usize = 12;
+const MAX_LEGEND: usize = 12;
 /// Number of dash styles: solid, dashed, dotted.
-const DASHES: usize = 3;
+const DASH_STYLES: usize = 3;
 
 /// A curve prepared for drawing.
 struct Drawn<'a> {
@@ -34,7 +34,7 @@ struct Drawn<'a> {
 
 /// Returns the CSS classes for colour and dashes of the curve at this index.
 pub(super) fn style_of(place: usize) -> String {
-    format!("c{} d{}", place % COLOURS, place / COLOURS % DASHES)
+    format!("c{} d{}", place % COLOURS, place / COLOURS % DASH_STYLES)
 }
 
 /// Renders a figure of curves with a common axis, and a table of the main values
@@ -66,7 +66,7 @@ pub(super) fn figure(title: &str, curves: &[Curve], view: &View) -> Markup {
         figure .figure {
             figcaption {
                 span .title { (title) }
-                @if (2..=NAMED).contains(&drawn.len()) { @for (i, curve) in drawn.iter().enumerate() {
+                @if (2..=MAX_LEGEND).contains(&drawn.len()) { @for (i, curve) in drawn.iter().enumerate() {
                     span class={ "key " (style_of(i)) } { bdi { (visible(curve.name)) } }
                 } }
             }
@@ -162,9 +162,10 @@ fn field(curves: &[Drawn<'_>], x: &ticks::Scale, y: &ticks::Scale) -> PreEscaped
         ));
     }
     draw(format_args!(
-        "<svg viewBox=\"0 0 {SIDE} {SIDE}\" preserveAspectRatio=\"none\">"
+        "<svg viewBox=\"0 0 {PLOT_SIZE} {PLOT_SIZE}\" preserveAspectRatio=\"none\">"
     ));
-    let place = |(px, py): (f64, f64)| (x.place(px) * SIDE, SIDE - y.place(py) * SIDE);
+    let place =
+        |(px, py): (f64, f64)| (x.place(px) * PLOT_SIZE, PLOT_SIZE - y.place(py) * PLOT_SIZE);
     for (i, curve) in curves.iter().enumerate() {
         if let Some(rough) = &curve.rough {
             // The scale fits the smoothed curve. Points outside of it are left out.

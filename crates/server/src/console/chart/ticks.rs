@@ -3,9 +3,9 @@
 use crate::console::words::number;
 
 /// Minimum number of ticks, if the range allows it.
-const FEWEST: usize = 3;
+const MIN_TICKS: usize = 3;
 /// Maximum number of ticks on a logarithmic axis.
-const MOST: usize = 9;
+const MAX_LOG_TICKS: usize = 9;
 
 /// Maps values to positions on an axis.
 pub(super) struct Scale {
@@ -54,7 +54,7 @@ impl Scale {
     pub(super) fn ticks(&self) -> Vec<f64> {
         let logarithmic = self.log.then(|| decades(self.low, self.high));
         match logarithmic {
-            Some(ticks) if ticks.len() >= FEWEST => ticks,
+            Some(ticks) if ticks.len() >= MIN_TICKS => ticks,
             _ => even(self.low, self.high, self.step),
         }
     }
@@ -73,11 +73,11 @@ fn wide((low, high): (f64, f64)) -> (f64, f64) {
     }
 }
 
-/// Returns the largest round step that gives an axis more than [`FEWEST`] ticks.
+/// Returns the largest round step that gives an axis more than [`MIN_TICKS`] ticks.
 fn step(low: f64, high: f64) -> f64 {
     let magnitude = 10f64.powf((high - low).log10().floor());
     let steps = [1.0, 0.5, 0.25, 0.2, 0.1].map(|factor| factor * magnitude);
-    let enough = |step: &&f64| even(low, high, **step).len() > FEWEST;
+    let enough = |step: &&f64| even(low, high, **step).len() > MIN_TICKS;
     steps
         .iter()
         .find(enough)
@@ -105,10 +105,10 @@ fn decades(low: f64, high: f64) -> Vec<f64> {
             .collect()
     };
     let fine = ticks(&[1.0, 2.0, 5.0], 1);
-    if fine.len() <= MOST {
+    if fine.len() <= MAX_LOG_TICKS {
         return fine;
     }
-    let every = (1..).find(|&every| ticks(&[1.0], every).len() <= MOST);
+    let every = (1..).find(|&every| ticks(&[1.0], every).len() <= MAX_LOG_TICKS);
     ticks(&[1.0], every.unwrap_or(1))
 }
 

@@ -7,7 +7,7 @@ use super::{curve::Point, ticks};
 use crate::console::words::{query, seconds};
 
 /// Maximum smoothing factor.
-const SMOOTHEST: f64 = 0.99;
+const MAX_SMOOTHING: f64 = 0.99;
 
 /// Quantity on the horizontal axis.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -99,7 +99,7 @@ impl From<&ViewQuery> for View {
         Self {
             axis,
             log: query.scale == "log",
-            smooth: smooth.unwrap_or(0.0).clamp(0.0, SMOOTHEST),
+            smooth: smooth.unwrap_or(0.0).clamp(0.0, MAX_SMOOTHING),
             from,
             to,
         }
@@ -250,7 +250,7 @@ mod tests {
         for odd in ["", "x", "NaN", "-1", "inf"] {
             assert_eq!(View::from(&query(odd, odd, odd)).smooth, 0.0, "{odd}");
         }
-        assert_eq!(View::from(&query("", "", "7")).smooth, SMOOTHEST);
+        assert_eq!(View::from(&query("", "", "7")).smooth, MAX_SMOOTHING);
     }
 
     #[test]

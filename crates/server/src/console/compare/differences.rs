@@ -12,7 +12,7 @@ use crate::{console::config::config_of, database::RunRow};
 
 /// Ignored fields: names, which always differ, and settings without effect on the
 /// result.
-const NAMES: [&str; 4] = ["run_name", "experiment_name", "data.evaluate", "public"];
+const IGNORED: [&str; 4] = ["run_name", "experiment_name", "data.evaluate", "public"];
 
 /// Default values of model options.
 const DEFAULTS: [(&str, &str); 4] = [
@@ -74,8 +74,8 @@ fn between(all: &[(Settings, Value)]) -> Vec<Difference> {
         });
         let compared: Vec<Option<String>> = compared.collect();
         let differ = compared.iter().any(|value| *value != compared[0]);
-        let values = told_apart(values, &compared);
-        (differ && !NAMES.contains(&field.as_str())).then(|| Difference {
+        let values = disambiguated(values, &compared);
+        (differ && !IGNORED.contains(&field.as_str())).then(|| Difference {
             label: label(field),
             values,
         })
@@ -85,7 +85,7 @@ fn between(all: &[(Settings, Value)]) -> Vec<Difference> {
 
 /// Appends the start of the content's SHA-256 to datasets with equal names and
 /// different contents.
-fn told_apart(values: Vec<Option<String>>, compared: &[Option<String>]) -> Vec<Option<String>> {
+fn disambiguated(values: Vec<Option<String>>, compared: &[Option<String>]) -> Vec<Option<String>> {
     let is_twin = |place: usize| {
         let mut others = values.iter().zip(compared);
         others.any(|(value, content)| {
@@ -203,7 +203,7 @@ mod tests {
     use super::*;
 
     fn differ(one: (Value, Value), other: (Value, Value)) -> Vec<(String, Vec<Option<String>>)> {
-        let [one, other] = [one, other].map(|(config, data)| (flat(config), data));
+        let [one, other] = [one, other].map(|(config, data)| (flattened(config), data));
         let found = between(&[one, other]).into_iter();
         found.map(|field| (field.label, field.values)).collect()
     }

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Maximum number of runs whose examples are shown.
-const MOST: usize = 12;
+const MAX_RUNS: usize = 12;
 
 /// A run's examples and its index in the comparison, which determines its colour.
 struct Own<'a> {
@@ -32,7 +32,7 @@ pub(super) async fn section(app: &App, runs: &[RunRow]) -> Result<Markup, ApiErr
         if examples.asked().next().is_none() {
             continue;
         }
-        if all.len() == MOST {
+        if all.len() == MAX_RUNS {
             left_out += 1;
             continue;
         }

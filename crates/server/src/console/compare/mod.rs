@@ -25,14 +25,14 @@ use super::{
 use crate::{app::App, database::RunRow, error::ApiError, runs::find_run};
 
 /// Maximum number of runs in a comparison.
-const MOST: usize = 200;
+const MAX_RUNS: usize = 200;
 /// Maximum number of points in a figure, and bounds on the number of points per
 /// run.
-const POINTS: u64 = 6000;
-const POINTS_OF_RUN: u64 = 400;
-const FEWEST_POINTS: u64 = 40;
+const MAX_POINTS: u64 = 6000;
+const MAX_RUN_POINTS: u64 = 400;
+const MIN_RUN_POINTS: u64 = 40;
 /// Maximum number of metrics with curves.
-const METRICS: usize = 8;
+const MAX_METRICS: usize = 8;
 
 pub(crate) async fn page(
     State(app): State<Arc<App>>,
@@ -51,11 +51,11 @@ pub(crate) async fn page(
     let back = of("back").and_then(own_address);
     let mut chosen: Vec<&str> = Vec::new();
     for (_, id) in fields.iter().filter(|(field, _)| field == "run") {
-        if chosen.len() <= MOST && !chosen.contains(&id.as_str()) {
+        if chosen.len() <= MAX_RUNS && !chosen.contains(&id.as_str()) {
             chosen.push(id);
         }
     }
-    if !(2..=MOST).contains(&chosen.len()) {
+    if !(2..=MAX_RUNS).contains(&chosen.len()) {
         let page = too_few(&session, chosen.len(), of("experiment"), back);
         return Ok((StatusCode::BAD_REQUEST, page).into_response());
     }
@@ -70,7 +70,7 @@ pub(crate) async fn page(
     // Reading curves and examples of all runs is expensive.
     let _turn = app.gates.previews.enter(&session.user.person).await?;
     let view = View::from(&view);
-    let points = (POINTS / runs.len() as u64).clamp(FEWEST_POINTS, POINTS_OF_RUN);
+    let points = (MAX_POINTS / runs.len() as u64).clamp(MIN_RUN_POINTS, MAX_RUN_POINTS);
     // A visible range gets a higher resolution.
     let points = if view.is_part() { points * 4 } else { points };
     let mut own = Vec::new();
@@ -108,12 +108,12 @@ pub(crate) async fn page(
     Ok(framed(&session, "Experiments", "Compare runs", &content).into_response())
 }
 
-/// Renders the error page for fewer than 2 or more than [`MOST`] runs.
+/// Renders the error page for fewer than 2 or more than [`MAX_RUNS`] runs.
 fn too_few(session: &Session, chosen: usize, from: Option<&str>, back: Option<&str>) -> Markup {
     let content = html! {
         h1 { "Compare runs" }
         p .problem role="alert" {
-            @if chosen > MOST { "You have selected more than " (MOST) " runs. At most " (MOST) " can be compared." }
+            @if chosen > MAX_RUNS { "You have selected more than " (MAX_RUNS) " runs. At most " (MAX_RUNS) " can be compared." }
             @else { "You have selected " (count(chosen as u64, "run")) ". Select at least 2 in a list of runs." }
         }
         p { @match (back, from) {

@@ -23,13 +23,13 @@ use crate::{
 const POINTS: u64 = 600;
 /// Approximate number of points read for a curve of which only a range is
 /// visible.
-const POINTS_OF_PART: u64 = 6000;
+const RANGE_POINTS: u64 = 6000;
 /// Maximum number of measurements read from the log.
-const MEASURED: u64 = 2000;
+const MAX_MEASUREMENTS: u64 = 2000;
 /// Maximum number of metric curves.
-const METRICS: usize = 8;
+const MAX_METRICS: usize = 8;
 /// Prefix of the engine's log lines with a measurement between two steps.
-const LINE: &str = "Metric: '";
+const METRIC_PREFIX: &str = "Metric: '";
 
 /// The curves of a run.
 #[derive(Default)]
@@ -58,11 +58,7 @@ pub(super) async fn figures(
     fields: &[(&str, &str)],
 ) -> Page {
     // A visible range gets a higher resolution.
-    let points = if view.is_part() {
-        POINTS_OF_PART
-    } else {
-        POINTS
-    };
+    let points = if view.is_part() { RANGE_POINTS } else { POINTS };
     let curves = of(app, run, points).await?;
     let losses = [curves.loss, curves.val_loss];
     let losses: Vec<Curve> = losses
@@ -138,7 +134,7 @@ pub(crate) async fn of(app: &App, run: &RunRow, points: u64) -> Result<Curves, A
     });
     let lines = app
         .database
-        .lines_that_begin(run.id, LINE, MEASURED)
+        .lines_that_begin(run.id, METRIC_PREFIX, MAX_MEASUREMENTS)
         .await?;
     let metrics = measured(run, &lines, &clock);
     Ok(Curves {
@@ -226,13 +222,13 @@ fn measured(run: &RunRow, lines: &[String], clock: &Clock) -> Vec<Curve> {
             points: points.collect(),
         })
     });
-    curves.take(METRICS).collect()
+    curves.take(MAX_METRICS).collect()
 }
 
 /// Parses name, step and value of a line such as `Metric: 'x' after 10 steps:
 /// 0.5`.
 fn read(line: &str) -> Option<(&str, f64, f64)> {
-    let (name, rest) = line.strip_prefix(LINE)?.rsplit_once("' after ")?;
+    let (name, rest) = line.strip_prefix(METRIC_PREFIX)?.rsplit_once("' after ")?;
     let (step, value) = rest.split_once(" steps: ")?;
     Some((name, step.parse().ok()?, value.parse().ok()?))
 }

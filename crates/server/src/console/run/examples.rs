@@ -25,7 +25,7 @@ use crate::{
 /// Maximum number of example queries.
 pub(crate) const EXAMPLES: usize = 5;
 /// Maximum number of results per query.
-const MATCHES: usize = 8;
+const MAX_MATCHES: usize = 8;
 /// Number of documents shown of the data that a synthesis run created.
 const DOCUMENTS: u64 = 5;
 
@@ -109,7 +109,8 @@ impl Examples {
     /// Pictures of other documents must not be sent.
     pub(super) fn data_with(&self, document: u64) -> Option<&ArtifactRow> {
         let mut sides = self.queries.iter().flat_map(|query| self.sides(query));
-        let is_shown = sides.any(|side| side.places.iter().take(MATCHES).any(|p| *p == document));
+        let is_shown =
+            sides.any(|side| side.places.iter().take(MAX_MATCHES).any(|p| *p == document));
         self.data.as_ref().filter(|_| is_shown)
     }
 
@@ -151,7 +152,7 @@ impl Examples {
 
     /// Renders the results of a query.
     pub(crate) fn found(&self, side: &Side<'_>, shared: Option<&str>) -> Markup {
-        html! { ol .found { @for (i, text) in side.texts.iter().take(MATCHES).enumerate() {
+        html! { ol .found { @for (i, text) in side.texts.iter().take(MAX_MATCHES).enumerate() {
             @let text = text.as_str().map_or_else(|| text.to_string(), str::to_owned);
             @let hit = side.hits.get(i).copied().unwrap_or_default();
             li .hit[hit] {

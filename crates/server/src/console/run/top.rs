@@ -23,17 +23,17 @@ use crate::{
 };
 
 /// Maximum number of warnings shown.
-const WARNINGS: u64 = 20;
+const MAX_WARNINGS: u64 = 20;
 /// Start of the engine's warnings about a harmful training.
-const HARM: [&str; 2] = ["THE EMBEDDINGS COLLAPSED", "THE SEARCH GOT WORSE"];
+const HARM_WARNINGS: [&str; 2] = ["THE EMBEDDINGS COLLAPSED", "THE SEARCH GOT WORSE"];
 
 pub(super) async fn markup(app: &App, session: &Session, shown: &Shown) -> Page {
     let run = &shown.run;
     let details = status_of(app, run).await?.details;
-    let warnings = app.database.warnings(run.id, WARNINGS).await?;
+    let warnings = app.database.warnings(run.id, MAX_WARNINGS).await?;
     let (harm, other): (Vec<&String>, Vec<&String>) = warnings
         .iter()
-        .partition(|line| HARM.iter().any(|start| line.starts_with(start)));
+        .partition(|line| HARM_WARNINGS.iter().any(|start| line.starts_with(start)));
     let metrics = metrics::of(run);
     Ok(html! {
         (crumbs(run))
@@ -76,7 +76,7 @@ pub(super) async fn markup(app: &App, session: &Session, shown: &Shown) -> Page 
 /// Renders a warning of the log in sentence case. The log uses capitals for
 /// emphasis.
 fn sentence(line: &str) -> Markup {
-    let found = HARM
+    let found = HARM_WARNINGS
         .iter()
         .find_map(|start| Some((start, line.strip_prefix(start)?)));
     match found {

@@ -16,7 +16,7 @@ use crate::{
 pub(super) const PAGE: u64 = 50;
 
 /// Maximum number of runs that are sorted and filtered in memory, or exported.
-const MOST: u64 = 200_000;
+const MAX_RUNS: u64 = 200_000;
 
 /// Runs whose configurations are in memory at once.
 pub(super) const CHUNK: usize = 200;

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Maximum number of conditions.
-const MOST: usize = 20;
+const MAX_CONDITIONS: usize = 20;
 /// Comparison operators. Longer ones come first, because `<=` starts with `<`.
 const OPERATORS: [&str; 7] = ["<=", ">=", "!=", "=", "<", ">", "~"];
 
@@ -135,9 +135,9 @@ impl Conditions {
     pub(super) fn read(text: &str) -> Result<Self, String> {
         let parts = text.split(',').map(str::trim);
         let parts: Vec<&str> = parts.filter(|part| !part.is_empty()).collect();
-        if parts.len() > MOST {
+        if parts.len() > MAX_CONDITIONS {
             return Err(format!(
-                "{} conditions: at most {MOST} are allowed",
+                "{} conditions: at most {MAX_CONDITIONS} are allowed",
                 parts.len()
             ));
         }

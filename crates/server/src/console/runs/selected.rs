@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// Maximum number of runs that are changed at once.
-const MOST: usize = 1000;
+const MAX_RUNS: usize = 1000;
 
 /// An action on the selected runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,9 +98,9 @@ pub(super) async fn find_all(
     session: &Session,
     ids: &[&str],
 ) -> Result<Vec<RunRow>, ApiError> {
-    if ids.len() > MOST {
+    if ids.len() > MAX_RUNS {
         return Err(ApiError::bad_request(format!(
-            "`run` names {} runs: at most {MOST} are allowed at once; select fewer",
+            "`run` names {} runs: at most {MAX_RUNS} are allowed at once; select fewer",
             ids.len()
         )));
     }

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Maximum number of characters shown of a description or a note.
-const TEXT: usize = 100;
+const MAX_CHARS: usize = 100;
 
 /// The data of a table.
 pub(super) struct Shown<'a> {
@@ -225,7 +225,7 @@ fn row(run: &RunRow, shown: &Shown<'_>, heads: &[(&str, String, String)]) -> Mar
 
 /// Returns the start of a text.
 fn cut(text: &str) -> String {
-    match text.char_indices().nth(TEXT) {
+    match text.char_indices().nth(MAX_CHARS) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
     }

@@ -10,10 +10,10 @@ use crate::{
 };
 
 /// Maximum number of datasets in the form, newest first.
-const OFFERED: u64 = 200;
+const MAX_OFFERED: u64 = 200;
 
 /// Number of documents that determine the kind of a dataset.
-const LOOKED_AT: u64 = 24;
+const SAMPLE: u64 = 24;
 
 /// Kind and size of the selected dataset.
 pub(super) struct Found {
@@ -25,7 +25,7 @@ pub(super) async fn datasets(app: &App, session: &Session) -> Result<Vec<Artifac
     let list = ArtifactList {
         kind: Some("documentArray".to_owned()),
         newest_first: true,
-        page: (0, OFFERED),
+        page: (0, MAX_OFFERED),
         ..ArtifactList::default()
     };
     let project = session.user.namespace.clone();
@@ -45,7 +45,7 @@ pub(super) async fn look(
         return Ok(None);
     };
     let person = &session.user.person;
-    let read = documents::read(app, person, &artifact.content, 0, LOOKED_AT).await;
+    let read = documents::read(app, person, &artifact.content, 0, SAMPLE).await;
     Ok(read.ok().map(|(documents, total)| Found {
         shape: Shape::of(&documents),
         documents: total,

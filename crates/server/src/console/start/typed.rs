@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 /// Default name of the experiment.
-const EXPERIMENT: &str = "default";
+const DEFAULT_EXPERIMENT: &str = "default";
 
 /// Submitted values.
 #[derive(Clone, Default, Deserialize)]
@@ -40,7 +40,7 @@ impl Typed {
     /// Returns the name of the experiment, or its default.
     pub(super) fn experiment(&self) -> &str {
         match self.experiment.trim() {
-            "" => EXPERIMENT,
+            "" => DEFAULT_EXPERIMENT,
             given => given,
         }
     }
