@@ -48,7 +48,7 @@ pub(crate) async fn show(State(app): State<Arc<App>>, session: Session) -> Page 
         h2 { "Notifications" }
         ul {
             li { a href="/console/mail" { "E-mail" } " about your runs" }
-            li { a href="/console/webhooks" { "Webhooks" } ": calls of an address of yours" }
+            li { a href="/console/webhooks" { "Webhooks" } ": HTTP calls when runs start or end" }
         }
     };
     Ok(page(&session, "", "Account", &content))

@@ -233,7 +233,7 @@ pub(crate) async fn save_artifact(
     let saved = match app.database.update_artifact(by, id, change).await? {
         Annotated::Done(_) => Ok(()),
         Annotated::Missing => Err(ApiError::forbidden(
-            "this belongs to somebody else: you can read it, and not change it",
+            "this belongs to another user: you can read it but not change it",
         )),
         Annotated::Invalid(error) => Err(invalid_annotation(&error)),
     };

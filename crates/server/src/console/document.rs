@@ -19,7 +19,8 @@ pub(super) const DOCUMENTS: u64 = 24;
 /// Maximum number of characters shown of a text.
 const MAX_CHARS: usize = 400;
 
-/// Limits on the number and depth of a document's chunks that are shown.
+/// Limits on what is shown of a document: chunks of one document (and tags), and
+/// depth.
 const MAX_CHUNKS: usize = 8;
 
 const MAX_DEPTH: usize = 3;

@@ -51,8 +51,8 @@ fn title_of(status: StatusCode) -> &'static str {
         StatusCode::NOT_FOUND => "Not found",
         StatusCode::FORBIDDEN => "Not allowed",
         StatusCode::TOO_MANY_REQUESTS => "Too many requests",
-        StatusCode::METHOD_NOT_ALLOWED => "Nothing to see here",
-        status if status.is_client_error() => "This can't be done",
+        StatusCode::METHOD_NOT_ALLOWED => "Method not allowed",
+        status if status.is_client_error() => "Request refused",
         _ => "The server has a problem",
     }
 }

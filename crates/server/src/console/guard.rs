@@ -33,7 +33,7 @@ pub(super) async fn guarded(
     let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
     let token = cookie(request.headers(), COOKIE).map(str::to_owned);
     let mut answer = if changes && !is_own_form(request.headers()) {
-        let text = "This form did not come from a page of this server.";
+        let text = "This form did not come from a page of this server. Open the page here and send the form again.";
         frame::refusal(None, (StatusCode::FORBIDDEN, text).into_response()).await
     } else {
         next.run(request).await

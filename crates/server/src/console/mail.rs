@@ -80,7 +80,7 @@ fn state(session: &Session, stored: Option<&MailAddress>) -> Markup {
         }
         Some(stored) => {
             p { b { (name(&stored.address)) } " is not confirmed yet. A code was sent to it. It is "
-                "good for one day." }
+                "valid for one day." }
             @if session.is_full() {
                 form method="post" action="/console/mail/confirm" .row {
                     label { "Code " input name="code" required autocomplete="one-time-code"

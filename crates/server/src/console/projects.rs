@@ -51,7 +51,7 @@ async fn show(app: &App, session: &Session, typed: &str, wrong: Option<&str>) ->
     let projects = app.database.projects(&session.user, false).await?;
     let content = html! {
         h1 { "Projects" }
-        p { "A project holds experiments, runs, data and models, which its members share. Your \
+        p { "The members of a project share its experiments, runs, data and models. Your \
             personal project is for you alone." }
         (problem(wrong))
         @if session.is_full() {

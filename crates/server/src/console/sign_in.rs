@@ -199,7 +199,7 @@ pub(crate) async fn sign_in(
     }
     note_failure(&app, &name, peer).await?;
     let wrong = ApiError::unauthenticated(match name.is_empty() {
-        true => "the token is wrong or has expired; with a password, give your name as well",
+        true => "the token is wrong or has expired; with a password, enter your name as well",
         false => "the name or the password is wrong",
     });
     Ok(form(&app, &given.next, &name, Some(&wrong)))

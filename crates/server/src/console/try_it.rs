@@ -218,7 +218,7 @@ fn search_form(run: &RunRow, kind: ModelKind, form: &Form, data: &[ArtifactRow])
     };
     html! {
         @if data.is_empty() {
-            p { "There is no data to search yet. Push some with " code { "push" } ", and come back." }
+            p { "There is no data to search yet. Push some with " code { "push" } ", then reload this page." }
         } @else {
             form .stacked method="post" enctype="multipart/form-data" action={ (run_path(run)) "/try" } {
                 @if texts {

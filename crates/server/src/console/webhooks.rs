@@ -232,7 +232,7 @@ pub(crate) async fn show_one(
         @if rows.is_empty() {
             p .hint { "Nothing was sent yet." }
         } @else {
-            p .hint { "The newest come first. Reload the page to see what happened since." }
+            p .hint { "The newest come first. Reload the page to update the list." }
             div .scroll tabindex="0" role="region" aria-label="Table of deliveries" { table .cards aria-labelledby="deliveries" {
                 thead { tr {
                     th scope="col" { "Event" } th scope="col" { "State" }
@@ -310,7 +310,7 @@ pub(crate) async fn ask_to_delete(
     let content = html! {
         (crumbs())
         h1 { "Delete this webhook?" }
-        p { (name(&hook.url)) " is not called any more. Messages that wait are not sent." }
+        p { (name(&hook.url)) " is not called any more. Waiting messages are not sent." }
         form .row method="post" action={ (here) "/delete" } {
             (session.project_field())
             button .danger type="submit" { "Delete the webhook" }

@@ -37,7 +37,7 @@ impl Refusal {
                 Self::Rows(problems, Vec::new())
             }
             DataError::File { path, error } => {
-                tracing::warn!("An uploaded file can't be read: {path}: {error}");
+                tracing::warn!("Can't read an uploaded file: {path}: {error}");
                 Self::Field("file", "it can't be read: send it again".to_owned())
             }
             other => {

@@ -134,7 +134,7 @@ pub(crate) fn sweep(folder: &Path) {
         }
         if let Err(error) = std::fs::remove_dir_all(entry.path()) {
             let path = entry.path();
-            tracing::warn!("{} can't be removed: {error}", path.display());
+            tracing::warn!("Can't delete {}: {error}", path.display());
         }
     }
 }

@@ -241,7 +241,7 @@ impl Oidc {
 }
 
 fn unreachable(reason: String) -> ApiError {
-    tracing::warn!("The sign-in provider can't be used: {reason}");
+    tracing::warn!("The sign-in provider failed: {reason}");
     ApiError::unavailable(
         "the sign-in provider does not answer correctly: try again, or ask the operator of \
          this server, whose log says why",
@@ -249,7 +249,7 @@ fn unreachable(reason: String) -> ApiError {
 }
 
 fn refused(reason: impl std::fmt::Display) -> ApiError {
-    tracing::warn!("A sign-in through the provider was refused: {reason}");
+    tracing::warn!("Refused a sign-in through the provider: {reason}");
     ApiError::unauthenticated(format!("the sign-in did not succeed: {reason}"))
 }
 

@@ -35,7 +35,7 @@ pub(crate) async fn create(
     let made = app.database.add_webhook(by, new, most).await?;
     let made = made.ok_or_else(|| {
         ApiError::forbidden(format!(
-            "there are {most} webhooks already, the most that are allowed: delete one first, or \
+            "there are {most} webhooks already, the maximum: delete one first, or \
              ask the operator for a higher `users.max_webhooks`"
         ))
     })?;
@@ -58,7 +58,7 @@ fn read_url(text: &str, private: bool) -> Result<String> {
     })?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err(bad(
-            "it holds a user name or a password: leave them out, and check the signature of the \
+            "it contains a user name or a password: leave them out, and check the signature of the \
              calls instead"
                 .to_owned(),
         ));

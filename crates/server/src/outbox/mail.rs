@@ -177,8 +177,8 @@ fn confirmation(body: &Value, public_url: Option<&Url>) -> (String, String) {
     let code = body["code"].as_str().unwrap_or_default();
     let server = public_url.map_or("a Finetuner server", Url::as_str);
     let text = format!(
-        "Somebody has given this address to {server} for e-mail about their runs.\n\nIf it was \
-         you, enter this code on the page Account, E-mail:\n\n{code}\n\nIt is good for one day. \
+        "Somebody has entered this address on {server} for e-mail about their runs.\n\nIf it was \
+         you, enter this code on the page Account, E-mail:\n\n{code}\n\nIt is valid for one day. \
          If it was not you, do nothing: no other e-mail follows.\n"
     );
     ("Confirm your e-mail address".to_owned(), text)

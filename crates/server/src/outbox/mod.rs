@@ -149,7 +149,7 @@ async fn attempt(app: &App, sender: &Sender, message: Due) {
         Ok(true) => {}
         Ok(false) => return,
         Err(error) => {
-            tracing::warn!("Message {} can't be sent now: {error}", message.name);
+            tracing::warn!("Can't start sending message {}: {error}", message.name);
             tokio::time::sleep(ERROR_PAUSE).await;
             return;
         }
@@ -162,14 +162,14 @@ async fn attempt(app: &App, sender: &Sender, message: Due) {
         }
     };
     if next == Next::GivenUp {
-        tracing::warn!("Message {} is given up: {outcome}", message.name);
+        tracing::warn!("Gave up sending message {}: {outcome}", message.name);
     }
     let noted = app
         .database
         .note_attempt(message.id, message.attempts + 1, next, outcome);
     if let Err(error) = noted.await {
         tracing::warn!(
-            "The outcome of message {} can't be noted, so it may be sent again: {error}",
+            "Can't store the outcome of message {}, so it may be sent again: {error}",
             message.name
         );
     }

@@ -96,8 +96,8 @@ pub(crate) async fn page(
             @if let Some(last) = older { a rel="next" href=(asked.address("audit", &last.id.to_string())) { "Older" } }
         }
         p .hint {
-            "Entries are kept for " (app.settings.audit_days) " days. A file has the newest " (MAX_FILE_ENTRIES)
-            ", older ones with " code { "before" } " and the last " code { "id" } " in its address."
+            "Entries are kept for " (app.settings.audit_days) " days. A file contains the newest " (MAX_FILE_ENTRIES)
+            " entries. To get older ones, set " code { "before" } " in its URL to the last " code { "id" } "."
         }
     };
     Ok(session.framed("Audit log", &content))

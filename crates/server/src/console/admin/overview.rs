@@ -44,7 +44,7 @@ pub(crate) async fn page(State(app): State<Arc<App>>, session: AdminSession) -> 
             } }
         }
         h2 { "Queue" }
-        @if waiting.is_empty() { p { "No run waits." } } @else {
+        @if waiting.is_empty() { p { "No runs are waiting." } } @else {
             div .scroll tabindex="0" role="region" aria-label="Waiting runs" { table {
                 caption { (count(waiting.len() as u64, "run")) ". Users take turns." }
                 thead { tr { (heads()) th scope="col" { "Submitted" } } }

@@ -74,7 +74,7 @@ async fn show(app: &App, session: &AdminSession, number: u64, wrong: Option<&str
             } } }
         } }
         (pager(total, number, PAGE, |page| format!("{HERE}?page={page}")))
-        p .hint { "An empty limit means the server's." }
+        p .hint { "If the limit is empty, the server's limit applies." }
     };
     Ok(session.framed("Storage", &content))
 }
@@ -100,7 +100,7 @@ pub(crate) async fn set(
             .map(Some)
             .ok_or_else(|| {
                 ApiError::bad_request(format!(
-                    "`stored` is `{text}`: a whole number of MiB is wanted, or nothing for the \
+                    "`stored` is `{text}`: enter a whole number of MiB, or nothing for the \
                      server's limit"
                 ))
             }),

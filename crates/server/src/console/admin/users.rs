@@ -66,7 +66,7 @@ async fn show(app: &App, session: &AdminSession, number: u64, said: &Markup) -> 
             tbody { @for user in &users { (row(session, user)) } }
         } }
         (pager(total, number, PAGE, |page| format!("{HERE}?page={page}")))
-        p .hint { "An empty limit means the server's. Disabling a user ends all sessions and refuses all \
+        p .hint { "If the limit is empty, the server's limit applies. Disabling a user ends all sessions and refuses all \
             tokens; data and runs stay." }
     };
     Ok(session.framed("Users", &content))
@@ -218,7 +218,7 @@ fn meaning(action: &str) -> Result<Meaning, ApiError> {
         },
         other => {
             return Err(ApiError::bad_request(format!(
-                "`action` is `{other}`: disable, enable, admin, revoke or sessions is wanted"
+                "`action` is `{other}`: disable, enable, admin, revoke and sessions are allowed"
             )));
         }
     })
@@ -280,7 +280,7 @@ pub(crate) async fn set_quota(
         text => {
             let most = text.parse().map_err(|_| {
                 ApiError::bad_request(format!(
-                    "`open_runs` is `{text}`: a whole number is wanted, or nothing for the \
+                    "`open_runs` is `{text}`: enter a whole number, or nothing for the \
                      server's limit"
                 ))
             })?;

@@ -38,7 +38,7 @@ const ROWS: [(&str, &str); 5] = [
     ("text-to-image", "Pictures with their texts"),
     ("image-to-image", "Pictures: pairs, or pictures with labels"),
     ("mesh-to-mesh", "Meshes: pairs, or meshes with labels"),
-    ("texts", "Texts alone, to make training data of"),
+    ("texts", "Texts only, to generate training data"),
 ];
 
 /// Delimiters: value of the field, label, byte.
@@ -51,8 +51,8 @@ const DELIMITERS: [(&str, &str, u8); 4] = [
 
 /// Interpretations of the first row, with their labels.
 const FIRST_ROWS: [(&str, &str); 3] = [
-    ("", "names if they are known ones, or else data"),
-    ("names", "names of the columns"),
+    ("", "column names if they are known, otherwise data"),
+    ("names", "column names"),
     ("data", "data"),
 ];
 
@@ -194,7 +194,9 @@ async fn text_of(name: &str, mut field: Field<'_>) -> Result<String, ApiError> {
 }
 
 fn broken(error: &axum::extract::multipart::MultipartError) -> ApiError {
-    ApiError::bad_request(format!("the form broke off: send it again ({error})"))
+    ApiError::bad_request(format!(
+        "the upload was interrupted: send the form again ({error})"
+    ))
 }
 
 /// Validates the submitted form.
@@ -221,7 +223,7 @@ async fn checked(
     };
     if let Some((name, _)) = typed.0.iter().find(|(name, _)| !known(name)) {
         let name = finetuner_protocol::text::start_of(name);
-        let reason = format!("`{name}` is no field of this form");
+        let reason = format!("`{name}` is not a field of this form: open the page again");
         return Err(ApiError::unprocessable(reason).into());
     }
     let name = typed.get("name");
@@ -252,7 +254,7 @@ async fn checked(
 fn reading(typed: &Typed) -> Result<Reading, Refusal> {
     let bad = |field: &'static str| {
         let value = finetuner_protocol::text::start_of(typed.get(field));
-        Refusal::Field(field, format!("`{value}` is none of the choices"))
+        Refusal::Field(field, format!("`{value}` is not one of the choices"))
     };
     let rows = match typed.get("rows") {
         "texts" => Rows::Texts,
@@ -342,7 +344,7 @@ fn page(session: &Session, typed: &Typed, answer: &Answer) -> Markup {
             div #replacing {
                 @if is_conflict {
                     label .check { input #replace type="checkbox" name="replace" value="yes"
-                        checked[!typed.get("replace").is_empty()] aria-describedby="replace-wrong"; " Replace the data of this name" }
+                        checked[!typed.get("replace").is_empty()] aria-describedby="replace-wrong"; " Replace the dataset with this name" }
                     (beside("replace", said("replace")))
                 }
             }
@@ -354,7 +356,7 @@ fn page(session: &Session, typed: &Typed, answer: &Answer) -> Markup {
             label for="file" { "File" }
             input #file type="file" name="file" required accept=".csv,.tsv,.txt,.jsonl,.ndjson,.parquet,.zip"
                 aria-describedby="file-hint file-wrong";
-            p #file-hint .hint { "CSV, JSON Lines or Parquet, up to 4 GiB; or a zip of pictures with one such file, whose rows name them." }
+            p #file-hint .hint { "CSV, JSON Lines or Parquet, up to 4 GiB; or a zip with pictures and one such file whose rows name them." }
             (beside("file", said("file")))
             details open[is_open] {
                 summary { "How the file is read" }
@@ -377,14 +379,14 @@ fn page(session: &Session, typed: &Typed, answer: &Answer) -> Markup {
 /// Renders the settings that most files don't need.
 fn more<'a>(typed: &Typed, said: &impl Fn(&str) -> Option<&'a str>) -> Markup {
     html! {
-        label for="first_row" { "The first row of a CSV file holds" }
+        label for="first_row" { "The first row of a CSV file contains" }
         select #first_row name="first_row" aria-describedby="first_row-wrong" {
             @for (value, label) in FIRST_ROWS { option value=(value) selected[typed.get("first_row") == value] { (label) } }
         }
         (beside("first_row", said("first_row")))
         label for="delimiter" { "Columns are separated by" }
         select #delimiter name="delimiter" aria-describedby="delimiter-wrong" {
-            option value="" { "what the first rows show" }
+            option value="" { "detected from the first rows" }
             @for (value, label, _) in DELIMITERS { option value=(value) selected[typed.get("delimiter") == value] { (label) } }
         }
         (beside("delimiter", said("delimiter")))
@@ -397,7 +399,7 @@ fn more<'a>(typed: &Typed, said: &impl Fn(&str) -> Option<&'a str>) -> Markup {
         (beside("labeled", said("labeled")))
         fieldset .stacked {
             legend { "Columns" }
-            p .hint { "Names of the columns to train on. Without them, columns are recognised by usual names and by what they hold." }
+            p .hint { "Names of the columns to train on. If they are empty, columns are recognised by common names and by content." }
             @for (field, label) in COLUMNS {
                 label for=(field) { (label) }
                 input id=(field) name=(field) value=(typed.get(field)) autocapitalize="none" spellcheck="false";

@@ -111,7 +111,7 @@ pub(crate) async fn page(
         }
     };
     if let Err(error) = app.database.note_opened(share.id).await {
-        tracing::warn!("The opening of a link can't be counted: {error}");
+        tracing::warn!("Can't count the opening of a share link: {error}");
     }
     Ok(secluded(document(&visible(&run.name), &body)))
 }

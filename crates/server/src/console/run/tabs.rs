@@ -52,8 +52,8 @@ async fn log(app: &App, shown: &Shown) -> Result<Markup, ApiError> {
 
 fn checkpoints(shown: &Shown) -> Markup {
     if shown.checkpoints.is_empty() {
-        return html! { p { "There are no checkpoints. A run that goes on keeps its last one; with the callback "
-        code { "TrainingCheckpoint" } " those of the last epochs stay." } };
+        return html! { p { "There are no checkpoints. A run in progress keeps its last one. With the callback "
+        code { "TrainingCheckpoint" } ", those of the last epochs are kept." } };
     }
     html! {
         div .scroll tabindex="0" role="region" aria-label="Table of checkpoints" { table {
@@ -74,7 +74,7 @@ fn checkpoints(shown: &Shown) -> Markup {
 
 fn files(shown: &Shown) -> Markup {
     let Some(artifact) = &shown.artifact else {
-        return html! { p { "There is nothing to download. A run that finishes has its "
+        return html! { p { "There is nothing to download. A finished run has its "
         @if makes_data(&shown.run) { "training data" } @else { "model" } " here." } };
     };
     html! {

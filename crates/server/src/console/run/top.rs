@@ -134,7 +134,7 @@ async fn result(
     Ok(html! {
         @if let Some(change) = &loss { (headline(change, ["First epoch", "Last epoch"])) }
         @if shown.run.status() == Status::Finished {
-            p .hint { "Nothing was measured: give the run an " code { "EvaluationCallback" }
+            p .hint { "No metrics were measured. Start a run with an " code { "EvaluationCallback" }
                 " to see how well queries find their documents before and after the training." }
         }
     })

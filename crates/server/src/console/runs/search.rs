@@ -181,7 +181,7 @@ impl Condition {
                 value: value.to_owned(),
             }),
             _ => Err(format!(
-                "`{text}` is not a condition: a field, one of {} and a value are wanted, as in \
+                "`{text}` is not a condition: write a field, one of {} and a value, as in \
                  `epochs>=5`",
                 OPERATORS.join(" ")
             )),

@@ -45,7 +45,7 @@ impl Action {
             "cancel" => Ok(Self::Cancel),
             "delete" => Ok(Self::Delete),
             _ => Err(ApiError::bad_request(format!(
-                "`do` is `{word}`: `tag`, `cancel` or `delete` is wanted"
+                "`do` is `{word}`: `tag`, `cancel` and `delete` are allowed"
             ))),
         }
     }
