@@ -46,6 +46,7 @@ pub(super) async fn refusal(session: Option<&Session>, answer: Response) -> Resp
     Response::from_parts(head, Body::from(shown.into_string()))
 }
 
+/// Returns the heading of an error page.
 fn title_of(status: StatusCode) -> &'static str {
     match status {
         StatusCode::NOT_FOUND => "Not found",

@@ -33,7 +33,8 @@ pub(super) async fn guarded(
     let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
     let token = cookie(request.headers(), COOKIE).map(str::to_owned);
     let mut answer = if changes && !is_own_form(request.headers()) {
-        let text = "This form did not come from a page of this server. Open the page here and send the form again.";
+        let text = "This form did not come from a page of this server. Open the page here and \
+                    send the form again.";
         frame::refusal(None, (StatusCode::FORBIDDEN, text).into_response()).await
     } else {
         next.run(request).await
@@ -60,6 +61,8 @@ pub(super) async fn guarded(
 }
 
 /// Returns whether the browser's headers say that a form comes from this server.
+/// Browsers without `Sec-Fetch-Site` are judged by `Origin`; without both, the form
+/// is rejected.
 fn is_own_form(headers: &HeaderMap) -> bool {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     if let Some(site) = text("sec-fetch-site") {

@@ -35,15 +35,15 @@ impl Session {
         let reason = match form {
             Some(project) if project == now => return Ok(()),
             Some(project) => format!(
-                "this page was made for project `{}`, and the session has switched to project \
+                "this page belongs to project `{}`, and the session has switched to project \
                  `{}` since: nothing was changed. Switch back on the page Projects, or open the \
                  page again",
                 visible(project),
                 visible(now)
             ),
             None => format!(
-                "the form does not say in its field `{FIELD}` for which project it was made: \
-                 nothing was changed. Open the page again"
+                "the form lacks the field `{FIELD}` with its project: nothing was changed. Open \
+                 the page again"
             ),
         };
         Err(ApiError::conflict(reason).into())
@@ -75,6 +75,6 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for ProjectForm<T> {
     }
 }
 
-/// A form without fields of its own.
+/// The fields of a form that has only the hidden field.
 #[derive(serde::Deserialize)]
 pub(crate) struct Nothing {}

@@ -26,7 +26,7 @@ use super::{
 use crate::app::App;
 use form::page;
 use offer::{datasets, fill, look};
-use submission::made;
+use submission::create_run;
 use typed::Typed;
 
 pub(crate) async fn form(
@@ -52,11 +52,11 @@ pub(crate) async fn start(
     ProjectForm(typed): ProjectForm<Typed>,
 ) -> Page<Response> {
     session.may_write()?;
-    let made = match typed.action == "code" {
+    let create_run = match typed.action == "code" {
         true => None,
-        false => Some(made(&app, &session, &typed).await),
+        false => Some(create_run(&app, &session, &typed).await),
     };
-    let wrong = match made {
+    let wrong = match create_run {
         Some(Ok(run)) => return Ok(Redirect::to(&run_path(&run)).into_response()),
         Some(Err(wrong)) => Some(wrong),
         None => None,

@@ -103,7 +103,7 @@ pub(crate) async fn page(
     let run = find_run(&app, session.user.namespace.clone(), place).await?;
     let finished = trial::finished(&app, &run).await?;
     let form = Form::default();
-    let page = whole(&app, &session, &headers, &run, &finished, &form, None);
+    let page = render(&app, &session, &headers, &run, &finished, &form, None);
     Ok(page.await?)
 }
 
@@ -124,7 +124,7 @@ pub(crate) async fn search(
         Err(error) => error.status(),
     };
     let finished = trial::finished(&app, &run).await?;
-    let page = whole(
+    let page = render(
         &app,
         &session,
         &headers,
@@ -152,7 +152,7 @@ async fn results(app: &Arc<App>, user: &Identity, run: &RunRow, form: &Form) -> 
 }
 
 /// Renders the page: form, results, and code to use the model elsewhere.
-async fn whole(
+async fn render(
     app: &App,
     session: &Session,
     headers: &HeaderMap,
@@ -260,6 +260,7 @@ fn sides(form: &Form, results: &Results) -> Markup {
     }
 }
 
+/// Renders the results of one model, or the reason why there are none.
 fn side(data: &ArtifactRow, answer: Result<&Answer, &ApiError>) -> Markup {
     html! { @match answer {
         Err(error) => { p .hint { "No results: " (error.message()) } }
@@ -274,6 +275,7 @@ fn side(data: &ArtifactRow, answer: Result<&Answer, &ApiError>) -> Markup {
     } }
 }
 
+/// Renders one result.
 fn one(data: &ArtifactRow, Found { shown, score }: &Found) -> Markup {
     html! {
         span .hint { (format!("{score:.3}")) } " "

@@ -39,7 +39,8 @@ pub(super) fn pack(
             return Err(Refusal::Field(
                 "file",
                 format!(
-                    "its documents have more than {} MiB, far more than the uploaded file: upload smaller pictures",
+                    "its documents have more than {} MiB, far more than the uploaded file: \
+                     upload smaller pictures",
                     most >> 20
                 ),
             ));

@@ -53,6 +53,7 @@ impl Spool {
         })
     }
 
+    /// Appends bytes. Fails if the file is too large or the disk is almost full.
     pub(crate) async fn write(&mut self, bytes: Bytes) -> Result<()> {
         let before = self.size;
         self.size += bytes.len() as u64;
@@ -72,6 +73,7 @@ impl Spool {
         self.size == 0
     }
 
+    /// Flushes the file and makes it readable.
     pub(super) async fn finish(mut self) -> Result<Spooled> {
         self.file.flush().await.map_err(stored)?;
         Ok(Spooled {

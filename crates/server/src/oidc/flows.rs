@@ -79,6 +79,7 @@ impl<T: Clone> Flows<T> {
         (flow.until > Instant::now()).then_some(flow.value)
     }
 
+    /// Returns a copy of the sign-in with this key.
     pub(super) fn look(&self, key: &str) -> Option<T> {
         self.change(key, |_| true)
     }

@@ -54,6 +54,7 @@ impl Sender {
         })
     }
 
+    /// Sends a message to its receiver. Returns a description of the answer.
     async fn send(&self, message: &Due) -> Result<String, Failure> {
         let Due {
             name, event, body, ..
@@ -136,6 +137,7 @@ async fn begin(
     Ok(wait.min(MAX_SLEEP))
 }
 
+/// Makes one attempt to send a message, and records its outcome.
 async fn attempt(app: &App, sender: &Sender, message: Due) {
     // The attempt is recorded first. Nothing is sent if the database can't be
     // written, and a message with a lost outcome is not sent again immediately.

@@ -230,7 +230,7 @@ async fn errors_are_shown_and_the_form_keeps_its_values() {
         (
             vec![("name", "x"), ("rows", "songs")],
             "x.csv",
-            "`songs` is none of the choices",
+            "`songs` is not one of the choices",
         ),
         (
             vec![("name", "x"), ("rows", "texts")],

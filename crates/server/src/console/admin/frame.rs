@@ -42,7 +42,7 @@ impl FromRequestParts<Arc<App>> for AdminSession {
         match session.user.is_admin {
             true => Ok(Self(session)),
             false => {
-                let reason = "only admins of the server may see this page: ask one of them";
+                let reason = "only admins of the server may open this page: ask one of them";
                 Err(Failure::from(ApiError::forbidden(reason)).into_response())
             }
         }
@@ -50,6 +50,7 @@ impl FromRequestParts<Arc<App>> for AdminSession {
 }
 
 impl AdminSession {
+    /// Returns the admin as the actor of changes to projects and users.
     pub(super) fn manager(&self) -> Manager {
         Manager::Admin(self.0.user.clone())
     }
@@ -68,6 +69,7 @@ impl AdminSession {
     }
 }
 
+/// Renders an error above a form.
 pub(super) fn problem(text: Option<&str>) -> Markup {
     html! { @if let Some(text) = text { p .problem .message role="alert" { (text) } } }
 }

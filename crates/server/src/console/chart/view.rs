@@ -191,7 +191,7 @@ impl View {
                 label { "From" (unit) input .short type="number" step="any" name="from" value=(bound(self.from)); }
                 label { "To" (unit) input .short type="number" step="any" name="to" value=(bound(self.to)); }
                 button .quiet type="submit" { "Apply" }
-                span .hint role="status" { @if self.is_part() { (self.told()) } }
+                span .hint role="status" { @if self.is_part() { (self.range_text()) } }
                 @if self.is_part() { a href={ (action) (query(&fields)) } { "Show all" } }
             }
         }
@@ -200,7 +200,7 @@ impl View {
 
 impl View {
     /// Describes the visible range.
-    fn told(&self) -> String {
+    fn range_text(&self) -> String {
         let text = |value: f64| self.axis.text(value, 0.0);
         let name = self.axis.name();
         match (self.from, self.to) {

@@ -334,7 +334,7 @@ fn page(session: &Session, typed: &Typed, answer: &Answer) -> Markup {
     let content = html! {
         nav .crumbs aria-label="Path" { a href="/console/data" { "Data and models" } }
         h1 { "Upload data" }
-        div #answer { (told(answer)) }
+        div #answer { (row_problems(answer)) }
         form .stacked method="post" action="/console/data/new" enctype="multipart/form-data" data-upload {
             (session.project_field())
             label for="name" { "Name" }
@@ -360,7 +360,7 @@ fn page(session: &Session, typed: &Typed, answer: &Answer) -> Markup {
             (beside("file", said("file")))
             details open[is_open] {
                 summary { "How the file is read" }
-                div .stacked { (more(typed, &said)) }
+                div .stacked { (reading_options(typed, &said)) }
             }
             label .check { input type="checkbox" name="public" value="yes" checked[!typed.get("public").is_empty()];
                 " Visible to everybody" }
@@ -377,7 +377,7 @@ fn page(session: &Session, typed: &Typed, answer: &Answer) -> Markup {
 }
 
 /// Renders the settings that most files don't need.
-fn more<'a>(typed: &Typed, said: &impl Fn(&str) -> Option<&'a str>) -> Markup {
+fn reading_options<'a>(typed: &Typed, said: &impl Fn(&str) -> Option<&'a str>) -> Markup {
     html! {
         label for="first_row" { "The first row of a CSV file contains" }
         select #first_row name="first_row" aria-describedby="first_row-wrong" {
@@ -417,7 +417,7 @@ fn beside(field: &str, reason: Option<&str>) -> Markup {
 }
 
 /// Renders the errors of rows.
-fn told(answer: &Answer) -> Markup {
+fn row_problems(answer: &Answer) -> Markup {
     let Answer::Rows(problems, good) = answer else {
         return html! {};
     };

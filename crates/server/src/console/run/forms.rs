@@ -265,9 +265,9 @@ fn number_of(label: &str, text: &str, is_whole: bool) -> Result<Value, ApiError>
     let kind = if is_whole {
         "a whole number"
     } else {
-        "a number, such as 1e-5,"
+        "a number, such as 1e-5"
     };
-    read.ok_or_else(|| ApiError::unprocessable(format!("{label} is `{text}`: {kind} is wanted")))
+    read.ok_or_else(|| ApiError::unprocessable(format!("{label} is `{text}`: enter {kind}")))
 }
 
 fn continue_page(
@@ -352,7 +352,7 @@ async fn continued(
     let whole = |label: &str, text: &str| {
         let number = text.trim().parse::<u32>().ok();
         number.ok_or_else(|| {
-            ApiError::unprocessable(format!("{label} is `{text}`: a whole number is wanted"))
+            ApiError::unprocessable(format!("{label} is `{text}`: enter a whole number"))
         })
     };
     let number = whole("Checkpoint", &typed.checkpoint)?;

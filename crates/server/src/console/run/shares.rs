@@ -111,7 +111,8 @@ fn row(session: &Session, run: &RunRow, link: &ShareRow) -> Markup {
     } }
 }
 
-async fn made(
+/// Validates the form and creates a link. Returns its URL.
+async fn create_link(
     app: &App,
     session: &Session,
     run: &RunRow,
@@ -138,7 +139,7 @@ pub(crate) async fn create(
 ) -> Page<Response> {
     session.may_write()?;
     let run = find_run(&app, session.user.namespace.clone(), place).await?;
-    let (status, said, typed) = match made(&app, &session, &run, &headers, &typed).await {
+    let (status, said, typed) = match create_link(&app, &session, &run, &headers, &typed).await {
         Ok(address) => {
             let said = html! {
                 section .done role="alert" {

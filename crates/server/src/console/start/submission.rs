@@ -68,19 +68,23 @@ fn number(field: &'static str, label: &str, text: &str, is_whole: bool) -> Resul
     read.ok_or_else(|| {
         let kind = match is_whole {
             true => "a whole number",
-            false => "a number, such as 1e-5,",
+            false => "a number, such as 1e-5",
         };
         let text = finetuner_protocol::text::start_of(text);
         Wrong {
             field,
-            reason: format!("{label} is `{text}`: {kind} is wanted"),
+            reason: format!("{label} is `{text}`: enter {kind}"),
             status: StatusCode::UNPROCESSABLE_ENTITY,
         }
     })
 }
 
 /// Creates the run of a form.
-pub(super) async fn made(app: &App, session: &Session, typed: &Typed) -> Result<RunRow, Wrong> {
+pub(super) async fn create_run(
+    app: &App,
+    session: &Session,
+    typed: &Typed,
+) -> Result<RunRow, Wrong> {
     let wrong = |field, reason: String| Wrong {
         field,
         reason,
