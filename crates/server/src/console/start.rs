@@ -52,11 +52,11 @@ pub(crate) async fn start(
     ProjectForm(typed): ProjectForm<Typed>,
 ) -> Page<Response> {
     session.may_write()?;
-    let create_run = match typed.action == "code" {
+    let created = match typed.action == "code" {
         true => None,
         false => Some(create_run(&app, &session, &typed).await),
     };
-    let wrong = match create_run {
+    let wrong = match created {
         Some(Ok(run)) => return Ok(Redirect::to(&run_path(&run)).into_response()),
         Some(Err(wrong)) => Some(wrong),
         None => None,

@@ -288,7 +288,7 @@ async fn a_form_is_refused_after_the_project_was_switched() {
     let (status, page) = browser.send(delete, &[("project", "finetuner")]).await;
     assert_eq!(status, StatusCode::CONFLICT, "{page}");
     assert!(
-        page.contains("made for project `finetuner`") && page.contains("project `team`"),
+        page.contains("belongs to project `finetuner`") && page.contains("project `team`"),
         "{page}"
     );
     let (status, page) = browser.send(delete, &[]).await;
