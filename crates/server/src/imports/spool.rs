@@ -93,6 +93,7 @@ pub(super) struct Spooled {
 }
 
 impl Spooled {
+    /// Returns the folder that contains the file and unpacked contents.
     pub(super) fn folder(&self) -> &Path {
         self.folder.path()
     }

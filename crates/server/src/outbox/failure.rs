@@ -13,6 +13,7 @@ pub(super) struct Failure {
 }
 
 impl Failure {
+    /// Creates a failure that is not final.
     pub(super) fn new(reason: impl Into<String>) -> Self {
         Self {
             reason: reason.into(),

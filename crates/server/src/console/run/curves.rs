@@ -43,6 +43,7 @@ pub(crate) struct Curves {
     pub(crate) metrics: Vec<Curve>,
 }
 
+/// Renders the curves section of a run's page.
 pub(super) async fn section(app: &App, shown: &Shown) -> Page {
     let fields = [("tab", shown.tab.word())];
     figures(app, &shown.run, &shown.view, &run_path(&shown.run), &fields).await

@@ -182,6 +182,7 @@ impl Examples {
     }
 }
 
+/// Renders the examples of a run, or the created documents of a synthesis run.
 pub(super) async fn section(app: &App, session: &Session, shown: &Shown) -> Page {
     if makes_data(&shown.run) {
         return made_data(app, session, shown).await;

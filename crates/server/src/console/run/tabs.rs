@@ -16,6 +16,7 @@ use crate::{
     runs::log_text,
 };
 
+/// Renders the tab bar and the selected tab.
 pub(super) async fn section(app: &App, shown: &Shown) -> Page {
     let here = |tab| format!("{}#details", shown.address(tab, &[]));
     let content = match shown.tab {

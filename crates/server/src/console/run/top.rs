@@ -27,6 +27,7 @@ const MAX_WARNINGS: u64 = 20;
 /// Start of the engine's warnings about a harmful training.
 const HARM_WARNINGS: [&str; 2] = ["THE EMBEDDINGS COLLAPSED", "THE SEARCH GOT WORSE"];
 
+/// Renders the top of the page, which is refreshed during the run.
 pub(super) async fn markup(app: &App, session: &Session, shown: &Shown) -> Page {
     let run = &shown.run;
     let details = status_of(app, run).await?.details;

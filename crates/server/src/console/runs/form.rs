@@ -5,6 +5,7 @@ use maud::{Markup, html};
 use super::{listed::Listed, table::Shown};
 use crate::console::{annotations, state::State as RunState};
 
+/// Renders the form with the current filters.
 pub(super) fn markup(
     listed: &Listed,
     shown: &Shown<'_>,

@@ -61,6 +61,7 @@ impl Listed {
         self.of.is_some()
     }
 
+    /// Returns the scope of the list for database queries.
     pub(super) fn among(&self, project: &str) -> Among {
         match &self.of {
             Some(experiment) => experiment.id.into(),

@@ -61,6 +61,7 @@ impl<'a> Searched<'a> {
         serde_json::from_str(&self.outline.tags).unwrap_or_default()
     }
 
+    /// Returns the value of a field: a fixed one, a hyper-parameter or a metric.
     pub(super) fn field(&self, name: &str) -> Field {
         let number = |value: Option<f64>| value.map_or(Field::Missing, Field::Number);
         let own = self.outline;
