@@ -281,7 +281,7 @@ pub(crate) async fn ask_to_remove(session: Session, Query(Member { user }): Quer
         p {
             @if is_self { "You lose" } @else { "User " strong { (name(&user)) } " loses" }
             " access to project " strong { (name(&session.user.project)) } " at once. Runs and data that "
-            @if is_self { "you" } @else { "the user" } " added stay in the project, and open runs go on."
+            @if is_self { "you" } @else { "the user" } " added stay in the project, and open runs continue."
         }
         form .row method="post" action="/console/project/members/remove" {
             (session.project_field())

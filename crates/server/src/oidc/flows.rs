@@ -52,7 +52,8 @@ impl<T: Clone> Flows<T> {
 
     /// Stores a sign-in. Returns its key.
     ///
-    /// # Errors 429 if there are too many pending sign-ins.
+    /// # Errors
+    /// 429 if there are too many pending sign-ins.
     pub(super) fn put(&self, value: T, from: Option<IpAddr>) -> Result<String> {
         let (network, now) = (from.map(network), Instant::now());
         let mut flows = self.flows();

@@ -75,7 +75,8 @@ pub(crate) struct Arrival {
 impl Oidc {
     /// Returns `None` if the settings name no provider.
     ///
-    /// # Errors [`StartError`] if a setting is invalid.
+    /// # Errors
+    /// [`StartError`] if a setting is invalid.
     pub(crate) fn new(settings: &Settings) -> Result<Option<Self>, StartError> {
         let Some(client) = Client::new(settings)? else {
             return Ok(None);

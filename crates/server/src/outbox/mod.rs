@@ -46,7 +46,8 @@ pub(crate) struct Sender {
 }
 
 impl Sender {
-    /// # Errors [`StartError`] if a setting is invalid.
+    /// # Errors
+    /// [`StartError`] if a setting is invalid.
     pub(crate) fn new(settings: &Settings) -> Result<Self, StartError> {
         Ok(Self {
             webhooks: Webhooks::new(settings)?,

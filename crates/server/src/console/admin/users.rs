@@ -171,7 +171,7 @@ fn meaning(action: &str) -> Result<Meaning, ApiError> {
         "disable" => Meaning {
             question: "Disable this user?",
             consequence: "All sessions end and all tokens are refused at once. Data and runs stay, \
-                          and open runs go on.",
+                          and open runs continue.",
             button: "Disable the user",
             change: AccountChange {
                 is_disabled: Some(true),

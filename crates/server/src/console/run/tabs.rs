@@ -22,7 +22,7 @@ pub(super) async fn section(app: &App, shown: &Shown) -> Page {
     let content = match shown.tab {
         Tab::Log => log(app, shown).await?,
         Tab::Configuration => html! {
-            p .hint { "As it was sent, without keys." }
+            p .hint { "The submitted configuration, without keys." }
             pre tabindex="0" { (pretty(&config_of(&shown.run))) }
         },
         Tab::Checkpoints => checkpoints(shown),

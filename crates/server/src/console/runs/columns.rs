@@ -68,7 +68,8 @@ impl Columns {
     /// Parses the submitted selection: a field `c` for each column, and `more`
     /// with further columns separated by commas.
     ///
-    /// # Errors The selection is too large for a cookie.
+    /// # Errors
+    /// The selection is too large for a cookie.
     pub(super) fn chosen(fields: &[(String, String)]) -> Result<Self, String> {
         let of = |wanted: &'static str| fields.iter().filter(move |(name, _)| name == wanted);
         let more = of("more").flat_map(|(_, text)| text.split(',').map(str::trim));

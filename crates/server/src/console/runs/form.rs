@@ -45,7 +45,7 @@ pub(super) fn markup(
                 code { "batch_size" } ", " code { "loss" } "); " code { "model" } ", " code { "train_data" } ", "
                 code { "experiment" } ", " code { "name" } ", " code { "state" } ", " code { "tags" } ", "
                 code { "note" } ", " code { "duration" } " in seconds. Compare with " code { "= != < <= > >=" }
-                ", and with " code { "~" } " for a part of a text. Commas separate conditions, all of which must hold."
+                ", and with " code { "~" } " for a part of a text. Separate conditions with commas; a run must meet all of them."
             }
         }
     }

@@ -107,7 +107,7 @@ pub(super) async fn find_all(
     let mut runs = Vec::new();
     for id in ids {
         let place = id.split_once('/').ok_or_else(|| {
-            ApiError::bad_request(format!("`run` is `{id}`: an experiment/run is wanted"))
+            ApiError::bad_request(format!("`run` is `{id}`: it must be `experiment/run`"))
         })?;
         let place = (place.0.to_owned(), place.1.to_owned());
         runs.push(find_run(app, session.user.namespace.clone(), place).await?);

@@ -96,7 +96,7 @@ pub(super) async fn create_run(
         return Err(wrong("data", "choose the data to train on".to_owned()));
     }
     if !["", "cpu", "gpu"].contains(&typed.device.as_str()) {
-        return Err(wrong("device", "`cpu` or `gpu` is wanted".to_owned()));
+        return Err(wrong("device", "choose `cpu` or `gpu`".to_owned()));
     }
     if !typed.evaluate.is_empty() && typed.eval_data.trim().is_empty() {
         let reason = "choose the data to measure with".to_owned();
