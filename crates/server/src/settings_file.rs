@@ -171,7 +171,7 @@ pub(crate) struct UsersGroup {
     /// user's personal project is one of them. (`--max-stored`,
     /// FINETUNER_MAX_STORED)
     pub(crate) max_stored: Option<u64>,
-    /// The most webhooks of a project.
+    /// The maximum number of webhooks per project.
     pub(crate) max_webhooks: u64,
 }
 

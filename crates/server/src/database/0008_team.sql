@@ -1,50 +1,50 @@
--- Addresses that are called when something happens to a run.
+-- Webhooks: addresses that the server calls when something happens to a run.
 CREATE TABLE webhooks (
     id         TEXT PRIMARY KEY,
     project_id TEXT NOT NULL REFERENCES projects (id) ON DELETE CASCADE,
     url        TEXT NOT NULL,
-    -- The key of the signatures, which the receiver has too.
+    -- Key of the signatures. The receiver has it too.
     secret     BLOB NOT NULL,
-    -- JSON: a list of names of events.
+    -- JSON array of event names.
     events     TEXT NOT NULL,
     created_at TEXT NOT NULL
 ) STRICT;
 CREATE INDEX webhooks_by_project ON webhooks (project_id);
 
--- Where a user gets e-mail about runs.
+-- E-mail addresses of users, for messages about runs.
 CREATE TABLE mail_addresses (
     user_id    TEXT PRIMARY KEY REFERENCES users (id) ON DELETE CASCADE,
     address    TEXT NOT NULL,
-    -- JSON: a list of names of events.
+    -- JSON array of event names.
     events     TEXT NOT NULL,
-    -- SHA-256 of the code that was sent to the address; none once it was entered.
+    -- SHA-256 of the code that was sent to the address; NULL once it is confirmed.
     code       BLOB,
-    -- In milliseconds since 1970.
+    -- Expiry of the code, in milliseconds since 1970.
     code_until INTEGER
 ) STRICT;
 
--- Messages that leave the server. Each is written in the transaction of the
--- change that it tells of.
+-- Messages that leave the server. A message is inserted in the transaction of the
+-- change that it describes.
 CREATE TABLE messages (
     id         INTEGER PRIMARY KEY,
-    -- The receiver's name of it: the same in every attempt.
+    -- Id of the message for its receiver, the same in every attempt.
     name       TEXT NOT NULL UNIQUE,
-    -- One of the two: a webhook, or a user who gets e-mail.
+    -- Exactly one of the two is set: a webhook, or a user for e-mail.
     webhook_id TEXT REFERENCES webhooks (id) ON DELETE CASCADE,
     user_id    TEXT REFERENCES users (id) ON DELETE CASCADE,
-    -- Of e-mail about a run: its receiver must still be a member.
+    -- Set for e-mail about a run, whose receiver must still be a member.
     project_id TEXT REFERENCES projects (id) ON DELETE CASCADE,
     event      TEXT NOT NULL,
-    -- JSON.
+    -- JSON object.
     body       TEXT NOT NULL,
     created_at TEXT NOT NULL,
-    -- When it is sent next, in milliseconds since 1970; none once it was sent or
-    -- given up.
+    -- Time of the next attempt, in milliseconds since 1970; NULL once the message
+    -- is sent or given up.
     due_at     INTEGER,
     attempts   INTEGER NOT NULL DEFAULT 0,
     tried_at   TEXT,
     sent       INTEGER NOT NULL DEFAULT 0,
-    -- The outcome of the last attempt.
+    -- Outcome of the last attempt, in words.
     outcome    TEXT NOT NULL DEFAULT ''
 ) STRICT;
 CREATE INDEX messages_due ON messages (due_at) WHERE due_at IS NOT NULL;
@@ -52,14 +52,14 @@ CREATE INDEX messages_by_webhook ON messages (webhook_id, id);
 CREATE INDEX messages_by_user ON messages (user_id, id);
 CREATE INDEX messages_by_project ON messages (project_id);
 
--- Links by which anybody may read a run's page for a while.
+-- Links with which anybody can read a run's page until they expire.
 CREATE TABLE shares (
     id            TEXT PRIMARY KEY,
-    -- SHA-256 of the key in the address.
+    -- SHA-256 of the secret key in the address.
     hash          BLOB NOT NULL UNIQUE,
     run_id        INTEGER NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
     created_by    TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE,
-    -- Whether the run's artifact may be downloaded too.
+    -- Whether the link also permits the download of the run's artifact.
     with_artifact INTEGER NOT NULL,
     created_at    TEXT NOT NULL,
     expires_at    TEXT NOT NULL,
@@ -69,7 +69,7 @@ CREATE TABLE shares (
 CREATE INDEX shares_by_run ON shares (run_id);
 CREATE INDEX shares_by_user ON shares (created_by);
 
--- Accounts of a sign-in provider, and the users that they belong to.
+-- Accounts at the sign-in provider, and the users they are linked to.
 CREATE TABLE identities (
     issuer     TEXT NOT NULL,
     subject    TEXT NOT NULL,

@@ -1,6 +1,6 @@
-//! The person, the project and the role of a request. Every change of a project's
-//! data checks the role again in its own transaction, so that a removed member
-//! can't change anything.
+//! User, project and role of a request. Every change of a project's data checks
+//! the role again in its own transaction, so a removed member can't change
+//! anything.
 
 use std::net::IpAddr;
 
@@ -8,39 +8,39 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{Actor, Database, Refusal, Role, Scope, sql::NOW};
 
-/// A user who asks, and the project that they ask about.
+/// The user of a request and the project that the request is about.
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
-    /// The user's id. Limits and turns of requests are counted by it.
+    /// Id of the user. Per-user limits and turns are counted by it.
     pub(crate) person: String,
-    /// The user's name.
+    /// Name of the user.
     pub(crate) name: String,
     pub(crate) is_admin: bool,
     /// Scope of the token.
     pub(crate) scope: Scope,
-    /// The project's id: experiments, data and models are found by it, and
+    /// Id of the project. Experiments, data and models are looked up by it, and
     /// storage is counted by it.
     pub(crate) namespace: String,
-    /// The project's name.
+    /// Name of the project.
     pub(crate) project: String,
     pub(crate) is_personal: bool,
     pub(crate) role: Role,
-    /// The hash of the token that the request showed.
+    /// Hash of the request's token.
     pub(crate) token: Vec<u8>,
     /// Address of the client.
     pub(crate) address: Option<IpAddr>,
 }
 
-/// Which project a request is about.
+/// Project that a request asks for.
 #[derive(Clone, Debug)]
 pub(crate) enum Wanted {
     Personal,
-    /// The one that the console session shows.
+    /// The project that the console session shows.
     OfSession,
     Named(String),
 }
 
-/// The role of a user in a project; none for a disabled user.
+/// Returns the role of a user in a project; `None` for a disabled user.
 pub(super) fn role_of(
     db: &Connection,
     project: &str,
@@ -57,7 +57,7 @@ pub(super) fn role_of(
 }
 
 impl Identity {
-    /// Fails unless the user had this role when the request began.
+    /// Fails unless the user had at least this role when the request began.
     pub(crate) fn may(&self, needs: Role) -> Result<(), rusqlite::Error> {
         match self.role >= needs {
             true => Ok(()),
@@ -70,7 +70,7 @@ impl Identity {
         }
     }
 
-    /// Fails unless the user still has this role in the project, or a higher one.
+    /// Fails unless the user still has at least this role in the project.
     pub(super) fn check(&self, db: &Connection, needs: Role) -> rusqlite::Result<Role> {
         let project = self.project.clone();
         match role_of(db, &self.namespace, &self.person)? {
@@ -85,7 +85,7 @@ impl Identity {
         }
     }
 
-    /// Fails unless the user may change what `creator` added.
+    /// Fails unless the user may change what `creator` has added.
     pub(super) fn check_own(&self, db: &Connection, creator: Option<&str>) -> rusqlite::Result<()> {
         let role = self.check(db, Role::Member)?;
         match role == Role::Owner || creator == Some(&self.person) {
@@ -122,7 +122,7 @@ impl Identity {
         Ok(Some(label))
     }
 
-    /// The same user, as entries of the audit log about another project need it.
+    /// Returns the same user, for audit log entries about another project.
     pub(super) fn about(&self, project: &str) -> Self {
         Self {
             project: project.to_owned(),
@@ -130,7 +130,7 @@ impl Identity {
         }
     }
 
-    /// Writes an entry of the audit log about the project.
+    /// Appends an entry about the project to the audit log.
     pub(super) fn note(
         &self,
         db: &Connection,
@@ -152,8 +152,9 @@ impl From<&Identity> for Actor {
 }
 
 impl Database {
-    /// Returns who a token belongs to, in the wanted project, or the token's
-    /// refusal: none if the token is not good.
+    /// Returns the user of a token and the wanted project. `None` if the token is
+    /// invalid. Fails with a [`Refusal`] if the user is not a member of the
+    /// project.
     pub(crate) async fn identify(
         &self,
         hash: Vec<u8>,
@@ -199,7 +200,7 @@ impl Database {
             };
             let found = match (&wanted, shown) {
                 (Wanted::Named(name), _) => in_project("name = ?1", name)?,
-                // Whoever was removed from it sees the personal one again.
+                // A user who was removed from the project sees the personal one.
                 (Wanted::OfSession, Some(id)) => match in_project("id = ?1", &id)? {
                     None => in_project("id = ?1", &person)?,
                     found => found,
@@ -217,7 +218,8 @@ impl Database {
                 person,
                 name,
                 is_admin,
-                // An unknown scope or role allows little.
+                // An unknown scope or role, written by a newer version, gives the
+                // fewest rights.
                 scope: Scope::parse(&scope).unwrap_or(Scope::Read),
                 namespace,
                 project,
@@ -240,8 +242,8 @@ impl Database {
             .await
     }
 
-    /// Whether a user still has access to the project of a request that goes on:
-    /// the token is good, and the user is a member.
+    /// Whether the user of a long request still has access to its project: the
+    /// token is valid, and the user is a member.
     pub(crate) async fn has_access(&self, user: &Identity) -> rusqlite::Result<bool> {
         let user = user.clone();
         self.read(move |db| {
@@ -256,8 +258,8 @@ impl Database {
         .await
     }
 
-    /// Keeps the project that a console session shows. Says whether the user is a
-    /// member of it.
+    /// Selects the project that a console session shows. Returns whether the user
+    /// is a member of it.
     pub(crate) async fn show_project(
         &self,
         hash: Vec<u8>,

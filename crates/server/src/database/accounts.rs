@@ -1,4 +1,4 @@
-//! Users, their passwords and tokens.
+//! Users, their passwords and their tokens.
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::secret;
 
-/// A token, as a list shows it.
+/// A token in a list.
 #[derive(Clone, Debug)]
 pub(crate) struct TokenRow {
     pub(crate) name: String,
@@ -23,14 +23,14 @@ pub(crate) struct TokenRow {
     pub(crate) last_used_at: Option<String>,
 }
 
-/// A token to make.
+/// A token to create.
 #[derive(Clone, Debug)]
 pub(crate) struct NewToken {
     pub(crate) name: String,
-    /// `personal`, or `session` for one that logging in has made.
+    /// `personal`, or `session` for a token from a login.
     pub(crate) kind: &'static str,
     pub(crate) scope: Scope,
-    /// When it ends; never, where there is none.
+    /// Expiry; `None` if the token never expires.
     pub(crate) days: Option<u32>,
     /// Address of the client.
     pub(crate) address: Option<IpAddr>,
@@ -49,7 +49,7 @@ fn token(row: &Row<'_>) -> rusqlite::Result<TokenRow> {
     })
 }
 
-/// Creates a user of that name if there is none. Returns whether it did.
+/// Creates a user with this name unless there is one. Returns whether it did.
 fn add_user_if_missing(db: &Connection, name: &str) -> rusqlite::Result<bool> {
     check_name_is_free(db, name)?;
     let added = db.execute(
@@ -62,7 +62,7 @@ fn add_user_if_missing(db: &Connection, name: &str) -> rusqlite::Result<bool> {
     Ok(added == 1)
 }
 
-/// Gives a new token to the user of that name, who exists.
+/// Creates a token for an existing user.
 fn give_token(
     db: &Connection,
     user: &str,
@@ -81,13 +81,13 @@ fn give_token(
 }
 
 impl Database {
-    /// Whether there is no user yet.
+    /// Whether the database has no users.
     pub(crate) async fn has_no_users(&self) -> rusqlite::Result<bool> {
         self.read(|db| db.query_row("SELECT NOT EXISTS (SELECT 1 FROM users)", [], |r| r.get(0)))
             .await
     }
 
-    /// Gives a token to a user, who is created where there is none of that name.
+    /// Creates a token for a user, who is created if necessary.
     pub(crate) async fn create_token(
         &self,
         user: String,
@@ -106,13 +106,13 @@ impl Database {
         .await
     }
 
-    /// Makes a user. Returns the user's first token.
+    /// Creates a user. Returns the user's first token.
     pub(crate) async fn add_user(&self, by: Manager, name: String) -> rusqlite::Result<String> {
         self.write(move |db| {
             let transaction = db.transaction()?;
             let actor = by.check(&transaction)?;
             if !add_user_if_missing(&transaction, &name)? {
-                let reason = format!("there is a user `{name}` already: choose another name");
+                let reason = format!("the user `{name}` exists already: choose another name");
                 return Err(Refusal::Conflict(reason).into());
             }
             let token = give_token(&transaction, &name, "first", Scope::All)?;
@@ -123,8 +123,8 @@ impl Database {
         .await
     }
 
-    /// Deletes a user with the personal project; what they added to others stays.
-    /// Says whether there was one.
+    /// Deletes a user and the user's personal project. Data and runs in other
+    /// projects stay. Returns whether the user existed.
     pub(crate) async fn delete_user(&self, name: String) -> rusqlite::Result<bool> {
         self.write(move |db| {
             let transaction = db.transaction()?;
@@ -140,7 +140,7 @@ impl Database {
         .await
     }
 
-    /// Whether there is a user of that name.
+    /// Whether there is a user with this name.
     pub(crate) async fn has_user(&self, name: String) -> rusqlite::Result<bool> {
         self.read(move |db| {
             let query = "SELECT EXISTS (SELECT 1 FROM users WHERE name = ?1)";
@@ -149,8 +149,8 @@ impl Database {
         .await
     }
 
-    /// Sets a user's password, as argon2 writes it, and ends all sessions of the
-    /// user. Says whether there is such a user.
+    /// Sets a user's password, given by its argon2 hash, and ends all of the
+    /// user's sessions. Returns whether the user exists.
     pub(crate) async fn set_password(
         &self,
         by: Actor,
@@ -177,7 +177,7 @@ impl Database {
         .await
     }
 
-    /// The id of a user who is not disabled, and the password as argon2 wrote it.
+    /// Returns the id and the password hash of a user who is not disabled.
     pub(crate) async fn password(
         &self,
         user: String,
@@ -193,8 +193,8 @@ impl Database {
         .await
     }
 
-    /// Gives a user who is not disabled another token. None where the user has one
-    /// of that name.
+    /// Creates another token for a user who is not disabled. `None` if the user
+    /// has a token with this name.
     pub(crate) async fn add_token(
         &self,
         user_id: String,
@@ -244,7 +244,7 @@ impl Database {
         .await
     }
 
-    /// A user's tokens, oldest first.
+    /// Returns a user's tokens, oldest first.
     pub(crate) async fn tokens(&self, user_id: String) -> rusqlite::Result<Vec<TokenRow>> {
         self.read(move |db| {
             db.prepare_cached(&format!(
@@ -256,7 +256,7 @@ impl Database {
         .await
     }
 
-    /// The token with this hash.
+    /// Returns the token with this hash.
     pub(crate) async fn token_of_hash(&self, hash: Vec<u8>) -> rusqlite::Result<Option<TokenRow>> {
         self.read(move |db| {
             db.prepare_cached(&format!("SELECT {TOKEN} FROM tokens WHERE hash = ?1"))?
@@ -266,7 +266,7 @@ impl Database {
         .await
     }
 
-    /// Makes a user's token of that name void. Says whether there was one.
+    /// Revokes the user's token with this name. Returns whether there was one.
     pub(crate) async fn delete_token(&self, by: Identity, name: String) -> rusqlite::Result<bool> {
         self.write(move |db| {
             let transaction = db.transaction()?;
@@ -283,7 +283,7 @@ impl Database {
         .await
     }
 
-    /// Makes the token with this hash void, where it is a session's.
+    /// Revokes the token with this hash if it belongs to a session.
     pub(crate) async fn end_session(
         &self,
         hash: Vec<u8>,
@@ -307,7 +307,7 @@ impl Database {
         .await
     }
 
-    /// Notes that tokens were used just now.
+    /// Records that tokens were just used.
     pub(crate) async fn touch_tokens(&self, hashes: Vec<Vec<u8>>) -> rusqlite::Result<()> {
         self.write(move |db| {
             let transaction = db.transaction()?;
@@ -322,7 +322,7 @@ impl Database {
         .await
     }
 
-    /// Removes tokens that have ended.
+    /// Removes expired tokens.
     pub(crate) async fn drop_expired_tokens(&self) -> rusqlite::Result<()> {
         self.write(|db| {
             db.execute(&format!("DELETE FROM tokens WHERE expires_at <= {NOW}"), [])

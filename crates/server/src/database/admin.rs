@@ -1,11 +1,10 @@
-//! Queries and changes for admins: users, storage by project, and the runs of all
-//! users.
+//! Queries and changes by admins: users, storage per project, and open runs.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{Actor, Database, Identity, Refusal, run_rows::OPEN, sql::bounds, usage};
 
-/// A user, as admins see them.
+/// A user in the list for admins.
 #[derive(Clone, Debug)]
 pub(crate) struct AccountRow {
     pub(crate) name: String,
@@ -13,12 +12,12 @@ pub(crate) struct AccountRow {
     pub(crate) is_disabled: bool,
     pub(crate) has_password: bool,
     pub(crate) created_at: String,
-    /// When a token of the user was last used.
+    /// Time when one of the user's tokens was last used.
     pub(crate) last_used_at: Option<String>,
     pub(crate) sessions: u64,
     pub(crate) tokens: u64,
     pub(crate) open_runs: u64,
-    /// The user's own limit of open runs.
+    /// The user's own limit of open runs; `None` for the server's.
     pub(crate) max_open_runs: Option<u64>,
 }
 
@@ -29,25 +28,25 @@ pub(crate) struct StorageRow {
     pub(crate) is_personal: bool,
     pub(crate) members: u64,
     pub(crate) stored: u64,
-    /// The project's own limit of stored bytes.
+    /// The project's own limit of stored bytes; `None` for the server's.
     pub(crate) max_stored: Option<u64>,
 }
 
-/// A run that waits or trains.
+/// A waiting or training run.
 #[derive(Clone, Debug)]
 pub(crate) struct OpenRun {
     pub(crate) id: i64,
     pub(crate) project: String,
     pub(crate) experiment: String,
     pub(crate) run: String,
-    /// The user who started it; none if the user was deleted.
+    /// Name of the user who started it; `None` if the user was deleted.
     pub(crate) person: Option<String>,
     pub(crate) created_at: String,
-    /// The name of its job; none if it waits for one.
+    /// Name of its job; `None` if it waits for one.
     pub(crate) job: Option<String>,
     pub(crate) has_worker: bool,
     pub(crate) attempts: u32,
-    /// In milliseconds since 1970.
+    /// Milliseconds since 1970.
     pub(crate) started_at: Option<i64>,
 }
 
@@ -56,13 +55,13 @@ pub(crate) struct OpenRun {
 pub(crate) struct AccountChange {
     pub(crate) is_admin: Option<bool>,
     pub(crate) is_disabled: Option<bool>,
-    /// The user's own limit of open runs, or none for the server's.
+    /// The user's own limit of open runs; `Some(None)` for the server's.
     pub(crate) max_open_runs: Option<Option<u64>>,
-    /// Whether all sessions end.
+    /// Whether to end all sessions.
     pub(crate) end_sessions: bool,
 }
 
-/// The author of a change of an account: an admin, or the operator on the command
+/// Author of a change of an account: an admin, or the operator on the command
 /// line.
 #[derive(Clone, Debug)]
 pub(crate) enum Manager {
@@ -71,7 +70,7 @@ pub(crate) enum Manager {
 }
 
 impl Manager {
-    /// Fails unless an admin is one still.
+    /// Fails if the author was an admin but is not one any more.
     pub(super) fn check(&self, db: &Connection) -> rusqlite::Result<Actor> {
         let Self::Admin(user) = self else {
             return Ok(Actor::operator());
@@ -83,7 +82,7 @@ impl Manager {
     }
 }
 
-/// Whether a user is an admin now.
+/// Whether a user is currently an admin.
 pub(super) fn is_admin(db: &Connection, user: &Identity) -> rusqlite::Result<bool> {
     let admin: Option<bool> = db
         .prepare_cached("SELECT admin FROM users WHERE id = ?1 AND NOT disabled")?
@@ -92,8 +91,9 @@ pub(super) fn is_admin(db: &Connection, user: &Identity) -> rusqlite::Result<boo
     Ok(admin.unwrap_or_default())
 }
 
-/// Fails if the server would be left without an admin. `goes` says that the user is
-/// deleted: the only user of a server may be, since the next one becomes an admin.
+/// Fails if the change would leave the server without an admin. `goes` means that
+/// the user is deleted. The only user may be deleted, since the next one becomes
+/// an admin.
 pub(super) fn check_not_last_admin(
     db: &Connection,
     name: &str,
@@ -120,8 +120,8 @@ fn no_user(name: &str) -> rusqlite::Error {
 }
 
 impl Database {
-    /// All users by name: `limit` of them from number `offset` on, and how many
-    /// there are.
+    /// Returns `limit` users from number `offset` on, by name, and the number of
+    /// all users.
     pub(crate) async fn accounts(
         &self,
         page: (u64, u64),
@@ -161,7 +161,7 @@ impl Database {
         .await
     }
 
-    /// Changes a user. A disabled user's sessions end.
+    /// Changes a user. Disabling ends the user's sessions.
     pub(crate) async fn change_account(
         &self,
         by: Manager,
@@ -257,7 +257,7 @@ impl Database {
         .await
     }
 
-    /// Sets a project's own limit of stored bytes, or none for the server's.
+    /// Sets a project's own limit of stored bytes; `None` for the server's.
     pub(crate) async fn set_max_stored(
         &self,
         by: Manager,
@@ -285,8 +285,8 @@ impl Database {
         .await
     }
 
-    /// The runs of all users that wait or train, oldest first, at most `limit`;
-    /// and how many there are.
+    /// Returns up to `limit` waiting and training runs of all users, oldest
+    /// first, and the number of all such runs.
     pub(crate) async fn open_runs(&self, limit: u64) -> rusqlite::Result<(Vec<OpenRun>, u64)> {
         let (_, limit) = bounds(Some((0, limit)));
         self.read(move |db| {

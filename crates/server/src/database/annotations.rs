@@ -1,25 +1,25 @@
-//! Tags and notes of runs and artifacts. A change of several runs is made of all
-//! of them or of none.
+//! Tags and notes of runs and artifacts. A change of several runs applies to all
+//! of them or to none.
 
 use finetuner_protocol::{AnnotationChange, Annotations, InvalidField};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{Database, Identity};
 
-/// The most tags that are offered to choose from.
+/// Maximum number of tags offered for selection.
 const OFFERED: usize = 200;
 
-/// Whether a change was made.
+/// Result of a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Annotated {
-    /// The annotations are now these, one for each run or artifact.
+    /// The new annotations, one for each run or artifact.
     Done(Vec<Annotations>),
-    /// One of the runs or the artifact is not there, or is somebody else's.
+    /// A run or the artifact does not exist in the project.
     Missing,
     Invalid(InvalidField),
 }
 
-/// Reads annotations from the column of tags and the column of the note.
+/// Parses annotations from the columns of tags and note.
 pub(super) fn annotations(
     row: &Row<'_>,
     tags: usize,
@@ -31,13 +31,13 @@ pub(super) fn annotations(
     Ok(annotations)
 }
 
-/// Tags as they are stored.
+/// Encodes tags for their column.
 pub(super) fn stored(tags: &[String]) -> String {
     serde_json::json!(tags).to_string()
 }
 
-/// Changes the annotations of the row that a query finds and a statement changes:
-/// `?1` is its id, `?2` the tags and `?3` the note.
+/// Changes the annotations of one row. The query and the statement get its id as
+/// `?1`; the statement also gets the tags as `?2` and the note as `?3`.
 fn change_one(
     db: &Connection,
     [find, update]: [&str; 2],
@@ -59,8 +59,8 @@ fn change_one(
     Ok(Annotated::Done(vec![changed]))
 }
 
-/// As [`Database::annotate_runs`] for one artifact of the project, in a transaction
-/// of the caller's, who has checked what `by` may do.
+/// Like [`Database::annotate_runs`], for one artifact and within the caller's
+/// transaction. The caller has checked the user's role.
 pub(super) fn annotate_artifact(
     db: &Connection,
     by: &Identity,
@@ -87,8 +87,8 @@ pub(super) fn annotate_artifact(
 }
 
 impl Database {
-    /// Changes tags and note of runs of the project: of all of them or of none.
-    /// Members change those of their own runs.
+    /// Changes tags and note of runs of the project: of all of them or of none. A
+    /// member may change only own runs, an owner all.
     pub(crate) async fn annotate_runs(
         &self,
         by: Identity,

@@ -1,19 +1,19 @@
-//! Messages about runs: to the webhooks of the project, and to the user who
-//! started the run.
+//! Messages about runs, to the project's webhooks and to the user who started the
+//! run.
 
 use rusqlite::{Connection, Row, params};
 use serde_json::{Value, json};
 
 use super::{messages, run_rows::CANCELLED};
 
-/// Something that happens to a run.
+/// An event of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RunEvent {
-    /// The first worker has begun.
+    /// The first worker has started.
     Started,
     Finished,
     Failed,
-    /// Ended by a user.
+    /// Cancelled by a user.
     Cancelled,
 }
 
@@ -34,21 +34,20 @@ impl RunEvent {
         Self::ALL.into_iter().find(|event| event.as_str() == text)
     }
 
-    /// Reads the events that a receiver wants from a column. Unknown events are left
-    /// out.
+    /// Parses a receiver's events from their column. Skips unknown events.
     pub(super) fn of_column(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<Self>> {
         let names: String = row.get(column)?;
         let names: Vec<String> = serde_json::from_str(&names).unwrap_or_default();
         Ok(names.iter().filter_map(|name| Self::parse(name)).collect())
     }
 
-    /// Returns the events as a column holds them.
+    /// Encodes events for their column.
     pub(super) fn stored(events: &[Self]) -> String {
         let names: Vec<&str> = events.iter().map(|event| event.as_str()).collect();
         json!(names).to_string()
     }
 
-    /// The event of a run that ends with this status and these details.
+    /// Returns the event of a run that ended with this status and these details.
     pub(super) fn of_end(has_finished: bool, details: &str) -> Self {
         match has_finished {
             true => Self::Finished,
@@ -58,8 +57,9 @@ impl RunEvent {
     }
 }
 
-/// Writes down a message for every webhook of the project that wants this event of
-/// a run, and for the user who started it, if they want e-mail and are still a member.
+/// Inserts a message for each webhook of the project that is subscribed to this
+/// event, and for the user who started the run if the user wants e-mail and is
+/// still a member.
 pub(super) fn announce(db: &Connection, run_id: i64, event: RunEvent) -> rusqlite::Result<()> {
     let receivers: Vec<(Option<String>, Option<String>)> = db
         .prepare_cached(
@@ -104,7 +104,7 @@ pub(super) fn announce(db: &Connection, run_id: i64, event: RunEvent) -> rusqlit
     Ok(())
 }
 
-/// A run, as receivers of messages read it.
+/// Returns a run as the `data` of a message.
 fn description(db: &Connection, run_id: i64) -> rusqlite::Result<Value> {
     db.query_row(
         "SELECT experiments.name, runs.name, runs.status, details, artifact_id, task, metrics,

@@ -1,5 +1,5 @@
-//! Artifacts: data that was pushed, and models that runs have made. The bytes
-//! are in the store, under the SHA-256 of the content.
+//! Artifacts: pushed data, and models from runs. Their bytes are in the store,
+//! under the SHA-256 of the content.
 
 use finetuner_protocol::{AnnotationChange, Annotations};
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -25,13 +25,13 @@ pub(crate) struct ArtifactRow {
     pub(crate) created_at: String,
     pub(crate) updated_at: String,
     pub(crate) annotations: Annotations,
-    /// The user who pushed it or started its run; none if the user was deleted.
+    /// User who pushed it or started its run; `None` if the user was deleted.
     pub(crate) created_by: Option<String>,
-    /// Id of the project that it belongs to.
+    /// Id of its project.
     pub(crate) project: String,
 }
 
-/// A change of what is known about an artifact. What it does not name stays.
+/// A change of an artifact's fields. `None` leaves a field unchanged.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ArtifactChange {
     pub(crate) name: Option<String>,
@@ -40,7 +40,7 @@ pub(crate) struct ArtifactChange {
     pub(crate) annotations: AnnotationChange,
 }
 
-/// Which artifact is meant.
+/// Selects an artifact by its id or its name.
 #[derive(Clone, Debug)]
 pub(crate) enum Which {
     Id(String),
@@ -52,7 +52,7 @@ pub(crate) enum Which {
 pub(crate) struct NewArtifact {
     pub(crate) id: String,
     pub(crate) project_id: String,
-    /// The user who pushed it or started its run.
+    /// User who pushed it or started its run.
     pub(crate) created_by: Option<String>,
     pub(crate) name: Option<String>,
     pub(crate) kind: String,
@@ -62,15 +62,15 @@ pub(crate) struct NewArtifact {
     pub(crate) size: u64,
 }
 
-/// Whether an artifact was stored.
+/// Result of storing an artifact.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Put {
     Artifact {
         id: String,
-        /// The content that nothing refers to any more.
+        /// Content that has lost its last reference.
         orphan: Option<String>,
     },
-    /// The project would have so many bytes, and may have so many.
+    /// Size that the project would have, and its limit, in bytes.
     OverQuota(u64, u64),
 }
 
@@ -95,8 +95,8 @@ fn artifact(row: &Row<'_>) -> rusqlite::Result<ArtifactRow> {
     })
 }
 
-/// Returns an artifact as members of a project see it. Tags and note are for the
-/// artifact's own project, also if it is public.
+/// Returns an artifact as members of a project see it. Only members of the
+/// artifact's own project see tags and note, even if it is public.
 fn seen_from(project: &str, mut artifact: ArtifactRow) -> ArtifactRow {
     if artifact.project != project {
         artifact.annotations = Annotations::default();
@@ -104,12 +104,12 @@ fn seen_from(project: &str, mut artifact: ArtifactRow) -> ArtifactRow {
     artifact
 }
 
-/// The content of what was just changed or deleted, where nothing else has it.
+/// Returns the content of a changed or deleted row if it has no reference left.
 fn orphan(db: &Connection, content: String) -> rusqlite::Result<Option<String>> {
     Ok((!has_content(db, &content)?).then_some(content))
 }
 
-/// Fails if the artifact is in the project, and `by` may not change it.
+/// Fails if the artifact is in the project and `by` may not change it.
 fn check_owner(
     db: &Connection,
     by: &Identity,
@@ -184,7 +184,7 @@ pub(super) fn put(db: &Connection, new: NewArtifact) -> rusqlite::Result<(String
         ],
     )?;
     if written == 0 {
-        // The id is another project's.
+        // The id belongs to an artifact of another project.
         return Err(rusqlite::Error::QueryReturnedNoRows);
     }
     let orphan = match before {
@@ -231,25 +231,24 @@ fn put_for_member(
 /// Filter and order of a list.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ArtifactList {
-    /// Of this kind alone.
+    /// Only artifacts of this type.
     pub(crate) kind: Option<String>,
-    /// With this in their name alone.
+    /// Only artifacts whose names contain this.
     pub(crate) name: Option<String>,
     /// With this tag alone.
     pub(crate) tag: Option<String>,
     /// The newest first.
     pub(crate) newest_first: bool,
-    /// By their names, rather than by when they were made.
+    /// Order by name instead of by creation time.
     pub(crate) by_name: bool,
     /// Offset and limit.
     pub(crate) page: (u64, u64),
 }
 
 impl Database {
-    /// Stores an artifact for a member of its project. One of the same name, or of
-    /// the same id, is overwritten and keeps its id. Nothing is stored if the
-    /// project would have more bytes than it may: `most`, unless it has a limit of
-    /// its own.
+    /// Stores an artifact for a member of its project. Overwrites an artifact
+    /// with the same name or id, which keeps its id. Stores nothing if the
+    /// project would exceed its limit: its own, or `most` if it has none.
     pub(crate) async fn put_artifact(
         &self,
         by: Identity,
@@ -295,7 +294,7 @@ impl Database {
         .await
     }
 
-    /// The artifact of that id: the project's own, or a public one.
+    /// Returns the artifact with this id if it is the project's own or public.
     pub(crate) async fn artifact(
         &self,
         project: String,
@@ -314,8 +313,8 @@ impl Database {
         .await
     }
 
-    /// The artifact of that name: the project's own, or `project/name`, a public
-    /// one of another project.
+    /// Returns the artifact with this name: the project's own, or a public one of
+    /// another project as `project/name`.
     pub(crate) async fn artifact_by_name(
         &self,
         project: String,
@@ -341,7 +340,7 @@ impl Database {
         .await
     }
 
-    /// The project's own artifact, or a public one.
+    /// Returns an artifact if it is the project's own or public.
     pub(crate) async fn find_artifact(
         &self,
         project: String,
@@ -353,7 +352,8 @@ impl Database {
         }
     }
 
-    /// The project's artifacts, and how many there are in all.
+    /// Returns a page of the project's artifacts, and the number of all that
+    /// match.
     pub(crate) async fn artifacts(
         &self,
         project: String,
@@ -390,8 +390,8 @@ impl Database {
         .await
     }
 
-    /// Deletes an artifact of the project. Returns whether it was there, and the
-    /// content that nothing refers to any more.
+    /// Deletes an artifact of the project. Returns whether it existed, and the
+    /// content that has lost its last reference.
     pub(crate) async fn delete_artifact(
         &self,
         by: Identity,
@@ -424,8 +424,7 @@ impl Database {
         .await
     }
 
-    /// Changes what is known about an artifact of the project, all of it or
-    /// nothing.
+    /// Changes fields of an artifact of the project in one transaction.
     pub(crate) async fn update_artifact(
         &self,
         by: Identity,
@@ -448,7 +447,7 @@ impl Database {
             if !matches!(annotated, Annotated::Done(_)) {
                 return Ok(annotated);
             }
-            // A note is no new version of what it is about.
+            // Tags and note do not change the time of the last update.
             let is_more = change.name.is_some() || change.meta_data.is_some();
             if is_more || change.public.is_some() {
                 transaction.execute(

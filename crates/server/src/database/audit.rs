@@ -1,6 +1,7 @@
-//! The audit log: who did what, when and from where. Entries are appended in the
-//! transaction of the change that they tell of, and are never changed. They hold
-//! names alone: no token, no password, no text that was typed in their place.
+//! The audit log: who did what, when and from where. An entry is appended in the
+//! transaction of the change that it describes, and is never changed. Entries
+//! contain only names of users, projects and objects, never tokens, passwords or
+//! failed input.
 
 use std::net::IpAddr;
 
@@ -8,7 +9,7 @@ use rusqlite::{Connection, Row, params};
 
 use super::{Database, sql::NOW};
 
-/// Who does something: a user, or the operator on the server's command line.
+/// Author of an action: a user, or the operator on the command line.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Actor {
     pub(crate) person: Option<String>,
@@ -17,12 +18,13 @@ pub(crate) struct Actor {
 }
 
 impl Actor {
-    /// The operator on the command line, or the server itself.
+    /// Returns the operator on the command line, who also stands for the server
+    /// itself.
     pub(crate) fn operator() -> Self {
         Self::default()
     }
 
-    /// A user of that name, about no project.
+    /// Returns a user, for an action outside of projects.
     pub(crate) fn user(name: &str, address: Option<IpAddr>) -> Self {
         Self {
             person: Some(name.to_owned()),
@@ -31,7 +33,7 @@ impl Actor {
         }
     }
 
-    /// The user who started a run, for what its worker does.
+    /// Returns the user who started a run, for actions of its worker.
     pub(super) fn starter(db: &Connection, run_id: i64) -> rusqlite::Result<Self> {
         db.query_row(
             "SELECT users.name, projects.name
@@ -72,7 +74,7 @@ impl Actor {
     }
 }
 
-/// An entry of the log.
+/// An entry of the audit log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) id: i64,
@@ -84,16 +86,16 @@ pub(crate) struct Entry {
     pub(crate) address: Option<String>,
 }
 
-/// Which entries are wanted, the newest first.
+/// Filter of entries. `None` applies no condition.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct AuditFilter {
-    /// Of this user alone.
+    /// Only entries about this user.
     pub(crate) person: Option<String>,
-    /// About this project alone.
+    /// Only entries about this project.
     pub(crate) project: Option<String>,
-    /// Of actions that begin with this, such as `run` or `run.start`.
+    /// Only actions that begin with this, such as `run` or `run.start`.
     pub(crate) action: Option<String>,
-    /// Older than the entry of this id.
+    /// Only entries older than the one with this id.
     pub(crate) before: Option<i64>,
     pub(crate) limit: u64,
 }
@@ -111,8 +113,8 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
 }
 
 impl Database {
-    /// Appends an entry about something that changes nothing else, such as a
-    /// failed sign-in.
+    /// Appends an entry about an action without another change, such as a failed
+    /// sign-in.
     pub(crate) async fn note(
         &self,
         actor: Actor,
@@ -122,7 +124,7 @@ impl Database {
         self.write(move |db| actor.note(db, action, &object)).await
     }
 
-    /// Entries of the log, the newest first.
+    /// Returns entries of the log, newest first.
     pub(crate) async fn audit(&self, filter: AuditFilter) -> rusqlite::Result<Vec<Entry>> {
         self.read(move |db| {
             db.prepare_cached(
@@ -146,7 +148,7 @@ impl Database {
         .await
     }
 
-    /// Removes entries that are older than so many days, which are at least one.
+    /// Removes entries that are older than this number of days, at least one day.
     pub(crate) async fn prune_audit(&self, days: u32) -> rusqlite::Result<usize> {
         let age = format!("-{} days", days.max(1));
         self.write(move |db| {
@@ -159,8 +161,8 @@ impl Database {
     }
 }
 
-/// The log as CSV, one line for each entry after the names of the columns. Cells
-/// that a spreadsheet would take for a formula begin with an apostrophe.
+/// Formats entries as CSV with a header line. Cells that a spreadsheet would
+/// interpret as a formula get a leading apostrophe.
 pub(crate) fn csv(entries: &[Entry]) -> String {
     let mut text = HEADINGS.to_owned();
     for entry in entries {

@@ -46,9 +46,9 @@ pub(super) fn insert(db: &Connection, run_id: i64, new: &CheckpointRow) -> rusql
     )
 }
 
-/// Removes checkpoints that are no longer needed. Keeps those of the last
-/// epochs that the run asks for, and with `keep_last` the last one. Returns the
-/// contents that nothing refers to any more.
+/// Removes checkpoints that are no longer needed. Keeps as many ends of epochs as
+/// the run asks for, and with `keep_last` the last checkpoint. Returns the
+/// contents that have lost their last reference.
 pub(super) fn thin(db: &Connection, run_id: i64, keep_last: bool) -> rusqlite::Result<Vec<String>> {
     let contents: Vec<String> = db
         .prepare_cached(
@@ -94,8 +94,8 @@ impl Database {
         .await
     }
 
-    /// Returns the content that a run's worker starts with: its last checkpoint, or
-    /// otherwise the checkpoint that the run was created from.
+    /// Returns the content that a run's worker starts with: the run's last
+    /// checkpoint, or else the checkpoint that the run was created from.
     pub(crate) async fn last_checkpoint(&self, run_id: i64) -> rusqlite::Result<Option<String>> {
         self.read(move |db| {
             db.query_row(

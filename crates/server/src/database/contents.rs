@@ -1,12 +1,12 @@
-//! References to contents of the store. The caller of a change removes the
-//! contents that nothing refers to any more.
+//! References to contents of the store. After a change, the caller removes the
+//! contents that have lost their last reference.
 
 use rusqlite::Connection;
 
 use super::{Database, run_rows::OPEN};
 
-/// Whether anything refers to a content. A run keeps the data that it was made
-/// with until it has ended, whatever is pushed meanwhile.
+/// Whether a content has a reference. A run refers to the data that it was
+/// created with until it has ended, even if the data is replaced.
 pub(super) fn has_content(db: &Connection, content: &str) -> rusqlite::Result<bool> {
     db.prepare_cached(&format!(
         "SELECT EXISTS (SELECT 1 FROM artifacts WHERE content = ?1)
@@ -18,7 +18,7 @@ pub(super) fn has_content(db: &Connection, content: &str) -> rusqlite::Result<bo
     .query_row([content], |row| row.get(0))
 }
 
-/// Returns those of the contents that nothing refers to.
+/// Returns those of the contents that have no reference.
 pub(super) fn orphans(db: &Connection, contents: Vec<String>) -> rusqlite::Result<Vec<String>> {
     let mut orphans = Vec::new();
     for content in contents {
@@ -46,8 +46,8 @@ pub(super) fn data_of(db: &Connection, run_id: i64) -> rusqlite::Result<Vec<Stri
 }
 
 impl Database {
-    /// Returns all contents that something refers to, with their sizes where known,
-    /// and what refers to them.
+    /// Returns all contents with a reference, with their sizes if known, and what
+    /// refers to them.
     pub(crate) async fn contents(&self) -> rusqlite::Result<Vec<(String, Option<u64>, String)>> {
         self.read(|db| {
             db.prepare(&format!(
@@ -69,14 +69,14 @@ impl Database {
         .await
     }
 
-    /// Whether anything refers to a content, including changes that were just
+    /// Whether a content has a reference, including changes that were just
     /// committed. Waits for the writer.
     pub(crate) async fn is_wanted(&self, content: String) -> rusqlite::Result<bool> {
         self.write(move |db| has_content(db, &content)).await
     }
 
-    /// Whether anything refers to a content, without waiting for the writer.
-    /// Changes in progress may be missed.
+    /// Whether a content has a reference, without waiting for the writer. May
+    /// miss changes in progress.
     pub(crate) async fn seems_wanted(&self, content: String) -> rusqlite::Result<bool> {
         self.read(move |db| has_content(db, &content)).await
     }

@@ -1,4 +1,4 @@
-//! Experiments.
+//! Experiments, which are groups of runs.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -7,7 +7,7 @@ use super::{
     sql::{NOW, bounds},
 };
 
-/// A group of runs.
+/// An experiment.
 #[derive(Clone, Debug)]
 pub(crate) struct ExperimentRow {
     pub(crate) id: i64,
@@ -15,7 +15,7 @@ pub(crate) struct ExperimentRow {
     pub(crate) description: String,
     pub(crate) created_at: String,
     pub(crate) idempotency_key: Option<String>,
-    /// How many runs it has.
+    /// Number of its runs.
     pub(crate) runs: u64,
 }
 
@@ -47,7 +47,7 @@ fn check_own_experiment(db: &Connection, by: &Identity, id: i64) -> rusqlite::Re
 }
 
 impl Database {
-    /// Creates an experiment; fails if the project has one of that name.
+    /// Creates an experiment. Fails if the project has one with this name.
     pub(crate) async fn create_experiment(
         &self,
         by: Identity,
@@ -73,7 +73,7 @@ impl Database {
         .await
     }
 
-    /// The project's experiment of that name.
+    /// Returns the project's experiment with this name.
     pub(crate) async fn experiment(
         &self,
         project: String,
@@ -130,8 +130,8 @@ impl Database {
         .await
     }
 
-    /// The project's experiments, oldest first: all, or `limit` of them from
-    /// number `offset` on. Beside them, how many there are.
+    /// Returns the project's experiments, oldest first: all, or `limit` of them
+    /// from number `offset` on. Also returns the number of all.
     pub(crate) async fn experiments(
         &self,
         project: String,

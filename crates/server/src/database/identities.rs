@@ -1,4 +1,4 @@
-//! Accounts of a sign-in provider, and the users that they belong to.
+//! Accounts at the sign-in provider, and the users they are linked to.
 
 use std::net::IpAddr;
 
@@ -11,17 +11,17 @@ use super::{
 };
 use crate::{oidc::Subject, secret};
 
-/// Whether an account was linked.
+/// Result of creating or linking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Linked {
     Yes,
-    /// The name of the user is taken.
+    /// The user name is taken.
     NameTaken,
-    /// The provider's account belongs to somebody already.
+    /// The provider's account is linked to another user.
     Already,
 }
 
-/// Links an account of the provider to a user. Returns whether it belonged to nobody.
+/// Links a provider's account to a user. Returns false if it is already linked.
 fn link(db: &Connection, user_id: &str, who: &Subject) -> rusqlite::Result<bool> {
     let linked = db.execute(
         &format!(
@@ -33,7 +33,7 @@ fn link(db: &Connection, user_id: &str, who: &Subject) -> rusqlite::Result<bool>
     Ok(linked == 1)
 }
 
-/// Writes an entry of the audit log about a user's own account.
+/// Appends an entry about a user's own account to the audit log.
 fn note(
     db: &Connection,
     user_id: &str,
@@ -49,7 +49,7 @@ fn note(
 }
 
 impl Database {
-    /// The id of the user to whom an account of the provider belongs, and whether the
+    /// Returns the id of the user linked to a provider's account, and whether the
     /// user is disabled.
     pub(crate) async fn user_of_identity(
         &self,
@@ -69,7 +69,7 @@ impl Database {
         .await
     }
 
-    /// Makes a user an admin, whom the provider counts among them.
+    /// Makes a user an admin, as a member of one of the provider's admin groups.
     pub(crate) async fn admit_admin(
         &self,
         user_id: String,
@@ -91,7 +91,7 @@ impl Database {
         .await
     }
 
-    /// Creates a user for an account of the provider. Returns the user's id too.
+    /// Creates a user for a provider's account. Returns the user's id.
     pub(crate) async fn add_user_of_identity(
         &self,
         name: String,
@@ -104,7 +104,8 @@ impl Database {
             let id = secret::new_id();
             if let Err(error) = check_name_is_free(&transaction, &name) {
                 return match Refusal::of(&error) {
-                    // A project has it: the user chooses another one.
+                    // A project has this name, so the user must choose another
+                    // one.
                     Some(_) => Ok((Linked::NameTaken, id)),
                     None => Err(error),
                 };
@@ -127,7 +128,8 @@ impl Database {
         .await
     }
 
-    /// Links an account of the provider to a user, whose password was right.
+    /// Links a provider's account to a user who has just entered the correct
+    /// password.
     pub(crate) async fn link_identity(
         &self,
         user_id: String,
@@ -147,7 +149,7 @@ impl Database {
         .await
     }
 
-    /// Since when a user has had accounts of the provider.
+    /// Returns the times at which a user's accounts of the provider were linked.
     pub(crate) async fn identities(&self, user_id: String) -> rusqlite::Result<Vec<String>> {
         self.read(move |db| {
             db.prepare_cached("SELECT created_at FROM identities WHERE user_id = ?1 ORDER BY 1")?
@@ -157,7 +159,7 @@ impl Database {
         .await
     }
 
-    /// Ends the links of a user to accounts of the provider.
+    /// Unlinks a user's accounts of the provider.
     pub(crate) async fn unlink_identities(&self, by: Identity) -> rusqlite::Result<()> {
         self.write(move |db| {
             let transaction = db.transaction()?;

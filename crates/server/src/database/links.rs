@@ -1,22 +1,22 @@
-//! Which runs used what: the way from data and models to runs, as the pages of both
-//! show it.
+//! Lineage: the runs that used a data set or a model.
 
 use rusqlite::params;
 
 use super::{Database, sql::bounds};
 
-/// A run that used a dataset or a model.
+/// A run that used a data set or a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct UseRow {
     pub(crate) experiment: String,
     pub(crate) run: String,
     pub(crate) created_at: String,
-    /// Whether it used what is stored now, not what had the name before.
+    /// Whether it used the current content and not an earlier one of the same
+    /// name.
     pub(crate) is_current: bool,
 }
 
 impl Database {
-    /// Returns the project's last runs over a dataset, at most `most`.
+    /// Returns the project's last runs that used a data set, at most `most`.
     pub(crate) async fn runs_over(
         &self,
         project: String,
@@ -26,7 +26,8 @@ impl Database {
     ) -> rusqlite::Result<Vec<UseRow>> {
         let (_, limit) = bounds(Some((0, most)));
         self.read(move |db| {
-            // The text is looked at first: reading JSON takes longer.
+            // The text search excludes most rows before JSON is parsed, which
+            // takes longer.
             db.prepare_cached(
                 "SELECT experiments.name, runs.name, runs.created_at, max(used.value = ?3)
                  FROM runs JOIN experiments ON experiments.id = experiment_id,
@@ -49,7 +50,7 @@ impl Database {
         .await
     }
 
-    /// Returns the project's last runs that began with a model, at most `most`.
+    /// Returns the project's last runs that started from a model, at most `most`.
     pub(crate) async fn runs_from(
         &self,
         project: String,

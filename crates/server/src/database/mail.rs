@@ -1,5 +1,5 @@
-//! Addresses for e-mail about runs. An address gets nothing else until its user
-//! has entered the code that was sent to it.
+//! Users' e-mail addresses for messages about runs. An address gets only a
+//! confirmation code until its user has entered that code.
 
 use rusqlite::{OptionalExtension, params};
 use serde_json::json;
@@ -11,12 +11,12 @@ use super::{
 };
 use crate::secret;
 
-/// How long a code is good, in milliseconds.
+/// Validity of a code, in milliseconds.
 const CODE_LIFE: i64 = 24 * 3600 * 1000;
-/// Codes that a user may ask for in one hour.
+/// Maximum number of codes per user and hour.
 const CODES_AN_HOUR: u64 = 5;
 
-/// The address of a user.
+/// E-mail address of a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MailAddress {
     pub(crate) address: String,
@@ -24,19 +24,19 @@ pub(crate) struct MailAddress {
     pub(crate) is_confirmed: bool,
 }
 
-/// Whether an address was stored.
+/// Result of storing an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PutMail {
-    /// It was confirmed before.
+    /// The address was already confirmed.
     Kept,
-    /// A code is on its way.
+    /// A code will be sent to the address.
     CodeSent,
-    /// The user has asked for too many codes.
+    /// The user has requested too many codes.
     TooMany,
 }
 
 impl Database {
-    /// A user's address for e-mail.
+    /// Returns a user's e-mail address.
     pub(crate) async fn mail_address(
         &self,
         user_id: String,
@@ -57,7 +57,8 @@ impl Database {
         .await
     }
 
-    /// Stores a user's address. A new one gets a code in the same transaction.
+    /// Stores a user's address. For a new address, the same transaction inserts
+    /// the message with its code.
     pub(crate) async fn put_mail_address(
         &self,
         user_id: String,
@@ -107,8 +108,8 @@ impl Database {
         .await
     }
 
-    /// Confirms a user's address by the code that was sent to it. Returns whether the
-    /// code is right.
+    /// Confirms a user's address with the code that was sent to it. Returns
+    /// whether the code was correct.
     pub(crate) async fn confirm_mail_address(
         &self,
         user_id: String,
@@ -126,7 +127,7 @@ impl Database {
         .await
     }
 
-    /// Forgets a user's address, and what was to be sent to it.
+    /// Deletes a user's address and the messages that were not sent to it yet.
     pub(crate) async fn delete_mail_address(&self, user_id: String) -> rusqlite::Result<()> {
         self.write(move |db| {
             let transaction = db.transaction()?;
@@ -137,7 +138,7 @@ impl Database {
         .await
     }
 
-    /// The e-mail of a user, the newest first.
+    /// Returns the messages to a user, newest first.
     pub(crate) async fn mail(
         &self,
         user_id: String,

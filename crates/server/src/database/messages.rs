@@ -1,5 +1,5 @@
-//! Messages that leave the server. Each is written in the transaction of the
-//! change that it tells of, and stays until it was sent or given up.
+//! Messages that leave the server. A message is inserted in the transaction of
+//! the change that it describes, and stays until it is sent or given up.
 
 use rusqlite::{Connection, Row, params};
 use serde_json::{Value, json};
@@ -7,21 +7,22 @@ use serde_json::{Value, json};
 use super::sql::{NOW, now_ms};
 use crate::secret;
 
-/// Messages of one webhook that may wait. More are given up at once.
+/// Maximum number of waiting messages per webhook. Further ones are given up at
+/// once.
 const MAX_WAITING: u64 = 1000;
-/// Messages of one webhook that are kept after they were sent or given up.
+/// Number of sent or given-up messages that are kept per webhook.
 const KEPT: u64 = 100;
 
-/// The event of a message that confirms an address for e-mail.
+/// Event of a message that confirms an e-mail address.
 pub(crate) const CONFIRM: &str = "mail.confirm";
 
-/// A message, as a list shows it.
+/// A message in a list.
 #[derive(Clone, Debug)]
 pub(crate) struct MessageRow {
     pub(crate) name: String,
     pub(crate) event: String,
     pub(crate) created_at: String,
-    /// When it is sent next; none once it was sent or given up.
+    /// Time of the next attempt; `None` once it is sent or given up.
     pub(crate) due_at: Option<String>,
     pub(crate) attempts: u32,
     pub(crate) tried_at: Option<String>,
@@ -30,7 +31,7 @@ pub(crate) struct MessageRow {
 }
 
 impl MessageRow {
-    /// Returns the state of the message, in the words of the API.
+    /// Returns the state of the message, as the API names it.
     pub(crate) fn state(&self) -> &'static str {
         match (self.sent, &self.due_at) {
             (true, _) => "delivered",
@@ -63,8 +64,8 @@ pub(super) fn body(db: &Connection, event: &str, data: Value) -> rusqlite::Resul
     Ok(json!({"type": event, "timestamp": now, "data": data}).to_string())
 }
 
-/// Writes down a message for a webhook or for a user, one of which is given, and
-/// forgets the receiver's oldest ones. Returns the message's name.
+/// Inserts a message for a webhook or a user, exactly one of which is given, and
+/// removes the receiver's oldest ones. Returns the message's name.
 pub(super) fn write(
     db: &Connection,
     (webhook_id, user_id): (Option<&str>, Option<&str>),
@@ -81,7 +82,7 @@ pub(super) fn write(
         true => (Some(now_ms()), String::new()),
         false => (
             None,
-            format!("not sent: {MAX_WAITING} messages wait already"),
+            format!("not sent: {MAX_WAITING} messages are already waiting"),
         ),
     };
     let name = format!("msg_{}", secret::new_id());
@@ -95,7 +96,8 @@ pub(super) fn write(
     )?;
     db.execute(
         &format!(
-            // Codes of the last hour are counted.
+            // Confirmations of the last hour are kept, because the limit of codes
+            // counts them.
             "DELETE FROM messages WHERE {OWN} AND due_at IS NULL
              AND NOT (event = '{CONFIRM}'
                  AND created_at > strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-1 hour'))
@@ -108,7 +110,7 @@ pub(super) fn write(
     Ok(name)
 }
 
-/// Withdraws the messages to a user that were not sent yet.
+/// Withdraws messages to a user that have not been sent.
 pub(super) fn withdraw(db: &Connection, user_id: &str, outcome: &str) -> rusqlite::Result<()> {
     db.execute(
         "UPDATE messages SET due_at = NULL, body = '{}', outcome = ?2

@@ -1,7 +1,7 @@
 //! The versions of the schema.
 
-/// SQL that creates each version from the one before. Entries are never changed,
-/// only added.
+/// SQL that migrates each version to the next. Entries are only appended, never
+/// changed.
 pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("0001_first.sql"),
     include_str!("0002_accounts.sql"),

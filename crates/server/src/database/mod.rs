@@ -1,5 +1,5 @@
-//! Accounts, experiments, runs, events and artifacts in one SQLite file. Each
-//! of them has its own file here; all SQL is in this folder.
+//! The SQLite database: accounts, projects, experiments, runs, events, artifacts
+//! and messages. Each has its own file here, and all SQL is in this folder.
 
 mod access;
 mod accounts;

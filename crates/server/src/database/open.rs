@@ -1,5 +1,5 @@
-//! Opening the database file and migrating its schema. Only a server that has
-//! locked its folder migrates. It keeps a copy of the original file.
+//! Opens the database file and migrates its schema. Only a server that has locked
+//! its folder migrates, and it keeps a copy of the original file.
 
 use std::path::{Path, PathBuf};
 
@@ -125,7 +125,7 @@ fn newer(version: usize) -> String {
     )
 }
 
-/// Migrates a schema. Copies the file first, unless it is new.
+/// Migrates the schema. Copies the file first, unless it is new.
 pub(super) fn migrate(connection: &mut Connection, path: Option<&Path>) -> Result<(), String> {
     let before = version(connection).map_err(|e| e.to_string())?;
     if before > MIGRATIONS.len() {
@@ -148,8 +148,9 @@ pub(super) fn migrate(connection: &mut Connection, path: Option<&Path>) -> Resul
             copy.display()
         );
     }
-    // A table is replaced by dropping it, which must delete nothing elsewhere.
-    // The setting has no effect within a transaction.
+    // A migration replaces a table by dropping it. With foreign keys on, that
+    // would delete rows of other tables. The setting has no effect within a
+    // transaction.
     let enforce = |connection: &Connection, on: bool| {
         let set = connection.pragma_update(None, "foreign_keys", on);
         set.map_err(|e| e.to_string())
@@ -160,7 +161,8 @@ pub(super) fn migrate(connection: &mut Connection, path: Option<&Path>) -> Resul
     applied
 }
 
-/// Applies the migrations that a database of this version lacks, all or none.
+/// Applies all migrations that a database of this version lacks, in one
+/// transaction.
 fn apply(connection: &mut Connection, before: usize) -> Result<(), String> {
     let mut run = || -> rusqlite::Result<Option<String>> {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -180,7 +182,7 @@ fn apply(connection: &mut Connection, before: usize) -> Result<(), String> {
     match run().map_err(|e| e.to_string())? {
         None => Ok(()),
         Some(table) => Err(format!(
-            "rows of its table `{table}` refer to rows that are not there: restore a backup"
+            "rows of its table `{table}` refer to missing rows: restore a backup"
         )),
     }
 }
@@ -199,7 +201,8 @@ fn keep_copy(connection: &Connection, copy: &Path) -> Result<(), String> {
 /// Writes a consistent copy of the database to a new file that only its owner
 /// can read.
 pub(super) fn write_copy(connection: &Connection, path: &Path) -> rusqlite::Result<()> {
-    // SQLite would take the files of an earlier copy for parts of this one.
+    // Otherwise, SQLite would apply leftover files of an earlier copy to this
+    // one.
     remove_all(path);
     connection.execute("VACUUM INTO ?1", [path.to_string_lossy()])?;
     let written = private_file(path).and_then(|()| std::fs::File::open(path)?.sync_all());

@@ -1,4 +1,4 @@
-//! Delivery of messages: which are due, and the outcomes of attempts.
+//! Queue of outgoing messages: which are due, and the outcomes of attempts.
 
 use rusqlite::params;
 use serde_json::json;
@@ -9,11 +9,11 @@ use super::{
     sql::{NOW, now_ms},
 };
 
-/// A message that is due. It has no `Debug`: it holds a secret.
+/// A due message. Without `Debug`, because it contains a secret.
 pub(crate) struct Due {
     pub(crate) id: i64,
     pub(crate) name: String,
-    /// Attempts so far.
+    /// Number of attempts so far.
     pub(crate) attempts: u32,
     pub(crate) event: String,
     pub(crate) body: String,
@@ -27,12 +27,14 @@ pub(crate) enum Receiver {
         url: String,
         secret: Vec<u8>,
     },
-    /// None if the user has turned e-mail off, was disabled or has left the project.
+    /// `None` if the user has turned e-mail off, was disabled or has left the
+    /// project.
     Mail { address: Option<String> },
 }
 
 impl Receiver {
-    /// The key under which the receiver is busy. All e-mail has one: the SMTP server.
+    /// Returns the key under which the receiver counts as busy. All e-mail shares
+    /// one, because the SMTP server receives it.
     pub(crate) fn key(&self) -> &str {
         match self {
             Self::Webhook { id, .. } => id,
@@ -41,7 +43,7 @@ impl Receiver {
     }
 }
 
-/// Outcome of an attempt.
+/// Outcome of an attempt to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
     Sent,
@@ -51,15 +53,15 @@ pub(crate) enum Next {
 }
 
 impl Database {
-    /// The messages that are due, at most `most`: the oldest of each receiver, unless
-    /// the receiver's key is one of `busy`.
+    /// Returns up to `most` due messages: the oldest of each receiver, except
+    /// receivers whose key is in `busy`.
     pub(crate) async fn due_messages(
         &self,
         busy: Vec<String>,
         most: usize,
     ) -> rusqlite::Result<Vec<Due>> {
         self.read(move |db| {
-            // Columns beside `min` are those of the row that has it.
+            // SQLite takes the other columns from the row with the minimum.
             db.prepare_cached(
                 "SELECT min(due_at), messages.id, messages.name, attempts, event, body, webhook_id, url,
                      secret, address
@@ -98,8 +100,8 @@ impl Database {
         .await
     }
 
-    /// When the next message is due, in milliseconds since 1970, except those of
-    /// receivers that are `busy`.
+    /// Returns the time when the next message is due, in milliseconds since 1970,
+    /// ignoring receivers in `busy`.
     pub(crate) async fn next_due(&self, busy: Vec<String>) -> rusqlite::Result<Option<i64>> {
         self.read(move |db| {
             db.prepare_cached(
@@ -112,9 +114,9 @@ impl Database {
         .await
     }
 
-    /// Begins the attempt after `attempts` others. If its outcome is never written
-    /// down, the next one begins at `due_at`. Returns false if the message was sent
-    /// again or given up meanwhile.
+    /// Records the start of an attempt, after `attempts` earlier ones. If its
+    /// outcome is never recorded, the next attempt starts at `due_at`. Returns
+    /// false if the message was requeued or given up in the meantime.
     pub(crate) async fn begin_attempt(
         &self,
         id: i64,
@@ -135,8 +137,8 @@ impl Database {
         .await
     }
 
-    /// Writes down the outcome of an attempt, by its number. Does nothing if the
-    /// message was sent again meanwhile.
+    /// Records the outcome of an attempt, given by its number. Does nothing if
+    /// the message was requeued in the meantime.
     pub(crate) async fn note_attempt(
         &self,
         id: i64,

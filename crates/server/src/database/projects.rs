@@ -1,17 +1,17 @@
-//! Shared projects and their members. A user's personal project comes and goes
-//! with the user, and has no other members.
+//! Shared projects and their members. A personal project is created and deleted
+//! with its user, and has no other members.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{Database, Identity, Refusal, Role, access::role_of, admin::is_admin, sql::NOW};
 use crate::secret;
 
-/// A project, as a list shows it.
+/// A project in a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ProjectRow {
     pub(crate) name: String,
     pub(crate) is_personal: bool,
-    /// The role of whoever asks; none for an admin who is not a member.
+    /// Role of the requesting user; `None` for an admin who is not a member.
     pub(crate) role: Option<Role>,
     pub(crate) created_at: String,
     pub(crate) members: u64,
@@ -24,7 +24,7 @@ pub(crate) struct MemberRow {
     pub(crate) role: Role,
 }
 
-/// A project that somebody manages.
+/// A project to read or manage.
 struct Found {
     id: String,
     is_personal: bool,
@@ -57,7 +57,7 @@ fn conflict(reason: String) -> rusqlite::Error {
     Refusal::Conflict(reason).into()
 }
 
-/// A project that `by` is a member of, or any for an admin.
+/// Returns a project that `by` is a member of. An admin finds every project.
 fn find(db: &Connection, by: &Identity, name: &str) -> rusqlite::Result<Found> {
     let found: Option<(String, bool)> = db
         .prepare_cached("SELECT id, user_id IS NOT NULL FROM projects WHERE name = ?1")?
@@ -74,7 +74,7 @@ fn find(db: &Connection, by: &Identity, name: &str) -> rusqlite::Result<Found> {
     }
 }
 
-/// A shared project whose members `by` manages, as an owner or an admin.
+/// Returns a shared project that `by` may manage, as an owner or an admin.
 fn managed(db: &Connection, by: &Identity, name: &str) -> rusqlite::Result<Found> {
     let found = find(db, by, name)?;
     if found.is_personal {
@@ -94,9 +94,9 @@ fn managed(db: &Connection, by: &Identity, name: &str) -> rusqlite::Result<Found
     }
 }
 
-/// Fails if a user has created or owns as many shared projects as allowed, without
-/// counting the project `except`. Creators count, so that giving projects away makes
-/// no room.
+/// Fails if a user has reached the limit of created or owned shared projects.
+/// Does not count the project `except`. Created projects count even if they were
+/// given to another owner.
 fn check_owned(
     db: &Connection,
     (person, name): (&str, &str),
@@ -121,7 +121,7 @@ fn check_owned(
     }
 }
 
-/// The role of a member, who may be a disabled user.
+/// Returns the role of a member, even of a disabled user.
 fn member_role(db: &Connection, project: &str, person: &str) -> rusqlite::Result<Option<Role>> {
     let role: Option<String> = db
         .prepare_cached("SELECT role FROM members WHERE project_id = ?1 AND user_id = ?2")?
@@ -130,7 +130,8 @@ fn member_role(db: &Connection, project: &str, person: &str) -> rusqlite::Result
     Ok(role.as_deref().and_then(Role::parse))
 }
 
-/// Fails if a project would be left without an owner who is not disabled.
+/// Fails if the change would leave the project without an owner who is not
+/// disabled.
 fn check_not_last(
     db: &Connection,
     project: &str,
@@ -150,7 +151,7 @@ fn check_not_last(
     }
 }
 
-/// The id of a user.
+/// Returns the id of a user.
 fn user(db: &Connection, name: &str) -> rusqlite::Result<String> {
     let found = db
         .prepare_cached("SELECT id FROM users WHERE name = ?1")?
@@ -165,7 +166,8 @@ fn user(db: &Connection, name: &str) -> rusqlite::Result<String> {
     })
 }
 
-/// Whether a shared project has this name, so that no user can have it.
+/// Fails if a shared project has this name, because no user can have the same
+/// name.
 pub(super) fn check_name_is_free(db: &Connection, user: &str) -> rusqlite::Result<()> {
     let taken: bool = db
         .prepare_cached(
@@ -207,8 +209,8 @@ pub(super) fn check_owns_none_alone(db: &Connection, user: &str) -> rusqlite::Re
 }
 
 impl Database {
-    /// Creates a shared project, which `by` owns. `most` is how many one user may
-    /// own.
+    /// Creates a shared project owned by `by`. `most` is the limit of projects
+    /// per user.
     pub(crate) async fn create_project(
         &self,
         by: Identity,
@@ -228,7 +230,7 @@ impl Database {
             )?;
             if created == 0 {
                 return Err(conflict(format!(
-                    "`name`: there is a project or a user `{name}` already: choose another name"
+                    "`name`: a project or a user `{name}` exists already: choose another name"
                 )));
             }
             transaction.execute(
@@ -242,8 +244,8 @@ impl Database {
         .await
     }
 
-    /// The projects that `by` is a member of; all of the server for an admin who
-    /// asks for them. The personal one comes first.
+    /// Returns the projects that `by` is a member of, the personal one first. An
+    /// admin may request all projects of the server.
     pub(crate) async fn projects(
         &self,
         by: &Identity,
@@ -262,7 +264,7 @@ impl Database {
         .await
     }
 
-    /// A project that `by` is a member of, or any for an admin, and its members.
+    /// Returns a project and its members, if `by` is a member of it or an admin.
     pub(crate) async fn project(
         &self,
         by: &Identity,
@@ -328,7 +330,7 @@ impl Database {
         .await
     }
 
-    /// Removes a user from a shared project. Members may leave by themselves.
+    /// Removes a user from a shared project. Members may remove themselves.
     pub(crate) async fn remove_member(
         &self,
         by: Identity,
@@ -366,7 +368,7 @@ impl Database {
         .await
     }
 
-    /// Deletes a shared project without experiments, data and models.
+    /// Deletes a shared project that has no experiments and artifacts.
     pub(crate) async fn delete_project(
         &self,
         by: Identity,

@@ -1,27 +1,27 @@
-//! The reasons for which a transaction refuses a change.
+//! Reasons why a transaction refuses a change.
 
 use std::fmt;
 
 use super::Role;
 
-/// Why a change was refused in its transaction.
+/// Reason why a transaction refused a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// The user is not a member, or not any more.
+    /// The user is not, or no longer, a member.
     NotMember { project: String },
-    /// The role is not enough.
+    /// The user's role is too low.
     Role {
         project: String,
         has: Role,
         needs: Role,
     },
-    /// A member asks to change what somebody else added.
+    /// A member tried to change what another member added.
     NotOwn { project: String },
-    /// The user is not an admin of the server, or not any more.
+    /// The user is not, or no longer, an admin of the server.
     NoAdmin,
     /// An admin has disabled the user.
     Disabled(String),
-    /// It can't be done as things are.
+    /// The current state does not allow the change.
     Conflict(String),
     /// A limit is reached.
     Limit(String),
@@ -74,7 +74,7 @@ impl From<Refusal> for rusqlite::Error {
 }
 
 impl Refusal {
-    /// The refusal in an error of a transaction.
+    /// Returns the refusal in the error of a transaction, if there is one.
     pub(crate) fn of(error: &rusqlite::Error) -> Option<&Self> {
         match error {
             rusqlite::Error::ToSqlConversionFailure(cause) => cause.downcast_ref(),

@@ -1,13 +1,14 @@
-//! What the members of a project and the owners of a token may do.
+//! Roles of members and scopes of tokens.
 
-/// Role of a member of a project. Each role includes those before it.
+/// Role of a member of a project. Each role includes the rights of those before
+/// it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Role {
-    /// Reads everything.
+    /// Reads everything in the project.
     Viewer,
-    /// Adds data and runs; changes and deletes what they added.
+    /// Adds data and runs; changes and deletes what the member has added.
     Member,
-    /// Changes and deletes everything, and manages the members.
+    /// Changes and deletes everything, and manages members.
     Owner,
 }
 
@@ -30,9 +31,9 @@ impl Role {
 /// Scope of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scope {
-    /// Everything.
+    /// All calls.
     All,
-    /// Looking at things.
+    /// Only calls that read.
     Read,
 }
 

@@ -1,4 +1,4 @@
-//! The ends of runs, whoever ends them: a worker, the server or a user.
+//! Ends of runs by a worker, by the server or by a user.
 
 use finetuner_protocol::{Level, Status};
 use rusqlite::{Connection, params};
@@ -22,9 +22,9 @@ pub(crate) struct End {
 }
 
 impl Database {
-    /// Ends an open run, for the worker with `token` or, without one, for the
-    /// server. Returns the contents that nothing refers to any more, or `None` if
-    /// the run was not ended.
+    /// Ends an open run, on behalf of the worker with `token` or, without a
+    /// token, of the server. Returns the contents that have lost their last
+    /// reference, or `None` if the run was not ended.
     pub(crate) async fn end_run(
         &self,
         run_id: i64,
@@ -40,8 +40,8 @@ impl Database {
         .await
     }
 
-    /// Ends a run on behalf of a user who may cancel it, unless it has ended.
-    /// Returns what [`Database::end_run`] does.
+    /// Cancels a run on behalf of a user who may do so, unless it has ended.
+    /// Returns the same as [`Database::end_run`].
     pub(crate) async fn cancel_run(
         &self,
         by: Identity,

@@ -1,4 +1,4 @@
-//! Lists of runs: filtered, sorted, in pages.
+//! Lists of runs: filtered, sorted and paged.
 
 use std::collections::HashMap;
 
@@ -10,12 +10,12 @@ use super::{
     sql::bounds,
 };
 
-/// Among which runs a list looks.
+/// Range of a list.
 #[derive(Clone, Debug)]
 pub(crate) enum Among {
-    /// Those of an experiment.
+    /// Runs of an experiment, by its id.
     Experiment(i64),
-    /// Those of all experiments of a project.
+    /// Runs of all experiments of a project, by its id.
     Project(String),
 }
 
@@ -26,7 +26,7 @@ impl From<i64> for Among {
 }
 
 impl Among {
-    /// The runs, where `?1` is [`Among::value`].
+    /// Returns the SQL condition of the range. `?1` is [`Among::value`].
     fn condition(&self) -> &'static str {
         match self {
             Self::Experiment(_) => "experiment_id = ?1",
@@ -43,7 +43,8 @@ impl Among {
         }
     }
 
-    /// How many there are. Triggers count the runs of each experiment.
+    /// Returns the SQL query for the number of runs. Triggers count the runs of
+    /// each experiment.
     fn count(&self) -> &'static str {
         match self {
             Self::Experiment(_) => "SELECT coalesce(sum(runs), 0) FROM experiments WHERE id = ?1",
@@ -57,18 +58,19 @@ impl Among {
 /// Filter of runs by their state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
-    /// Waiting for their first worker, or for another one.
+    /// Waiting for a worker, the first or another one.
     Waiting,
-    /// With a worker.
+    /// Assigned to a worker.
     Running,
     Finished,
     Failed,
-    /// Ended by a user.
+    /// Cancelled by a user.
     Cancelled,
 }
 
 impl Standing {
-    /// As SQL, where `?4` is what the details of a cancelled run begin with.
+    /// Returns the SQL condition. `?4` is the start of the details of cancelled
+    /// runs.
     fn condition(self) -> &'static str {
         match self {
             Self::Waiting => "(status = 'CREATED' OR status = 'STARTED' AND worker_token IS NULL)",
@@ -80,16 +82,16 @@ impl Standing {
     }
 }
 
-/// Which runs are wanted, and in which order.
+/// Filter and order of a list of runs.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RunFilter {
     pub(crate) standing: Option<Standing>,
-    /// With this in their name, description or note alone, in capitals or not.
+    /// Only runs with this text in name, description or note, ignoring case.
     pub(crate) text: Option<String>,
-    /// With this tag alone.
+    /// Only runs with this tag.
     pub(crate) tag: Option<String>,
     pub(crate) newest_first: bool,
-    /// Offset and limit; all of them where there is none.
+    /// Offset and limit; `None` for all.
     pub(crate) page: Option<(u64, u64)>,
 }
 
@@ -98,10 +100,11 @@ impl RunFilter {
         self.standing.is_none() && self.text.is_none() && self.tag.is_none()
     }
 
-    /// The runs as SQL: `?2` is the text, `?3` the tag, `?4` the start of the
-    /// details of cancelled runs.
+    /// Returns the SQL condition of the filter: `?2` is the text, `?3` the tag,
+    /// `?4` the start of the details of cancelled runs.
     fn condition(&self, among: &Among) -> String {
-        // Every parameter has its place, also one that nothing is compared with.
+        // A parameter that does not occur can't be bound, so unused ones are compared
+        // with nothing.
         let mut all = format!("{} AND ?4 <> ''", among.condition());
         if let Some(standing) = self.standing {
             all.push_str(" AND ");
@@ -121,7 +124,7 @@ impl RunFilter {
     }
 }
 
-/// The values of one run by which lists are sorted and filtered, and which CSV files
+/// Values of a run by which lists are sorted and filtered, and which CSV files
 /// contain.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Outline {
@@ -137,7 +140,7 @@ pub(crate) struct Outline {
     pub(crate) metrics: String,
     pub(crate) started_at: Option<i64>,
     pub(crate) ended_at: Option<i64>,
-    /// JSON: the tags.
+    /// Tags as a JSON array.
     pub(crate) tags: String,
     pub(crate) note: String,
 }
@@ -183,7 +186,7 @@ fn outline(row: &Row<'_>) -> rusqlite::Result<Outline> {
 }
 
 impl Database {
-    /// The runs that a filter wants, and how many there are in all.
+    /// Returns a page of the matching runs, and the number of all that match.
     pub(crate) async fn runs(
         &self,
         among: impl Into<Among>,
@@ -208,8 +211,8 @@ impl Database {
                 true => ["DESC", "ASC"],
                 false => ["ASC", "DESC"],
             };
-            // A page far behind is found in the index, without its rows, and
-            // from the end that is nearer.
+            // For a late page, only the index is read up to the offset, from the
+            // nearer end.
             let (offset, limit, inner) = match limit >= 0 && offset > total / 2 {
                 true => {
                     let left = (total - offset).clamp(0, limit);
@@ -283,7 +286,7 @@ impl Database {
         .await
     }
 
-    /// The runs of these ids, in this order. One that has gone is left out.
+    /// Returns the runs with these ids in the same order. Skips deleted runs.
     pub(crate) async fn runs_by_ids(&self, ids: Vec<i64>) -> rusqlite::Result<Vec<RunRow>> {
         self.read(move |db| {
             let mut query = db.prepare_cached(&format!("{SELECT} WHERE runs.id = ?1"))?;
@@ -293,8 +296,8 @@ impl Database {
         .await
     }
 
-    /// Experiment and name of the project's runs that fill these artifacts, by the
-    /// artifact's id.
+    /// Returns experiment and name of the runs that created these artifacts, by
+    /// artifact id.
     pub(crate) async fn makers(
         &self,
         project: String,

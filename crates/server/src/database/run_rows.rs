@@ -1,4 +1,4 @@
-//! A run as its row holds it: its state, its progress and its details in words.
+//! A run as stored in its row: state, progress, and the text of its status.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::{annotations, sql::now_ms};
 /// SQL condition of runs that wait or train.
 pub(super) const OPEN: &str = "status IN ('CREATED', 'STARTED')";
 
-/// Start of the details of a run that a user has cancelled.
+/// Start of the status details of a run that a user has cancelled.
 pub(crate) const CANCELLED: &str = "Run cancelled by ";
 
 /// A run.
@@ -19,61 +19,62 @@ pub(crate) struct RunRow {
     pub(crate) id: i64,
     pub(crate) experiment: String,
     pub(crate) project_id: String,
-    /// The id of the user who started it; none if the user was deleted.
+    /// Id of the user who started it; `None` if the user was deleted.
     pub(crate) created_by: Option<String>,
-    /// The user's name.
+    /// Name of that user.
     pub(crate) starter: Option<String>,
     pub(crate) name: String,
     pub(crate) description: String,
-    /// JSON, as the client sent it.
+    /// Configuration in JSON, as the client sent it.
     pub(crate) config: String,
     pub(crate) device: String,
     pub(crate) task: String,
     pub(crate) status: String,
-    /// Note that was stored with the status; see [`RunRow::details`].
+    /// Text that was stored with the status; see [`RunRow::details`].
     pub(crate) noted: String,
     pub(crate) created_at: String,
     pub(crate) artifact_id: String,
     pub(crate) idempotency_key: Option<String>,
     pub(crate) attempts: u32,
-    /// The number of the last launch.
+    /// Number of the last launch.
     pub(crate) launches: u64,
-    /// Whether a job was submitted for it.
+    /// Whether it has a job.
     pub(crate) has_job: bool,
-    /// Whether the worker of the job has called.
+    /// Whether the job's worker has made its first call.
     pub(crate) has_worker: bool,
-    /// Cores and graphics processors, where the client named a number.
+    /// Cores and GPUs, if the client requested a number.
     pub(crate) cpus: Option<u32>,
     pub(crate) gpus: Option<u32>,
-    /// In milliseconds since 1970, as all times here.
+    /// Milliseconds since 1970, like all times here.
     pub(crate) started_at: Option<i64>,
     pub(crate) ended_at: Option<i64>,
     pub(crate) progress: Progress,
     /// JSON: metrics by stage and name.
     pub(crate) metrics: String,
-    /// JSON: the content of its data by name, when it was made.
+    /// JSON: the content of each data set by its name, as of the run's creation.
     pub(crate) data: String,
     pub(crate) annotations: Annotations,
 }
 
-/// How far a run is.
+/// Training progress of a run.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Progress {
     pub(crate) epoch: u64,
     pub(crate) epochs: u64,
     pub(crate) step: u64,
     pub(crate) steps: u64,
-    /// A step over all epochs, and when it was done.
+    /// Number of a step, counted over all epochs, and the time of its end. The
+    /// remaining time is estimated from it.
     pace: Option<(u64, i64)>,
 }
 
 impl Progress {
-    /// Steps that are done over all epochs.
+    /// Returns the number of finished steps over all epochs.
     fn done(&self) -> u64 {
         self.epoch.saturating_sub(1) * self.steps + self.step
     }
 
-    /// How much is done, from 0 to 1.
+    /// Returns the finished share, from 0 to 1.
     pub(crate) fn share(&self) -> f64 {
         match self.epochs * self.steps {
             0 => 0.0,
@@ -81,7 +82,7 @@ impl Progress {
         }
     }
 
-    /// How long the training still takes at the pace so far.
+    /// Estimates the remaining training time from the pace so far.
     pub(crate) fn left(&self, now: i64) -> Option<Duration> {
         let (step, at) = self.pace?;
         let (done, all) = (self.done(), self.epochs * self.steps);
@@ -92,7 +93,8 @@ impl Progress {
     }
 }
 
-/// A duration for people: in the largest unit that is not below 1.
+/// Formats a duration in its largest unit of which it has at least one and a
+/// half.
 fn about(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
     let (count, unit) = match seconds {
@@ -107,8 +109,7 @@ fn about(duration: Duration) -> String {
 }
 
 impl RunRow {
-    /// The names of its experiment and of the run, by which people and
-    /// `/v1/embeddings` know it.
+    /// Returns `experiment/run`, which users see and `/v1/embeddings` accepts.
     pub(crate) fn label(&self) -> String {
         format!("{}/{}", self.experiment, self.name)
     }
@@ -118,8 +119,8 @@ impl RunRow {
         Status::from(self.status.as_str())
     }
 
-    /// What there is to say about the status: the place in the queue, how far
-    /// it is, why it has ended. `ahead` is how many runs come before it, and
+    /// Returns the text for the status: the place in the queue, the progress, or
+    /// the reason of the end. `ahead` is the number of runs before this one, and
     /// `waits` says where its job waits.
     pub(crate) fn details(&self, ahead: u64, waits: Option<&str>) -> String {
         let progress = &self.progress;
@@ -129,9 +130,9 @@ impl RunRow {
             Status::Created if ahead == 1 => format!("{}: 1 run is before it", self.noted),
             Status::Created if ahead > 1 => format!("{}: {ahead} runs are before it", self.noted),
             Status::Started if !self.has_worker => {
-                // The attempt counts from the submission of its job.
+                // The attempt number increases when the next job is submitted.
                 let attempt = self.attempts + u32::from(!self.has_job);
-                format!("Run waits to be carried on, attempt {attempt}{waits}")
+                format!("Run waits for a worker, attempt {attempt}{waits}")
             }
             Status::Started if progress.epoch > 0 => {
                 let left = progress.left(now_ms());
@@ -213,13 +214,10 @@ mod tests {
         run.has_job = false;
         run.status = "STARTED".into();
         run.attempts = 1;
-        assert_eq!(
-            run.details(0, None),
-            "Run waits to be carried on, attempt 2"
-        );
+        assert_eq!(run.details(0, None), "Run waits for a worker, attempt 2");
         run.has_job = true;
         let waits = Some("waiting in Slurm's queue, job 812");
-        let told = "Run waits to be carried on, attempt 1: waiting in Slurm's queue, job 812";
+        let told = "Run waits for a worker, attempt 1: waiting in Slurm's queue, job 812";
         assert_eq!(run.details(3, waits), told);
         run.has_worker = true;
         run.noted = "Run is being executed".into();

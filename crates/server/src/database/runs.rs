@@ -1,4 +1,4 @@
-//! Creating, finding, counting and deleting runs.
+//! Creation, lookup, counting and deletion of runs.
 
 use finetuner_protocol::Annotations;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -26,18 +26,18 @@ pub(crate) struct NewRunRow {
     pub(crate) artifact_id: String,
     pub(crate) idempotency_key: Option<String>,
     pub(crate) keep_checkpoints: u32,
-    /// The content of another run's checkpoint that it begins with.
+    /// Content of another run's checkpoint that this run starts from.
     pub(crate) first_checkpoint: Option<String>,
-    /// JSON: the content of its data by name.
+    /// JSON: the content of each data set by its name.
     pub(crate) data: String,
     pub(crate) annotations: Annotations,
 }
 
-/// Whether a run was stored.
+/// Result of creating a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Created {
     Run,
-    /// The user has so many runs that wait or train, and may have so many.
+    /// Number of the user's open runs, and the limit.
     TooManyOpen(u64, u64),
 }
 
@@ -52,9 +52,9 @@ fn find(
 }
 
 impl Database {
-    /// Stores a new run of a member, unless that user has `most` open ones or as
-    /// many as the user's own limit says. Fails if the experiment has one of that
-    /// name.
+    /// Creates a run of a member, unless the user has reached the limit of open
+    /// runs: the user's own, or else `most`. Fails if the experiment has a run
+    /// with this name.
     pub(crate) async fn create_run(
         &self,
         by: Identity,
@@ -115,7 +115,7 @@ impl Database {
         .await
     }
 
-    /// The run of that name in an experiment.
+    /// Returns the run with this name in an experiment.
     pub(crate) async fn run(
         &self,
         experiment_id: i64,
@@ -131,18 +131,18 @@ impl Database {
         .await
     }
 
-    /// The run that a worker's token was made for.
+    /// Returns the run of a worker's token.
     pub(crate) async fn run_of_worker(&self, token: Vec<u8>) -> rusqlite::Result<Option<RunRow>> {
         self.read(move |db| find(db, "worker_token = ?1", [token]))
             .await
     }
 
-    /// The run of that id.
+    /// Returns the run with this id.
     pub(crate) async fn run_by_id(&self, id: i64) -> rusqlite::Result<Option<RunRow>> {
         self.read(move |db| find(db, "runs.id = ?1", [id])).await
     }
 
-    /// How many runs have each status.
+    /// Returns the number of runs with each status.
     pub(crate) async fn count_runs(&self) -> rusqlite::Result<Vec<(String, u64)>> {
         self.read(|db| {
             db.prepare_cached("SELECT status, count(*) FROM runs GROUP BY status ORDER BY status")?
@@ -152,8 +152,8 @@ impl Database {
         .await
     }
 
-    /// Deletes a run of the project with its events, its checkpoints and what it
-    /// made. Returns the contents that nothing refers to any more.
+    /// Deletes a run of the project with its events, checkpoints and artifacts.
+    /// Returns the contents that have lost their last reference.
     pub(crate) async fn delete_run(&self, by: Identity, id: i64) -> rusqlite::Result<Vec<String>> {
         self.write(move |db| {
             let transaction = db.transaction()?;

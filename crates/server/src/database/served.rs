@@ -1,4 +1,4 @@
-//! Finished models, as the inference API lists and finds them.
+//! Finished models, for the lists and lookups of the inference API.
 
 use finetuner_protocol::RunTask;
 use rusqlite::params;
@@ -8,7 +8,7 @@ use super::{
     run_rows::{RunRow, SELECT, run},
 };
 
-/// A finished model, for lists.
+/// A finished model in a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ModelRow {
     pub(crate) experiment: String,

@@ -1,27 +1,27 @@
-//! Links by which anybody may read a run's page for a while. The address holds a
-//! key, of which the hash alone is stored.
+//! Links with which anybody can read a run's page until they expire. The address
+//! contains a secret key; only its hash is stored.
 
 use rusqlite::{OptionalExtension, Row, params};
 
 use super::{Database, Identity, RunRow, run_rows, sql::NOW};
 use crate::secret;
 
-/// A link, as a list shows it.
+/// A link in a list.
 #[derive(Clone, Debug)]
 pub(crate) struct ShareRow {
     pub(crate) id: String,
     pub(crate) run_id: i64,
-    /// The name of the user who made it.
+    /// Name of the user who created it.
     pub(crate) created_by: String,
     pub(crate) with_artifact: bool,
     pub(crate) created_at: String,
     pub(crate) expires_at: String,
-    /// How often the page was opened, and when last.
+    /// How often and when the page was last opened.
     pub(crate) opened: u64,
     pub(crate) opened_at: Option<String>,
 }
 
-/// A link to make.
+/// A link to create.
 #[derive(Clone, Debug)]
 pub(crate) struct NewShare {
     pub(crate) days: u32,
@@ -46,8 +46,8 @@ fn share(row: &Row<'_>) -> rusqlite::Result<ShareRow> {
 }
 
 impl Database {
-    /// Makes a link to a run that the user may change. Returns it with the key of its
-    /// address, or none if the run has `most` links that have not expired.
+    /// Creates a link to a run that the user may change. Also returns the key for
+    /// its address. `None` if the run already has `most` valid links.
     pub(crate) async fn add_share(
         &self,
         by: Identity,
@@ -93,7 +93,7 @@ impl Database {
         .await
     }
 
-    /// The links to a run that have not expired, the oldest first.
+    /// Returns the valid links to a run, oldest first.
     pub(crate) async fn shares(&self, run_id: i64) -> rusqlite::Result<Vec<ShareRow>> {
         self.read(move |db| {
             db.prepare_cached(&format!(
@@ -106,7 +106,8 @@ impl Database {
         .await
     }
 
-    /// Revokes a link to a run that the user may change. Returns it, if it was there.
+    /// Revokes a link to a run that the user may change. Returns the link, if it
+    /// existed.
     pub(crate) async fn delete_share(
         &self,
         by: Identity,
@@ -137,8 +138,8 @@ impl Database {
         .await
     }
 
-    /// The link with this key, and its run. A link is good as long as the user who made
-    /// it is a member of the run's project and not disabled.
+    /// Returns the link with this key, and its run. A link is valid as long as
+    /// the user who created it is a member of the run's project and not disabled.
     pub(crate) async fn shared(&self, key: &str) -> rusqlite::Result<Option<(ShareRow, RunRow)>> {
         let hash = secret::hash(key);
         self.read(move |db| {
@@ -167,7 +168,7 @@ impl Database {
         .await
     }
 
-    /// Counts that the page of a link was opened.
+    /// Records that the page of a link was opened.
     pub(crate) async fn note_opened(&self, id: String) -> rusqlite::Result<()> {
         self.write(move |db| {
             db.execute(
@@ -179,7 +180,7 @@ impl Database {
         .await
     }
 
-    /// Removes links that have expired.
+    /// Removes expired links.
     pub(crate) async fn drop_expired_shares(&self) -> rusqlite::Result<()> {
         self.write(|db| {
             db.execute(&format!("DELETE FROM shares WHERE expires_at <= {NOW}"), [])

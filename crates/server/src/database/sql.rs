@@ -1,4 +1,4 @@
-//! Times, pages and errors, as SQLite has them.
+//! Times, pages and errors in the form that SQLite uses.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,13 +16,13 @@ pub(super) fn millis(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Converts an offset and a limit for SQLite, to which a limit of -1 is none.
+/// Converts an offset and a limit for SQLite, where a limit of -1 means none.
 pub(super) fn bounds(page: Option<(u64, u64)>) -> (i64, i64) {
     let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     page.map_or((0, -1), |(offset, limit)| (number(offset), number(limit)))
 }
 
-/// Whether an error says that a row with this key exists already.
+/// Whether an error reports a duplicate key.
 pub(crate) fn is_duplicate(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation)
 }

@@ -1,4 +1,4 @@
-//! Databases for tests, and changes of them.
+//! Databases for tests.
 
 use finetuner_protocol::Annotations;
 use rusqlite::{Connection, params};
@@ -53,7 +53,7 @@ pub(crate) async fn with_run(db: &Database, name: &str) -> i64 {
 }
 
 impl Database {
-    /// A user of that name, in their personal project.
+    /// Returns the user with this name in the personal project.
     pub(crate) async fn identity_of(&self, name: &str) -> Identity {
         let token = self.create_token(name.to_owned(), "test".to_owned(), Scope::All);
         let hash = secret::hash(&token.await.unwrap());
@@ -69,7 +69,7 @@ impl Database {
         given.await.map(drop)
     }
 
-    /// Runs statements, to disturb what follows.
+    /// Executes statements that change or break the database.
     pub(crate) async fn disturb(&self, sql: &'static str) {
         self.write(|db| db.execute_batch(sql)).await.unwrap();
     }

@@ -45,7 +45,7 @@ impl Database {
                  WHERE job IS NOT NULL",
                 [],
             )?;
-            // The original sends them.
+            // The original server sends these messages.
             transaction.execute(
                 "UPDATE messages SET due_at = NULL, outcome = 'not sent: this is a copy'
                  WHERE due_at IS NOT NULL",

@@ -1,5 +1,5 @@
-//! The runs that wait and those that have a job, in the order of the queue, as far
-//! as a user may see them.
+//! The queue as a user may see it: waiting runs in their order, and runs with a
+//! job.
 
 use rusqlite::{Row, params};
 
@@ -9,9 +9,9 @@ use super::{Database, Identity, run_rows::OPEN};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct QueuedRow {
     pub(crate) id: i64,
-    /// Whether it is in the project that the user looks at.
+    /// Whether it belongs to the project that the user views.
     pub(crate) is_visible: bool,
-    /// Whether the user has started it.
+    /// Whether the user started it.
     pub(crate) is_own: bool,
 }
 
@@ -90,7 +90,7 @@ impl Database {
         .await
     }
 
-    /// Returns the runs that have a job, the oldest first.
+    /// Returns the runs with a job, oldest first.
     pub(crate) async fn with_job(&self, by: &Identity) -> rusqlite::Result<Vec<QueuedRow>> {
         let (project, person) = (by.namespace.clone(), by.person.clone());
         self.read(move |db| {

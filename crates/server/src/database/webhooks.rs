@@ -1,4 +1,4 @@
-//! Webhooks: addresses that are called when something happens to a run.
+//! Webhooks: addresses that the server calls when something happens to a run.
 
 use rusqlite::{OptionalExtension, Row, params};
 use serde_json::json;
@@ -10,9 +10,9 @@ use super::{
 };
 use crate::secret;
 
-/// The event of a message that a user sends to try a webhook.
+/// Event of a test message.
 const TEST: &str = "webhook.test";
-/// A webhook, without its secret.
+/// A webhook without its secret.
 #[derive(Clone, Debug)]
 pub(crate) struct WebhookRow {
     pub(crate) id: String,
@@ -29,7 +29,8 @@ pub(crate) struct NewWebhook {
 }
 
 impl WebhookRow {
-    /// The address as a user sees it: whole for owners alone, since it may hold a key.
+    /// Returns the address as a user may see it: complete only for owners, since
+    /// it may contain a key.
     pub(crate) fn shown(&self, to_owner: bool) -> String {
         let url = url::Url::parse(&self.url).ok().filter(|_| !to_owner);
         match url {
@@ -43,8 +44,8 @@ impl WebhookRow {
         }
     }
 
-    /// The webhook in the audit log: its id and its host. The rest of an address may
-    /// hold a key.
+    /// Returns id and host, for the audit log. The rest of the address may
+    /// contain a key.
     fn label(&self) -> String {
         let url = url::Url::parse(&self.url).ok();
         let host = url.as_ref().and_then(url::Url::host_str);
@@ -64,8 +65,8 @@ fn webhook(row: &Row<'_>) -> rusqlite::Result<WebhookRow> {
 }
 
 impl Database {
-    /// Stores a webhook of an owner's project. Returns none if the project has `most`
-    /// of them.
+    /// Creates a webhook of an owner's project. `None` if the project already has
+    /// `most` webhooks.
     pub(crate) async fn add_webhook(
         &self,
         by: Identity,
@@ -103,7 +104,7 @@ impl Database {
         .await
     }
 
-    /// A project's webhooks, the oldest first.
+    /// Returns a project's webhooks, oldest first.
     pub(crate) async fn webhooks(&self, project_id: String) -> rusqlite::Result<Vec<WebhookRow>> {
         self.read(move |db| {
             db.prepare_cached(&format!(
@@ -115,7 +116,7 @@ impl Database {
         .await
     }
 
-    /// The project's webhook with this id.
+    /// Returns the project's webhook with this id.
     pub(crate) async fn webhook(
         &self,
         project_id: String,
@@ -131,8 +132,8 @@ impl Database {
         .await
     }
 
-    /// Deletes a webhook of an owner's project with its messages. Returns whether it
-    /// was there.
+    /// Deletes a webhook of an owner's project with its messages. Returns whether
+    /// it existed.
     pub(crate) async fn delete_webhook(&self, by: Identity, id: String) -> rusqlite::Result<bool> {
         self.write(move |db| {
             let transaction = db.transaction()?;
@@ -156,7 +157,7 @@ impl Database {
         .await
     }
 
-    /// The messages of a project's webhook, the newest first.
+    /// Returns the messages of a project's webhook, newest first.
     pub(crate) async fn deliveries(
         &self,
         project_id: String,
@@ -175,8 +176,8 @@ impl Database {
         .await
     }
 
-    /// Writes down a message that tries a webhook of an owner's project. Returns none
-    /// if the project has no such webhook.
+    /// Inserts a test message for a webhook of an owner's project. `None` if the
+    /// project has no such webhook.
     pub(crate) async fn test_webhook(
         &self,
         by: Identity,
@@ -195,7 +196,8 @@ impl Database {
             if found.is_none() {
                 return Ok(None);
             }
-            // One at a time: nobody can make the server call an address without a pause.
+            // Only one test message may wait, so that nobody can make the server
+            // call an address without a pause.
             let waiting = transaction
                 .query_row(
                     &format!(
@@ -222,8 +224,8 @@ impl Database {
         .await
     }
 
-    /// Sends a message of a webhook of an owner's project again, with all its
-    /// attempts. Returns none if there is no such message.
+    /// Requeues a message of a webhook of an owner's project, with all attempts.
+    /// `None` if there is no such message.
     pub(crate) async fn send_again(
         &self,
         by: Identity,

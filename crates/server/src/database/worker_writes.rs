@@ -95,8 +95,8 @@ impl Database {
         .await
     }
 
-    /// Stores a worker's checkpoint. Returns the contents that nothing refers to
-    /// any more, or `None` if the worker no longer has the run.
+    /// Stores a worker's checkpoint. Returns the contents that have lost their
+    /// last reference, or `None` if the worker no longer has the run.
     pub(crate) async fn add_checkpoint(
         &self,
         run_id: i64,
@@ -108,7 +108,7 @@ impl Database {
             if !is_current(&transaction, run_id, &token)? {
                 return Ok(None);
             }
-            // A run that advances gets its attempts back.
+            // Progress resets the number of attempts.
             transaction.execute(
                 "UPDATE runs SET attempts = 1 WHERE id = ?1 AND (?2, ?3) > (
                      SELECT coalesce(max(epoch), -1), coalesce(max(step), -1) FROM (
@@ -117,7 +117,7 @@ impl Database {
                 params![run_id, checkpoint.epoch, checkpoint.step],
             )?;
             let message = format!(
-                "Checkpoint {} is kept: {} epochs and {} steps",
+                "Checkpoint {} saved after {} epochs and {} steps",
                 checkpoints::insert(&transaction, run_id, &checkpoint)?,
                 checkpoint.epoch,
                 checkpoint.step
@@ -130,9 +130,9 @@ impl Database {
         .await
     }
 
-    /// Stores a worker's model. Returns the content that nothing refers to any
-    /// more, if there is one. The outer `None` means that the worker no longer has
-    /// the run.
+    /// Stores a worker's model. Returns the content that has lost its last
+    /// reference, if there is one. The outer `None` means that the worker no
+    /// longer has the run.
     pub(crate) async fn put_model(
         &self,
         run_id: i64,

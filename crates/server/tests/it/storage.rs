@@ -237,7 +237,7 @@ async fn the_command_line_manages_users_and_data() {
     assert_eq!(ada.user().unwrap().name, "ada");
     let (again, _, error) = run(&["user", "add", "ada"], "").await;
     assert!(
-        !again && error.contains("there is a user `ada` already"),
+        !again && error.contains("the user `ada` exists already"),
         "{error}"
     );
     let (short, _, error) = run(&["user", "password", "ada"], "short\n").await;
