@@ -1,5 +1,5 @@
-//! `/api/v1/admin`: users, storage, open runs and the audit log, for admins of
-//! the server.
+//! `/api/v1/admin`: users, storage limits, open runs and the audit log. Only
+//! admins of the server may call it.
 
 use std::sync::Arc;
 
@@ -21,11 +21,11 @@ use crate::{
     json::JsonObject,
 };
 
-/// Items of a page without `limit`, and the most of one.
+/// Default and maximum number of items on a page.
 const PAGE: u64 = 100;
 const MOST: u64 = 1000;
 
-/// Which part of a list is wanted.
+/// Query of a page: where it starts and how many items it has.
 #[derive(Deserialize)]
 pub(crate) struct Part {
     #[serde(default)]
@@ -79,7 +79,7 @@ pub(crate) struct NewUser {
     name: String,
 }
 
-/// Adds a user, and answers with their first token.
+/// Adds a user. Answers with the user's first token.
 pub(crate) async fn add_user(
     State(app): State<Arc<App>>,
     Admin(admin): Admin,
@@ -94,8 +94,8 @@ pub(crate) async fn add_user(
     ))
 }
 
-/// Change of a user. A missing member stays unchanged; `null` for `max_open_runs`
-/// means the server's limit.
+/// Changes to a user. A missing member leaves its field unchanged; `null` for
+/// `max_open_runs` restores the server's limit.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Change {
@@ -107,7 +107,7 @@ pub(crate) struct Change {
     end_sessions: bool,
 }
 
-/// Tells a member that is `null` from one that is missing.
+/// Distinguishes a `null` member (`Some(None)`) from a missing one (`None`).
 fn given<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<Option<u64>>, D::Error> {
     Deserialize::deserialize(value).map(Some)
 }
@@ -154,8 +154,8 @@ pub(crate) async fn storage(
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Limit {
-    /// Bytes; `null` for the server's limit. A missing member is an error, as a
-    /// typing error must not remove a limit.
+    /// Maximum in bytes; `null` for the server's limit. A missing member is an
+    /// error, so that a misspelt name does not remove a limit.
     #[serde(deserialize_with = "Option::deserialize")]
     max_stored: Option<u64>,
 }
@@ -179,7 +179,7 @@ pub(crate) async fn set_storage(
     Ok(Json(json!({"name": project, "max_stored": max_stored})))
 }
 
-/// The runs of all users that wait or train, those with a job first.
+/// Lists the waiting and training runs of all users. Runs with a job come first.
 pub(crate) async fn runs(
     State(app): State<Arc<App>>,
     Admin(_): Admin,
@@ -213,8 +213,8 @@ pub(crate) struct AuditQuery {
     limit: Option<u64>,
 }
 
-/// Entries of the audit log, the newest first. `before` is the `id` of the last
-/// entry of the page before.
+/// Lists the entries of the audit log, newest first. `before` is the `id` of the
+/// previous page's last entry.
 pub(crate) async fn audit(
     State(app): State<Arc<App>>,
     Admin(_): Admin,

@@ -1,5 +1,5 @@
 //! `/api/v1/experiments/{experiment}/runs/{run}/annotations`: tags and note of a
-//! run. Those of an artifact are changed by `artifact.update`.
+//! run. `artifact.update` changes those of an artifact.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ pub(crate) async fn get(
     Ok(Json(run.annotations))
 }
 
-/// Changes what the body names, and answers with what is there now.
+/// Changes the fields that the body contains. Answers with all of them.
 pub(crate) async fn put(
     State(app): State<Arc<App>>,
     Writer(user): Writer,

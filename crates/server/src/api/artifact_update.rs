@@ -1,5 +1,5 @@
-//! `/v2/rpc/artifact.update`: name, meta data, visibility, tags and note of an
-//! artifact, changed together or not at all.
+//! `/v2/rpc/artifact.update`: changes name, metadata, visibility, tags and note
+//! of an artifact in one transaction.
 
 use std::sync::Arc;
 
@@ -41,7 +41,7 @@ pub(crate) struct Changes {
     note: Option<String>,
 }
 
-/// Tags: a list in JSON, a text with commas in a form.
+/// Tags: a list in JSON, a comma-separated text in a form.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum TagList {
@@ -95,7 +95,9 @@ pub(crate) async fn update(
         .update_artifact(user, changes.id, change)
         .await
         .map_err(|error| match is_duplicate(&error) {
-            true => ApiError::conflict("`name`: another artifact has it already"),
+            true => {
+                ApiError::conflict("`name`: another artifact has this name already; choose another")
+            }
             false => error.into(),
         })?;
     match updated {

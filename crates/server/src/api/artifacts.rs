@@ -1,4 +1,5 @@
-//! `/v2/rpc/artifact.*`: data that is pushed and pulled, models that are saved.
+//! `/v2/rpc/artifact.*`: upload, download, list and deletion of artifacts, which
+//! are data sets and models.
 
 use std::sync::Arc;
 
@@ -32,13 +33,14 @@ use crate::{
     uploads::UploadFields,
 };
 
-/// The most bytes of a form field that is not the file.
+/// Maximum size of a form field other than the file, in bytes.
 const MAX_FIELD_BYTES: usize = 64 << 10;
-/// The most bytes of the kind of an artifact.
+/// Maximum length of an artifact's type, in bytes.
 const MAX_KIND_BYTES: usize = 255;
 
 impl UploadFields {
-    /// Finds what can be known to be wrong before the file is there.
+    /// Checks all fields before the file is received, so that a wrong field costs
+    /// no upload.
     pub(super) async fn check(&self, app: &App, user: &Identity) -> Result<()> {
         if let Some(name) = self.name.as_deref().filter(|name| !name.is_empty()) {
             check_name("name", name).map_err(|e| ApiError::bad_request(e.to_string()))?;
@@ -49,7 +51,7 @@ impl UploadFields {
             .any(|known| public.eq_ignore_ascii_case(known))
         {
             return Err(ApiError::bad_request(format!(
-                "`public` is `{public}`: `true` or `false` is wanted"
+                "`public` is `{public}`: give `true` or `false`"
             )));
         }
         if let Some(kind) = self
@@ -74,7 +76,7 @@ impl UploadFields {
     }
 }
 
-/// Checks that metadata is JSON, and short, because lists contain it.
+/// Checks that metadata is JSON, and limits its size, because lists contain it.
 pub(super) fn check_meta_data(text: Option<&str>) -> Result<()> {
     let text = text.unwrap_or_default();
     if text.len() > MAX_FIELD_BYTES {
@@ -118,12 +120,15 @@ pub(crate) async fn upload(
         while let Some(bytes) = field.chunk().await.map_err(|e| broken(&e))? {
             text.extend_from_slice(&bytes);
             if text.len() > MAX_FIELD_BYTES {
-                let limit = format!("`{name}`: {} KiB are allowed", MAX_FIELD_BYTES >> 10);
+                let limit = format!(
+                    "`{name}`: at most {} KiB are allowed",
+                    MAX_FIELD_BYTES >> 10
+                );
                 return Err(ApiError::too_large(limit));
             }
         }
         let text = String::from_utf8(text)
-            .map_err(|_| ApiError::bad_request(format!("`{name}` is no UTF-8")))?;
+            .map_err(|_| ApiError::bad_request(format!("`{name}` is not valid UTF-8")))?;
         match name.as_str() {
             "name" => fields.name = Some(text),
             "id" => fields.id = Some(text),
@@ -146,7 +151,7 @@ pub(crate) async fn upload(
     Ok(success(json!({"_id": id, "name": name})))
 }
 
-/// Gives stored bytes their name and owner.
+/// Stores an uploaded content as an artifact of the user's project.
 pub(super) async fn enter(
     app: &App,
     user: Identity,
@@ -170,17 +175,18 @@ pub(super) async fn enter(
     app.put_artifact(user, new)
         .await
         .map_err(|error| match error.status() {
-            // Another project's, though it may be read.
+            // The artifact belongs to another project, although this one may read
+            // it.
             StatusCode::NOT_FOUND => ApiError::not_found(format!("there is no artifact `{id}`")),
             _ => error,
         })
 }
 
 fn broken(error: &axum::extract::multipart::MultipartError) -> ApiError {
-    ApiError::bad_request(format!("the form is broken off: {error}"))
+    ApiError::bad_request(format!("the form is incomplete or malformed: {error}"))
 }
 
-/// An artifact by its id or its name.
+/// Selects an artifact by its id or its name.
 #[derive(Deserialize)]
 pub(crate) struct Asked {
     id: Option<String>,
@@ -192,7 +198,7 @@ impl Asked {
         match (self.id, self.name) {
             (Some(id), _) => Ok(Which::Id(id)),
             (None, Some(name)) => Ok(Which::Name(name)),
-            (None, None) => Err(ApiError::bad_request("`id` or `name` is needed")),
+            (None, None) => Err(ApiError::bad_request("give `id` or `name`")),
         }
     }
 
@@ -239,23 +245,23 @@ async fn download_url(
     Ok(success(json!({"download": url})))
 }
 
-/// The bytes of an artifact. The key in the address is all that is needed, while
-/// the user it was made for is a member of the artifact's project. A
-/// download that broke goes on with `Range: bytes=N-`; one whose content is
-/// known by its `If-None-Match` is not made.
+/// Streams the bytes of an artifact. The key in the address authorises the
+/// request, as long as the user that it was created for is a member of the
+/// artifact's project. `Range: bytes=N-` resumes an interrupted download.
+/// `If-None-Match` with the content's tag is answered 304 without the bytes.
 pub(crate) async fn download(
     State(app): State<Arc<App>>,
     Path(key): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response> {
     let ticket = app.signer.redeem(&key).ok_or_else(|| {
-        ApiError::not_found("this download has expired: ask for its address again")
+        ApiError::not_found("this download address has expired: request a new one")
     })?;
     if let Some((project, person)) = ticket.member
         && !app.database.is_member(project, person).await?
     {
-        let reason = "this download is for members of its project: the user it was made for is \
-                      not one any more";
+        let reason = "this download is for members of its project: the user that it was created for \
+                      is not one any more";
         return Err(ApiError::not_found(reason));
     }
     let tag = format!("\"{}\"", ticket.content);
@@ -293,7 +299,7 @@ pub(crate) async fn download(
     Ok((StatusCode::PARTIAL_CONTENT, common, range, body).into_response())
 }
 
-/// Says why a download has no bytes.
+/// Converts the error of a missing content: the artifact was deleted.
 fn gone(error: ApiError) -> ApiError {
     match error.status() {
         StatusCode::NOT_FOUND => ApiError::not_found("this artifact was deleted"),
@@ -301,7 +307,8 @@ fn gone(error: ApiError) -> ApiError {
     }
 }
 
-/// Tells a browser to save the bytes, and under which name.
+/// Returns a `Content-Disposition` that makes a browser save the bytes under this
+/// name.
 fn as_file(name: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || " .-_()+,=@".contains(c);
     let ascii = name.replace(|c| !plain(c), "_");
@@ -316,7 +323,8 @@ fn as_file(name: &str) -> String {
     format!("attachment; filename=\"{ascii}\"; filename*=UTF-8''{whole}")
 }
 
-/// Returns the start of a range that goes to the end. Other ranges are not served.
+/// Parses a range without an end, `bytes=N-`, into its start. Other ranges are
+/// not supported.
 fn range_start(range: &str) -> Option<u64> {
     range
         .strip_prefix("bytes=")?
@@ -325,7 +333,7 @@ fn range_start(range: &str) -> Option<u64> {
         .ok()
 }
 
-/// Describes an artifact.
+/// Returns an artifact as JSON.
 fn about(artifact: &ArtifactRow) -> Value {
     json!({
         "_id": artifact.id,
@@ -350,7 +358,7 @@ pub(crate) async fn detail(
     Ok(success(about(&asked.find(&app, user.namespace).await?)))
 }
 
-/// The most artifacts of a list that was not asked for in pages.
+/// Maximum number of artifacts in a list without paging.
 const WHOLE_LIST: u64 = 1000;
 
 #[derive(Deserialize)]
@@ -358,7 +366,7 @@ const WHOLE_LIST: u64 = 1000;
 pub(crate) struct ListQuery {
     #[serde(default)]
     filter: Value,
-    /// A field with 1, or with -1 for the last first.
+    /// Maps a field to 1 (ascending) or -1 (descending).
     #[serde(default)]
     sort: Value,
     #[serde(default)]
@@ -368,8 +376,8 @@ pub(crate) struct ListQuery {
 }
 
 impl ListQuery {
-    /// Offset and limit. The Python client's `cloud_list` asks for no page and
-    /// shows what it is sent as the whole list.
+    /// Returns offset and limit. The Python client's `cloud_list` does not page:
+    /// it shows one answer as the whole list.
     fn page(&self) -> (u64, u64) {
         match (self.page_index, self.page_size) {
             (None, None) => (0, WHOLE_LIST),
@@ -377,9 +385,9 @@ impl ListQuery {
         }
     }
 
-    /// Whether the last come first. A list without pages begins with the
-    /// newest, even where `cloud_list` asks for the oldest: it has no other way
-    /// to ask, and people look for what they have just pushed.
+    /// Whether to sort in descending order. A list without paging begins with the
+    /// newest, even if `cloud_list` requests the oldest. It has no option for the
+    /// order, and users look for what they have just pushed.
     fn newest_first(&self, field: &str, order: i64) -> bool {
         let is_whole = self.page_index.is_none() && self.page_size.is_none();
         order == -1 || is_whole && field == "createdAt"
@@ -422,8 +430,7 @@ pub(crate) async fn delete(
     Ok(success(json!({})))
 }
 
-/// Deletes those of the artifacts that are there. `ids` and `names` may come
-/// several times.
+/// Deletes the given artifacts that exist. `ids` and `names` may be repeated.
 pub(crate) async fn delete_many(
     State(app): State<Arc<App>>,
     Writer(user): Writer,
@@ -433,7 +440,7 @@ pub(crate) async fn delete_many(
         .iter()
         .any(|(field, _)| field == "ids" || field == "names")
     {
-        return Err(ApiError::bad_request("`ids` or `names` is needed"));
+        return Err(ApiError::bad_request("give `ids` or `names`"));
     }
     let mut deleted = 0;
     for (field, value) in fields {

@@ -1,5 +1,6 @@
-//! Who is asking, and about which project: `Authorization: token <TOKEN>` and
-//! `x-finetuner-project: <NAME>`.
+//! Authentication of a request and its project: `Authorization: token <TOKEN>`
+//! and `x-finetuner-project: <NAME>`. Each extractor states the access that a
+//! handler requires.
 
 use std::sync::Arc;
 
@@ -17,20 +18,21 @@ use crate::{
     secret,
 };
 
-/// The header that names the project; without it, the user's personal one.
+/// Header that names the project. Without it, the user's personal project is
+/// used.
 const PROJECT: &str = "x-finetuner-project";
 
-/// A user who may read the project.
+/// A user with read access to the project.
 pub(crate) struct User(pub(crate) Identity);
 
-/// A user who may add to the project, with a token that is good for changes.
+/// A user with write access to the project and a token of scope `all`.
 pub(crate) struct Writer(pub(crate) Identity);
 
-/// A user in the personal project, whatever the header says: for what belongs to
-/// the user alone, and for managing projects.
+/// A user in the personal project, whatever the header says. For the user's own
+/// resources and for the management of projects.
 pub(crate) struct Person(pub(crate) Identity);
 
-/// As [`Person`], with a token that is good for changes.
+/// Like [`Person`], with a token of scope `all`.
 pub(crate) struct PersonWriter(pub(crate) Identity);
 
 /// An admin of the server.
@@ -62,12 +64,12 @@ impl FromRequestParts<Arc<App>> for Person {
     }
 }
 
-/// Fails if a user's token is good for reading alone.
+/// Refuses a token of scope `read`.
 fn check_scope(user: Identity) -> Result<Identity, ApiError> {
     match user.scope {
         Scope::All => Ok(user),
         Scope::Read => Err(ApiError::forbidden(
-            "this token is good for reading alone: use one of scope `all`",
+            "this token has scope `read`, which permits reading only: use one of scope `all`",
         )),
     }
 }
@@ -76,7 +78,7 @@ fn check_scope(user: Identity) -> Result<Identity, ApiError> {
 fn project_name(value: &HeaderValue) -> Result<String, ApiError> {
     let name = std::str::from_utf8(value.as_bytes()).map_err(|_| {
         ApiError::bad_request(format!(
-            "the header `{PROJECT}` is no UTF-8: name a project"
+            "the header `{PROJECT}` is not valid UTF-8: give the name of a project"
         ))
     })?;
     Ok(name.trim().to_owned())
@@ -116,7 +118,7 @@ impl FromRequestParts<Arc<App>> for Admin {
     }
 }
 
-/// The run that a worker's token is good for, and the token's hash.
+/// A worker's run, and the hash of the worker's token.
 pub(crate) struct WorkerRun {
     pub(crate) run: RunRow,
     pub(crate) token: Vec<u8>,
@@ -130,13 +132,13 @@ impl FromRequestParts<Arc<App>> for WorkerRun {
         let run = app.database.run_of_worker(token.clone()).await?;
         let run = run.ok_or_else(ApiError::unauthorized)?;
         match run.status().is_final() {
-            true => Err(ApiError::gone("the run is over")),
+            true => Err(ApiError::gone("the run has ended")),
             false => Ok(Self { run, token }),
         }
     }
 }
 
-/// The token that a request shows.
+/// Returns the token of a request's `Authorization` header.
 pub(super) fn token(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;

@@ -1,5 +1,5 @@
-//! `/api/v1/experiments/{experiment}/runs/{run}/checkpoints`: runs that continue
-//! from a checkpoint of another run.
+//! `/api/v1/experiments/{experiment}/runs/{run}/checkpoints`: creates runs that
+//! continue from a checkpoint of another run.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
 //! `/api/v1/experiments/{experiment}/check`: whether a run would be accepted.
-//! A client asks before it uploads the run's data.
+//! Clients call it before they upload the run's data.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -19,11 +19,13 @@ use crate::{
     submission,
 };
 
-/// Checks a submission as far as that is possible without its data. Nothing is
-/// created: neither the run nor its experiment, which may not be there yet.
+/// Checks a submission as far as possible without its data. Creates neither the
+/// run nor its experiment; the experiment need not exist.
 ///
-/// The body is that of the creating request. Its member `pushing` names the
-/// data sets that will be uploaded before that request. The answer's `task` says
+/// The body is that of the request that creates the run. Its additional member
+/// `pushing` names the data sets that the client will upload first. The answer's
+/// `task` is the kind of items that the model compares; it decides how the
+/// columns of a CSV file are read.
 /// what the model compares, which decides what the columns of a CSV file are.
 pub(crate) async fn check(
     State(app): State<Arc<App>>,

@@ -1,4 +1,4 @@
-//! `/api/v1/experiments`
+//! `/api/v1/experiments`: creation, lists and deletion of experiments.
 
 use std::sync::Arc;
 
@@ -48,7 +48,7 @@ pub(crate) async fn create(
     match created {
         Ok(created) => Ok((StatusCode::CREATED, Json(info(created)))),
         Err(error) if is_duplicate(&error) => {
-            // A repeated request gets what the first one made.
+            // A repeated request gets the experiment that the first one created.
             let existing = find_experiment(&app, user.namespace, new.name.clone()).await?;
             if key.is_some() && existing.idempotency_key == key {
                 return Ok((StatusCode::OK, Json(info(existing))));
@@ -60,10 +60,10 @@ pub(crate) async fn create(
     }
 }
 
-/// The most bytes of an idempotency key.
+/// Maximum length of an idempotency key, in bytes.
 const MAX_KEY: usize = 255;
 
-/// The key by which a creating request is known again.
+/// Returns the idempotency key of a creating request, if it has one.
 pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
     let Some(key) = headers.get("idempotency-key") else {
         return Ok(None);
@@ -74,13 +74,13 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
         .filter(|key| (1..=MAX_KEY).contains(&key.len()));
     let key = plain.ok_or_else(|| {
         ApiError::bad_request(format!(
-            "the header `Idempotency-Key` must have 1 to {MAX_KEY} characters of ASCII"
+            "the header `Idempotency-Key` must have 1 to {MAX_KEY} ASCII characters"
         ))
     })?;
     Ok(Some(key.to_owned()))
 }
 
-/// Deletes an experiment with its runs, and answers what it was.
+/// Deletes an experiment with its runs. Answers with the deleted experiment.
 pub(crate) async fn delete(
     State(app): State<Arc<App>>,
     Writer(user): Writer,
@@ -94,10 +94,11 @@ pub(crate) async fn delete(
     Ok(Json(info(experiment)))
 }
 
-/// Deletes all experiments with their runs, and answers what they were. The
-/// Python clients ask for it with and without a slash at the end of the address
-/// (0.8.1 and 0.2.2), so a name that is empty can't be told from it here. Our
-/// client refuses such a name before it sends anything.
+/// Deletes all experiments with their runs. Answers with the deleted experiments.
+/// The Python clients send this request with (0.8.1) and without (0.2.2) a slash
+/// at the end of the address, so the server can't distinguish it from the
+/// deletion of an experiment with an empty name. The Rust client refuses an empty
+/// name before it sends anything.
 pub(crate) async fn delete_all(
     State(app): State<Arc<App>>,
     Writer(user): Writer,
@@ -115,8 +116,8 @@ pub(crate) async fn delete_all(
     Ok(Json(experiments.into_iter().map(info).collect()))
 }
 
-/// Deletes an experiment run by run, and again those that are submitted
-/// meanwhile.
+/// Deletes an experiment run by run. Repeats for runs that are submitted in the
+/// meantime.
 async fn delete_one(app: &Arc<App>, user: &Identity, experiment: &ExperimentRow) -> Result<()> {
     loop {
         let runs = app

@@ -1,5 +1,5 @@
-//! Fields of a Hubble call. The SDK's versions send the same call as JSON or as
-//! a form, and without a body where there is nothing to say.
+//! Fields of a Hubble call. Depending on its version, the SDK sends the same call
+//! as JSON or as a form, and omits the body of a call without fields.
 
 use axum::{
     Form,
@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{error::ApiError, json::JsonObject};
 
-/// The fields, whichever way they came.
+/// The fields of a call, read from JSON, a form or an empty body.
 pub(crate) struct Fields<T>(pub(crate) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Fields<T> {

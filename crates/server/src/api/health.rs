@@ -1,5 +1,4 @@
-//! The server itself: its name, the description of its API, whether it works, and
-//! its counters.
+//! The server itself: its name, the OpenAPI description, readiness, and metrics.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,11 +13,12 @@ use crate::{
     error::{ApiError, Result},
 };
 
-/// How long the database may take to answer before the server counts as not
+/// Time limit for the database's answer, after which the server counts as not
 /// ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Answers at the root: with the console for people, with the name for programs.
+/// Answers at the root: browsers are redirected to the console, programs get the
+/// server's name.
 pub(crate) async fn front(headers: HeaderMap) -> Response {
     let accepts = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok());
     match accepts.is_some_and(|kinds| kinds.contains("text/html")) {
@@ -27,28 +27,28 @@ pub(crate) async fn front(headers: HeaderMap) -> Response {
     }
 }
 
-/// The description of this API.
+/// OpenAPI description of the API.
 const OPENAPI: &str = include_str!("openapi.json");
 
 pub(crate) async fn openapi() -> Response {
     ([(header::CONTENT_TYPE, "application/json")], OPENAPI).into_response()
 }
 
-/// Whether the server can do its work.
+/// Whether the server is ready to serve (`/readyz`).
 pub(crate) async fn ready(State(app): State<Arc<App>>) -> Result<String> {
     if app.is_stopping() {
-        return Err(ApiError::unavailable("the server is about to stop"));
+        return Err(ApiError::unavailable("the server is stopping"));
     }
     let look = async || {
         let ready = tokio::time::timeout(READY_TIMEOUT, app.database.is_ready());
-        let ready = ready.await.map_err(|_| "it took too long".to_owned());
+        let ready = ready.await.map_err(|_| "no answer in time".to_owned());
         Ok::<_, ApiError>(ready.and_then(|ready| ready.map_err(|e| e.to_string())))
     };
     let ready = app.readiness.get(look).await?;
     ready.map_err(|e| ApiError::unavailable(format!("the database does not answer: {e}")))?;
     match app.queue.problem() {
         Some(problem) => Err(ApiError::unavailable(problem)),
-        // Clients and workers are served all the same.
+        // Clients and workers are served even if the engine does not answer.
         None => Ok(match app.queue.note() {
             Some(note) => format!("ok\n{note}\n"),
             None => "ok\n".to_owned(),

@@ -1,5 +1,5 @@
-//! `/v2/rpc/user.identity.*`: who a token belongs to, and what the Hubble SDK
-//! asks for at a login beside that.
+//! `/v2/rpc/user.identity.*`: the owner of a token, and the other calls that the
+//! Hubble SDK makes at a login.
 
 use axum::Json;
 use serde_json::{Value, json};
@@ -10,19 +10,19 @@ pub(crate) async fn whoami(User(user): User) -> Json<Value> {
     success(json!({"_id": user.person, "name": user.name, "nickname": user.name}))
 }
 
-/// `POST dockerRegistry.listInternalRegistries`: registries whose images a token
-/// is good for. There are none here; every login of the SDK asks.
+/// `POST dockerRegistry.listInternalRegistries`: container registries for which a
+/// token is valid. Always empty here, but every login of the SDK calls it.
 pub(crate) async fn registries(Person(_): Person) -> Json<Value> {
     success(json!([]))
 }
 
-/// `GET /v2/.well-known/jwks.json`: keys of signed tokens. Tokens here are not
-/// signed but known by their hash.
+/// `GET /v2/.well-known/jwks.json`: keys of signed tokens. Always empty, because
+/// tokens of this server are not signed; it looks up their hash.
 pub(crate) async fn signing_keys() -> Json<Value> {
     Json(json!({"keys": []}))
 }
 
-/// A Hubble answer that all went well.
+/// Wraps data in a successful answer of the Hubble API.
 pub(super) fn success(data: Value) -> Json<Value> {
     Json(json!({"code": 200, "status": 20000, "data": data}))
 }

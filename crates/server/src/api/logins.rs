@@ -1,10 +1,10 @@
-//! Logging in through a browser, in the manner of both generations of the
-//! Python client. A program asks for a page, its user agrees there, and the
-//! program is given a code, which it exchanges for a token.
+//! Login through a browser, with the protocols of both generations of the Python
+//! client. A program requests a page, its user confirms there, and the program
+//! receives a code, which it exchanges for a token.
 //!
-//! The later generation waits on a stream of JSON lines, `proxiedAuthorize`;
-//! the earlier one waits at an address of its own machine, to which the page
-//! sends the user's browser.
+//! The later generation waits on a stream of JSON lines (`proxiedAuthorize`). The
+//! earlier one listens on its own machine, and the page redirects the user's
+//! browser to it.
 
 use std::{
     sync::Arc,
@@ -35,11 +35,11 @@ use crate::{
     secret,
 };
 
-/// The most bytes of an address that a program waits at.
+/// Maximum length of a program's own address, in bytes.
 const MAX_ADDRESS: usize = 2048;
-/// How often a stream that waits sends something.
+/// Interval of the signs of life on a waiting stream.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// How long the token of a login is good.
+/// Validity of a login's token, in days.
 const TOKEN_DAYS: u32 = 90;
 
 fn program(headers: &HeaderMap, peer: Peer) -> Program {
@@ -52,13 +52,14 @@ fn program(headers: &HeaderMap, peer: Peer) -> Program {
     }
 }
 
-/// The page where the user is asked.
+/// Address of the page that asks the user.
 fn page(base: &str, id: &str) -> String {
     format!("{base}/console/authorize?request={id}")
 }
 
-/// `GET user.identity.proxiedAuthorize`: a stream of JSON lines, the page's
-/// address and then, when the user has agreed, what to exchange for a token.
+/// `GET user.identity.proxiedAuthorize`: a stream of JSON lines. The first
+/// contains the page's address, the second the code, after the user has
+/// confirmed.
 pub(crate) async fn proxied(
     State(app): State<Arc<App>>,
     peer: Peer,
@@ -79,27 +80,30 @@ pub(crate) async fn proxied(
             Some((Ok(Bytes::from(format!("{line}\n"))), (None, None)))
         };
         let Some((mut changed, answer, state)) = app.logins.follow(&id) else {
-            return line("error", json!("this login has ended"));
+            return line("error", json!("this login has expired: log in again"));
         };
         match answer {
             Answer::Open => {}
-            Answer::Refused => return line("error", json!("the user has refused")),
+            Answer::Refused => return line("error", json!("the user refused the login")),
             Answer::Agreed { code, .. } => {
                 return line("authorize", json!({"code": code, "state": state}));
             }
         }
         if since.elapsed() >= PATIENCE {
-            return line("error", json!("nobody has agreed in time"));
+            return line(
+                "error",
+                json!("the user did not confirm the login in time: log in again"),
+            );
         }
         let _ = tokio::time::timeout(KEEP_ALIVE, changed.changed()).await;
-        // White space before the next line of JSON: it keeps the connection open
-        // and is no line of its own, which the Python client could not read.
+        // White space before the next line of JSON keeps the connection open. It
+        // is not a line of its own, which the Python client could not read.
         let piece = Bytes::from_static(b" ");
         Some((Ok(piece), (None, Some((app, id, since)))))
     });
     let headers = [
         ("content-type", "application/x-ndjson"),
-        // Proxies pass each line on at once.
+        // Tells proxies to forward each line at once.
         ("x-accel-buffering", "no"),
     ];
     Ok((headers, Body::from_stream(lines)).into_response())
@@ -111,8 +115,8 @@ pub(crate) struct Redirect {
     redirect_uri: String,
 }
 
-/// `GET user.identity.authorize`: the page's address, for a program that waits
-/// at one of its own machine.
+/// `GET user.identity.authorize`: the page's address, for a program that listens
+/// on its own machine.
 pub(crate) async fn redirected(
     State(app): State<Arc<App>>,
     peer: Peer,
@@ -140,7 +144,7 @@ pub(crate) async fn redirected(
     Ok(success(json!({"redirectTo": page(&base, &id)})))
 }
 
-/// Codes go nowhere else.
+/// Whether an address is a loopback address. Codes are sent nowhere else.
 fn is_own_machine(url: &Url) -> bool {
     let loopback = match url.host() {
         Some(url::Host::Domain(name)) => name == "localhost",
@@ -158,7 +162,7 @@ pub(crate) struct GivenCode {
 }
 
 /// `POST user.identity.grant.auto`, and `grant.auth0Unified` of the earlier
-/// generation: a token for a code.
+/// generation: exchanges a code for a token.
 pub(crate) async fn grant(
     State(app): State<Arc<App>>,
     peer: Peer,
@@ -166,7 +170,7 @@ pub(crate) async fn grant(
 ) -> Result<Json<Value>> {
     let user_id = app.logins.redeem(&Code { code, state });
     let user_id = user_id.ok_or_else(|| {
-        ApiError::unauthenticated("this code was used, or has ended: log in again")
+        ApiError::unauthenticated("this code was already used or has expired: log in again")
     })?;
     let new = NewToken {
         name: format!("login-{}", secret::new_id()),

@@ -1,4 +1,4 @@
-//! A run's log, as a text and as a stream of server-sent events.
+//! A run's log, as text and as a stream of server-sent events.
 
 use std::sync::Arc;
 
@@ -25,8 +25,8 @@ pub(crate) async fn logs(
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text))
 }
 
-/// The lines of the log, and new ones as they come, until the run has ended.
-/// `Last-Event-ID` goes on behind the line of that id.
+/// Streams the lines of the log, and new ones as they are written, until the run
+/// has ended. `Last-Event-ID` resumes after the line with that id.
 pub(crate) async fn stream(
     State(app): State<Arc<App>>,
     User(user): User,

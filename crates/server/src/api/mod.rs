@@ -1,6 +1,7 @@
-//! The HTTP API, one file for each group of routes.
+//! The HTTP API, with one file for each group of routes.
 //!
-//! Both generations of the Python client are served: every route answers with
+//! It serves both generations of the Python client: every route exists with and
+//! without a slash at its end.
 //! and without a slash at its end.
 
 mod admin;
@@ -40,7 +41,7 @@ pub(crate) use refusals::{nothing_here, refusals_as_json};
 
 use crate::app::App;
 
-/// The routes of the API.
+/// Returns the routes of the API.
 pub(crate) fn routes() -> Vec<(String, MethodRouter<Arc<App>>)> {
     let run = "/api/v1/experiments/{experiment}/runs/{run}";
     vec![

@@ -1,4 +1,4 @@
-//! `/api/v1/models`: what a model compares, by its name.
+//! `/api/v1/models`: the kind of items that a model compares.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::{
     error::{ApiError, Result},
 };
 
-/// The most bytes of a model's name.
+/// Maximum length of a model's name, in bytes.
 const MAX_NAME: usize = 1024;
 
 #[derive(Deserialize)]
@@ -25,8 +25,8 @@ pub(crate) struct Asked {
     name: String,
 }
 
-/// Tells what a model compares, as its files say. It decides what the columns of a
-/// CSV file are.
+/// Answers with the kind of items that a model compares, from its files. It
+/// decides how the columns of a CSV file are read.
 pub(crate) async fn task(
     State(app): State<Arc<App>>,
     User(user): User,
@@ -34,7 +34,7 @@ pub(crate) async fn task(
 ) -> Result<Json<Value>> {
     check_length("name", Some(&name), MAX_NAME)?;
     let (local, asked) = (app.settings.local_models.clone(), name.clone());
-    // Folders are read, and the model hub may be asked.
+    // Reads folders, and may access the model hub.
     let look = move || ModelSource::resolve(&asked, &local)?.kind(&HubRules::default());
     let kind = app.gates.submissions.run(&user.person, look).await?;
     let task = kind.map_err(|e| ApiError::engine(&e))?.task();

@@ -1,5 +1,5 @@
-//! Lists, whole or in pages. Clients up to 0.6 ask for a list and get an
-//! array; later ones say which page they want.
+//! Lists as a whole or in pages. Clients up to version 0.6 request neither page
+//! nor size and get an array; later ones request a page.
 
 use axum::{
     Json,
@@ -8,10 +8,10 @@ use axum::{
 use finetuner_protocol::Page;
 use serde::{Deserialize, Serialize};
 
-/// The most items of a page.
+/// Maximum number of items on a page.
 const MAX_SIZE: u64 = 100;
 
-/// The requested part of a list.
+/// Query of a list: the requested page, if any.
 #[derive(Deserialize)]
 pub(crate) struct PageQuery {
     page: Option<u64>,
@@ -19,7 +19,7 @@ pub(crate) struct PageQuery {
 }
 
 impl PageQuery {
-    /// Offset and limit of a page, where one is wanted in any case.
+    /// Returns offset and limit, with defaults for a missing page or size.
     pub(crate) fn of(page: Option<u64>, size: Option<u64>) -> (u64, u64) {
         let query = Self {
             page: page.or(Some(1)),
@@ -36,13 +36,14 @@ impl PageQuery {
         Some((page, self.size.unwrap_or(50).clamp(1, MAX_SIZE)))
     }
 
-    /// Offset and limit, where a page is wanted.
+    /// Returns offset and limit if a page was requested.
     pub(crate) fn bounds(&self) -> Option<(u64, u64)> {
         let (page, size) = self.page_and_size()?;
         Some(((page - 1).saturating_mul(size), size))
     }
 
-    /// The answer: a page, or a plain list. A page past the end is empty.
+    /// Returns a page if one was requested, and an array otherwise. A page after
+    /// the last one is empty.
     pub(crate) fn answer<T: Serialize>(&self, items: Vec<T>, total: u64) -> Response {
         match self.page_and_size() {
             Some((page, size)) => Json(Page::new(items, total, page, size)).into_response(),

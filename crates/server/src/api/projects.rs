@@ -21,7 +21,7 @@ use crate::{
 
 #[derive(Deserialize)]
 pub(crate) struct ListQuery {
-    /// All projects of the server, for an admin.
+    /// Whether an admin requests all projects of the server.
     #[serde(default)]
     all: bool,
 }
@@ -69,7 +69,7 @@ pub(crate) async fn get(
     Ok(Json(with_members(&project, &members)))
 }
 
-/// Deletes a project that is empty, and answers what it was.
+/// Deletes an empty project. Answers with the deleted project.
 pub(crate) async fn delete(
     State(app): State<Arc<App>>,
     PersonWriter(user): PersonWriter,
@@ -101,7 +101,7 @@ pub(crate) async fn set_member(
     Ok(Json(json!({"name": name, "role": role.as_str()})))
 }
 
-/// Removes a member, and ends what the member follows.
+/// Removes a member, and ends the streams that the member follows.
 pub(crate) async fn remove_member(
     State(app): State<Arc<App>>,
     PersonWriter(user): PersonWriter,

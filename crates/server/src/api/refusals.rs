@@ -1,4 +1,4 @@
-//! Answers for requests that no handler takes.
+//! Error answers for requests that no handler accepts.
 
 use axum::{
     body::Body,
@@ -10,8 +10,8 @@ use axum::{
 use super::openai;
 use crate::error::ApiError;
 
-/// Answers for an address that is none of the server's. Hubble had services for
-/// packages and payments too, whose calls an SDK may still make.
+/// Answers an address that does not exist. Hubble also had services for packages
+/// and payments, which an SDK may still call; those are refused by their name.
 pub(crate) async fn nothing_here(address: Uri) -> Response {
     if address.path().starts_with("/v1/") {
         return openai::nothing_here();
@@ -23,8 +23,8 @@ pub(crate) async fn nothing_here(address: Uri) -> Response {
     error.into_response()
 }
 
-/// Turns the framework's own refusals, which are plain text, into the JSON that both
-/// APIs promise.
+/// Converts the framework's own rejections, which are plain text, to the JSON
+/// errors of both APIs.
 pub(crate) async fn refusals_as_json(request: Request<Body>, next: Next) -> Response {
     let answer = next.run(request).await;
     let kind = answer.headers().get(header::CONTENT_TYPE);

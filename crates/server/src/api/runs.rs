@@ -1,4 +1,5 @@
-//! `/api/v1/experiments/{experiment}/runs`
+//! `/api/v1/experiments/{experiment}/runs`: creation, results, cancellation and
+//! deletion of runs.
 
 use std::sync::Arc;
 
@@ -99,7 +100,7 @@ pub(crate) struct HistoryQuery {
     after: Option<u64>,
 }
 
-/// The points of a run's curves.
+/// Returns the points of a run's curves.
 pub(crate) async fn history(
     State(app): State<Arc<App>>,
     User(user): User,
@@ -130,8 +131,8 @@ async fn points(
     Ok(Json(events.into_iter().map(point).collect()))
 }
 
-/// Everything that happened in a run, in order: what the log, the curves, the
-/// metrics and the examples are made of.
+/// Returns all events of a run in order. Log, curves, metrics and examples are
+/// derived from them.
 pub(crate) async fn events(
     State(app): State<Arc<App>>,
     User(user): User,
@@ -141,7 +142,7 @@ pub(crate) async fn events(
     points(&app, user.namespace, path, None, after).await
 }
 
-/// The states that a run can be gone on from.
+/// Lists the checkpoints from which a run can be continued.
 pub(crate) async fn checkpoints(
     State(app): State<Arc<App>>,
     User(user): User,
@@ -162,7 +163,7 @@ pub(crate) async fn checkpoints(
     Ok(Json(checkpoints.into_iter().map(info).collect()))
 }
 
-/// Ends a run. One that has ended stays as it is.
+/// Cancels a run. A run that has ended is left unchanged.
 pub(crate) async fn cancel(
     State(app): State<Arc<App>>,
     Writer(user): Writer,
@@ -174,7 +175,7 @@ pub(crate) async fn cancel(
     Ok(Json(status_of(&app, &run).await?))
 }
 
-/// Deletes a run and its model, and answers what it was.
+/// Deletes a run and its model. Answers with the deleted run.
 pub(crate) async fn delete(
     State(app): State<Arc<App>>,
     Writer(user): Writer,
@@ -185,9 +186,9 @@ pub(crate) async fn delete(
     Ok(Json(info(run)))
 }
 
-/// Deletes all runs of an experiment, and answers what they were. An address
-/// with a slash at its end comes of the deletion of one run whose name is
-/// missing: no client deletes all runs in this way.
+/// Deletes all runs of an experiment. Answers with the deleted runs. An address
+/// with a slash at its end is refused: it results from deleting one run whose
+/// name is empty, and no client deletes all runs with it.
 pub(crate) async fn delete_all(
     State(app): State<Arc<App>>,
     Writer(user): Writer,
@@ -214,8 +215,8 @@ pub(crate) async fn delete_all(
     Ok(Json(runs.into_iter().map(info).collect()))
 }
 
-/// Returns a run with the fields that any generation of the client reads. The
-/// configuration is the one that was sent, without the keys of trackers.
+/// Returns a run with the fields of all client generations. The configuration is
+/// the submitted one without the keys of trackers.
 pub(super) fn info(run: RunRow) -> Value {
     let makes_data = run.task == RunTask::Generation.as_str();
     let is_made = makes_data && run.status() == Status::Finished;

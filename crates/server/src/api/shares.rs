@@ -1,5 +1,5 @@
-//! `/api/v1/experiments/{experiment}/runs/{run}/shares`: links by which anybody may
-//! read a run's page for a while.
+//! `/api/v1/experiments/{experiment}/runs/{run}/shares`: links with which anybody
+//! can read a run's page until they expire.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! `/v2/rpc/user.pat.*` and `user.session.*`: tokens of a user.
+//! `/v2/rpc/user.pat.*` and `user.session.*`: a user's tokens.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::{
     secret,
 };
 
-/// The longest that a token may last.
+/// Maximum validity of a token, in days.
 const MAX_DAYS: u32 = 3650;
 
 #[derive(Deserialize)]
@@ -27,7 +27,7 @@ pub(crate) struct NewToken {
     name: String,
     #[serde(default)]
     expiration_days: Option<u32>,
-    /// `all`, the default, or `read`. No client of Python's sends it.
+    /// Scope: `all` (the default) or `read`. The Python clients never send it.
     #[serde(default)]
     scope: Option<String>,
 }
@@ -48,7 +48,7 @@ pub(crate) async fn create(
     let scope = match new.scope.as_deref() {
         None => Scope::All,
         Some(scope) => Scope::parse(scope).ok_or_else(|| {
-            ApiError::bad_request(format!("`scope` is `{scope}`: `all` or `read` is wanted"))
+            ApiError::bad_request(format!("`scope` is `{scope}`: give `all` or `read`"))
         })?,
     };
     let name = new.name.clone();
@@ -77,7 +77,7 @@ pub(crate) async fn list(State(app): State<Arc<App>>, Person(user): Person) -> R
                 "name": token.name,
                 "type": token.kind,
                 "createdAt": token.created_at,
-                // The SDK shows it as when the token was last used.
+                // The SDK displays this as the time when the token was last used.
                 "updatedAt": token.last_used_at.as_ref().unwrap_or(&token.created_at),
                 "expireAt": token.expires_at,
                 "lastUsedAt": token.last_used_at,
@@ -101,13 +101,12 @@ pub(crate) async fn delete(
     if !app.database.delete_token(user, name.clone()).await? {
         return Err(ApiError::not_found(format!("there is no token `{name}`")));
     }
-    // Streams of the token end.
+    // Wakes the token's streams, which then end.
     app.changes.notify_all();
     Ok(success(json!({})))
 }
 
-/// `POST user.session.getRaw`: what is known about the token of the request,
-/// and whose it is.
+/// `POST user.session.getRaw`: the token of the request and its owner.
 pub(crate) async fn session(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
@@ -127,8 +126,8 @@ pub(crate) async fn session(
     })))
 }
 
-/// Ends the session that the token belongs to. A personal token stays good
-/// until it is deleted by its name.
+/// Ends the session of the token. A personal token stays valid until it is
+/// deleted by name.
 pub(crate) async fn dismiss(
     State(app): State<Arc<App>>,
     headers: HeaderMap,

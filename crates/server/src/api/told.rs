@@ -1,6 +1,6 @@
-//! What a client says of an upload: how many documents it sent, and the
-//! SHA-256 of all bytes. What has come must agree, so that an upload that was
-//! cut short is never kept as a whole one.
+//! The client's statement of an upload: its number of documents and the SHA-256
+//! of all bytes. It must agree with what was received, so that a truncated upload
+//! is never kept.
 
 use crate::{
     app::App,
@@ -8,10 +8,12 @@ use crate::{
     store::Stored,
 };
 
-/// The head of a stream of documents: a version, then their number as 64 bits.
+/// Length of a document stream's header: a version byte and the number of
+/// documents as 64 bits.
 const HEAD: usize = 9;
 
-/// A client's statement of what it has sent. Older clients state less, or nothing.
+/// What the client states about its upload. Older clients omit one or both
+/// fields.
 #[derive(Default)]
 pub(super) struct Told {
     pub(super) sha256: Option<String>,
@@ -19,7 +21,7 @@ pub(super) struct Told {
 }
 
 impl Told {
-    /// Takes in a field of a form. Returns whether it is one of these.
+    /// Stores a field of a form. Returns `false` for the name of another field.
     pub(super) fn take(&mut self, name: &str, text: &str) -> Result<bool> {
         match name {
             "sha256" => self.sha256 = Some(text.to_owned()),
@@ -34,13 +36,13 @@ impl Told {
         Ok(true)
     }
 
-    /// Refuses a content that is not what the client has sent.
+    /// Refuses a content that differs from the client's statement.
     pub(super) async fn compare(&self, app: &App, stored: &Stored) -> Result<()> {
         if let Some(told) = &self.sha256
             && !told.eq_ignore_ascii_case(&stored.content)
         {
             return Err(ApiError::unprocessable(format!(
-                "`sha256`: {} bytes have come, and they have another SHA-256: send the data again",
+                "`sha256` differs from the SHA-256 of the {} bytes received: send the data again",
                 stored.size
             )));
         }
@@ -55,7 +57,7 @@ impl Told {
             };
             if announced != told {
                 return Err(ApiError::unprocessable(format!(
-                    "`documents` is {told}, but {announced} documents have come: send the data \
+                    "`documents` is {told}, but the upload has {announced} documents: send the data \
                      again"
                 )));
             }

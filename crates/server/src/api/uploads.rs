@@ -1,5 +1,5 @@
-//! `/v2/rpc/artifact.*Upload*`: an artifact that comes in parts. A part that
-//! has not come whole is sent again; what has come is never lost with a
+//! `/v2/rpc/artifact.*Upload*`: uploads of an artifact in parts. A part that was
+//! not received completely is sent again. Received parts survive a broken
 //! connection.
 
 use std::{sync::Arc, time::Duration};
@@ -23,11 +23,11 @@ use crate::{
     uploads::{InProgress, Stage, UploadFields},
 };
 
-/// The bytes of a part but the last.
+/// Size of every part but the last, in bytes.
 const PART_BYTES: usize = 8 << 20;
-/// The most bytes of a part.
+/// Maximum size of a part, in bytes.
 pub(super) const MAX_PART_BYTES: usize = 2 * PART_BYTES;
-/// How long a part may take.
+/// Time limit for a part.
 const PART_TIME: Duration = Duration::from_secs(600);
 
 pub(crate) async fn begin(
@@ -52,7 +52,8 @@ pub(crate) struct Part {
     offset: u64,
 }
 
-/// Takes a part in. One that came before is taken as done.
+/// Receives a part. A part that was received before is accepted without an
+/// effect.
 pub(crate) async fn part(
     State(app): State<Arc<App>>,
     Writer(user): Writer,
@@ -60,10 +61,11 @@ pub(crate) async fn part(
     request: Request,
 ) -> Result<Json<Value>> {
     let found = app.uploads.find(&user, &part.upload_id)?;
-    // Parts are in memory until they are whole, so only a few are read at once.
+    // Parts are in memory until they are complete, so few are read at the same
+    // time.
     let turn = app.gates.parts.enter(&user.person).await?;
     let bytes = read_part(request).await?;
-    // What has come is stored whole, whoever stops waiting for it.
+    // A received part is stored completely, even if the client disconnects.
     let received = to_the_end(async move {
         let received = found.take(part.offset, bytes).await;
         drop(turn);
@@ -73,7 +75,7 @@ pub(crate) async fn part(
     Ok(success(json!({"received": received})))
 }
 
-/// Reads a part; one that is announced as too large is not read.
+/// Reads a part. Refuses it without reading if its announced size is too large.
 async fn read_part(request: Request) -> Result<Bytes> {
     let too_large = || {
         ApiError::too_large(format!(
@@ -96,7 +98,7 @@ async fn read_part(request: Request) -> Result<Bytes> {
     read.map_err(|error| match error.status() {
         StatusCode::PAYLOAD_TOO_LARGE => too_large(),
         _ => ApiError::bad_request(format!(
-            "the part is not whole, send it again: {}",
+            "the part is incomplete, send it again: {}",
             error.body_text()
         )),
     })
@@ -107,7 +109,7 @@ async fn read_part(request: Request) -> Result<Bytes> {
 pub(crate) struct Finish {
     upload_id: String,
     sha256: String,
-    /// Older clients don't say it.
+    /// Older clients do not send it.
     #[serde(default)]
     documents: Option<u64>,
 }
@@ -118,8 +120,8 @@ pub(crate) struct Abort {
     upload_id: String,
 }
 
-/// Drops an upload that its client has given up. One that is not there is
-/// dropped already.
+/// Drops an upload that its client has abandoned. Accepts one that does not
+/// exist.
 pub(crate) async fn abort(
     State(app): State<Arc<App>>,
     Writer(user): Writer,
@@ -139,23 +141,23 @@ pub(crate) async fn finish(
         sha256: Some(finish.sha256),
         documents: finish.documents,
     };
-    // It ends once, whoever stops waiting for it.
+    // The upload is finished once, even if the client disconnects.
     let finished = async move { finish_one(&app, user, &found, told).await };
     to_the_end(finished).await.map(Json)
 }
 
 /// Finishes an upload. A repeated call gets the first answer. If the first call
-/// failed for a reason that passes, such as a busy database, it is tried again.
+/// failed for a temporary reason, such as a busy database, it is repeated.
 async fn finish_one(app: &App, user: Identity, found: &InProgress, told: Told) -> Result<Value> {
     let mut state = found.state.lock().await;
-    // Only a panic leaves this behind.
+    // Only a panic leaves this state behind.
     let broken = Stage::Done(Err(ApiError::conflict(
-        "this upload has failed: begin it again",
+        "this upload has failed: start a new one",
     )));
     let (stored, unnamed, fields) = match std::mem::replace(&mut *state, broken) {
         Stage::Open { upload, fields } => match app.place(*upload).await {
             Ok((stored, unnamed)) => (stored, unnamed, fields),
-            // The bytes are gone.
+            // The upload has no bytes any more.
             Err(error) => {
                 *state = Stage::Done(Err(error.clone()));
                 return Err(error);

@@ -1,4 +1,5 @@
-//! `/api/v1/webhooks`: addresses that are called when something happens to a run.
+//! `/api/v1/webhooks`: addresses that the server calls when something happens to
+//! a run.
 
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ use crate::{
     outbox,
 };
 
-/// Deliveries of an answer.
+/// Maximum number of deliveries in an answer.
 const DELIVERIES: u64 = 100;
 
 #[derive(Deserialize)]
@@ -30,7 +31,7 @@ pub(crate) struct NewWebhook {
     events: Option<Vec<String>>,
 }
 
-/// Events of a webhook for which none are named.
+/// Events of a webhook if the request names none.
 fn default_events() -> Vec<String> {
     let ends = RunEvent::ALL.iter().filter(|e| **e != RunEvent::Started);
     ends.map(|event| event.as_str().to_owned()).collect()
@@ -76,7 +77,7 @@ pub(crate) async fn delete(
     }
 }
 
-/// Sends a message that tries the webhook.
+/// Sends a test message to the webhook.
 pub(crate) async fn test(
     State(app): State<Arc<App>>,
     Writer(user): Writer,
@@ -87,7 +88,7 @@ pub(crate) async fn test(
     Ok(Json(delivery(&made.ok_or_else(|| none(&id))?)))
 }
 
-/// The last deliveries, the newest first.
+/// Lists the last deliveries, newest first.
 pub(crate) async fn deliveries(
     State(app): State<Arc<App>>,
     User(user): User,
@@ -98,7 +99,7 @@ pub(crate) async fn deliveries(
     Ok(Json(rows.await?.iter().map(delivery).collect()))
 }
 
-/// Sends a message again.
+/// Sends a delivery's message again.
 pub(crate) async fn redeliver(
     State(app): State<Arc<App>>,
     Writer(user): Writer,
@@ -112,7 +113,7 @@ pub(crate) async fn redeliver(
     Ok(Json(delivery(&again)))
 }
 
-/// Whether a user may see whole addresses.
+/// Whether a user may see complete addresses, which may contain secrets.
 fn owns(user: &Identity) -> bool {
     user.scope == Scope::All && user.role == Role::Owner
 }
@@ -126,7 +127,7 @@ fn none(id: &str) -> ApiError {
     ApiError::not_found(format!("there is no webhook `{id}`"))
 }
 
-/// A webhook; its whole address if `to_owner`.
+/// Returns a webhook as JSON, with its complete address if `to_owner`.
 fn info(row: &WebhookRow, to_owner: bool) -> Value {
     let events: Vec<&str> = row.events.iter().map(|event| event.as_str()).collect();
     json!({

@@ -1,6 +1,6 @@
-//! `/api/v1/worker`: what the worker of a run asks for and reports. Its token
-//! says which run it is. Every write is compared with it once more where it
-//! happens, so that a worker which was replaced writes nothing.
+//! `/api/v1/worker`: the calls of a run's worker. Its token identifies the run.
+//! Every write checks the token again in its own transaction, so a worker that
+//! was replaced writes nothing.
 
 use std::sync::Arc;
 
@@ -36,8 +36,8 @@ pub(crate) struct NewToken {
     token_sha256: String,
 }
 
-/// The first call: the start token, which the request shows, is exchanged for a
-/// token that the worker has made. Its lease begins.
+/// The worker's first call: exchanges the start token for a token that the worker
+/// has generated, and begins its lease.
 pub(crate) async fn start(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
@@ -45,7 +45,8 @@ pub(crate) async fn start(
 ) -> Result<StatusCode> {
     let shown = auth::token(&headers).ok_or_else(ApiError::unauthorized)?;
     let start_token = secret::hash(shown);
-    // Nobody without a token is told what a body must be like.
+    // Authentication comes before the body, so that callers without a token learn
+    // nothing about it.
     let is_known = app.database.is_start_token(start_token.clone()).await?;
     let Json(NewToken { token_sha256 }) = match is_known {
         true => body.map_err(|e| ApiError::unprocessable(e.body_text()))?,
@@ -54,7 +55,7 @@ pub(crate) async fn start(
     let token = secret::from_hex(&token_sha256)
         .filter(|hash| hash.len() == 32)
         .ok_or_else(|| {
-            ApiError::unprocessable("`token_sha256`: the 64 hex digits of a SHA-256 are wanted")
+            ApiError::unprocessable("`token_sha256` must be the 64 hex digits of a SHA-256")
         })?;
     let held = app.database.exchange(start_token, token).await?;
     app.leases
@@ -62,13 +63,13 @@ pub(crate) async fn start(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// The run starts.
+/// Returns the job. The run counts as started from now on.
 pub(crate) async fn job(State(app): State<Arc<App>>, worker: WorkerRun) -> Result<Json<Job>> {
     let WorkerRun { run, token } = worker;
     let mut config: Value = match serde_json::from_str(&run.config) {
         Ok(config) => config,
         Err(error) => {
-            // Another worker could do no better.
+            // Another worker would fail in the same way.
             let reason = format!("the run's configuration can't be read: {error}");
             app.fail(run.id, Some(token), reason.clone()).await?;
             return Err(ApiError::conflict(reason));
@@ -94,7 +95,7 @@ pub(crate) async fn job(State(app): State<Arc<App>>, worker: WorkerRun) -> Resul
             max_hub_download: settings.max_hub_download,
             private_addresses: settings.private_addresses,
             checkpoint_seconds: settings.checkpoint_every.as_secs_f64(),
-            // Several may be lost before the worker is.
+            // A worker counts as lost only after several missed heartbeats.
             heartbeat_seconds: (settings.lease.as_secs_f64() / 10.0).min(2.0),
             max_memory: settings.max_run_memory,
             max_disk: settings.max_run_disk,
@@ -107,7 +108,7 @@ pub(crate) struct DataQuery {
     name: String,
 }
 
-/// The bytes of a content of the run.
+/// Streams the bytes of one of the run's contents.
 pub(crate) async fn data(
     State(app): State<Arc<App>>,
     WorkerRun { run, .. }: WorkerRun,
@@ -118,8 +119,8 @@ pub(crate) async fn data(
     Ok(([(header::CONTENT_LENGTH, size.to_string())], body))
 }
 
-/// What a worker must know to take a content from its own cache, or from the
-/// store.
+/// Describes a content, so that the worker can take it from its own cache or
+/// directly from the store.
 pub(crate) async fn content(
     State(app): State<Arc<App>>,
     WorkerRun { run, .. }: WorkerRun,
@@ -130,15 +131,17 @@ pub(crate) async fn content(
     let url = match app.settings.presigned {
         false => None,
         true => app.store.presigned(&sha256).await.unwrap_or_else(|error| {
-            tracing::warn!("The store signs no address, workers fetch through the server: {error}");
+            tracing::warn!(
+                "The store can't sign addresses. Workers fetch through the server: {error}"
+            );
             None
         }),
     };
     Ok(Json(WorkContent { sha256, size, url }))
 }
 
-/// The content of the run with this name: data as it was when the run was made,
-/// or the checkpoint that it goes on from.
+/// Returns the run's content with this name: its data as of the submission, or
+/// the checkpoint that it continues from.
 async fn content_named(app: &App, run: &RunRow, name: &str) -> Result<String> {
     if name == LAST_CHECKPOINT {
         let content = app.database.last_checkpoint(run.id).await?;
@@ -155,7 +158,7 @@ pub(crate) struct Position {
     step: u64,
 }
 
-/// The bytes of a new checkpoint.
+/// Receives a new checkpoint.
 pub(crate) async fn checkpoint(
     State(app): State<Arc<App>>,
     WorkerRun { run, token }: WorkerRun,
@@ -199,10 +202,11 @@ pub(crate) async fn events(
     WorkerRun { run, token }: WorkerRun,
     Json(batch): Json<EventBatch>,
 ) -> Result<Json<WorkerOrders>> {
-    // Whatever becomes of the events, their sender lives.
+    // The sender is alive, whatever happens to its events.
     let held = (run.id, run.launches);
     app.leases.renew(held);
-    // A sign of life without events costs no write. Its token was good just now.
+    // A heartbeat without events needs no write. The extractor has just checked
+    // its token.
     let is_current = if batch.events.is_empty() {
         true
     } else {
@@ -219,9 +223,9 @@ pub(crate) async fn events(
             events,
         );
         let added = added.await?;
-        // Writing may have taken long.
+        // The write may have taken long.
         app.leases.renew(held);
-        // Who follows a run waits for lines, of which there are far fewer.
+        // Followers wait for log lines, which are much rarer than events.
         if has_lines {
             app.changes.notify(run.id);
         }
@@ -236,7 +240,7 @@ pub(crate) async fn events(
     }))
 }
 
-/// The bytes of the finished model, or of the data that a synthesis run has made.
+/// Receives the finished model, or the data that a synthesis run has created.
 pub(crate) async fn artifact(
     State(app): State<Arc<App>>,
     WorkerRun { run, token }: WorkerRun,
@@ -313,10 +317,11 @@ pub(crate) async fn outcome(
         Outcome::Paused => {
             let held = (run.id, run.launches);
             let message = match app.is_stopping() {
-                true => "The run has paused: it goes on when the server does",
-                // Told to end by somebody else, such as an engine that needs its place.
+                true => "The run has paused. It continues when the server starts again",
+                // Stopped by somebody else, for example by an engine that needs
+                // the machine.
                 false => {
-                    "The run has paused, since its worker was told to end: it goes on in \
+                    "The run has paused because its worker was told to stop. It continues in \
                           another one"
                 }
             };

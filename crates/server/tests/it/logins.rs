@@ -90,7 +90,7 @@ async fn a_program_gets_a_token_when_its_user_agrees() {
             );
         } else {
             let error = outcome.err().unwrap().to_string();
-            assert!(error.contains("the user has refused"), "{error}");
+            assert!(error.contains("the user refused the login"), "{error}");
         }
     }
 }

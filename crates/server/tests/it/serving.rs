@@ -285,7 +285,7 @@ async fn errors_name_the_field_in_openais_format() {
             "",
             "no such member",
         ),
-        (json!({"input": "x"}), "model", "", "it is needed"),
+        (json!({"input": "x"}), "model", "", "it is missing"),
     ] {
         let (status, answer) = post(&backend.http, &body).await;
         let expected = match code {

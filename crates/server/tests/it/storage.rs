@@ -283,7 +283,7 @@ async fn the_command_line_manages_users_and_data() {
     let reader = serving.log_in(token.trim()).await.unwrap();
     let error = reader.push("x", pairs(1)).await.unwrap_err();
     assert!(
-        error.to_string().contains("good for reading alone"),
+        error.to_string().contains("permits reading only"),
         "{error}"
     );
 

@@ -1,4 +1,4 @@
-//! Who is asking.
+//! Authentication of a request of OpenAI's API.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use axum::{extract::FromRequestParts, http::request::Parts};
 use super::error::{OpenAiError, Result};
 use crate::{api::auth::User, app::App, database::Identity};
 
-/// Who is asking: `Authorization: Bearer <TOKEN>`, with any of the user's tokens.
+/// User of a request: `Authorization: Bearer <TOKEN>`, with a token of any scope.
 pub(crate) struct Caller(pub(super) Identity);
 
 impl FromRequestParts<Arc<App>> for Caller {

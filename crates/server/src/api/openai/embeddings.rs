@@ -1,4 +1,4 @@
-//! `POST /v1/embeddings`: texts and pictures to vectors, by a finished model.
+//! `POST /v1/embeddings`: embeds texts and pictures with a finished model.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -31,9 +31,9 @@ use crate::{
     serving::{Item, Prompted, Refused},
 };
 
-/// The most bytes of a request.
+/// Maximum size of a request, in bytes.
 pub(crate) const MAX_BODY: usize = 16 << 20;
-/// Bytes of an answer that are sent at once.
+/// Size of the pieces in which an answer is sent, in bytes.
 const PIECE: usize = 64 << 10;
 
 pub(crate) async fn create(
@@ -41,7 +41,8 @@ pub(crate) async fn create(
     Caller(user): Caller,
     request: Request,
 ) -> Result<Response> {
-    // Before the body: all that is in memory has its turn.
+    // The turn is taken before the body is read, so that it limits the memory of
+    // all requests.
     let turn = app.gates.embeddings.enter(&user.person).await?;
     let JsonObject(body) = JsonObject::<Map<String, Value>>::from_request(request, &()).await?;
     let asked = Asked::read(body)?;
@@ -60,7 +61,8 @@ pub(crate) async fn create(
     } = asked;
     let dim = model.encoder.dim();
     if let Some(dimensions) = dimensions.filter(|dimensions| *dimensions > dim) {
-        let reason = format!("{dimensions}: the model's embeddings have {dim}; give 1 to {dim}");
+        let reason =
+            format!("{dimensions}: the model's embeddings have {dim} dimensions; give 1 to {dim}");
         return Err(OpenAiError::invalid("dimensions", reason));
     }
     let used = model.clone();
@@ -83,14 +85,15 @@ pub(crate) async fn create(
             None => found,
         };
         let answer = Answer::new(served.label, &found, encoding, tokens);
-        // It is made of texts and numbers alone.
+        // An answer of texts and numbers can always be serialized.
         let bytes = serde_json::to_vec(&answer).map_err(|e| ApiError::internal(&e))?;
         Ok(bytes)
     });
     let headers = [(header::CONTENT_TYPE, "application/json")];
     let answer = Bytes::from(answer.await?);
     let length = answer.len();
-    // The answer is in memory until its last piece is sent: so long it has its turn.
+    // The answer is in memory until its last piece is sent, so the turn is held
+    // until then.
     let pieces = stream::unfold((answer, turn), |(mut rest, turn): (Bytes, _)| {
         let piece = rest.split_to(rest.len().min(PIECE));
         let next = (!piece.is_empty()).then(|| (Ok::<_, Infallible>(piece), (rest, turn)));
@@ -102,7 +105,7 @@ pub(crate) async fn create(
     Ok(answer)
 }
 
-/// Does work that takes a while in a thread that may block.
+/// Runs work on a blocking thread.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
@@ -117,7 +120,7 @@ fn no_prompt(error: EngineError) -> OpenAiError {
     }
 }
 
-/// Refuses inputs that the model does not embed.
+/// Refuses inputs of a kind that the model does not embed.
 fn check_kinds(kind: ModelKind, items: &[Item]) -> Result<()> {
     let (texts, pictures) = match kind {
         ModelKind::TextImage => (true, true),
@@ -135,11 +138,11 @@ fn check_kinds(kind: ModelKind, items: &[Item]) -> Result<()> {
         None => Ok(()),
         Some(place) if pictures => Err(at(
             place,
-            "the model embeds pictures alone: send them as `data:image/png;base64,...`",
+            "the model embeds only pictures: send them as `data:image/png;base64,...`",
         )),
         Some(place) => Err(at(
             place,
-            "the model embeds texts alone, and this is a picture",
+            "the model embeds only texts, and this is a picture",
         )),
     }
 }
@@ -154,7 +157,7 @@ fn no_inputs(what: &str) -> OpenAiError {
     )
 }
 
-/// The tokens of all texts. Pictures have none.
+/// Counts the tokens of all texts. Pictures have none.
 fn count_tokens(encoder: &Encoder, items: &[Item]) -> Result<usize> {
     let texts = items.iter().enumerate().filter_map(|(i, item)| match item {
         Item::Text(text) => Some((i, text.as_str())),
@@ -165,7 +168,8 @@ fn count_tokens(encoder: &Encoder, items: &[Item]) -> Result<usize> {
         return Ok(0);
     }
     let counts = encoder.count_tokens(&texts).map_err(|error| match error {
-        // Its place is one among the texts.
+        // The error counts texts only, so the input's place among all items is
+        // restored.
         EngineError::Item { place, reason, .. } => match places.get(place) {
             Some(place) => at(*place, reason),
             None => OpenAiError::invalid("input", reason),

@@ -11,20 +11,20 @@ use serde_json::json;
 
 use crate::error::ApiError;
 
-/// An answer that is not a success: `{"error": {...}}`.
+/// An error answer: `{"error": {...}}`.
 #[derive(Debug)]
 pub(crate) struct OpenAiError {
     pub(super) error: ApiError,
-    /// The member of the request that is at fault.
+    /// Name of the wrong member of the request.
     pub(super) param: Option<Cow<'static, str>>,
-    /// What programs tell errors apart by.
+    /// Code by which programs distinguish errors.
     code: Option<&'static str>,
 }
 
 pub(super) type Result<T, E = OpenAiError> = std::result::Result<T, E>;
 
 impl OpenAiError {
-    /// A member that can't be used.
+    /// Returns the error for an invalid member.
     pub(super) fn invalid(
         param: impl Into<Cow<'static, str>>,
         reason: impl std::fmt::Display,
@@ -37,7 +37,7 @@ impl OpenAiError {
         }
     }
 
-    /// A model that can't be used.
+    /// Returns the error for a model that can't be used.
     pub(super) fn model(error: ApiError, code: Option<&'static str>) -> Self {
         Self {
             error,
@@ -65,7 +65,7 @@ impl From<ApiError> for OpenAiError {
 impl IntoResponse for OpenAiError {
     fn into_response(self) -> Response {
         let status = match self.error.status() {
-            // OpenAI's clients know this one alone.
+            // OpenAI's clients only know this code.
             StatusCode::UNPROCESSABLE_ENTITY => StatusCode::BAD_REQUEST,
             other => other,
         };
@@ -93,10 +93,10 @@ impl IntoResponse for OpenAiError {
     }
 }
 
-/// Answers for an address below `/v1/` that is none of the server's.
+/// Answers an address below `/v1/` that does not exist.
 pub(crate) fn nothing_here() -> Response {
     let error = ApiError::not_found(
-        "this server has `/v1/embeddings` and `/v1/models` of OpenAI's API, and no others",
+        "of OpenAI's API, this server has only `/v1/embeddings` and `/v1/models`",
     );
     OpenAiError::from(error).into_response()
 }

@@ -1,33 +1,33 @@
-//! The body of a request for embeddings.
+//! Parses the body of a request for embeddings.
 
 use serde_json::{Map, Value};
 
 use super::error::{OpenAiError, Result};
 use crate::serving::{Item, check_picture};
 
-/// The most inputs of a request, as OpenAI has it.
+/// Maximum number of inputs in a request, the same as OpenAI's.
 const MAX_INPUTS: usize = 2048;
-/// The most bytes of a text.
+/// Maximum size of a text, in bytes.
 const MAX_TEXT: usize = 256 << 10;
 
-/// How vectors are written.
+/// Encoding of vectors in the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Encoding {
     /// As a list of numbers.
     Float,
-    /// As the bytes of little-endian 32-bit floats, in base64.
+    /// As base64 of little-endian 32-bit floats.
     Base64,
 }
 
-/// What is wanted.
+/// A parsed request.
 #[derive(Debug)]
 pub(super) struct Asked {
     pub(super) model: String,
     pub(super) inputs: Vec<String>,
     pub(super) encoding: Encoding,
-    /// The dimensions to keep of each embedding.
+    /// Number of leading dimensions to keep of each embedding.
     pub(super) dimensions: Option<usize>,
-    /// The prompt that goes before texts; the model's default where there is none.
+    /// Name of the prompt to put before texts; `None` for the model's default.
     pub(super) prompt: Option<String>,
 }
 
@@ -35,13 +35,16 @@ impl Asked {
     pub(super) fn read(mut body: Map<String, Value>) -> Result<Self> {
         let model = text(&mut body, "model")?;
         let model = model.filter(|model| !model.is_empty()).ok_or_else(|| {
-            OpenAiError::invalid("model", "it is needed: the name of a run, `experiment/run`")
+            OpenAiError::invalid(
+                "model",
+                "it is missing: give the name of a run, `experiment/run`",
+            )
         })?;
         let encoding = match text(&mut body, "encoding_format")?.as_deref() {
             None | Some("float") => Encoding::Float,
             Some("base64") => Encoding::Base64,
             Some(other) => {
-                let reason = format!("`{other:.40}`: `float` or `base64` is wanted");
+                let reason = format!("`{other:.40}`: give `float` or `base64`");
                 return Err(OpenAiError::invalid("encoding_format", reason));
             }
         };
@@ -51,7 +54,7 @@ impl Asked {
                 let count = value.as_u64().and_then(|count| usize::try_from(count).ok());
                 let count = count.filter(|count| *count > 0);
                 Some(count.ok_or_else(|| {
-                    OpenAiError::invalid("dimensions", "a whole number above 0 is wanted")
+                    OpenAiError::invalid("dimensions", "give a whole number above 0")
                 })?)
             }
         };
@@ -74,17 +77,17 @@ impl Asked {
     }
 }
 
-/// Takes a member that is a text, or null.
+/// Removes an optional text member from the body.
 fn text(body: &mut Map<String, Value>, name: &'static str) -> Result<Option<String>> {
     match body.remove(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
-        Some(_) => Err(OpenAiError::invalid(name, "a text is wanted")),
+        Some(_) => Err(OpenAiError::invalid(name, "it must be a text")),
     }
 }
 
 fn inputs(input: Value) -> Result<Vec<String>> {
-    let wanted = "a text or a list of texts is wanted; a picture is a text that begins with \
+    let wanted = "give a text or a list of texts; a picture is a text that begins with \
                   `data:image/`";
     let inputs = match input {
         Value::String(text) => vec![Value::String(text)],
@@ -96,7 +99,7 @@ fn inputs(input: Value) -> Result<Vec<String>> {
     }
     if inputs.len() > MAX_INPUTS {
         let reason = format!(
-            "{} inputs; {MAX_INPUTS} are allowed in a request",
+            "{} inputs: at most {MAX_INPUTS} are allowed in a request",
             inputs.len()
         );
         return Err(OpenAiError::invalid("input", reason));
@@ -117,13 +120,13 @@ fn inputs(input: Value) -> Result<Vec<String>> {
     inputs.collect()
 }
 
-/// An input that can't be used.
+/// Returns the error for the input at this index.
 pub(super) fn at(place: usize, reason: impl std::fmt::Display) -> OpenAiError {
     OpenAiError::invalid(format!("input[{place}]"), reason)
 }
 
-/// Texts and pictures out of inputs. Pictures are decoded from base64, and their
-/// heads are checked.
+/// Converts inputs to texts and pictures. Decodes the base64 of pictures and
+/// checks their headers.
 pub(super) fn items(inputs: Vec<String>) -> Result<Vec<Item>> {
     let items = inputs.into_iter().enumerate();
     items.map(|(place, input)| item(place, input)).collect()
@@ -137,7 +140,7 @@ fn item(place: usize, input: String) -> Result<Item> {
                 let limit = MAX_TEXT >> 10;
                 Err(at(
                     place,
-                    format!("a text of {length} bytes; {limit} KiB are allowed"),
+                    format!("a text of {length} bytes: at most {limit} KiB are allowed"),
                 ))
             }
         };
@@ -147,7 +150,7 @@ fn item(place: usize, input: String) -> Result<Item> {
     Ok(Item::Picture(bytes.into()))
 }
 
-/// Whether an input is a picture rather than a text.
+/// Whether an input is a data URI of a picture and not a text.
 fn is_picture(input: &str) -> bool {
     let start = input.get(..11).unwrap_or_default();
     start.eq_ignore_ascii_case("data:image/")
@@ -155,7 +158,7 @@ fn is_picture(input: &str) -> bool {
 
 fn decoded(uri: &str) -> Result<Vec<u8>, String> {
     let bad = |reason: &dyn std::fmt::Debug| {
-        format!("it is no data URI of a picture, `data:image/png;base64,...`: {reason:?}")
+        format!("it is not a data URI of a picture, `data:image/png;base64,...`: {reason:?}")
     };
     let parsed = data_url::DataUrl::process(uri).map_err(|e| bad(&e))?;
     let (bytes, _) = parsed.decode_to_vec().map_err(|e| bad(&e))?;
@@ -202,11 +205,15 @@ mod tests {
     fn errors_name_the_member() {
         let many = vec!["x"; MAX_INPUTS + 1];
         for (member, value, said) in [
-            ("model", json!(""), "it is needed"),
-            ("model", json!(7), "a text is wanted"),
+            ("model", json!(""), "it is missing"),
+            ("model", json!(7), "it must be a text"),
             ("input", json!(null), "a list of texts"),
             ("input", json!([]), "it is empty"),
-            ("input", json!(many), "2049 inputs; 2048 are allowed"),
+            (
+                "input",
+                json!(many),
+                "2049 inputs: at most 2048 are allowed",
+            ),
             ("input", json!([1, 2]), "check_embedding_ctx_length=False"),
             ("input", json!([[1, 2], [3]]), "token ids"),
             ("input[1]", json!(["x", ""]), "it is empty"),
@@ -214,8 +221,8 @@ mod tests {
             ("encoding_format", json!("hex"), "`float` or `base64`"),
             ("dimensions", json!(0), "above 0"),
             ("dimensions", json!("8"), "above 0"),
-            ("prompt_name", json!([]), "a text is wanted"),
-            ("user", json!(1), "a text is wanted"),
+            ("prompt_name", json!([]), "it must be a text"),
+            ("user", json!(1), "it must be a text"),
             ("truncate", json!(true), "no such member"),
         ] {
             let mut body = json!({"model": "a", "input": "x"});
@@ -250,7 +257,7 @@ mod tests {
             "A".repeat(((8 << 20) + 3) / 3 * 4)
         );
         for (input, said) in [
-            ("data:image/png;base64,!!", "no data URI"),
+            ("data:image/png;base64,!!", "not a data URI"),
             ("data:image/png;base64,AAAA", "not a readable image"),
             ("data:image/svg+xml,<svg/>", "not a readable image"),
             (large.as_str(), "8 MiB are allowed"),

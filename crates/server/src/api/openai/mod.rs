@@ -1,5 +1,5 @@
-//! `/v1/*`: finished models as programs use them that speak OpenAI's API.
-//! Requests, answers and errors have its form.
+//! `/v1/*`: finished models for programs that use OpenAI's API. Requests, answers
+//! and errors have its format.
 
 mod caller;
 mod embeddings;

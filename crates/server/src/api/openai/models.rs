@@ -1,5 +1,5 @@
-//! `/v1/models`: the finished models that a user may use, and which one a name
-//! means.
+//! `/v1/models`: the finished models that a user may use, and the lookup of a
+//! model by its name.
 
 use std::sync::Arc;
 
@@ -21,13 +21,13 @@ use crate::{
     store::Hold,
 };
 
-/// The most models of a list, the newest.
+/// Maximum number of models in a list, the newest first.
 const MOST: u64 = 1000;
-/// Runs of one name that an error tells apart.
+/// Maximum number of runs with the same name that an error lists.
 const NAMED: u64 = 10;
-/// The most bytes of a model's name.
+/// Maximum length of a model's name, in bytes.
 const MAX_NAME: usize = 1024;
-/// The kind of artifact that is a model.
+/// Type of artifacts that contain a model.
 const MODEL: &str = "model";
 
 /// A finished model.
@@ -35,15 +35,18 @@ pub(crate) struct Served {
     /// `experiment/run`, or the id of the artifact.
     pub(super) label: String,
     pub(super) artifact: ArtifactRow,
-    /// Its content stays until this is dropped.
+    /// Protects its content from removal until this is dropped.
     pub(super) hold: Hold,
 }
 
-/// Finds the model that a name means to a user: `experiment/run`, the name of a
-/// run if no other experiment has one of it, or the id of an artifact.
+/// Finds a model by name: `experiment/run`, the name of a run if it is unique
+/// among the experiments, or the id of an artifact.
 pub(super) async fn find(app: &App, project: &str, name: &str) -> Result<Served> {
     if name.len() > MAX_NAME {
-        let reason = format!("it has {} bytes; {MAX_NAME} are allowed", name.len());
+        let reason = format!(
+            "it has {} bytes: at most {MAX_NAME} are allowed",
+            name.len()
+        );
         return Err(OpenAiError::invalid("model", reason));
     }
     let (experiment, run) = match name.split_once('/') {
@@ -88,13 +91,13 @@ pub(super) async fn find(app: &App, project: &str, name: &str) -> Result<Served>
 fn check_finished(run: &RunRow) -> Result<()> {
     let status = run.status();
     let reason = if run.task != RunTask::Training.as_str() {
-        "it makes training data and has no model".to_owned()
+        "it creates training data and has no model".to_owned()
     } else if status == Status::Finished {
         return Ok(());
     } else if status.is_final() {
-        format!("its status is {status}, so that it has no model")
+        format!("its status is {status}, so it has no model")
     } else {
-        format!("its status is {status}: its model can be used when it is FINISHED")
+        format!("its status is {status}: its model can be used once it is FINISHED")
     };
     let error = ApiError::bad_request(format!("`model`: run `{}`: {reason}", run.label()));
     Err(OpenAiError::model(error, Some("model_not_ready")))
@@ -102,7 +105,7 @@ fn check_finished(run: &RunRow) -> Result<()> {
 
 fn missing(name: &str) -> OpenAiError {
     let error = ApiError::not_found(format!(
-        "`model`: you have no finished run and no artifact `{name}`: give `experiment/run`, as \
+        "`model`: you have no finished run and no artifact `{name}`: give `experiment/run` as \
          `/v1/models` lists them"
     ));
     OpenAiError::model(error, Some("model_not_found"))
@@ -152,7 +155,7 @@ pub(crate) async fn one(
     described(app, caller, name).await
 }
 
-/// The same for clients that send the slash of a name as it is.
+/// Like [`one`], for clients that do not encode the slash of `experiment/run`.
 pub(crate) async fn one_of_experiment(
     app: State<Arc<App>>,
     caller: Caller,
