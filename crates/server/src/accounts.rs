@@ -1,4 +1,5 @@
-//! Passwords, tokens, and codes that sign in once.
+//! Passwords, lookup of tokens, codes for one sign-in to the console, and cookies
+//! of known devices.
 
 use std::net::IpAddr;
 
@@ -14,20 +15,20 @@ use crate::{
     secret,
 };
 
-/// The fewest characters of a password.
+/// Minimum number of characters of a password.
 pub(crate) const MIN_PASSWORD: usize = 8;
-/// The most: more would only take time.
+/// Maximum number of characters. A longer password would only cost hashing time.
 const MAX_PASSWORD: usize = 1024;
-/// How long a code signs in, in milliseconds.
+/// Validity of a sign-in code, in milliseconds.
 const CODE_LIFE: i64 = 3600 * 1000;
 
-/// What is stored of a password: argon2id with the parameters of OWASP's advice,
-/// which are the library's defaults. Takes a while, and blocks.
+/// Hashes a password for storage: argon2id with the parameters that OWASP
+/// recommends, which are the library's defaults. Slow, and blocks.
 pub(crate) fn hash_password(password: &str) -> Result<String, String> {
     let length = password.chars().count();
     if length < MIN_PASSWORD || password.len() > MAX_PASSWORD {
         return Err(format!(
-            "the password has {length} characters: {MIN_PASSWORD} to {MAX_PASSWORD} are wanted"
+            "the password has {length} characters: {MIN_PASSWORD} to {MAX_PASSWORD} are allowed"
         ));
     }
     let hash = Argon2::default().hash_password(password.as_bytes());
@@ -56,7 +57,8 @@ pub(crate) async fn check_password(
     let found = app.database.password(name).await?;
     let (id, hash) = match found {
         Some((id, Some(hash))) => (Some(id), hash),
-        // Of a password that nobody has.
+        // Without a stored hash, the dummy is verified, so that both cases take
+        // the same time.
         _ => (None, DUMMY.to_owned()),
     };
     let check = move || is_right(&password, &hash);
@@ -64,11 +66,11 @@ pub(crate) async fn check_password(
     Ok(id.filter(|_| right))
 }
 
-/// Of random bytes, with the parameters of ours.
+/// Hash of random bytes, with the parameters of [`hash_password`].
 const DUMMY: &str = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRvZm91cnM$\
                      Wc1KQlvoWK2nMvGnXCqjJ4UJoyFKvxZPcqPzK1sq9yE";
 
-/// Whose token this is, in the wanted project.
+/// Returns the user of a token, in the wanted project.
 pub(crate) async fn by_token(
     app: &App,
     token: &str,
@@ -82,8 +84,9 @@ pub(crate) async fn by_token(
     Ok(user)
 }
 
-/// A code that signs the user in at the console, once; none where there is no
-/// such user. It is void once the user has signed in with any.
+/// Creates a code that signs the user in to the console once, or `None` if the
+/// user does not exist. The code is valid for an hour and for this server process
+/// only.
 pub(crate) async fn sign_in_code(app: &App, name: &str) -> rusqlite::Result<Option<String>> {
     let Some((id, _)) = app.database.password(name.to_owned()).await? else {
         return Ok(None);
@@ -93,28 +96,28 @@ pub(crate) async fn sign_in_code(app: &App, name: &str) -> rusqlite::Result<Opti
     Ok(Some(format!("{text}-{signature}")))
 }
 
-/// The cookie value that shows a device of a user's again: an id, and our
-/// signature of the two.
+/// Creates the cookie value that identifies a device on later sign-ins: a random
+/// id and its signature for this user.
 pub(crate) fn device_cookie(app: &App, user: &str) -> String {
     let id = secret::new_id();
     let signature = app.signer.sign("device", &format!("{id} {user}"));
     format!("{id}-{signature}")
 }
 
-/// The id of a device that this user has signed in with before.
+/// Returns the id in a device cookie if it was created for this user.
 pub(crate) fn known_device<'a>(app: &App, user: &str, cookie: &'a str) -> Option<&'a str> {
     let (id, signature) = cookie.split_once('-')?;
     let text = format!("{id} {user}");
     app.signer.verify("device", &text, signature).then_some(id)
 }
 
-/// A code is good only at the server that made it, until that ends: which ones
-/// were used is not remembered longer.
+/// Purpose of the signature of sign-in codes. It contains the id of this server
+/// process, because the used codes are only kept in its memory.
 fn purpose(app: &App) -> String {
     format!("sign in {}", app.boot)
 }
 
-/// Whom a code signs in.
+/// Returns the id of the user whom a code signs in, and spends the code.
 pub(crate) fn redeem_code(app: &App, code: &str) -> Option<String> {
     let (text, signature) = code.rsplit_once('-')?;
     let (id, until) = text.split_once('-')?;

@@ -1,4 +1,5 @@
-//! What all parts of a running server share.
+//! State that all parts of a running server share, and the operations that span
+//! database, store and queue.
 
 mod access;
 mod contents;
@@ -41,7 +42,7 @@ use crate::{
     uploads::Uploads,
 };
 
-/// How long a server that stops waits to note that in the database.
+/// Time limit for recording the stop in the database.
 const NOTE_LIMIT: Duration = Duration::from_secs(1);
 
 /// The state of a server.
@@ -50,39 +51,39 @@ pub(crate) struct App {
     pub(crate) store: Store,
     pub(crate) settings: Settings,
     pub(crate) signer: Signer,
-    /// Another one each time a server starts.
+    /// Random id of this server process.
     pub(crate) boot: String,
-    /// Tells the queue that there may be something to do.
+    /// Wakes the queue.
     pub(crate) submitted: Notify,
-    /// Tells the outbox that there may be something to send.
+    /// Wakes the outbox.
     pub(crate) outgoing: Notify,
-    /// Whether the server is about to end: workers shall pause.
+    /// Whether the server is stopping: workers then pause.
     stopping: AtomicBool,
     pub(crate) changes: Changes,
     pub(crate) clock: Clock,
-    /// Which workers are believed to be alive.
+    /// Which workers count as alive.
     pub(crate) leases: Leases,
-    /// Whether the queue does its work.
+    /// Whether the queue works.
     pub(crate) queue: Health,
-    /// Where the jobs of runs wait.
+    /// Where the jobs of runs wait in the engine.
     pub(crate) waits: Waits,
     pub(crate) uploads: Uploads,
     pub(crate) logins: Logins,
-    /// None if the settings name no sign-in provider.
+    /// `None` if the settings name no sign-in provider.
     pub(crate) oidc: Option<Oidc>,
     pub(crate) attempts: LoginAttempts,
     pub(crate) gates: Gates,
-    /// How many runs have each status, for `/metrics`.
+    /// Number of runs with each status, for `/metrics`.
     pub(crate) run_counts: Cached<Vec<(String, u64)>>,
     /// Whether the database answers, for `/readyz`.
     pub(crate) readiness: Cached<std::result::Result<(), String>>,
     pub(crate) counters: Counters,
     pub(crate) serving: Serving,
     pub(crate) spent_codes: SpentCodes,
-    /// Tokens that were used since this was last written down.
+    /// Hashes of tokens used since the last write of `write_uses`.
     used_tokens: Mutex<HashSet<Vec<u8>>>,
     pub(crate) space: Space,
-    /// Where workers of this machine keep their files.
+    /// Temporary folders of workers on this machine.
     pub(crate) run_folders: RunFolders,
 }
 
@@ -129,7 +130,7 @@ impl App {
         })
     }
 
-    /// A server's state over this store, with a database in the memory.
+    /// Creates a state over this store, with a database in memory.
     #[cfg(test)]
     pub(crate) fn in_memory(store: Store, settings: Settings) -> Arc<Self> {
         let space = Space::new(std::env::temp_dir(), Some(0));
@@ -144,13 +145,13 @@ impl App {
         )
     }
 
-    /// From now on workers are told to pause, and no new ones are started.
+    /// Begins to stop: workers are told to pause, and no new ones are started.
     pub(crate) async fn begin_to_stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
         match tokio::time::timeout(NOTE_LIMIT, self.database.note_stop()).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!("The stop can't be noted in the database: {error}"),
-            Err(_) => tracing::warn!("The stop can't be noted in the database, which is busy"),
+            Ok(Err(error)) => tracing::warn!("The stop can't be recorded in the database: {error}"),
+            Err(_) => tracing::warn!("The stop can't be recorded: the database is busy"),
         }
         self.submitted.notify_one();
     }

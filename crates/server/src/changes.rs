@@ -1,4 +1,4 @@
-//! Who follows a run, to be woken when it changes.
+//! Notification of clients that follow a run.
 
 use std::{
     collections::HashMap,
@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::watch;
 
-/// Wakes those who follow a run when it has changed. A run that nobody follows
+/// Wakes the followers of a run when it has changed. A run without followers
 /// takes no memory.
 #[derive(Default)]
 pub(crate) struct Changes(Arc<Followed>);
@@ -15,7 +15,7 @@ pub(crate) struct Changes(Arc<Followed>);
 type Followed = Mutex<HashMap<i64, watch::Sender<()>>>;
 
 impl Changes {
-    /// Follows a run. A change after this call is not missed.
+    /// Follows a run. Changes after this call are not missed.
     pub(crate) fn subscribe(&self, run_id: i64) -> Follow {
         let mut runs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let sender = runs.entry(run_id).or_insert_with(|| watch::channel(()).0);
@@ -26,7 +26,7 @@ impl Changes {
         }
     }
 
-    /// How many runs are followed.
+    /// Returns the number of runs with followers.
     #[cfg(test)]
     pub(crate) fn followed(&self) -> usize {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
@@ -39,7 +39,7 @@ impl Changes {
         }
     }
 
-    /// Wakes all who follow any run: somebody may have lost access.
+    /// Wakes the followers of all runs, because some may have lost access.
     pub(crate) fn notify_all(&self) {
         let runs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for sender in runs.values() {
@@ -48,16 +48,16 @@ impl Changes {
     }
 }
 
-/// Somebody who follows a run.
+/// A follower of a run.
 pub(crate) struct Follow {
     run_id: i64,
-    /// None once it is dropped.
+    /// `None` once it is dropped.
     changed: Option<watch::Receiver<()>>,
     all: Arc<Followed>,
 }
 
 impl Follow {
-    /// Waits for the next change. None if there will be none.
+    /// Waits for the next change. `None` if there will be none.
     pub(crate) async fn changed(&mut self) -> Option<()> {
         self.changed.as_mut()?.changed().await.ok()
     }
@@ -66,7 +66,7 @@ impl Follow {
 impl Drop for Follow {
     fn drop(&mut self) {
         let mut runs = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        // Nobody follows the run any more once this receiver is gone.
+        // The run has no follower any more once this receiver is dropped.
         self.changed = None;
         if runs.get(&self.run_id).is_some_and(watch::Sender::is_closed) {
             runs.remove(&self.run_id);

@@ -6,10 +6,10 @@ use crate::{
     error::{ApiError, Result},
 };
 
-/// The most bytes of a description.
+/// Maximum size of a description, in bytes.
 pub(crate) const MAX_DESCRIPTION: usize = 16 << 10;
 
-/// Refuses a text that is too long.
+/// Refuses a text of more than `most` bytes.
 pub(crate) fn check_length(field: &str, text: Option<&str>, most: usize) -> Result<()> {
     match text.map_or(0, str::len) {
         length if length > most => Err(ApiError::unprocessable(format!(
@@ -19,10 +19,11 @@ pub(crate) fn check_length(field: &str, text: Option<&str>, most: usize) -> Resu
     }
 }
 
-/// The most bytes of a project's name.
+/// Maximum length of a project's name, in bytes.
 const MAX_PROJECT_NAME: usize = 64;
 
-/// Checks the name of a new project. It goes into headers and addresses.
+/// Checks the name of a new project. The characters are those that are safe in
+/// headers and URLs.
 pub(crate) fn check_project_name(name: &str) -> Result<()> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     let good = (1..=MAX_PROJECT_NAME).contains(&name.len())
@@ -37,19 +38,19 @@ pub(crate) fn check_project_name(name: &str) -> Result<()> {
     }
 }
 
-/// Reads the name of a role.
+/// Parses the name of a role.
 pub(crate) fn role(text: &str) -> Result<Role> {
     Role::parse(text).ok_or_else(|| {
         ApiError::unprocessable(format!(
-            "`role` is `{text}`: `viewer`, `member` or `owner` is wanted"
+            "`role` is `{text}`: give `viewer`, `member` or `owner`"
         ))
     })
 }
 
-/// The highest limit of open runs.
+/// Maximum value of `max_open_runs`.
 const MOST_OPEN_RUNS: u64 = 1_000_000;
 
-/// Refuses a limit of open runs that means nothing.
+/// Checks a limit of open runs.
 pub(crate) fn check_open_runs(most: u64) -> Result<()> {
     match (1..=MOST_OPEN_RUNS).contains(&most) {
         true => Ok(()),

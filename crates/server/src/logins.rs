@@ -1,5 +1,4 @@
-//! Logins through a browser that are in progress: programs that wait until
-//! their user agrees.
+//! Browser logins in progress: programs that wait until their user confirms.
 
 use std::{
     collections::HashMap,
@@ -17,40 +16,40 @@ use crate::{
     secret,
 };
 
-/// How long the user may take.
+/// Time that the user has to confirm.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
 
-/// How long the code of one who agreed can be exchanged.
+/// Time for which a confirmed login's code can be exchanged.
 const CODE_LIFE: Duration = Duration::from_secs(300);
 
-/// Logins that may wait at once.
+/// Maximum number of waiting logins.
 const MAX_WAITING: usize = 4096;
 
-/// Logins of one network that may wait at once.
+/// Maximum number of waiting logins per network.
 const MAX_OF_NETWORK: usize = 64;
 
-/// Logins in progress, by the id that is in the page's address.
+/// Logins in progress, by the id in the address of the login page.
 #[derive(Default)]
 pub(crate) struct Logins(Mutex<HashMap<String, Waiting>>);
 
 struct Waiting {
     since: Instant,
     state: String,
-    /// The program that asked.
+    /// The program that requested the login.
     program: Program,
     answer: Answer,
-    /// Wakes the stream.
+    /// Wakes the program's stream.
     changed: watch::Sender<()>,
 }
 
-/// A program that asks to be let in.
+/// A program that requests a login.
 #[derive(Clone, Debug)]
 pub(crate) struct Program {
-    /// Its own name for itself.
+    /// Name that the program gives itself.
     pub(crate) name: String,
-    /// Its address.
+    /// IP address of the program, if known.
     pub(crate) address: Option<IpAddr>,
-    /// Where the browser is to go with the code, where the program waits there.
+    /// Where to send the browser with the code, if the program listens there.
     pub(crate) redirect: Option<Url>,
 }
 
@@ -78,7 +77,7 @@ impl Logins {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets those that nobody comes back to.
+    /// Drops expired logins.
     pub(crate) fn forget(&self) {
         self.all()
             .retain(|_, login| login.since.elapsed() < PATIENCE + CODE_LIFE);
@@ -97,10 +96,10 @@ impl Logins {
             .filter(|login| login.program.address.map(network) == from);
         let full = match of_network.count() >= MAX_OF_NETWORK {
             true => Some(format!(
-                "{MAX_OF_NETWORK} logins from this network wait for their users"
+                "{MAX_OF_NETWORK} logins from this network are waiting for their users"
             )),
             false => (all.len() >= MAX_WAITING)
-                .then(|| format!("{MAX_WAITING} logins wait for their users")),
+                .then(|| format!("{MAX_WAITING} logins are waiting for their users")),
         };
         if let Some(full) = full {
             let message = format!("{full}: finish one of them, or try again in a minute");
@@ -120,7 +119,7 @@ impl Logins {
         Ok(id)
     }
 
-    /// The program that waits for an answer; none where nobody does.
+    /// Returns the program of an unanswered login.
     pub(crate) fn program(&self, id: &str) -> Option<Program> {
         let all = self.all();
         let login = all.get(id)?;
@@ -128,8 +127,9 @@ impl Logins {
         open.then(|| login.program.clone())
     }
 
-    /// The user has said yes or no. Returns what the program exchanges; none
-    /// where it does not wait or was refused.
+    /// Records the user's answer; `user_id` is `None` for a refusal. Returns the
+    /// code for the program. `None` if the login was refused, is already answered
+    /// or has expired.
     pub(crate) fn answer(&self, id: &str, user_id: Option<String>) -> Option<Code> {
         let mut all = self.all();
         let login = all.get_mut(id)?;
@@ -151,12 +151,12 @@ impl Logins {
         if code.is_none() {
             login.answer = Answer::Refused;
         }
-        // Nobody may be waiting any more.
+        // The program may have disconnected.
         let _ = login.changed.send(());
         code
     }
 
-    /// Whose code this is. It is good once.
+    /// Returns the user of a code, and ends its validity.
     pub(crate) fn redeem(&self, code: &Code) -> Option<String> {
         let mut all = self.all();
         let found = all.iter().find_map(|(id, login)| match &login.answer {

@@ -1,15 +1,15 @@
-//! The server's own address, as a client has used it.
+//! The server's own address, from the headers of a request.
 
 use axum::http::{HeaderMap, HeaderValue, header};
 
 use crate::error::{ApiError, Result};
 
-/// Whether a request came over TLS; said by the connection.
+/// Whether a request's connection uses TLS. The connection sets it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Secure(pub(crate) bool);
 
-/// The address by which a client has reached us, which is one that it can
-/// reach again: `https://host:port`.
+/// Returns the address that the client used, `https://host:port`. The client can
+/// reach the server there again.
 pub(crate) fn address(headers: &HeaderMap) -> Result<String> {
     let text = |name| {
         headers
@@ -17,7 +17,7 @@ pub(crate) fn address(headers: &HeaderMap) -> Result<String> {
             .and_then(|value: &HeaderValue| value.to_str().ok())
     };
     let host = text(header::HOST).filter(|host| is_host(host));
-    let host = host.ok_or_else(|| ApiError::bad_request("the header `Host` is needed"))?;
+    let host = host.ok_or_else(|| ApiError::bad_request("the header `Host` is missing"))?;
     let scheme = match text(header::HeaderName::from_static(SCHEME)) {
         Some("https") => "https",
         _ => "http",
@@ -25,8 +25,8 @@ pub(crate) fn address(headers: &HeaderMap) -> Result<String> {
     Ok(format!("{scheme}://{host}"))
 }
 
-/// Says by which scheme a client has come: set by a proxy before us, or by
-/// ourselves where we speak TLS.
+/// Header with the scheme that the client used. A proxy sets it, or
+/// [`crate::routes`] for a TLS connection of this server.
 pub(crate) const SCHEME: &str = "x-forwarded-proto";
 
 /// Returns whether a text can be a host, with or without a port.

@@ -1,5 +1,5 @@
-//! All routes of the server: those of the API and of the console, behind the
-//! layers that both have.
+//! All routes of the server: those of the API and of the console, with the
+//! middleware that both share.
 
 use std::{sync::Arc, time::Instant};
 
@@ -24,10 +24,10 @@ use crate::{
     secret,
 };
 
-/// The most bytes of a request that is not an upload.
+/// Maximum size of a request that is not an upload, in bytes.
 const MAX_BODY_BYTES: usize = 4 << 20;
 
-/// All routes.
+/// Returns the router with all routes.
 pub(crate) fn router(app: Arc<App>) -> Router {
     let mut router = Router::new();
     for (path, handler) in api::routes() {
@@ -39,7 +39,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     layered(router.merge(console::router(&app)), app)
 }
 
-/// The routes that workers use, and no others.
+/// Returns the router with only the routes that workers use.
 pub(crate) fn worker_router(app: Arc<App>) -> Router {
     let mut router = Router::new();
     for (path, handler) in api::routes() {
@@ -66,8 +66,9 @@ fn layered(router: Router<Arc<App>>, app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// Counts every answer and gives it the name of its request: the client's, or a
-/// new one. The log of a failed request has it too.
+/// Middleware that counts and logs every answer, and gives it a request id: the
+/// client's, or a new one. Also determines scheme, host and client address of the
+/// request.
 async fn observed(State(app): State<Arc<App>>, mut request: Request<Body>, next: Next) -> Response {
     const NAME: &str = "x-request-id";
     let given = request.headers().get(NAME).filter(|id| {
@@ -114,7 +115,7 @@ async fn observed(State(app): State<Arc<App>>, mut request: Request<Body>, next:
     answer
 }
 
-/// HTTP/2 has the host in the address.
+/// Sets `Host` from the request's URI, which contains the host in HTTP/2.
 fn with_host(request: &mut Request<Body>) {
     if request.headers().contains_key(header::HOST) {
         return;

@@ -1,4 +1,4 @@
-//! Starting and stopping a server.
+//! Start and stop of a server.
 
 use std::{
     fs::File,
@@ -28,8 +28,8 @@ use crate::{
     upkeep,
 };
 
-/// Where a server listens if nothing else was said. The Python client's
-/// addresses are gone; this one is looked for by the Rust client.
+/// Default address of the server. The Rust client looks for a server there if no
+/// other address is configured.
 pub const DEFAULT_ADDRESS: &str = "127.0.0.1:8642";
 
 /// The user who owns the first token.
@@ -51,25 +51,25 @@ pub const FIRST_USER: &str = "finetuner";
 pub struct Server {
     address: String,
     folder: Option<PathBuf>,
-    /// Where artifacts are, where that is not in the folder.
+    /// Address of the store, if artifacts are not in the folder.
     store: Option<String>,
     tls: Option<(PathBuf, PathBuf)>,
     launcher: Chosen,
     settings: Settings,
 }
 
-/// What starts workers.
+/// Source of the launcher.
 #[derive(Clone)]
 enum Chosen {
     Given(Arc<dyn Launcher>),
-    /// One that is made when the server knows its data.
+    /// Created at the start, when the server knows its data folder.
     Named(Box<LauncherSettings>),
 }
 
 impl Server {
-    /// A backend inside this process, on a free loopback port. It keeps its
-    /// data in a temporary folder, trains in a thread, and may load models
-    /// from folders.
+    /// Creates a server inside this process, on a free loopback port. It keeps
+    /// its data in a temporary folder, trains in a thread, and allows models from
+    /// local folders.
     pub fn embedded() -> Self {
         Self {
             address: "127.0.0.1:0".to_owned(),
@@ -84,7 +84,7 @@ impl Server {
         }
     }
 
-    /// A server of its own, as `finetuner-server serve` starts it.
+    /// Creates a standalone server, as `finetuner-server serve` starts it.
     pub(crate) fn standalone(folder: PathBuf, launcher: LauncherSettings) -> Self {
         Self {
             address: DEFAULT_ADDRESS.to_owned(),
@@ -95,21 +95,21 @@ impl Server {
         }
     }
 
-    /// Where to listen, `host:port`. Port 0 is any free one.
+    /// Sets the address to listen on, `host:port`. Port 0 selects a free port.
     pub fn address(mut self, address: impl Into<String>) -> Self {
         self.address = address.into();
         self
     }
 
-    /// Keeps the data in this folder, which is created where it is not there.
-    /// One server at a time can have it.
+    /// Keeps the data in this folder, which is created if necessary. Only one
+    /// server at a time can use a folder.
     pub fn folder(mut self, folder: impl Into<PathBuf>) -> Self {
         self.folder = Some(folder.into());
         self
     }
 
-    /// Keeps artifacts at an address such as `s3://bucket/folder`, rather than
-    /// in the data folder. Keys and so on come from the environment
+    /// Keeps artifacts at an address such as `s3://bucket/folder` instead of in
+    /// the data folder. Credentials and other settings come from the environment
     /// (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`,
     /// `AWS_ENDPOINT`).
     pub fn store(mut self, address: impl Into<String>) -> Self {
@@ -117,29 +117,30 @@ impl Server {
         self
     }
 
-    /// Speaks https, with a certificate and its key from PEM files. They are
+    /// Serves https, with a certificate and its key from PEM files. The files are
     /// read when the server starts.
     pub fn tls(mut self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         self.tls = Some((certificate.into(), key.into()));
         self
     }
 
-    /// How runs are carried out, and what they may use.
+    /// Sets how runs are executed, and their limits.
     pub fn settings(mut self, settings: Settings) -> Self {
         self.settings = settings;
         self
     }
 
-    /// Where workers are started; in threads of this process by default.
+    /// Sets the launcher of workers. By default, workers are threads of this
+    /// process.
     pub fn launcher(mut self, launcher: impl Launcher + 'static) -> Self {
         self.launcher = Chosen::Given(Arc::new(launcher));
         self
     }
 
-    /// Opens the data folder and starts to answer.
+    /// Opens the data folder and starts to serve.
     ///
     /// # Errors
-    /// [`StartError`] where the folder, the address or a setting can't be used.
+    /// [`StartError`] if the folder, the address or a setting can't be used.
     pub async fn start(self) -> Result<RunningServer, StartError> {
         let (folder, temporary) = match &self.folder {
             Some(folder) => (folder.clone(), None),
@@ -196,8 +197,9 @@ impl Server {
         let router = routes::router(Arc::clone(&app));
         let (stop, stopped) = watch::channel(false);
         let mut serving = Vec::new();
-        // Workers of this machine need no certificate's name. Those that live on
-        // while the server is started again must find it, whatever its address is.
+        // Workers on this machine connect without TLS, so they need no
+        // certificate for the loopback address. Workers that outlive the server
+        // must find the next one, whatever its public address is.
         let mut has_moved = false;
         let has_own_port = tls.is_some() || launcher.outlives_the_server();
         let url = match remote_url {
@@ -252,15 +254,15 @@ async fn bind(address: &str) -> Result<TcpListener, StartError> {
     })
 }
 
-/// Where workers of this machine find the server: the same port as at the last
-/// start, as long as nobody else has it. Returns whether it is another one.
+/// Binds the loopback port for workers on this machine: the port of the last
+/// start if it is free. Returns whether the port has changed.
 async fn bind_for_workers(database: &Database) -> Result<(TcpListener, bool), StartError> {
     let bad = |e: &dyn std::fmt::Display| bad_folder(Path::new("database"), e);
     let last = database.worker_port().await.map_err(|e| bad(&e))?;
     if let Some(port) = last {
         match TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, port)).await {
             Ok(listener) => return Ok((listener, false)),
-            Err(error) => tracing::warn!("Port {port}, where workers look, can't be had: {error}"),
+            Err(error) => tracing::warn!("The workers' port {port} can't be used: {error}"),
         }
     }
     let listener = bind("127.0.0.1:0").await?;
@@ -279,11 +281,12 @@ impl std::fmt::Debug for Server {
     }
 }
 
-/// Makes a token for a user of the data in `folder`. Users see nothing of each
-/// other's but what they share in a project; a new name makes a new user.
+/// Creates a token for a user of the data in `folder`, and the user if there is
+/// none with this name. Users see only their own data and that of their shared
+/// projects.
 ///
 /// # Errors
-/// [`StartError::Folder`] where the folder can't be used.
+/// [`StartError::Folder`] if the folder can't be used.
 pub async fn create_token(folder: &Path, user: &str, name: &str) -> Result<String, StartError> {
     let database = match database::file(folder).exists() {
         true => attach_database(folder)?,
@@ -305,7 +308,7 @@ async fn first_token(database: &Database) -> rusqlite::Result<Option<String>> {
     token.await.map(Some)
 }
 
-/// The address under which this machine reaches itself.
+/// Returns the address at which this machine reaches a listening address.
 fn reachable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         address.set_ip(match address {
@@ -316,8 +319,8 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-/// A server that answers. Dropping it stops it at once; [`RunningServer::stop`]
-/// stops it in order.
+/// A running server. Dropping it stops it immediately; [`RunningServer::stop`]
+/// stops it gracefully.
 pub struct RunningServer {
     address: SocketAddr,
     is_secure: bool,
@@ -333,25 +336,25 @@ pub struct RunningServer {
 }
 
 impl RunningServer {
-    /// Its address for clients, such as `http://127.0.0.1:8642`.
+    /// Returns its address for clients, such as `http://127.0.0.1:8642`.
     #[must_use]
     pub fn url(&self) -> String {
         let scheme = if self.is_secure { "https" } else { "http" };
         format!("{scheme}://{}", reachable(self.address))
     }
 
-    /// The token that was made with a new data folder; none where the folder
-    /// had users before.
+    /// Returns the token that was created with a new data folder. `None` if the
+    /// folder already had users.
     #[must_use]
     pub fn first_token(&self) -> Option<&str> {
         self.first_token.as_deref()
     }
 
-    /// An address at which the first user, who has no password yet, is signed
-    /// in to the console. It is good once, for an hour.
+    /// Returns an address that signs the first user, who has no password yet, in
+    /// to the console. It works once, within an hour.
     ///
     /// # Errors
-    /// [`StartError::Folder`] where the database can't be read.
+    /// [`StartError::Folder`] if the database can't be read.
     pub async fn console_link(&self) -> Result<String, StartError> {
         let code = accounts::sign_in_code(&self.app, FIRST_USER).await;
         let code = code.map_err(|e| bad_folder(Path::new("database"), e))?;
@@ -361,10 +364,10 @@ impl RunningServer {
         })
     }
 
-    /// Makes another token, as [`create_token`] does.
+    /// Creates another token, as [`create_token`] does.
     ///
     /// # Errors
-    /// [`StartError::Folder`] where the database can't be written.
+    /// [`StartError::Folder`] if the database can't be written.
     pub async fn create_token(&self, user: &str, name: &str) -> Result<String, StartError> {
         let made = self
             .app
@@ -373,22 +376,22 @@ impl RunningServer {
         made.await.map_err(|e| bad_folder(Path::new("database"), e))
     }
 
-    /// Stops in order: runs in progress make a checkpoint and pause, for as long
-    /// as [`Settings::grace`] allows; where the data is kept, they go on when a
-    /// server is started there again. Then requests end.
+    /// Stops gracefully: runs in progress write a checkpoint and pause, within
+    /// [`Settings::grace`]. If the data is kept, they continue when a server is
+    /// started with it again. Requests in progress are answered last.
     pub async fn stop(mut self) {
         self.app.begin_to_stop().await;
         if let Some(mut queue) = self.queue.take() {
-            // Nobody goes on from a folder that goes away.
+            // No server can continue from a temporary folder.
             let grace = match self._temporary {
                 Some(_) => std::time::Duration::ZERO,
                 None => self.app.settings.grace,
             };
             if tokio::time::timeout(grace, &mut queue).await.is_err() {
                 queue.abort();
-                // It may still be in the middle of a look.
+                // Wait until the task has really ended.
                 let _ = queue.await;
-                // A folder that goes away has no next server.
+                // A temporary folder has no next server.
                 let everything =
                     self._temporary.is_some() || !self.engine.launcher.outlives_the_server();
                 queue::end_all(&self.app, &self.engine, everything).await;
@@ -397,7 +400,7 @@ impl RunningServer {
         self.app.write_uses().await;
         let _ = self.stop.send(true);
         for task in self.serving.drain(..) {
-            // A panic was told before.
+            // A panic was already reported.
             let _ = task.await;
         }
     }

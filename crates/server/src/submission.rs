@@ -1,4 +1,5 @@
-//! Whether the data of a new run is there, and of the shape that it needs.
+//! Checks of a new run: its configuration, and the existence and layout of its
+//! data.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -24,24 +25,24 @@ use crate::{
     store::Hold,
 };
 
-/// What a run was found to need.
+/// Result of a successful check.
 pub(crate) struct Checked {
-    /// The content of each of its data sets by name, and of the artifact that it
-    /// goes on from.
+    /// Content of each data set by its name, and of the artifact that the run
+    /// continues from.
     pub(crate) contents: BTreeMap<String, String>,
-    /// How many checkpoints it wants to be kept.
+    /// Number of checkpoints to keep.
     pub(crate) keep_checkpoints: u32,
-    /// Keep the contents until the run refers to them.
+    /// Protect the contents from removal until the run's row refers to them.
     pub(crate) holds: Vec<Hold>,
 }
 
-/// The most callbacks of a run.
+/// Maximum number of callbacks of a run.
 const MAX_CALLBACKS: usize = 64;
-/// The most bytes of data that a run may name, each data set as often as it is
+/// Maximum number of bytes that a run reads. A data set counts as often as it is
 /// read.
 const MAX_READ: u64 = 32 << 30;
 
-/// Checks a configuration, and all that it names.
+/// Checks a configuration and all data that it names.
 pub(crate) async fn check(app: &App, user: &Identity, config: &RunConfig) -> Result<Checked> {
     let (plan, earlier) = plan(app, user, config).await?;
     let keep_checkpoints = u32::try_from(plan.keep_checkpoints).unwrap_or(u32::MAX);
@@ -57,9 +58,9 @@ pub(crate) async fn check(app: &App, user: &Identity, config: &RunConfig) -> Res
     })
 }
 
-/// Checks a configuration whose data is not all there yet: `pushing` names the
-/// data still to come. The content of data is not checked. Returns the kind of
-/// items that the model embeds.
+/// Checks a configuration before all of its data is uploaded. `pushing` names the
+/// data sets to be uploaded. Contents are not checked. Returns the kind of items
+/// that the model embeds.
 pub(crate) async fn check_without(
     app: &App,
     user: &Identity,
@@ -75,7 +76,7 @@ pub(crate) async fn check_without(
     Ok(plan.kind)
 }
 
-/// Checks the configuration of a synthesis run, and all that it names.
+/// Checks the configuration of a synthesis run and all data that it names.
 pub(crate) async fn check_synthesis(
     app: &App,
     user: &Identity,
@@ -94,8 +95,8 @@ pub(crate) async fn check_synthesis(
     })
 }
 
-/// Checks the configuration of a synthesis run whose data is not all there yet:
-/// `pushing` names the data still to come.
+/// Checks the configuration of a synthesis run before all of its data is
+/// uploaded. `pushing` names the data sets to be uploaded.
 pub(crate) async fn check_synthesis_without(
     app: &App,
     user: &Identity,
@@ -111,21 +112,21 @@ pub(crate) async fn check_synthesis_without(
     Ok(())
 }
 
-/// Reads the configuration of a synthesis run as a worker will.
+/// Parses the configuration of a synthesis run in the same way as the worker.
 async fn synthesis_plan(
     app: &App,
     user: &Identity,
     config: &SynthesisConfig,
 ) -> Result<SynthesisPlan> {
     let (config, local) = (config.clone(), app.settings.local_models.clone());
-    // Folders are read, and the model hub may be asked.
+    // Reads folders, and may access the model hub.
     let plan = move || SynthesisPlan::new(&config, &local, &HubRules::default());
     let plan = app.gates.submissions.run(&user.person, plan).await?;
     plan.map_err(|e| ApiError::engine(&e))
 }
 
-/// Reads a configuration as a worker will. Returns the artifact that it goes on
-/// from too.
+/// Parses a configuration in the same way as the worker. Also returns the
+/// artifact that the run continues from.
 async fn plan(
     app: &App,
     user: &Identity,
@@ -144,17 +145,17 @@ async fn plan(
     let allowed = Allowed {
         local_models: app.settings.local_models.clone(),
         earlier: earlier.as_ref().map(|(kind, ..)| *kind),
-        // As workers ask it.
+        // The hub is accessed as a worker does.
         hub: HubRules::default(),
     };
     let config = config.clone();
-    // Folders are read, and the model hub may be asked.
+    // Reads folders, and may access the model hub.
     let plan = move || Plan::new(&config, allowed);
     let plan = app.gates.submissions.run(&user.person, plan).await?;
     Ok((plan.map_err(|e| ApiError::engine(&e))?, earlier))
 }
 
-/// Finds the data of an argument by its name.
+/// Finds a data set by the name in an argument.
 async fn find_data(
     app: &App,
     user: &Identity,
@@ -172,7 +173,8 @@ async fn find_data(
     })
 }
 
-/// What the model in an artifact embeds, and the artifact's content.
+/// Returns the kind of items that the model in an artifact embeds, and the
+/// artifact's content.
 async fn earlier(app: &App, user: &Identity, name: &str) -> Result<(ModelKind, String, Hold)> {
     let bad =
         |reason: &str| ApiError::unprocessable(format!("`model_artifact`: `{name}`: {reason}"));
@@ -198,7 +200,7 @@ async fn earlier(app: &App, user: &Identity, name: &str) -> Result<(ModelKind, S
 }
 
 /// Checks all data sets of a run. Returns the content of each by its name, and
-/// what holds them.
+/// their holds.
 async fn check_data(
     app: &App,
     user: &Identity,
@@ -218,11 +220,11 @@ async fn check_data(
     Ok((contents, holds))
 }
 
-/// Data sets by their names.
+/// Data sets by name.
 type Stored = HashMap<String, StoredBytes>;
 
-/// Finds data sets. Returns the content of each by its name, what holds them, and
-/// their bytes.
+/// Finds data sets. Returns the content of each by its name, the holds, and
+/// readers of their bytes.
 async fn stored(
     app: &App,
     user: &Identity,
@@ -242,7 +244,7 @@ async fn stored(
     Ok((contents, holds, stored))
 }
 
-/// The names of the data that an evaluation reads.
+/// Returns the names of the data sets that an evaluation reads.
 fn searched(callback: &Callback) -> impl Iterator<Item = &str> {
     let evaluation = match callback {
         Callback::EvaluationCallback(evaluation) => Some(evaluation),
@@ -258,7 +260,7 @@ fn searched(callback: &Callback) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Checks that a run reads no more than can be checked in reasonable time.
+/// Limits the data that a run reads, so that the check ends in reasonable time.
 fn check_sizes(plan: &Plan, callbacks: &[Callback], size: impl Fn(&str) -> u64) -> Result<()> {
     let trained = plan.train_data_names();
     let names = trained.iter().map(String::as_str).chain(plan.corpus());
@@ -275,12 +277,12 @@ fn check_sizes(plan: &Plan, callbacks: &[Callback], size: impl Fn(&str) -> u64) 
     )))
 }
 
-/// Checks that a run can be trained on data, and evaluated.
+/// Checks that the run's data suits training and evaluation.
 fn check_shapes(plan: &Plan, config: &RunConfig, stored: &Stored) -> EngineResult<()> {
     job::check_data(plan, &|name| open(stored, DataName::of_run(config, name)))
 }
 
-/// The documents of a data set.
+/// Opens the documents of a data set.
 fn open(stored: &Stored, name: DataName<'_>) -> EngineResult<Documents> {
     let bytes = stored.get(name.name).cloned();
     let shown = name.to_string();
@@ -288,17 +290,17 @@ fn open(stored: &Stored, name: DataName<'_>) -> EngineResult<Documents> {
     StoredDocuments::new(shown, bytes).map(|documents| Box::new(documents) as Documents)
 }
 
-/// The most documents of one data set.
+/// Maximum number of documents in a data set.
 pub(crate) const MAX_DOCUMENTS: u64 = 5_000_000;
-/// The most bytes that a data set may have unpacked: this many, and so many for
-/// each that it has packed. Pictures hardly shrink, and texts not that much.
+/// Maximum unpacked size of a data set: a number of bytes, plus a multiple of its
+/// packed size. Pictures hardly compress, and texts do not compress 64-fold.
 pub(crate) const MAX_UNPACKED: (u64, u64) = (64 << 20, 64);
 
-/// The documents of a stored data set, unless they are more than can be
-/// handled. A picture stands in for each that the worker will fetch, so that
-/// the rest can be checked now.
+/// The documents of a stored data set, up to the limits. A one-pixel picture
+/// replaces each picture that the worker will fetch, so that the rest can be
+/// checked now.
 struct StoredDocuments {
-    /// The data set, as messages name it.
+    /// Name of the data set in messages.
     shown: String,
     reader: DocumentReader<StoredBytes>,
     limit: u64,
@@ -314,7 +316,8 @@ impl StoredDocuments {
         let reader = DocumentReader::new(bytes).map_err(|e| bad(&shown, e))?;
         let count = reader.count_announced();
         if count > MAX_DOCUMENTS {
-            let reason = format!("it has {count} documents, {MAX_DOCUMENTS} are allowed: split it");
+            let reason =
+                format!("it has {count} documents: at most {MAX_DOCUMENTS} are allowed: split it");
             return Err(bad(&shown, reason));
         }
         Ok(Self {
@@ -344,7 +347,7 @@ impl Iterator for StoredDocuments {
     }
 }
 
-/// Puts a picture in the place of each that is only named.
+/// Replaces a picture that the document only refers to.
 fn stand_in(document: &mut Document) {
     if pictures::address_of(document).is_some() {
         document.content = Some(Content::Blob(PIXEL.to_vec()));

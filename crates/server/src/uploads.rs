@@ -17,7 +17,7 @@ use crate::{
     store::{Stored, Unnamed, Upload},
 };
 
-/// The fields of an upload beside its file.
+/// Fields of an upload other than the file.
 #[derive(Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct UploadFields {
@@ -25,12 +25,12 @@ pub(crate) struct UploadFields {
     pub(crate) id: Option<String>,
     #[serde(rename = "type")]
     pub(crate) kind: Option<String>,
-    /// `True` or `False`, as Python writes it.
+    /// `True` or `False`, as Python writes them.
     pub(crate) public: String,
     pub(crate) meta_data: Option<String>,
 }
 
-/// How long an upload may stand still.
+/// Time without a call after which an upload is dropped.
 const LIFE: Duration = Duration::from_secs(3600);
 
 /// Uploads in progress, by id.
@@ -39,7 +39,7 @@ pub(crate) struct Uploads(Mutex<HashMap<String, Arc<InProgress>>>);
 
 pub(crate) struct InProgress {
     person: String,
-    /// The project that it is for.
+    /// Project that the upload belongs to.
     project: String,
     touched: Mutex<Instant>,
     pub(crate) state: tokio::sync::Mutex<Stage>,
@@ -50,30 +50,32 @@ pub(crate) enum Stage {
         upload: Box<Upload>,
         fields: UploadFields,
     },
-    /// Stored whole, but without a name: a repeated `finish` goes on from here.
+    /// Completely stored, but without a name: a repeated `finish` continues from
+    /// here.
     Stored {
         stored: Stored,
         unnamed: Unnamed,
         fields: UploadFields,
     },
-    /// The answer to `finish`, for when it is repeated.
+    /// Answer to `finish`, for repeated calls.
     Done(Result<Value>),
 }
 
 impl InProgress {
-    /// Whether this user has begun it, for the project of the request.
+    /// Whether the upload belongs to this user and this project.
     fn is_of(&self, user: &Identity) -> bool {
         self.person == user.person && self.project == user.namespace
     }
 
-    /// Whether parts may still come. One that is finished is only remembered.
+    /// Whether the upload accepts parts. A finished one only keeps its answer.
     fn is_open(&self) -> bool {
         let state = self.state.try_lock();
-        // What is being worked on is open.
+        // A locked state belongs to an upload in use.
         state.map_or(true, |state| !matches!(*state, Stage::Done(_)))
     }
 
-    /// Takes in a part, unless it came before. Returns how many bytes have come.
+    /// Appends a part, unless it was received before. Returns the number of bytes
+    /// received.
     pub(crate) async fn take(&self, offset: u64, bytes: Bytes) -> Result<u64> {
         let mut state = self.state.lock().await;
         let Stage::Open { upload, .. } = &mut *state else {
@@ -84,7 +86,7 @@ impl InProgress {
         if end > has {
             if offset != has {
                 return Err(ApiError::conflict(format!(
-                    "`offset` is {offset}: {has} bytes have come, the next part begins there"
+                    "`offset` is {offset}: {has} bytes were received, so the next part must start there"
                 )));
             }
             upload.write(bytes).await?;
@@ -99,7 +101,7 @@ fn count_open(all: &HashMap<String, Arc<InProgress>>, person: &str) -> usize {
 }
 
 impl Uploads {
-    /// A user's uploads that are in progress.
+    /// Returns the number of a user's uploads in progress.
     pub(crate) fn open(&self, person: &str) -> usize {
         count_open(&self.all(), person)
     }
@@ -132,7 +134,7 @@ impl Uploads {
         Ok(id)
     }
 
-    /// Forgets those that have stood still for too long.
+    /// Drops uploads without a recent call.
     pub(crate) fn forget(&self) {
         let mut all = self.all();
         all.retain(|_, upload| {
@@ -141,7 +143,7 @@ impl Uploads {
         });
     }
 
-    /// Drops an upload that is not finished.
+    /// Drops an upload that has not been finished.
     pub(crate) fn abort(&self, user: &Identity, id: &str) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if all
@@ -156,7 +158,9 @@ impl Uploads {
         let all = self.all();
         let found = all.get(id).filter(|upload| upload.is_of(user));
         let found = found.ok_or_else(|| {
-            ApiError::not_found(format!("there is no upload `{id}`, or it has run out"))
+            ApiError::not_found(format!(
+                "there is no upload `{id}`, or it has expired: start a new one"
+            ))
         })?;
         *found.touched.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         Ok(Arc::clone(found))

@@ -1,4 +1,4 @@
-//! Changes of who may do what. Each ends what the user follows.
+//! Changes of permissions. Streams of users who have lost access end.
 
 use std::sync::Arc;
 
@@ -10,7 +10,8 @@ use crate::{
 };
 
 impl App {
-    /// Removes a member of a project, and ends what the member follows.
+    /// Removes a member of a project, and ends the streams that the member
+    /// follows.
     pub(crate) async fn remove_member(
         self: &Arc<Self>,
         by: Identity,
@@ -26,7 +27,7 @@ impl App {
         .await
     }
 
-    /// Changes a user, and ends what a disabled one follows.
+    /// Changes a user, and ends the streams of a disabled one.
     pub(crate) async fn change_account(
         self: &Arc<Self>,
         by: Manager,

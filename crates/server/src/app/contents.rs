@@ -1,4 +1,5 @@
-//! Contents of the store: how they come, how long they stay, when they go.
+//! Life of a content in the store: upload, reference by a name, and removal after
+//! its last reference.
 
 use std::sync::Arc;
 
@@ -11,8 +12,8 @@ use crate::{
 };
 
 impl App {
-    /// Finds something that names a content, and holds that content: it stays
-    /// until the hold is dropped, whatever is deleted meanwhile.
+    /// Finds a row that refers to a content, and holds the content: it is not
+    /// removed before the hold is dropped, even if its last reference is deleted.
     pub(crate) async fn held<T, F>(
         &self,
         find: impl Fn() -> F,
@@ -24,7 +25,7 @@ impl App {
         let mut found = find().await?;
         while let Some(named) = found {
             let hold = self.store.hold(content(&named)).await;
-            // It may have gone before it was held.
+            // The content may have been removed before it was held.
             let again = find().await?;
             if again.as_ref().map(content) == Some(content(&named)) {
                 return Ok(Some((named, hold)));
@@ -34,8 +35,8 @@ impl App {
         Ok(None)
     }
 
-    /// Starts to take in data for a project, as far as there is room. An artifact
-    /// that it replaces may be named.
+    /// Starts an upload to a project within its storage limit and the free space.
+    /// `replaces` is the name of an artifact that the upload will replace.
     pub(crate) async fn upload(&self, user: &Identity, replaces: Option<&str>) -> Result<Upload> {
         self.space.check("upload", 0)?;
         let space = self.space.clone();
@@ -52,9 +53,9 @@ impl App {
         Ok(upload)
     }
 
-    /// Puts a content in its place and lets `enter` give it a name. If that does
-    /// not happen, or is cancelled, the content is removed. `enter` returns its
-    /// result and the contents that nothing refers to any more.
+    /// Stores a content, and lets `enter` insert the row that refers to it. If
+    /// `enter` fails or is cancelled, the content is removed. `enter` returns its
+    /// result and the contents that have lost their last reference.
     pub(crate) async fn keep<T>(
         &self,
         upload: Upload,
@@ -75,7 +76,7 @@ impl App {
         }
     }
 
-    /// Puts a content in its place. It is removed unless it gets a name.
+    /// Stores a content. It is removed unless it gets a reference.
     pub(crate) async fn place(&self, upload: Upload) -> Result<(Stored, Unnamed)> {
         let sealed = upload.seal().await?;
         let hold = self.store.hold(sealed.content()).await;
@@ -83,8 +84,8 @@ impl App {
         Ok((sealed.place(hold).await?, unnamed))
     }
 
-    /// Enters a content as an artifact. Returns its id and the content that
-    /// nothing refers to any more.
+    /// Inserts an artifact that refers to a stored content. Returns its id and
+    /// the content that has lost its last reference.
     pub(crate) async fn put_artifact(
         &self,
         by: Identity,
@@ -108,21 +109,22 @@ impl App {
         }
     }
 
-    /// Removes those of the contents that nothing refers to. One that somebody
-    /// still reads is removed later; one that could not be removed, by the sweep
-    /// of the next start. What made them orphans was done all the same.
+    /// Removes those of the contents that have no reference. A content that is
+    /// being read is removed later; one whose removal fails, by the sweep at the
+    /// next start. Failures are logged and do not fail the call, because the
+    /// change that removed the references is already done.
     pub(crate) async fn remove_orphans(&self, contents: Vec<String>) {
         for content in contents {
-            // Something may have got it since.
+            // The content may have got a reference in the meantime.
             let is_wanted = self.database.is_wanted(content.clone());
             if let Err(error) = self.store.remove(&content, is_wanted).await {
-                tracing::warn!("Content {content}, which nothing refers to, stays: {error}");
+                tracing::warn!("Content {content} has no reference but can't be removed: {error}");
             }
         }
     }
 
-    /// Removes contents that nothing refers to once nobody reads them any more,
-    /// as long as the server runs.
+    /// Removes contents without a reference once their last reader has ended.
+    /// Runs as long as the server.
     pub(crate) async fn remove_suspects(self: Arc<Self>) {
         loop {
             let suspects = self.store.suspects().await;
@@ -130,7 +132,7 @@ impl App {
         }
     }
 
-    /// Deletes an artifact of the project. Says whether it was there.
+    /// Deletes an artifact of the project. Returns whether it existed.
     pub(crate) async fn delete_artifact(
         self: &Arc<Self>,
         by: Identity,

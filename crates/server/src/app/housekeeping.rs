@@ -1,4 +1,4 @@
-//! Regular writes and removal of what has expired.
+//! Periodic task: deferred writes, and removal of expired data.
 
 use std::{
     sync::{Arc, PoisonError},
@@ -8,7 +8,7 @@ use std::{
 use super::App;
 
 impl App {
-    /// A token was used.
+    /// Records the use of a token, to be written later.
     pub(crate) fn note_use(&self, hash: Vec<u8>) {
         let mut used = self
             .used_tokens
@@ -17,21 +17,20 @@ impl App {
         used.insert(hash);
     }
 
-    /// Writes down, from time to time, what is not worth a write each time, and
-    /// forgets what has ended.
+    /// Writes deferred data and removes expired data, once a minute.
     pub(crate) async fn keep_house(self: Arc<Self>) {
         const PAUSE: Duration = Duration::from_secs(60);
         loop {
             tokio::time::sleep(PAUSE).await;
             self.write_uses().await;
             if let Err(error) = self.database.drop_expired_tokens().await {
-                tracing::warn!("ended tokens could not be removed: {error}");
+                tracing::warn!("Expired tokens can't be removed: {error}");
             }
             if let Err(error) = self.database.prune_audit(self.settings.audit_days).await {
-                tracing::warn!("old entries of the audit log could not be removed: {error}");
+                tracing::warn!("Old entries of the audit log can't be removed: {error}");
             }
             if let Err(error) = self.database.drop_expired_shares().await {
-                tracing::warn!("expired links could not be removed: {error}");
+                tracing::warn!("Expired links can't be removed: {error}");
             }
             self.uploads.forget();
             self.logins.forget();
@@ -41,7 +40,7 @@ impl App {
         }
     }
 
-    /// Writes down which tokens were used.
+    /// Writes which tokens were used since the last write.
     pub(crate) async fn write_uses(&self) {
         let used = {
             let mut used = self
@@ -53,7 +52,7 @@ impl App {
         if !used.is_empty()
             && let Err(error) = self.database.touch_tokens(used).await
         {
-            tracing::warn!("the use of tokens could not be noted: {error}");
+            tracing::warn!("The use of tokens can't be recorded: {error}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What users and projects take of the server, and their limits.
+//! Storage and runs that users and projects have, and their limits.
 
 use super::App;
 use crate::{
@@ -7,15 +7,16 @@ use crate::{
 };
 
 impl App {
-    /// What a user and the project have taken of the server, and their limits.
+    /// Returns what a user and the project have, and their limits.
     pub(crate) async fn usage(&self, of: &Identity) -> Result<Usage> {
         let most = (self.settings.max_open_runs, self.settings.max_stored);
         Ok(self.database.usage(of, most).await?)
     }
 
-    /// The bytes of a project that count when an upload begins, and the most that
-    /// it may have. Without the name of what it replaces only the upload itself
-    /// can be limited; what is stored in the end is counted when it gets its name.
+    /// Returns the project's stored bytes at the start of an upload, and its
+    /// limit. Without the name of the replaced artifact, the stored bytes count
+    /// as 0 and only the upload itself is limited; the transaction that inserts
+    /// the artifact then checks the total.
     pub(super) async fn quota(
         &self,
         user: &Identity,
@@ -35,7 +36,7 @@ impl App {
     }
 }
 
-/// Refuses what is too much for its user.
+/// Returns the error for a project that exceeds its storage limit.
 pub(crate) fn over_quota(stored: u64, most: u64) -> ApiError {
     ApiError::forbidden(format!(
         "stored bytes: the project's data, models and checkpoints would take {} MiB, and the \

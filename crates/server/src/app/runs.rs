@@ -12,8 +12,8 @@ use crate::{
 };
 
 impl App {
-    /// Ends a run without an artifact, unless it has ended: for the worker with
-    /// `token`, or for anybody. Says whether it was ended.
+    /// Fails a run without an artifact, unless it has ended. With `token`, only
+    /// on behalf of the worker that has it. Returns whether the run was ended.
     pub(crate) async fn fail(
         self: &Arc<Self>,
         run_id: i64,
@@ -28,7 +28,7 @@ impl App {
         self.end(run_id, token, end).await
     }
 
-    /// Ends a run on behalf of a user, unless it has ended.
+    /// Cancels a run on behalf of a user, unless it has ended.
     pub(crate) async fn cancel(self: &Arc<Self>, run_id: i64, by: Identity) -> Result<()> {
         let reason = format!("{CANCELLED}{}", by.name);
         let end = End {
@@ -45,7 +45,8 @@ impl App {
         .await
     }
 
-    /// Tells everybody that a run has ended, and removes what it left.
+    /// Wakes the followers of an ended run, the queue and the outbox, and removes
+    /// contents.
     async fn ended(&self, run_id: i64, orphans: Vec<String>) {
         self.changes.notify(run_id);
         self.submitted.notify_one();
@@ -53,7 +54,7 @@ impl App {
         self.remove_orphans(orphans).await;
     }
 
-    /// Ends a run, unless it has ended. Says whether it was ended.
+    /// Ends a run, unless it has ended. Returns whether it was ended.
     pub(crate) async fn end(
         self: &Arc<Self>,
         run_id: i64,
@@ -70,8 +71,8 @@ impl App {
         .await
     }
 
-    /// Deletes a run and what it has made. Its worker, if there is one, finds
-    /// that its token is void, and stops.
+    /// Deletes a run and its results. Its worker, if there is one, finds its
+    /// token invalid and stops.
     pub(crate) async fn delete_run(self: &Arc<Self>, by: Identity, run: RunRow) -> Result<()> {
         let app = Arc::clone(self);
         to_the_end(async move {

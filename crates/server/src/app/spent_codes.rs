@@ -1,4 +1,4 @@
-//! Codes that have signed somebody in.
+//! Used sign-in codes.
 
 use std::{
     collections::HashMap,
@@ -7,15 +7,15 @@ use std::{
 
 use crate::database::now_ms;
 
-/// Codes that have signed somebody in, and when each would have ended.
+/// Used codes, each with the time at which it expires.
 #[derive(Default)]
 pub(crate) struct SpentCodes(Mutex<HashMap<String, i64>>);
 
 impl SpentCodes {
-    /// Spends a code. Returns whether it was good until now.
+    /// Marks a code as used. Returns whether it was valid.
     pub(crate) fn spend(&self, code: &str, until: i64) -> bool {
         let mut spent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // One that has ended is refused without being remembered.
+        // An expired code is refused without being stored.
         spent.retain(|_, until| *until > now_ms());
         spent.insert(code.to_owned(), until).is_none()
     }

@@ -241,7 +241,7 @@ async fn the_command_line_manages_users_and_data() {
         "{error}"
     );
     let (short, _, error) = run(&["user", "password", "ada"], "short\n").await;
-    assert!(!short && error.contains("8 to 1024 are wanted"), "{error}");
+    assert!(!short && error.contains("8 to 1024 are allowed"), "{error}");
     let (set, ..) = run(&["user", "password", "ada"], "long enough\n").await;
     assert!(set);
     let (_, list, _) = run(&["user", "list"], "").await;
