@@ -69,7 +69,7 @@ impl Candidate<'_> {
         }
         let place = self.address.map(network);
         let of_network = Group::Network(place);
-        // Tokens are too long to guess one of a certain user.
+        // Tokens are too long to guess, so a token's attempt has no user.
         if self.user.is_empty() {
             return vec![of_network];
         }

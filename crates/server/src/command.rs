@@ -296,7 +296,7 @@ async fn serve(file: &SettingsFile) -> Result<(), String> {
             return Err(reason.to_owned());
         }
     }
-    // Whoever reads that the server is ready may stop it at once.
+    // A program that reads the ready message may stop the server at once.
     let stopped = told_to_stop();
     let server = server.start().await.map_err(|e| e.to_string())?;
     say(&format!("Finetuner is ready at {}", server.url()));

@@ -173,7 +173,7 @@ impl Settings {
             let remedy = "give an address such as https://finetuner.example.org";
             StartError::setting("server.public_url", format!("`{text}` {reason}: {remedy}"))
         };
-        let url = Url::parse(text).map_err(|e| bad(&format!("is no address ({e})")))?;
+        let url = Url::parse(text).map_err(|e| bad(&format!("is not an address ({e})")))?;
         if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
             return Err(bad("is not http or https"));
         }
@@ -185,7 +185,7 @@ impl Settings {
             true => Ok(Some(url)),
             false => Err(StartError::setting(
                 "server.public_url",
-                "it holds more than scheme, host, port and path: leave the rest out",
+                "it contains more than scheme, host, port and path: remove the rest",
             )),
         }
     }

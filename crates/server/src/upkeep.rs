@@ -226,7 +226,7 @@ pub(crate) async fn sweep(app: Arc<App>) {
     match swept {
         Ok(0) => {}
         Ok(count) => tracing::info!(
-            "{count} contents that nothing refers to were removed, unless they are in use again"
+            "Removed {count} contents without a reference, except those in use again"
         ),
         Err(error) => tracing::warn!("The store can't be checked for unused contents: {error}"),
     }

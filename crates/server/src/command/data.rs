@@ -1,4 +1,4 @@
-//! Options that say where a server's data is.
+//! Options for the location of a server's data.
 
 use std::path::{Path, PathBuf};
 

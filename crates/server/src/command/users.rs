@@ -1,4 +1,4 @@
-//! `finetuner-server user`: looking after those who may use the server.
+//! `finetuner-server user`: management of users.
 
 use std::io::{BufRead, IsTerminal};
 
@@ -13,7 +13,7 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub(super) enum UserAction {
-    /// Make a user, and print a token of theirs.
+    /// Create a user, and print the user's first token.
     Add {
         /// The name.
         name: String,
@@ -23,7 +23,7 @@ pub(super) enum UserAction {
         #[command(flatten)]
         data: Data,
     },
-    /// Set the password that a user signs in to the console with; it is read
+    /// Set the password with which a user signs in to the console. It is read
     /// from standard input.
     Password {
         /// The name.
@@ -41,14 +41,14 @@ pub(super) enum UserAction {
         #[command(flatten)]
         data: Data,
     },
-    /// Refuse all tokens and the password of a user.
+    /// Disable a user: all tokens and the password are refused.
     Disable {
         /// The name.
         name: String,
         #[command(flatten)]
         data: Data,
     },
-    /// Accept a disabled user again.
+    /// Enable a disabled user again.
     Enable {
         /// The name.
         name: String,
@@ -60,7 +60,7 @@ pub(super) enum UserAction {
         #[command(flatten)]
         data: Data,
     },
-    /// Delete a user with the personal project: its runs, data and models.
+    /// Delete a user and the user's personal project: its runs, data and models.
     Delete {
         /// The name.
         name: String,
@@ -70,7 +70,7 @@ pub(super) enum UserAction {
 }
 
 impl UserAction {
-    /// Does what the command line says.
+    /// Executes the command.
     pub(super) async fn act(self, file: &SettingsFile) -> Result<(), String> {
         let failed = |e: rusqlite::Error| e.to_string();
         match self {

@@ -23,7 +23,7 @@ pub(crate) async fn annotate(
     }
 }
 
-/// Refuses tags or a note that are not allowed.
+/// Returns the error for invalid tags or an invalid note.
 pub(crate) fn invalid_annotation(error: &InvalidField) -> ApiError {
     ApiError::unprocessable(error.to_string())
 }

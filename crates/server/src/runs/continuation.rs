@@ -26,13 +26,14 @@ pub(crate) struct Continuation {
     pub(crate) name: String,
     #[serde(default)]
     pub(crate) description: Option<String>,
-    /// All epochs, with those that are done; as many as before by default.
+    /// Number of epochs in total, including the finished ones; by default
+    /// unchanged.
     #[serde(default)]
     pub(crate) epochs: Option<u32>,
 }
 
-/// Fails if the settings of a run contain keys of another user, which a new run
-/// would use.
+/// Refuses a run whose settings contain a tracker key of another user, because
+/// the new run would use that key.
 pub(crate) fn check_keys(user: &Identity, run: &RunRow) -> Result<()> {
     if run.created_by.as_deref() == Some(&user.person) || !has_secrets(&run.config) {
         return Ok(());

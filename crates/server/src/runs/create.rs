@@ -17,8 +17,8 @@ use crate::{
     secret, submission,
 };
 
-/// Checks a submission and makes a run of it, or finds the one that an earlier
-/// attempt with this key has made.
+/// Checks a submission and creates its run. A repeated request with the same
+/// idempotency key returns the run that the first one created.
 pub(crate) async fn create_from(
     app: &App,
     user: &Identity,
@@ -69,7 +69,8 @@ pub(crate) async fn create_from(
     submit(app, user, &experiment, row, checked.holds).await
 }
 
-/// A number of cores or graphics processors. No machine has more than fit.
+/// Converts a requested number of cores or GPUs. A number that does not fit
+/// exceeds every machine, so the largest value stands for it.
 fn number(asked: u64) -> u32 {
     u32::try_from(asked).unwrap_or(u32::MAX)
 }

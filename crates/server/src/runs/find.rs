@@ -1,4 +1,4 @@
-//! Runs and experiments of a project, by their names.
+//! Lookup of a project's runs and experiments by name.
 
 use crate::{
     app::App,
@@ -6,7 +6,7 @@ use crate::{
     error::{ApiError, Result},
 };
 
-/// The project's experiment of that name.
+/// Returns the project's experiment with this name.
 pub(crate) async fn find_experiment(
     app: &App,
     project: String,
@@ -15,12 +15,12 @@ pub(crate) async fn find_experiment(
     let found = app.database.experiment(project, name.clone()).await?;
     found.ok_or_else(|| {
         ApiError::not_found(format!(
-            "there is no experiment `{name}`; `create_experiment` makes it"
+            "there is no experiment `{name}`; create it with `create_experiment`"
         ))
     })
 }
 
-/// The project's run of that experiment and name.
+/// Returns the project's run with this name in this experiment.
 pub(crate) async fn find_run(
     app: &App,
     project: String,

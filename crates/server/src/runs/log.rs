@@ -1,4 +1,4 @@
-//! A run's log, as a text and as a stream of messages.
+//! A run's log, as text and as a stream of server-sent events.
 
 use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
 
@@ -19,17 +19,17 @@ use crate::{
     error::Result,
 };
 
-/// How often a log stream without lines sends a comment. Proxies close streams
-/// that are silent for a minute, some after 15 seconds.
+/// Interval of comments on a log stream without lines. Proxies close silent
+/// streams after a minute, some after 15 seconds.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// Events read from the database at once.
+/// Number of events that are read from the database at once.
 const CHUNK: usize = 500;
 
-/// Events with lines of the log.
+/// Kinds of events that contain log lines.
 const LINES: Option<&[&str]> = Some(&["log"]);
 
-/// The whole log of a run.
+/// Returns the whole log of a run.
 pub(crate) async fn log_text(app: &App, run_id: i64) -> Result<String> {
     let mut text = String::new();
     let mut next = 0;
@@ -45,8 +45,8 @@ pub(crate) async fn log_text(app: &App, run_id: i64) -> Result<String> {
     Ok(text)
 }
 
-/// Answers with messages that proxies pass on at once, and with comments while
-/// there is none, so that no proxy takes the connection for dead.
+/// Returns an answer of server-sent events that proxies forward at once. Comments
+/// keep an idle stream open.
 pub(crate) fn as_it_comes(
     messages: impl Stream<Item = Result<Message, Infallible>> + Send + 'static,
 ) -> Response {
@@ -54,8 +54,9 @@ pub(crate) fn as_it_comes(
     ([("x-accel-buffering", "no")], messages).into_response()
 }
 
-/// The lines of a run's log behind the one that `Last-Event-ID` names, and new
-/// ones as they come, as long as the user is a member of the project.
+/// Streams the lines of a run's log after the one that `Last-Event-ID` names, and
+/// new ones as they are written. Ends with the run, or when the user loses access
+/// to the project.
 pub(crate) fn follow(
     app: Arc<App>,
     user: Identity,
@@ -79,7 +80,7 @@ pub(crate) fn follow(
     })
 }
 
-/// One client that follows one run.
+/// State of a client that follows a run's log.
 struct Follower {
     app: Arc<App>,
     user: Identity,
@@ -90,8 +91,8 @@ struct Follower {
 }
 
 impl Follower {
-    /// The next line; none once the run has ended and all was sent, or the user
-    /// has lost access.
+    /// Returns the next line. `None` once the run has ended and all lines were
+    /// sent, or when the user has lost access.
     async fn next(&mut self) -> Option<Message> {
         loop {
             if let Some(message) = self.ready.pop_front() {
@@ -100,7 +101,8 @@ impl Follower {
             if !self.app.database.has_access(&self.user).await.ok()? {
                 return None;
             }
-            // Status before events: lines are written before the run ends.
+            // Read the status before the events: lines are written before the run
+            // ends, so none is missed.
             let run = self.app.database.run_by_id(self.run_id).await.ok()??;
             let events = self
                 .app
@@ -110,8 +112,8 @@ impl Follower {
                 .ok()?;
             if let Some(last) = events.last() {
                 self.next = last.number + 1;
-                // One message an event, so that a connection never breaks between
-                // two lines of the same id.
+                // One message per event, so that a connection never breaks
+                // between two lines with the same id.
                 let messages = events.iter().filter_map(|event| {
                     let lines = lines(event);
                     let message = Message::default().id(event.number.to_string());
@@ -127,7 +129,7 @@ impl Follower {
     }
 }
 
-/// The lines that an event adds to the log: `[HH:MM:SS] LEVEL    message`.
+/// Returns the lines of an event: `[HH:MM:SS] LEVEL    message`.
 fn lines(stored: &StoredEvent) -> Vec<String> {
     let Event::Log { level, message } = &stored.event else {
         return Vec::new();

@@ -1,4 +1,5 @@
-//! Runs, for the API and the console: how they are found, created and followed.
+//! Operations on runs that the API and the console share: lookup, creation,
+//! results and logs.
 
 mod annotations;
 mod continuation;

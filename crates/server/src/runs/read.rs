@@ -1,4 +1,4 @@
-//! Reading of submissions.
+//! Parses and validates submissions of runs.
 
 use finetuner_protocol::{
     Callback, Config, Data, HyperParameters, Model, NewRun, RunConfig, RunTask, SynthesisConfig,
@@ -13,7 +13,7 @@ use crate::{
     json,
 };
 
-/// Reads a submission for an experiment: a training or a synthesis run.
+/// Parses the submission of a training or synthesis run for an experiment.
 pub(crate) fn read_submission(body: &Value, experiment: &str) -> Result<NewRun> {
     let sent_config = body.get("config").map(ToString::to_string);
     check_length("config", sent_config.as_deref(), MAX_CONFIG)?;
@@ -22,7 +22,8 @@ pub(crate) fn read_submission(body: &Value, experiment: &str) -> Result<NewRun> 
     check_length("description", new.description.as_deref(), MAX_DESCRIPTION)?;
     new.annotations().map_err(|e| invalid_annotation(&e))?;
     let makes_data = new.task == Some(RunTask::Generation);
-    // The address and the name beside the configuration decide.
+    // The experiment of the address and the name beside the configuration take
+    // precedence.
     match &mut new.config {
         Config::Training(config) if !makes_data => {
             refuse(&config.unknown_members())?;
@@ -40,7 +41,7 @@ pub(crate) fn read_submission(body: &Value, experiment: &str) -> Result<NewRun> 
     Ok(new)
 }
 
-/// Refuses members of a configuration that mean nothing here.
+/// Refuses unknown members of a configuration.
 fn refuse(unknown: &[String]) -> Result<()> {
     if unknown.is_empty() {
         return Ok(());
@@ -50,7 +51,7 @@ fn refuse(unknown: &[String]) -> Result<()> {
         .map(|name| format!("`config.{name}`"))
         .collect();
     Err(ApiError::unprocessable(format!(
-        "{}: this backend knows no such member; check its name and its place",
+        "{}: unknown member; check its name and its place",
         names.join(", ")
     )))
 }
@@ -67,10 +68,10 @@ fn not_a_synthesis(config: &Value) -> ApiError {
         .unwrap_or_else(|| ApiError::unprocessable(needed))
 }
 
-/// The most bytes of a run's configuration.
+/// Maximum size of a run's configuration, in bytes.
 const MAX_CONFIG: usize = 256 << 10;
 
-/// Returns the error of a configuration that is not one of a training run.
+/// Returns the error for a configuration that is not one of a training run.
 pub(super) fn not_a_training(config: &Value) -> ApiError {
     let needed = "`config` is not that of a training run: it needs a `model` and `data`";
     if config.get("model").is_none() || config.get("data").is_none() {

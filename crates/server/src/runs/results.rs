@@ -34,8 +34,8 @@ pub(crate) async fn examples_of(app: &App, run_id: i64) -> Result<ExamplesInfo> 
     Ok(all)
 }
 
-/// Returns the name of the data that a synthesis run makes. It ends with the id of
-/// the run's artifact, so that no two runs make data of one name.
+/// Returns the name of the data set that a synthesis run creates. It ends with
+/// the id of the run's artifact, so it is unique.
 pub(crate) fn train_data_name(run: &RunRow) -> String {
     let (experiment, name) = (cut(&run.experiment, MAX_NAME), cut(&run.name, MAX_NAME));
     format!(
@@ -44,5 +44,6 @@ pub(crate) fn train_data_name(run: &RunRow) -> String {
     )
 }
 
-/// The most bytes of the experiment's and of the run's name in the name of data.
+/// Maximum length of the experiment's and of the run's part of that name, in
+/// bytes.
 const MAX_NAME: usize = 80;

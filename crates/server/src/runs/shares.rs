@@ -1,4 +1,4 @@
-//! Links by which anybody may read a run's page for a while.
+//! Links with which anybody can read a run's page until they expire.
 
 use axum::http::HeaderMap;
 
@@ -9,13 +9,13 @@ use crate::{
     origin::address,
 };
 
-/// The longest that a link may be good.
+/// Maximum validity of a link, in days.
 pub(crate) const MAX_SHARE_DAYS: u32 = 90;
 
-/// Links to a run at a time.
+/// Maximum number of valid links to a run.
 const MAX_SHARES: u64 = 20;
 
-/// Makes a link to a run. Returns it with the key of its address.
+/// Creates a link to a run. Also returns the secret key for its address.
 pub(crate) async fn create_share(
     app: &App,
     user: &Identity,
@@ -38,13 +38,13 @@ pub(crate) async fn create_share(
         .await?;
     made.ok_or_else(|| {
         ApiError::forbidden(format!(
-            "there are {MAX_SHARES} links to this run already, the most that are allowed: revoke \
+            "this run already has {MAX_SHARES} links, the maximum: revoke \
              one first"
         ))
     })
 }
 
-/// The address of a link's page. `headers` are those of the request.
+/// Returns the address of a link's page. `headers` are those of the request.
 pub(crate) fn share_address(app: &App, headers: &HeaderMap, key: &str) -> Result<String> {
     let base = match &app.settings.public_url {
         Some(url) => url.trim_end_matches('/').to_owned(),

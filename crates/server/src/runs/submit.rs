@@ -1,4 +1,4 @@
-//! Insertion of a checked run into the queue.
+//! Insertion of a checked run, which then waits in the queue.
 
 use axum::http::StatusCode;
 
@@ -9,17 +9,17 @@ use crate::{
     store::Hold,
 };
 
-/// Details of a new run's status.
+/// Status details of a new run.
 pub(super) const WAITS: &str = "Run submitted and awaits execution";
 
-/// Stores a run and tells the queue; a name that is taken is answered for as
-/// [`same_request`] does.
+/// Inserts a run and wakes the queue. If the experiment has a run with this name,
+/// answers as [`same_request`] does.
 pub(super) async fn submit(
     app: &App,
     user: &Identity,
     experiment: &ExperimentRow,
     row: NewRunRow,
-    // Its contents stay at least until the row names them.
+    // Protect the contents from removal until the run's row refers to them.
     _holds: Vec<Hold>,
 ) -> Result<(StatusCode, RunRow)> {
     let (name, key) = (row.name.clone(), row.idempotency_key.clone());
@@ -39,7 +39,8 @@ pub(super) async fn submit(
     Ok((StatusCode::CREATED, run))
 }
 
-/// Refuses a run of a user who has too many already, before its data is checked.
+/// Refuses a run if its user or project has reached a limit, before the data is
+/// checked.
 pub(crate) async fn check_quota(app: &App, user: &Identity) -> Result<()> {
     app.space.check("run", 0)?;
     let used = app.usage(user).await?;
@@ -60,8 +61,8 @@ fn too_many_open(open: u64, most: u64) -> ApiError {
     ))
 }
 
-/// Answers for a name that is taken: a repeated request gets its run, any
-/// other is refused.
+/// Answers for a name in use: with the existing run if the request repeats its
+/// idempotency key, and with an error otherwise.
 pub(super) fn same_request(
     run: RunRow,
     experiment: &ExperimentRow,

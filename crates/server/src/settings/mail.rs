@@ -1,4 +1,4 @@
-//! How the server sends e-mail.
+//! Settings for sending e-mail.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::StartError;
 
-/// How the server sends e-mail. Without a host it sends none.
+/// Settings for sending e-mail. Without a host, the server sends none.
 ///
 /// ```
 /// let mail = finetuner_server::Mail {
@@ -37,16 +37,16 @@ pub struct Mail {
     pub from: Option<String>,
 }
 
-/// How the connection to an SMTP server is encrypted.
+/// Encryption of the connection to the SMTP server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Encryption {
-    /// By the command STARTTLS.
+    /// With the command STARTTLS.
     #[default]
     StartTls,
-    /// From the first byte.
+    /// TLS from the first byte.
     Tls,
-    /// Not at all.
+    /// No encryption.
     None,
 }
 
@@ -56,7 +56,7 @@ impl Mail {
         self.host.is_some()
     }
 
-    /// The port of the SMTP server.
+    /// Returns the port of the SMTP server.
     pub(crate) fn port(&self) -> u16 {
         self.port.unwrap_or(match self.encryption {
             Encryption::StartTls => 587,
@@ -65,7 +65,7 @@ impl Mail {
         })
     }
 
-    /// The user name and the password, if there are any.
+    /// Reads the user name and the password, if configured.
     pub(crate) fn credentials(&self) -> Result<Option<(String, String)>, StartError> {
         let (user, file) = match (&self.user, &self.password_file) {
             (None, None) => return Ok(None),

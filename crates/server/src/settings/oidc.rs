@@ -1,4 +1,4 @@
-//! Signing in through a provider of OpenID Connect.
+//! Settings for sign-in through an OpenID Connect provider.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,8 @@ use url::{Host, Url};
 use super::Settings;
 use crate::error::StartError;
 
-/// Signing in through a provider of OpenID Connect. Without an issuer there is none.
+/// Settings for sign-in through an OpenID Connect provider. Without an issuer,
+/// there is no such sign-in.
 ///
 /// ```
 /// let oidc = finetuner_server::Oidc {
@@ -23,27 +24,28 @@ use crate::error::StartError;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub struct Oidc {
-    /// The provider's issuer, such as `https://login.example.org`. `server.public_url`
-    /// is needed too: the provider sends browsers back to `/console/oidc/callback`
-    /// there.
+    /// Issuer URL of the provider, such as `https://login.example.org`. Also
+    /// requires `server.public_url`, because the provider redirects browsers to
+    /// `/console/oidc/callback` there.
     pub issuer: Option<String>,
-    /// The id of this server at the provider.
+    /// Client id of this server at the provider.
     pub client_id: Option<String>,
-    /// A file with the client's secret; none for a public client.
+    /// File with the client secret; none for a public client.
     pub client_secret_file: Option<PathBuf>,
-    /// The provider's name on the button of the sign-in page.
+    /// Name of the provider on the button of the sign-in page.
     pub name: String,
-    /// Scopes to ask for beside `openid`.
+    /// Scopes to request in addition to `openid`.
     pub scopes: Vec<String>,
-    /// Domains of verified e-mail addresses whose users may sign in; "*" stands for
-    /// everybody whom the provider knows.
+    /// Domains of verified e-mail addresses whose users may sign in; "*" allows
+    /// every user of the provider.
     pub allowed_domains: Vec<String>,
-    /// Groups whose members may sign in, whatever their address.
+    /// Groups whose members may sign in, whatever their e-mail address.
     pub allowed_groups: Vec<String>,
-    /// Groups whose members become admins of this server when they sign in. Who leaves
-    /// such a group stays an admin until another admin changes that.
+    /// Groups whose members become admins of this server when they sign in. A
+    /// user who leaves such a group stays an admin until another admin changes
+    /// that.
     pub admin_groups: Vec<String>,
-    /// The claim that lists a user's groups.
+    /// Name of the claim that lists a user's groups.
     pub groups_claim: String,
 }
 
@@ -63,18 +65,18 @@ impl Default for Oidc {
     }
 }
 
-/// Settings that were checked. It has no `Debug`: it holds a secret.
+/// Checked settings. Without `Debug`, because they contain a secret.
 pub(crate) struct Client {
     pub(crate) issuer: String,
     pub(crate) id: String,
     pub(crate) secret: Option<String>,
-    /// Where the provider sends browsers back to.
+    /// Address to which the provider redirects browsers.
     pub(crate) redirect: Url,
     pub(crate) settings: Oidc,
 }
 
 impl Client {
-    /// Returns none if the settings name no issuer.
+    /// Checks the settings. `None` if they name no issuer.
     pub(crate) fn new(all: &Settings) -> Result<Option<Self>, StartError> {
         let settings = all.oidc.clone();
         let Some(issuer) = settings.issuer.clone() else {
@@ -133,9 +135,9 @@ impl Client {
     }
 }
 
-/// Checks an address of the provider: https, or http to this machine, for tests.
+/// Parses an address of the provider: https, or http to this machine, for tests.
 pub(crate) fn check_address(text: &str) -> Result<Url, &'static str> {
-    let url = Url::parse(text).map_err(|_| "is no address")?;
+    let url = Url::parse(text).map_err(|_| "is not an address")?;
     let is_own = match url.host() {
         Some(Host::Domain(name)) => name == "localhost",
         Some(Host::Ipv4(ip)) => ip.is_loopback(),
