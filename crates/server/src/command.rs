@@ -297,7 +297,7 @@ async fn serve(file: &SettingsFile) -> Result<(), String> {
         }
     }
     // A program that reads the ready message may stop the server at once.
-    let stopped = told_to_stop();
+    let stopped = stop_signal();
     let server = server.start().await.map_err(|e| e.to_string())?;
     say(&format!("Finetuner is ready at {}", server.url()));
     say(&format!(
@@ -334,7 +334,7 @@ fn say(line: &str) {
 /// Returns a future that waits for Ctrl-C or SIGTERM. Signals count from this call
 /// on.
 #[cfg(unix)]
-fn told_to_stop() -> impl Future<Output = ()> {
+fn stop_signal() -> impl Future<Output = ()> {
     use tokio::signal::unix::{SignalKind, signal};
 
     let signals = signal(SignalKind::terminate()).ok();
@@ -353,7 +353,7 @@ fn told_to_stop() -> impl Future<Output = ()> {
 
 /// Waits for Ctrl-C.
 #[cfg(not(unix))]
-async fn told_to_stop() {
+async fn stop_signal() {
     // Without signal handling, the server runs until it is killed.
     if tokio::signal::ctrl_c().await.is_err() {
         std::future::pending::<()>().await;

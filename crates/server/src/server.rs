@@ -225,7 +225,7 @@ impl Server {
         };
         let queue = queue::serve(Arc::clone(&app), engine.clone(), has_moved);
         let tasks = vec![
-            tokio::spawn(Arc::clone(&app).keep_house()),
+            tokio::spawn(Arc::clone(&app).housekeeping()),
             tokio::spawn(upkeep::sweep(Arc::clone(&app))),
             tokio::spawn(Arc::clone(&app).remove_suspects()),
             tokio::spawn(outbox::serve(Arc::clone(&app), sender)),

@@ -86,7 +86,8 @@ impl InProgress {
         if end > has {
             if offset != has {
                 return Err(ApiError::conflict(format!(
-                    "`offset` is {offset}: {has} bytes were received, so the next part must start there"
+                    "`offset` is {offset}: {has} bytes were received, so the next part must start \
+                     there"
                 )));
             }
             upload.write(bytes).await?;

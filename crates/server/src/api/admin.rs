@@ -54,11 +54,11 @@ pub(crate) async fn users(
     Query(part): Query<Part>,
 ) -> Result<Json<Value>> {
     let (users, total) = app.database.accounts(part.bounds()?).await?;
-    let items: Vec<Value> = users.iter().map(about_user).collect();
+    let items: Vec<Value> = users.iter().map(user_json).collect();
     Ok(Json(json!({"items": items, "total": total})))
 }
 
-fn about_user(user: &AccountRow) -> Value {
+fn user_json(user: &AccountRow) -> Value {
     json!({
         "name": user.name,
         "admin": user.is_admin,

@@ -15,10 +15,10 @@ use serde_json::{Value, json};
 
 use super::{
     auth::{User, Writer},
+    declared::Declared,
     fields::Fields,
     identity::success,
     pages::PageQuery,
-    told::Told,
 };
 use crate::{
     app::App,
@@ -100,7 +100,7 @@ pub(crate) async fn upload(
     mut form: multipart::Form,
 ) -> Result<Json<Value>> {
     let mut fields = UploadFields::default();
-    let mut told = Told::default();
+    let mut declared = Declared::default();
     let mut file = None;
     // Clients send the file first, so it is taken in before its name is known.
     while let Some(mut field) = form.next_field().await? {
@@ -135,14 +135,14 @@ pub(crate) async fn upload(
             "type" => fields.kind = Some(text),
             "public" => fields.public = text,
             "metaData" => fields.meta_data = Some(text),
-            other => drop(told.take(other, &text)?),
+            other => drop(declared.read_field(other, &text)?),
         }
     }
     let file = file.ok_or_else(|| ApiError::bad_request("the form has no `file`"))?;
     let name = fields.name.clone();
     let id = to_the_end(async move {
         app.keep(file, async |stored| {
-            told.compare(&app, stored).await?;
+            declared.check(&app, stored).await?;
             enter(&app, user, fields, stored).await
         })
         .await

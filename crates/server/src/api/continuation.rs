@@ -18,7 +18,7 @@ use crate::{
     runs::{Continuation, continue_from, find_run},
 };
 
-pub(crate) async fn go_on(
+pub(crate) async fn create(
     State(app): State<Arc<App>>,
     Writer(user): Writer,
     Path((experiment, run, number)): Path<(String, String, u64)>,

@@ -53,7 +53,7 @@ fn program(headers: &HeaderMap, peer: Peer) -> Program {
 }
 
 /// Address of the page that asks the user.
-fn page(base: &str, id: &str) -> String {
+fn page_address(base: &str, id: &str) -> String {
     format!("{base}/console/authorize?request={id}")
 }
 
@@ -67,7 +67,7 @@ pub(crate) async fn proxied(
 ) -> Result<Response> {
     let base = address(&headers)?;
     let id = app.logins.begin(program(&headers, peer))?;
-    let redirect = json!({"event": "redirect", "data": {"redirectTo": page(&base, &id)}});
+    let redirect = json!({"event": "redirect", "data": {"redirectTo": page_address(&base, &id)}});
     let first = Bytes::from(format!("{redirect}\n"));
     let state = (Some(first), Some((app, id, Instant::now())));
     let lines = stream::unfold(state, |(first, waiting)| async move {
@@ -141,7 +141,7 @@ pub(crate) async fn redirected(
         redirect: Some(redirect),
         ..program(&headers, peer)
     })?;
-    Ok(success(json!({"redirectTo": page(&base, &id)})))
+    Ok(success(json!({"redirectTo": page_address(&base, &id)})))
 }
 
 /// Whether an address is a loopback address. Codes are sent nowhere else.

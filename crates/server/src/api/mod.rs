@@ -10,6 +10,7 @@ mod artifact_update;
 mod artifacts;
 mod auth;
 mod continuation;
+mod declared;
 mod dry_run;
 mod experiments;
 mod fields;
@@ -25,7 +26,6 @@ mod refusals;
 mod runs;
 mod shares;
 mod tokens;
-mod told;
 mod uploads;
 mod webhooks;
 mod worker;
@@ -73,7 +73,7 @@ pub(crate) fn routes() -> Vec<(String, MethodRouter<Arc<App>>)> {
         (format!("{run}/checkpoints"), get(runs::checkpoints)),
         (
             format!("{run}/checkpoints/{{number}}/runs"),
-            post(continuation::go_on),
+            post(continuation::create),
         ),
         (
             format!("{run}/annotations"),

@@ -21,7 +21,7 @@ use crate::{
 const MAX_NAME: usize = 1024;
 
 #[derive(Deserialize)]
-pub(crate) struct Asked {
+pub(crate) struct TaskQuery {
     name: String,
 }
 
@@ -30,7 +30,7 @@ pub(crate) struct Asked {
 pub(crate) async fn task(
     State(app): State<Arc<App>>,
     User(user): User,
-    Query(Asked { name }): Query<Asked>,
+    Query(TaskQuery { name }): Query<TaskQuery>,
 ) -> Result<Json<Value>> {
     check_length("name", Some(&name), MAX_NAME)?;
     let (local, asked) = (app.settings.local_models.clone(), name.clone());

@@ -57,7 +57,10 @@ pub(crate) async fn create(
         .create_project(user.clone(), name.clone(), most);
     created.await?;
     let (project, members) = app.database.project(&user, name).await?;
-    Ok((StatusCode::CREATED, Json(with_members(&project, &members))))
+    Ok((
+        StatusCode::CREATED,
+        Json(project_with_members_json(&project, &members)),
+    ))
 }
 
 pub(crate) async fn get(
@@ -66,7 +69,7 @@ pub(crate) async fn get(
     Path(name): Path<String>,
 ) -> Result<Json<Value>> {
     let (project, members) = app.database.project(&user, name).await?;
-    Ok(Json(with_members(&project, &members)))
+    Ok(Json(project_with_members_json(&project, &members)))
 }
 
 /// Deletes an empty project. Answers with the deleted project.
@@ -77,7 +80,7 @@ pub(crate) async fn delete(
 ) -> Result<Json<Value>> {
     let (project, members) = app.database.project(&user, name.clone()).await?;
     app.database.delete_project(user, name).await?;
-    Ok(Json(with_members(&project, &members)))
+    Ok(Json(project_with_members_json(&project, &members)))
 }
 
 #[derive(Deserialize)]
@@ -121,7 +124,7 @@ fn about(project: &ProjectRow) -> Value {
     })
 }
 
-fn with_members(project: &ProjectRow, members: &[MemberRow]) -> Value {
+fn project_with_members_json(project: &ProjectRow, members: &[MemberRow]) -> Value {
     let member = |member: &MemberRow| json!({"name": member.name, "role": member.role.as_str()});
     let mut about = about(project);
     about["members"] = members.iter().map(member).collect();

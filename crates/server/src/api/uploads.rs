@@ -13,7 +13,7 @@ use axum::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{artifacts::enter, auth::Writer, identity::success, told::Told};
+use super::{artifacts::enter, auth::Writer, declared::Declared, identity::success};
 use crate::{
     app::App,
     database::Identity,
@@ -137,18 +137,23 @@ pub(crate) async fn finish(
     JsonObject(finish): JsonObject<Finish>,
 ) -> Result<Json<Value>> {
     let found = app.uploads.find(&user, &finish.upload_id)?;
-    let told = Told {
+    let declared = Declared {
         sha256: Some(finish.sha256),
         documents: finish.documents,
     };
     // The upload is finished once, even if the client disconnects.
-    let finished = async move { finish_one(&app, user, &found, told).await };
+    let finished = async move { finish_one(&app, user, &found, declared).await };
     to_the_end(finished).await.map(Json)
 }
 
 /// Finishes an upload. A repeated call gets the first answer. If the first call
 /// failed for a temporary reason, such as a busy database, it is repeated.
-async fn finish_one(app: &App, user: Identity, found: &InProgress, told: Told) -> Result<Value> {
+async fn finish_one(
+    app: &App,
+    user: Identity,
+    found: &InProgress,
+    declared: Declared,
+) -> Result<Value> {
     let mut state = found.state.lock().await;
     // Only a panic leaves this state behind.
     let broken = Stage::Done(Err(ApiError::conflict(
@@ -174,7 +179,7 @@ async fn finish_one(app: &App, user: Identity, found: &InProgress, told: Told) -
         }
     };
     let entered = async {
-        told.compare(app, &stored).await?;
+        declared.check(app, &stored).await?;
         enter(app, user, fields.clone(), &stored).await
     };
     match entered.await {

@@ -18,7 +18,7 @@ impl App {
     }
 
     /// Writes deferred data and removes expired data, once a minute.
-    pub(crate) async fn keep_house(self: Arc<Self>) {
+    pub(crate) async fn housekeeping(self: Arc<Self>) {
         const PAUSE: Duration = Duration::from_secs(60);
         loop {
             tokio::time::sleep(PAUSE).await;

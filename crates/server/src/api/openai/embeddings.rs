@@ -21,7 +21,7 @@ use serde_json::{Map, Value};
 use super::{
     caller::Caller,
     error::{OpenAiError, Result},
-    input::{Asked, Encoding, at, items},
+    input::{EmbeddingsRequest, Encoding, at, items},
     models::find,
 };
 use crate::{
@@ -45,14 +45,14 @@ pub(crate) async fn create(
     // all requests.
     let turn = app.gates.embeddings.enter(&user.person).await?;
     let JsonObject(body) = JsonObject::<Map<String, Value>>::from_request(request, &()).await?;
-    let asked = Asked::read(body)?;
+    let asked = EmbeddingsRequest::read(body)?;
     let served = find(&app, &user.namespace, &asked.model).await?;
     let model = app
         .serving
         .model(&served.artifact.content, served.hold)
         .await;
     let model = model.map_err(|error| OpenAiError::model(error, None))?;
-    let Asked {
+    let EmbeddingsRequest {
         inputs,
         encoding,
         dimensions,

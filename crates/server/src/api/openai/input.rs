@@ -21,7 +21,7 @@ pub(super) enum Encoding {
 
 /// A parsed request.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct EmbeddingsRequest {
     pub(super) model: String,
     pub(super) inputs: Vec<String>,
     pub(super) encoding: Encoding,
@@ -31,7 +31,7 @@ pub(super) struct Asked {
     pub(super) prompt: Option<String>,
 }
 
-impl Asked {
+impl EmbeddingsRequest {
     pub(super) fn read(mut body: Map<String, Value>) -> Result<Self> {
         let model = text(&mut body, "model")?;
         let model = model.filter(|model| !model.is_empty()).ok_or_else(|| {
@@ -171,9 +171,9 @@ mod tests {
 
     use super::*;
 
-    fn read(body: Value) -> Result<Asked> {
+    fn read(body: Value) -> Result<EmbeddingsRequest> {
         match body {
-            Value::Object(body) => Asked::read(body),
+            Value::Object(body) => EmbeddingsRequest::read(body),
             _ => unreachable!("an object is given"),
         }
     }

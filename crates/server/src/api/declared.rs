@@ -1,4 +1,4 @@
-//! The client's statement of an upload: its number of documents and the SHA-256
+//! What a client declares about an upload: the number of documents and the SHA-256
 //! of all bytes. It must agree with what was received, so that a truncated upload
 //! is never kept.
 
@@ -12,17 +12,17 @@ use crate::{
 /// documents as 64 bits.
 const HEAD: usize = 9;
 
-/// What the client states about its upload. Older clients omit one or both
+/// What a client declares about its upload. Older clients omit one or both
 /// fields.
 #[derive(Default)]
-pub(super) struct Told {
+pub(super) struct Declared {
     pub(super) sha256: Option<String>,
     pub(super) documents: Option<u64>,
 }
 
-impl Told {
+impl Declared {
     /// Stores a field of a form. Returns `false` for the name of another field.
-    pub(super) fn take(&mut self, name: &str, text: &str) -> Result<bool> {
+    pub(super) fn read_field(&mut self, name: &str, text: &str) -> Result<bool> {
         match name {
             "sha256" => self.sha256 = Some(text.to_owned()),
             "documents" => {
@@ -36,17 +36,17 @@ impl Told {
         Ok(true)
     }
 
-    /// Refuses a content that differs from the client's statement.
-    pub(super) async fn compare(&self, app: &App, stored: &Stored) -> Result<()> {
-        if let Some(told) = &self.sha256
-            && !told.eq_ignore_ascii_case(&stored.content)
+    /// Refuses a content that differs from what the client has declared.
+    pub(super) async fn check(&self, app: &App, stored: &Stored) -> Result<()> {
+        if let Some(declared) = &self.sha256
+            && !declared.eq_ignore_ascii_case(&stored.content)
         {
             return Err(ApiError::unprocessable(format!(
                 "`sha256` differs from the SHA-256 of the {} bytes received: send the data again",
                 stored.size
             )));
         }
-        if let Some(told) = self.documents {
+        if let Some(declared) = self.documents {
             let head = app
                 .store
                 .range(&stored.content, 0..stored.size.min(HEAD as u64));
@@ -55,10 +55,10 @@ impl Told {
                 Ok([1, count @ ..]) => u64::from_be_bytes(count),
                 _ => 0,
             };
-            if announced != told {
+            if announced != declared {
                 return Err(ApiError::unprocessable(format!(
-                    "`documents` is {told}, but the upload has {announced} documents: send the data \
-                     again"
+                    "`documents` is {declared}, but the upload has {announced} documents: send \
+                     the data again"
                 )));
             }
         }
