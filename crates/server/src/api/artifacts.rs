@@ -260,8 +260,8 @@ pub(crate) async fn download(
     if let Some((project, person)) = ticket.member
         && !app.database.is_member(project, person).await?
     {
-        let reason = "this download is for members of its project: the user that it was created for \
-                      is not one any more";
+        let reason = "this download is for members of its project: the user that it was created \
+                      for is not one any more";
         return Err(ApiError::not_found(reason));
     }
     let tag = format!("\"{}\"", ticket.content);

@@ -103,7 +103,8 @@ pub(super) async fn part(
         if offset.saturating_add(body.len()) > has {
             if offset != has {
                 return Err(Refusal::conflict(format!(
-                    "`offset` is {offset}: {has} bytes have come, the next part begins there"
+                    "`offset` is {offset}: {has} bytes were received, so the next part must start \
+                         there"
                 )));
             }
             upload.bytes.extend_from_slice(&body);
