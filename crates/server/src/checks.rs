@@ -32,8 +32,8 @@ pub(crate) fn check_project_name(name: &str) -> Result<()> {
     match good {
         true => Ok(()),
         false => Err(ApiError::unprocessable(format!(
-            "`name` is `{name}`: 1 to {MAX_PROJECT_NAME} letters, digits, `-`, `_` and `.` of ASCII are \
-             allowed, and no `.` at the start"
+            "`name` is `{name}`: give 1 to {MAX_PROJECT_NAME} ASCII letters, digits, `-`, `_` and `.`, \
+             without a `.` at the start"
         ))),
     }
 }

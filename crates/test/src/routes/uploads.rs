@@ -104,7 +104,7 @@ pub(super) async fn part(
             if offset != has {
                 return Err(Refusal::conflict(format!(
                     "`offset` is {offset}: {has} bytes were received, so the next part must start \
-                         there"
+                     there"
                 )));
             }
             upload.bytes.extend_from_slice(&body);
