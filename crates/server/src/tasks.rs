@@ -2,8 +2,8 @@
 
 use crate::error::{ApiError, Result};
 
-/// Does work to its end, even if nobody waits for it any more: what follows a
-/// change of the database must not be left out because a client has gone.
+/// Runs work to its end even if the caller is cancelled: the steps after a change
+/// of the database must not be skipped because a client has disconnected.
 pub(crate) async fn to_the_end<T: Send + 'static>(
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {

@@ -26,7 +26,6 @@ use crate::{
 /// `pushing` names the data sets that the client will upload first. The answer's
 /// `task` is the kind of items that the model compares; it decides how the
 /// columns of a CSV file are read.
-/// what the model compares, which decides what the columns of a CSV file are.
 pub(crate) async fn check(
     State(app): State<Arc<App>>,
     Writer(user): Writer,

@@ -2,7 +2,6 @@
 //!
 //! It serves both generations of the Python client: every route exists with and
 //! without a slash at its end.
-//! and without a slash at its end.
 
 mod admin;
 mod annotations;

@@ -12,10 +12,10 @@ use crate::database::now_ms;
 pub(crate) struct SpentCodes(Mutex<HashMap<String, i64>>);
 
 impl SpentCodes {
-    /// Marks a code as used. Returns whether it was valid.
+    /// Marks an unexpired code as used. Returns whether it was unused until now.
     pub(crate) fn spend(&self, code: &str, until: i64) -> bool {
         let mut spent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // An expired code is refused without being stored.
+        // Expired codes are forgotten. The caller refuses them before this call.
         spent.retain(|_, until| *until > now_ms());
         spent.insert(code.to_owned(), until).is_none()
     }
