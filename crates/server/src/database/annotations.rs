@@ -118,7 +118,7 @@ impl Database {
         .await
     }
 
-    /// The tags of the project's data and models, in alphabetical order, up to 200.
+    /// Returns up to 200 tags of the project's artifacts, in alphabetical order.
     pub(crate) async fn tags_of_artifacts(&self, project: String) -> rusqlite::Result<Vec<String>> {
         self.read(move |db| {
             db.prepare_cached(
@@ -131,7 +131,7 @@ impl Database {
         .await
     }
 
-    /// The tags of the project's runs, in alphabetical order, up to 200.
+    /// Returns up to 200 tags of the project's runs, in alphabetical order.
     pub(crate) async fn tags_of_runs(&self, project: String) -> rusqlite::Result<Vec<String>> {
         self.read(move |db| {
             db.prepare_cached(

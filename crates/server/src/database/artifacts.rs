@@ -126,8 +126,8 @@ fn check_owner(
     creators.try_for_each(|creator| by.check_own(db, creator.as_deref()))
 }
 
-/// Fails if an open run will give this name to the data that it makes. Such a name
-/// ends with the id of the run's artifact.
+/// Fails if an open run has reserved this name for the data that it creates. Such a
+/// name ends with the id of the run's artifact.
 fn check_not_reserved(db: &Connection, project: &str, name: Option<&str>) -> rusqlite::Result<()> {
     let Some((_, id)) = name.and_then(|name| name.rsplit_once('-')) else {
         return Ok(());
@@ -143,14 +143,14 @@ fn check_not_reserved(db: &Connection, project: &str, name: Option<&str>) -> rus
     match run {
         None => Ok(()),
         Some(run) => Err(Refusal::Conflict(format!(
-            "`name`: the data that the run `{run}` makes will have this name: use another name, \
+            "`name`: the run `{run}` has reserved this name for its data: use another name, \
              or wait until the run has ended"
         ))
         .into()),
     }
 }
 
-/// As [`Database::put_artifact`], in a transaction of the caller's.
+/// Like [`Database::put_artifact`], within the caller's transaction.
 pub(super) fn put(db: &Connection, new: NewArtifact) -> rusqlite::Result<(String, Option<String>)> {
     let before: Option<(String, String)> = db
         .query_row(
@@ -235,9 +235,9 @@ pub(crate) struct ArtifactList {
     pub(crate) kind: Option<String>,
     /// Only artifacts whose names contain this.
     pub(crate) name: Option<String>,
-    /// With this tag alone.
+    /// Only artifacts with this tag.
     pub(crate) tag: Option<String>,
-    /// The newest first.
+    /// Descending order: the newest, or the last name, first.
     pub(crate) newest_first: bool,
     /// Order by name instead of by creation time.
     pub(crate) by_name: bool,

@@ -32,7 +32,7 @@ fn experiment(row: &Row<'_>) -> rusqlite::Result<ExperimentRow> {
     })
 }
 
-/// Fails if the experiment is in the project, and `by` may not delete it.
+/// Fails if the experiment is in the project and `by` may not delete it.
 fn check_own_experiment(db: &Connection, by: &Identity, id: i64) -> rusqlite::Result<()> {
     by.check(db, Role::Member)?;
     let creator: Option<Option<String>> = db
@@ -41,7 +41,7 @@ fn check_own_experiment(db: &Connection, by: &Identity, id: i64) -> rusqlite::Re
         .optional()?;
     match creator {
         Some(creator) => by.check_own(db, creator.as_deref()),
-        // It is gone already.
+        // It was already deleted.
         None => Ok(()),
     }
 }
@@ -115,8 +115,8 @@ impl Database {
         .await
     }
 
-    /// Whether a member may delete an experiment with its runs: the member added all
-    /// of it, or is an owner.
+    /// Fails unless a member may delete an experiment with its runs: the member
+    /// created all of them, or is an owner.
     pub(crate) async fn check_delete(&self, by: Identity, id: i64) -> rusqlite::Result<()> {
         self.read(move |db| {
             check_own_experiment(db, &by, id)?;

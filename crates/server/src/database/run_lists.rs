@@ -236,8 +236,8 @@ impl Database {
         .await
     }
 
-    /// The ids of all runs that a filter wants, oldest first, whatever page it names:
-    /// at most `most`.
+    /// Returns the ids of all matching runs, oldest first, at most `most`; ignores the
+    /// page.
     pub(crate) async fn run_ids(
         &self,
         among: impl Into<Among>,

@@ -28,13 +28,13 @@ fn queued(row: &Row<'_>) -> rusqlite::Result<QueuedRow> {
 pub(super) const TAKER: &str = "coalesce(created_by,
     (SELECT project_id FROM experiments WHERE experiments.id = experiment_id))";
 
-/// Expression for the last turn of a `taker`.
+/// SQL expression for the last turn of a `taker`.
 pub(super) const TURN: &str = "coalesce((SELECT turn FROM users WHERE id = taker),
     (SELECT turn FROM projects WHERE id = taker))";
 
-/// The first tables of a query: the runs that wait, and those who take turns, with
-/// their positions within a round. In each round, everybody's oldest run that is left
-/// gets a job.
+/// SQL for the first tables of a query: the waiting runs, and the users who take
+/// turns with their positions within a round. In each round, each user's oldest
+/// remaining run gets a job.
 fn tables() -> String {
     format!(
         "WITH waiting AS (
@@ -48,8 +48,8 @@ fn tables() -> String {
 }
 
 impl Database {
-    /// Returns the runs that wait, in the order in which they get a job if no others
-    /// come.
+    /// Returns the waiting runs in the order in which they will get a job, if no other
+    /// run is submitted.
     pub(crate) async fn waiting(&self, by: &Identity) -> rusqlite::Result<Vec<QueuedRow>> {
         let (project, person) = (by.namespace.clone(), by.person.clone());
         self.read(move |db| {
@@ -71,7 +71,8 @@ impl Database {
         .await
     }
 
-    /// Returns the number of runs that get a job before this one, if no others come.
+    /// Returns the number of runs that will get a job before this one, if no other run
+    /// is submitted.
     pub(crate) async fn ahead(&self, id: i64) -> rusqlite::Result<u64> {
         self.read(move |db| {
             db.prepare_cached(&format!(
