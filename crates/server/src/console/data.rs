@@ -34,7 +34,7 @@ pub(crate) use list::list;
 pub(crate) use upload::{form as upload_form, upload};
 
 /// Runs that are listed beside what they used.
-const USES: u64 = 20;
+const MAX_USES: u64 = 20;
 
 async fn find(app: &App, session: &Session, id: String) -> Result<ArtifactRow, ApiError> {
     let found = app

@@ -51,7 +51,7 @@ pub(super) async fn section(app: &App, runs: &[RunRow]) -> Result<Markup, ApiErr
         p .hint {
             "Search results after the training. " span .hit-mark { "✓" }
             " marks documents that belong to the query. The number is the distance to the query."
-            @if left_out > 0 { " The first " (MOST) " runs with examples are shown." }
+            @if left_out > 0 { " The first " (MAX_RUNS) " runs with examples are shown." }
             @if more > 0 { " " (more) " more queries are not shown." }
         }
         @for query in &queries {

@@ -100,7 +100,7 @@ pub(crate) async fn page(
                 div .head { h2 #curves { "Curves" } (view.form("/console/compare", &kept)) }
                 div .figures { @for (title, curves) in &curves { (figure(title, curves, &view)) } }
                 @if left_out > 0 {
-                    p .hint { "Curves of " (METRICS) " metrics are drawn, and of " (left_out) " more are not." }
+                    p .hint { "Curves of " (MAX_METRICS) " metrics are drawn, and of " (left_out) " more are not." }
                 }
             }
         }
@@ -145,8 +145,8 @@ fn curves(runs: &[RunRow], all: &[Curves]) -> (Vec<(String, Vec<Curve>)>, usize)
         of("Validation loss", &|own| Some(own.val_loss.clone())),
     ];
     let mut measured = measured(all);
-    let left_out = measured.len().saturating_sub(METRICS);
-    measured.truncate(METRICS);
+    let left_out = measured.len().saturating_sub(MAX_METRICS);
+    measured.truncate(MAX_METRICS);
     for metric in measured {
         let same = |curve: &&Curve| curve.name == metric;
         figures.push(of(&metric, &|own| own.metrics.iter().find(same).cloned()));

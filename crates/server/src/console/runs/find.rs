@@ -92,11 +92,11 @@ pub(super) async fn search<T: Default + Send + 'static>(
     let among = listed.among(&user.namespace);
     let ids = app
         .database
-        .run_ids(among, filter(listed), MOST + 1)
+        .run_ids(among, filter(listed), MAX_RUNS + 1)
         .await?;
-    if ids.len() as u64 > MOST {
+    if ids.len() as u64 > MAX_RUNS {
         return Err(ApiError::bad_request(format!(
-            "more than {MOST} runs: that many can't be sorted or filtered by values; choose an \
+            "more than {MAX_RUNS} runs: that many can't be sorted or filtered by values; choose an \
              experiment, a state or a tag first"
         )));
     }
