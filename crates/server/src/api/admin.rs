@@ -23,7 +23,7 @@ use crate::{
 
 /// Default and maximum number of items on a page.
 const PAGE: u64 = 100;
-const MOST: u64 = 1000;
+const MAX_LISTED: u64 = 1000;
 
 /// Query of a page: where it starts and how many items it has.
 #[derive(Deserialize)]
@@ -41,9 +41,9 @@ impl Part {
 
 fn checked(limit: Option<u64>) -> Result<u64> {
     match limit.unwrap_or(PAGE) {
-        limit if (1..=MOST).contains(&limit) => Ok(limit),
+        limit if (1..=MAX_LISTED).contains(&limit) => Ok(limit),
         limit => Err(ApiError::unprocessable(format!(
-            "`limit` is {limit}: 1 to {MOST} are allowed"
+            "`limit` is {limit}: 1 to {MAX_LISTED} are allowed"
         ))),
     }
 }

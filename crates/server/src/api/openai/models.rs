@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Maximum number of models in a list, the newest first.
-const MOST: u64 = 1000;
+const MAX_LISTED: u64 = 1000;
 /// Maximum number of runs with the same name that an error lists.
 const NAMED: u64 = 10;
 /// Maximum length of a model's name, in bytes.
@@ -138,7 +138,7 @@ pub(crate) struct List {
 }
 
 pub(crate) async fn list(State(app): State<Arc<App>>, Caller(user): Caller) -> Result<Json<List>> {
-    let models = app.database.models(user.namespace, MOST).await;
+    let models = app.database.models(user.namespace, MAX_LISTED).await;
     let models = models.map_err(ApiError::from)?;
     let data = models.iter().map(|model| About::of(model, &user.project));
     Ok(Json(List {

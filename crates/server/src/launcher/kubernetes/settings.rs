@@ -12,7 +12,7 @@ use crate::{error::StartError, launcher::remote::Variables};
 
 /// Largest value of a user id, and of `keep_ended`, that Kubernetes accepts.
 #[cfg(feature = "kubernetes")]
-const MOST: u32 = i32::MAX as u32;
+const MAX_INT32: u32 = i32::MAX as u32;
 /// The rule for labels and taints, in words.
 #[cfg(feature = "kubernetes")]
 const LABELS: &str = "names and values consist of letters, digits, `-`, `_` and `.`, begin and end \
@@ -123,17 +123,17 @@ impl KubernetesSettings {
             let reason = format!("`{}` begins or ends with a space", self.image);
             return Err(bad("launcher.kubernetes.image", &reason));
         }
-        if self.user == 0 || self.user > MOST {
+        if self.user == 0 || self.user > MAX_INT32 {
             let user = self.user;
             let reason = match user {
                 0 => "0 is root, and pods must not run as root; use for example 10001".to_owned(),
-                _ => format!("{user} is more than {MOST}; use for example 10001"),
+                _ => format!("{user} is more than {MAX_INT32}; use for example 10001"),
             };
             return Err(bad("launcher.kubernetes.user", &reason));
         }
-        if self.keep_ended > MOST {
+        if self.keep_ended > MAX_INT32 {
             let reason = format!(
-                "{} is more than {MOST} seconds; give a smaller number",
+                "{} is more than {MAX_INT32} seconds; give a smaller number",
                 self.keep_ended
             );
             return Err(bad("launcher.kubernetes.keep_ended", &reason));
