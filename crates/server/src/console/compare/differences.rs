@@ -48,7 +48,7 @@ impl Settings {
 pub(super) fn of(runs: &[RunRow]) -> Vec<Difference> {
     let all = runs.iter().map(|run| {
         let contents: Value = serde_json::from_str(&run.data).unwrap_or_default();
-        let mut settings = flat(config_of(run));
+        let mut settings = flattened(config_of(run));
         settings
             .named
             .insert("device".to_owned(), run.device.clone());
@@ -117,7 +117,7 @@ fn label(field: &str) -> String {
 
 /// The settings of a configuration, in the words of one generation of clients, with the
 /// defaults of those that were not sent.
-fn flat(config: Value) -> Settings {
+fn flattened(config: Value) -> Settings {
     let read = serde_json::from_value::<RunConfig>(config.clone()).ok();
     let is_training = config["model"].is_object();
     let mut read = read.filter(|_| is_training);
