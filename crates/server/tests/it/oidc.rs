@@ -351,9 +351,9 @@ async fn a_sign_in_is_completed_once_and_in_the_same_browser() {
     // Begun in another browser: an attacker can't sign this browser in to an account.
     let address = other.begin("").await;
     let code = provider.authorize(&address, "eve", unchanged);
-    refused(&browser, &address, &code, "not begun in this browser").await;
+    refused(&browser, &address, &code, "not started in this browser").await;
     browser.begin("").await;
-    refused(&browser, &address, &code, "not begun in this browser").await;
+    refused(&browser, &address, &code, "not started in this browser").await;
     // Completed twice.
     other.follow_callback(&address, &code).await;
     assert_eq!(other.user_name().await.as_deref(), Some("eve"));
@@ -397,7 +397,7 @@ async fn a_sign_in_is_completed_once_and_in_the_same_browser() {
         .get(&format!("{path}{}", address.field("state")))
         .await;
     assert!(answer.text().await.unwrap().contains("access_denied"));
-    refused(&browser, &address, "code-0", "not begun in this browser").await;
+    refused(&browser, &address, "code-0", "not started in this browser").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -214,7 +214,7 @@ async fn the_page_of_a_link_shows_no_folder_of_the_server() {
     let database = rusqlite::Connection::open(folder.path().join("finetuner.sqlite")).unwrap();
     database
         .execute_batch(
-            "UPDATE runs SET config = json_set(config, '$.model.name', '/srv/hidden/base')",
+            "UPDATE runs SET config = json_set(config, '$.model.name', '/srv/unshown/base')",
         )
         .unwrap();
     let share = create(&backend, &json!({"days": 1})).await;
@@ -222,7 +222,7 @@ async fn the_page_of_a_link_shows_no_folder_of_the_server() {
     let page = http.get(&path(&share)).send().await.unwrap();
     let page = page.text().await.unwrap();
     assert!(
-        page.contains(">base<") && !page.contains("hidden"),
+        page.contains(">base<") && !page.contains("unshown"),
         "{page}"
     );
 }
