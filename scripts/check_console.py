@@ -75,7 +75,7 @@ class Server:
 
 
 class Browser:
-    def __init__(self, server, shots, axe):
+    def __init__(self, server, shots=None, axe=None):
         options = webdriver.ChromeOptions()
         for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic",
                      "--no-first-run", "--disable-background-networking",

@@ -37,7 +37,7 @@ def main():
                            "JINA_HUBBLE_REGISTRY": server.url, "JINA_AUTH_TOKEN": server.token}
             subprocess.run([target / "examples/text_to_image", "--output", Path(folder) / "model"],
                            env=environment, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
-            browser = Browser(server, None)
+            browser = Browser(server)
             browser.size(SIZE)
             browser.driver.get(server.link)
             browser.open("/console/experiments/default/runs/clip-fashion-1")
