@@ -42,7 +42,10 @@ async fn the_name_of_the_data_that_an_open_run_makes_is_reserved() {
     let put = |name: &str| db.put_artifact(owner.clone(), new(&owner, name, "c"), None);
     let reason = |error: rusqlite::Error| Refusal::of(&error).unwrap().to_string();
     let refused = reason(put(&name).await.unwrap_err());
-    assert!(refused.contains("the run `e/r` has reserved this name"), "{refused}");
+    assert!(
+        refused.contains("the run `e/r` has reserved this name"),
+        "{refused}"
+    );
     // The other way to the name.
     let Put::Artifact { id: other, .. } = put("other").await.unwrap() else {
         panic!("it was not stored");
