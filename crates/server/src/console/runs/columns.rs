@@ -11,8 +11,8 @@ pub(super) const COOKIE: &str = "finetuner_columns";
 pub(super) const AGE: u32 = 365 * 86400;
 /// The most columns of a list, and bytes of the cookie's value. Browsers drop cookies
 /// of more than 4 KiB with their names and attributes.
-const MOST: usize = 40;
-const MOST_BYTES: usize = 3500;
+const MAX_COLUMNS: usize = 40;
+const MAX_COOKIE_BYTES: usize = 3500;
 
 /// Placeholders for the metric selected in the list: its value before and after
 /// the training, and the change.
@@ -86,10 +86,10 @@ impl Columns {
         }
         let all = Self(all);
         let (count, bytes) = (all.0.len(), all.value().len());
-        if count > MOST || bytes > MOST_BYTES {
+        if count > MAX_COLUMNS || bytes > MAX_COOKIE_BYTES {
             return Err(format!(
                 "`columns`: the names of {count} columns take {bytes} bytes in a cookie (letters \
-                 other than a to z take up to 12 each): at most {MOST} columns and {MOST_BYTES} \
+                 other than a to z take up to 12 each): at most {MAX_COLUMNS} columns and {MAX_COOKIE_BYTES} \
                  bytes are allowed: choose fewer"
             ));
         }
