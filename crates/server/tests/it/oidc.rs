@@ -389,7 +389,7 @@ async fn a_sign_in_is_completed_once_and_in_the_same_browser() {
     let address = browser.begin("").await;
     let code = provider.authorize(&address, "mallory", unchanged);
     provider.0.lock().unwrap().userinfo["sub"] = json!("ada");
-    refused(&browser, &address, &code, "two users").await;
+    refused(&browser, &address, &code, "different users").await;
     // The user refuses.
     let address = browser.begin("").await;
     let path = "/console/oidc/callback?error=access_denied&state=";
