@@ -1,4 +1,4 @@
-//! What a callback is, and the state of a run that it can read and change.
+//! The trait of callbacks, and the state of a run that a callback reads and changes.
 
 use std::{collections::BTreeMap, path::Path};
 

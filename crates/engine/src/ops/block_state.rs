@@ -52,7 +52,7 @@ pub(super) struct FusedBlock {
     pub(super) saved: Mutex<Option<Saved>>,
 }
 
-/// Computes `y = norm(x)`, or copies if there is no norm.
+/// Computes `y = norm(x)`. Without a norm, copies `x` to `y`.
 pub(super) fn normalise(
     norm: Option<&LayerNorm>,
     x: &[f32],

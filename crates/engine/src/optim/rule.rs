@@ -1,4 +1,4 @@
-//! What an optimizer is, and rules that update parameters element by element.
+//! The trait of optimizers, and of rules that update parameters element by element.
 
 use std::{borrow::Cow, collections::HashMap};
 

@@ -1,6 +1,5 @@
-//! What a client declares about an upload: the number of documents and the SHA-256
-//! of all bytes. It must agree with what was received, so that a truncated upload
-//! is never kept.
+//! The number of documents and the SHA-256 that a client declares for an upload.
+//! Both must match the received bytes, so that a truncated upload is never kept.
 
 use crate::{
     app::App,
@@ -12,8 +11,7 @@ use crate::{
 /// documents as 64 bits.
 const HEAD: usize = 9;
 
-/// What a client declares about its upload. Older clients omit one or both
-/// fields.
+/// Declared properties of an upload. Older clients omit one or both fields.
 #[derive(Default)]
 pub(super) struct Declared {
     pub(super) sha256: Option<String>,

@@ -32,9 +32,9 @@ pub(super) struct Difference {
 
 /// The settings of a run.
 struct Settings {
-    /// Those that the configuration names, by their whole names.
+    /// Settings in the configuration, by their full paths.
     named: BTreeMap<String, String>,
-    /// Defaults of options that it leaves out.
+    /// Defaults of the options that the configuration omits.
     defaults: BTreeMap<String, String>,
 }
 
