@@ -95,8 +95,10 @@ class Browser:
             "width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == NARROW})
 
     def dark(self, dark):
+        # Without reduced motion, colours fade after the change and are looked at halfway.
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {
-            "features": [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]})
+            "features": [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"},
+                         {"name": "prefers-reduced-motion", "value": "reduce"}]})
 
     def open(self, path):
         self.driver.get(self.server.url + path)
