@@ -65,6 +65,7 @@
 //! | --- | --- |
 //! | `rustls` (default) | https, without a system package |
 //! | `native-tls` | https with the system's TLS library, if `rustls` is disabled |
+//! | `http2` (default) | one connection for parallel transfers, if the server offers it |
 //! | `keyring` (default) | tokens in the keyring of the operating system |
 //! | `progress` (default) | progress bars for uploads and downloads |
 //! | `blocking` | the same calls for programs without `async` |
