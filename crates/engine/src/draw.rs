@@ -6,6 +6,7 @@ use rand_chacha::{
     ChaCha8Rng,
     rand_core::{Rng, SeedableRng},
 };
+use rand_distr::{Distribution, StandardNormal};
 
 /// Identifies an example in an epoch of a run.
 ///
@@ -35,12 +36,12 @@ impl Draw {
     }
 }
 
-/// Draws from a normal distribution with mean 0 (Box and Muller 1958).
+/// Draws from a normal distribution with mean 0.
 ///
 /// `spread` is the standard deviation.
 pub(crate) fn normal(rng: &mut impl Rng, spread: f64) -> f32 {
-    let (a, b) = (uniform(rng), uniform(rng));
-    ((-2.0 * a.ln()).sqrt() * (2.0 * std::f64::consts::PI * b).cos() * spread) as f32
+    let value: f64 = StandardNormal.sample(rng);
+    (value * spread) as f32
 }
 
 /// Draws uniformly from (0, 1].
