@@ -55,6 +55,8 @@ pub(crate) fn generator(seed: u64, epoch: usize) -> ChaCha8Rng {
 }
 
 /// Keeps `count` random elements of `items`, in random order.
+///
+/// Not `rand`'s, for the reason at [`shuffled_order`].
 pub(crate) fn sample<T>(items: &mut Vec<T>, count: usize, rng: &mut impl Rng) {
     let n = items.len();
     for i in 0..count.min(n) {
@@ -66,7 +68,9 @@ pub(crate) fn sample<T>(items: &mut Vec<T>, count: usize, rng: &mut impl Rng) {
 
 /// Returns the numbers below `n` in a random order.
 ///
-/// It depends only on `seed` and `epoch`.
+/// It depends only on `seed` and `epoch`. `rand` may change the order of its shuffle with
+/// any version, and a run that resumes with a newer program must continue in the same
+/// order: otherwise it would repeat some examples of the epoch and omit others.
 pub(crate) fn shuffled_order(n: usize, seed: u64, epoch: usize) -> Vec<usize> {
     let mut rng = generator(seed, epoch);
     let mut order: Vec<usize> = (0..n).collect();
