@@ -7,6 +7,9 @@
 //! limits of a network and of a user do not apply to devices on which the user
 //! has signed in before. These devices present a signed cookie and have their
 //! own count.
+//!
+//! The counts are not those of a rate limiter such as `governor`, because rate
+//! limiters can't undo an attempt or forgive earlier ones.
 
 use std::{
     collections::HashMap,
