@@ -17,7 +17,7 @@ use tempfile::NamedTempFile;
 
 use crate::{
     error::{Error, Result},
-    transport::{hash_of, hex},
+    transport::hash_of,
 };
 
 /// Default limit for all files together, in bytes.
@@ -52,7 +52,7 @@ pub(super) struct Slot {
 impl Slot {
     /// Returns the entry for `key`: backend, user, name of the data.
     pub(super) fn within(folder: &Path, key: [&str; 3], limit: u64) -> Self {
-        let mut stem = hex(&Sha256::digest(key.join("\n")));
+        let mut stem = hex::encode(Sha256::digest(key.join("\n")));
         stem.truncate(32);
         Self {
             folder: folder.join("documents"),
@@ -168,7 +168,7 @@ mod tests {
         assert_eq!(slot.find_whole(), None, "`bb` is not its own SHA-256");
         let mut file = slot.begin().unwrap();
         file.write_all(b"abc").unwrap();
-        let hash = hex(&Sha256::digest(b"abc"));
+        let hash = hex::encode(Sha256::digest(b"abc"));
         slot.keep(file, &hash).unwrap();
         assert_eq!(slot.find_whole(), slot.find());
         let files = fs::read_dir(folder.path().join("documents")).unwrap();
@@ -182,7 +182,7 @@ mod tests {
             let content = name.repeat(100);
             let mut file = slot(name).begin().unwrap();
             file.write_all(content.as_bytes()).unwrap();
-            let hash = hex(&Sha256::digest(&content));
+            let hash = hex::encode(Sha256::digest(&content));
             slot(name).keep(file, &hash).unwrap();
             let (_, path) = slot(name).find().unwrap();
             let used = SystemTime::now() - Duration::from_secs(age);

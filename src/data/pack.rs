@@ -19,7 +19,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use super::thread::ended;
 use crate::{
     error::{Error, NotMade, Result},
-    transport::{Packed, ProgressSink, Seal, hex},
+    transport::{Packed, ProgressSink, Seal},
 };
 
 /// Size of a chunk in bytes.
@@ -147,7 +147,7 @@ impl Inner {
         }
         Ok(Some(Seal {
             documents: number,
-            sha256: hex(&hasher.finalize()),
+            sha256: hex::encode(hasher.finalize()),
         }))
     }
 }

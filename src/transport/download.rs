@@ -15,7 +15,6 @@ use super::{
     progress::ProgressSink,
     retry::{Tries, may_repeat},
     send::Transport,
-    sha256::hex,
 };
 use crate::error::{Error, Result};
 
@@ -217,7 +216,7 @@ impl Download {
             let reason = format!("{} bytes arrived, {length} were announced", self.received);
             return Err(Error::artifact(reason).at(&self.url));
         }
-        let found = hex(&self.hasher.clone().finalize());
+        let found = hex::encode(self.hasher.clone().finalize());
         if self
             .announced_hash()
             .is_some_and(|hash| !hash.eq_ignore_ascii_case(&found))

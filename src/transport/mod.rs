@@ -47,5 +47,5 @@ pub(crate) use service::HttpService;
 pub use service::RequestBody;
 pub(crate) use settings::HttpSettings;
 pub use settings::{PLAIN_HTTP_VARIABLE, PROJECT_VARIABLE};
-pub(crate) use sha256::{hash_of, hex};
+pub(crate) use sha256::hash_of;
 pub(crate) use upload::{Packed, Seal, send as upload};

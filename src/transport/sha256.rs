@@ -8,11 +8,6 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-/// Formats bytes as hex digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// Returns the SHA-256 of a file as hex digits. Blocks.
 pub(crate) fn hash_of(path: &Path) -> io::Result<String> {
     let mut file = File::open(path)?;
@@ -20,7 +15,7 @@ pub(crate) fn hash_of(path: &Path) -> io::Result<String> {
     let mut piece = vec![0; 1 << 20];
     loop {
         match file.read(&mut piece)? {
-            0 => return Ok(hex(&hasher.finalize())),
+            0 => return Ok(hex::encode(hasher.finalize())),
             count => hasher.update(&piece[..count]),
         }
     }

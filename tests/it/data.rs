@@ -287,10 +287,7 @@ fn json(connection: &mut TcpStream, body: &str) {
 fn breaking_download(honours_ranges: bool) -> (String, Asked, DocumentArray) {
     let documents = pairs("train", 40);
     let bytes = documents.to_bytes().unwrap();
-    let tag: String = Sha256::digest(&bytes)
-        .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect();
+    let tag = hex::encode(Sha256::digest(&bytes));
     let given = AtomicU64::new(0);
     let (url, asked) = raw(move |_, head, connection| {
         if head.contains("getDownloadUrl") {

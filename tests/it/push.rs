@@ -185,10 +185,7 @@ async fn a_single_request_declares_hash_and_number_of_documents() {
         let requests = server.received_requests().await.unwrap();
         let upload = requests.last().unwrap();
         assert_eq!(upload.url.path(), "/v2/rpc/artifact.upload");
-        let hash: String = Sha256::digest(field(&upload.body, "file"))
-            .iter()
-            .map(|b| format!("{b:02x}"))
-            .collect();
+        let hash = hex::encode(Sha256::digest(field(&upload.body, "file")));
         let text = |name: &str| String::from_utf8_lossy(field(&upload.body, name)).into_owned();
         assert_eq!(text("documents"), documents.to_string());
         assert_eq!(text("sha256"), hash);

@@ -368,7 +368,7 @@ async fn concurrent_uploads_can_not_exceed_a_users_storage_limit() {
         backend.send("PUT", &path, json!(bytes)).await
     };
     let finish = async |id: &str, bytes: &str| {
-        let sha256 = crate::secret::hex(&Sha256::digest(json!(bytes).to_string()));
+        let sha256 = hex::encode(Sha256::digest(json!(bytes).to_string()));
         let path = "/v2/rpc/artifact.finishUpload";
         backend
             .send("POST", path, json!({"uploadId": id, "sha256": sha256}))
@@ -396,7 +396,7 @@ async fn concurrent_uploads_can_not_exceed_a_users_storage_limit() {
 async fn repeating_a_finish_after_a_database_error_keeps_the_upload() {
     let backend = Backend::new(Settings::default()).await;
     let bytes = pairs(5);
-    let hash = crate::secret::hex(&Sha256::digest(&bytes));
+    let hash = hex::encode(Sha256::digest(&bytes));
     let begin = async || {
         let begin = "/v2/rpc/artifact.beginUpload";
         let (_, begun) = backend.send("POST", begin, json!({"name": "data"})).await;

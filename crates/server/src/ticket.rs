@@ -5,10 +5,7 @@
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use crate::{
-    database::{ArtifactRow, Identity, now_ms},
-    secret::{from_hex, hex},
-};
+use crate::database::{ArtifactRow, Identity, now_ms};
 
 /// Validity of a download address, in milliseconds.
 const LIFE: i64 = 3600 * 1000;
@@ -61,14 +58,14 @@ impl Signer {
 
     /// Signs `text` for one purpose. Returns the signature as hex digits.
     pub(crate) fn sign(&self, purpose: &str, text: &str) -> String {
-        hex(&self.mac(purpose, text).finalize().into_bytes())
+        hex::encode(self.mac(purpose, text).finalize().into_bytes())
     }
 
     /// Whether `signature` is the signature of `text` for this purpose.
     pub(crate) fn verify(&self, purpose: &str, text: &str, signature: &str) -> bool {
         // `verify_slice` compares in constant time.
-        from_hex(signature)
-            .is_some_and(|bytes| self.mac(purpose, text).verify_slice(&bytes).is_ok())
+        hex::decode(signature)
+            .is_ok_and(|bytes| self.mac(purpose, text).verify_slice(&bytes).is_ok())
     }
 
     fn mac(&self, purpose: &str, text: &str) -> Hmac<Sha256> {
@@ -91,7 +88,7 @@ impl Signer {
             name,
             member,
         } = download;
-        let (until, name) = (now_ms().saturating_add(LIFE), hex(name.as_bytes()));
+        let (until, name) = (now_ms().saturating_add(LIFE), hex::encode(name));
         let member = member.map_or(String::new(), |(project, person)| {
             format!("-{project}-{person}")
         });
@@ -110,7 +107,7 @@ impl Signer {
         let mut parts = text.split('-');
         let (content, size, until) = (parts.next()?, parts.next()?, parts.next()?);
         let until: i64 = until.parse().ok()?;
-        let name = String::from_utf8(from_hex(parts.next()?)?).ok()?;
+        let name = String::from_utf8(hex::decode(parts.next()?).ok()?).ok()?;
         let owned = |part: Option<&str>| part.map(str::to_owned);
         let member = owned(parts.next()).zip(owned(parts.next()));
         (until > now_ms()).then_some(Download {

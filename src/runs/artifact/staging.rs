@@ -13,7 +13,6 @@ use super::{
     disk::sync_folder,
     manifest::{Compare, MANIFEST, Manifest, STAGING, is_same},
 };
-use crate::transport::hex;
 
 /// File that marks that the target may have been touched.
 const MOVING: &str = "moving";
@@ -189,6 +188,6 @@ pub(super) fn remove_empty(folder: &Path, manifest: &Manifest) {
 /// Returns the prefix of the names of the target's staging folders.
 fn prefix_for(target: &Path) -> String {
     let name = target.file_name().unwrap_or_default();
-    let hash = hex(&Sha256::digest(name.as_encoded_bytes()));
+    let hash = hex::encode(Sha256::digest(name.as_encoded_bytes()));
     format!("{STAGING}{}-", &hash[..12])
 }

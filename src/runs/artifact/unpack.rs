@@ -14,10 +14,7 @@ use super::{
     disk::Disk,
     manifest::{MANIFEST, SavedFile},
 };
-use crate::{
-    error::{Error, Result, is_web_page, start_of},
-    transport::hex,
-};
+use crate::error::{Error, Result, is_web_page, start_of};
 
 /// Default limit for an unpacked artifact in bytes.
 pub(crate) const MAX_UNPACKED: u64 = 64 << 30;
@@ -97,7 +94,7 @@ pub(crate) fn unpack_zip(
         files.push(SavedFile {
             path: inner,
             size,
-            sha256: hex(&hasher.finalize()),
+            sha256: hex::encode(hasher.finalize()),
         });
     }
     Ok(files)

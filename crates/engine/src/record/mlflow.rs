@@ -20,17 +20,10 @@ pub(super) fn write(
         "" => &config.experiment_name,
         name => name,
     };
-    let digits = |text: &str, count: usize| -> String {
-        let digest = Sha256::digest(text.as_bytes());
-        digest
-            .iter()
-            .map(|b| format!("{b:02x}"))
-            .collect::<String>()[..count]
-            .to_owned()
-    };
+    let digits = |text: &str, bytes: usize| hex::encode(&Sha256::digest(text)[..bytes]);
     // MLflow's IDs: a number for the experiment, 32 hexadecimal digits for the
     // run.
-    let number = u64::from_str_radix(&digits(experiment_name, 14), 16).unwrap_or(1);
+    let number = u64::from_str_radix(&digits(experiment_name, 7), 16).unwrap_or(1);
     let experiment_id = number.to_string();
     let rows = history.rows();
     let (start, end) = match (rows.first(), rows.last()) {
@@ -39,7 +32,7 @@ pub(super) fn write(
     };
     let milliseconds = |seconds: f64| (seconds * 1000.0) as u64;
     let run_name = &config.run_name;
-    let run_id = digits(&format!("{experiment_name}/{run_name}/{start}"), 32);
+    let run_id = digits(&format!("{experiment_name}/{run_name}/{start}"), 16);
     let experiment = folder.join(&experiment_id);
     let run = experiment.join(&run_id);
     for part in ["metrics", "params", "tags"] {

@@ -165,7 +165,7 @@ pub(super) fn write(
         .unwrap_or_else(|| config.experiment_name.clone());
     let name = text("name").unwrap_or_else(|| config.run_name.clone());
     let digest = Sha256::digest(format!("{project}/{name}/{start}").as_bytes());
-    let id: String = digest.iter().take(4).map(|b| format!("{b:02x}")).collect();
+    let id = hex::encode(&digest[..4]);
 
     let mut log = Log(IDENT.to_vec());
     let mut number = 0;

@@ -52,7 +52,8 @@ pub(crate) async fn start(
         true => body.map_err(|e| ApiError::unprocessable(e.body_text()))?,
         false => return Err(ApiError::unauthorized()),
     };
-    let token = secret::from_hex(&token_sha256)
+    let token = hex::decode(token_sha256)
+        .ok()
         .filter(|hash| hash.len() == 32)
         .ok_or_else(|| {
             ApiError::unprocessable("`token_sha256` must be the 64 hex digits of a SHA-256")

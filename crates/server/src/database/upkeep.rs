@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use rusqlite::{OptionalExtension, params};
 
 use super::{Database, open::write_copy};
-use crate::secret::hex;
 
 impl Database {
     /// Returns the loopback port at which workers of this machine reached the last
@@ -69,7 +68,7 @@ impl Database {
     /// copy of the data gets a new id.
     pub(crate) async fn server_id(&self) -> rusqlite::Result<String> {
         let id: [u8; 8] = self.drawn("server id", rand::random).await?;
-        Ok(hex(&id))
+        Ok(hex::encode(id))
     }
 
     /// Returns a setting. Generates it at random at the first call.

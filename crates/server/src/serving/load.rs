@@ -14,7 +14,6 @@ use tokio::io::AsyncWriteExt;
 use super::{batch::Model, cache::Room};
 use crate::{
     error::{ApiError, Result},
-    secret::hex,
     store::{Hold, Store},
 };
 
@@ -125,7 +124,7 @@ async fn fetch(store: &Store, content: &str, to: &Path) -> Result<()> {
         (sum, start) = (next, end);
     }
     file.flush().await?;
-    match hex(&sum.finalize()) == content {
+    match hex::encode(sum.finalize()) == content {
         true => Ok(()),
         false => Err(ApiError::internal(&format!(
             "content {content} is damaged; `finetuner-server check` lists damaged contents"

@@ -27,10 +27,7 @@ use sha2::{Digest, Sha256};
 pub(crate) use holds::{Hold, Unnamed};
 pub(crate) use upload::Upload;
 
-use crate::{
-    error::{ApiError, Result},
-    secret::hex,
-};
+use crate::error::{ApiError, Result};
 use holds::Holds;
 
 /// Maximum size of an artifact in bytes, the limit of the Python client.
@@ -193,7 +190,7 @@ impl Store {
             size += bytes.len() as u64;
             hash.update(&bytes);
         }
-        Ok((size, hex(&hash.finalize())))
+        Ok((size, hex::encode(hash.finalize())))
     }
 
     /// Whether a content exists with this size and with the bytes of its name.
@@ -304,7 +301,7 @@ fn digest_file(mut file: std::fs::File) -> std::io::Result<(u64, String)> {
     let mut piece = vec![0; PIECE_BYTES as usize];
     loop {
         match file.read(&mut piece)? {
-            0 => return Ok((size, hex(&hash.finalize()))),
+            0 => return Ok((size, hex::encode(hash.finalize()))),
             count => {
                 size += count as u64;
                 hash.update(&piece[..count]);

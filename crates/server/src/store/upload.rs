@@ -12,7 +12,7 @@ use tokio::io::AsyncWriteExt;
 use super::{Hold, MAX_ARTIFACT_BYTES, Store, Stored, place};
 use crate::{
     error::{ApiError, Result},
-    secret::{self, hex},
+    secret,
 };
 
 /// Size from which bytes are hashed on a blocking thread.
@@ -93,7 +93,7 @@ impl Upload {
         let sealed = Sealed {
             store: self.store.clone(),
             path: self.path.clone(),
-            content: hex(&std::mem::take(&mut self.hash).finalize()),
+            content: hex::encode(std::mem::take(&mut self.hash).finalize()),
             size: self.size,
             placed: false,
         };

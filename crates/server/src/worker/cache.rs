@@ -17,7 +17,7 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use super::variables::{WORKER_CACHE, WORKER_CACHE_MB};
-use crate::{private::private_folder, secret::hex};
+use crate::private::private_folder;
 
 /// Default size limit, in MiB.
 const LIMIT_MB: u64 = 20 << 10;
@@ -169,7 +169,7 @@ fn copy(from: &mut File, to: &mut File) -> io::Result<String> {
     let mut piece = vec![0; PIECE];
     loop {
         match from.read(&mut piece)? {
-            0 => return Ok(hex(&sum.finalize())),
+            0 => return Ok(hex::encode(sum.finalize())),
             count => {
                 sum.update(&piece[..count]);
                 to.write_all(&piece[..count])?;
@@ -197,7 +197,7 @@ mod tests {
         fn keep(&self, bytes: &str) -> String {
             let file = self.folder.path().join("fetched");
             fs::write(&file, bytes).unwrap();
-            let sum = hex(&Sha256::digest(bytes));
+            let sum = hex::encode(Sha256::digest(bytes));
             self.cache.keep(&sum, &file).unwrap();
             sum
         }
@@ -220,7 +220,7 @@ mod tests {
         let place = place(1000);
         let sum = place.keep("abc");
         assert_eq!(place.take(&sum).unwrap(), "abc");
-        assert_eq!(place.take(&hex(&Sha256::digest("other"))), None);
+        assert_eq!(place.take(&hex::encode(Sha256::digest("other"))), None);
         // Two workers that store the same content do no harm.
         assert_eq!(place.keep("abc"), sum);
         let file = place.cache.folder().join(&sum);

@@ -13,10 +13,7 @@ use sha2::{Digest, Sha256};
 use tokio::{io::AsyncWriteExt, time::Instant};
 
 use super::tls::in_words;
-use crate::{
-    requests::{self, Authorities},
-    secret,
-};
+use crate::requests::{self, Authorities};
 
 /// Time for which an unreachable server is retried. A restarted server is found
 /// within it.
@@ -275,7 +272,7 @@ pub(super) async fn save(
         file.write_all(&bytes).await.map_err(failed)?;
     }
     file.flush().await.map_err(failed)?;
-    match secret::hex(&sum.finalize()) == content.sha256 {
+    match hex::encode(sum.finalize()) == content.sha256 {
         true => Ok(()),
         false => Err(SaveError::Damaged),
     }
@@ -340,7 +337,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         let content = |bytes: &str, size| WorkContent {
-            sha256: secret::hex(&Sha256::digest(bytes)),
+            sha256: hex::encode(Sha256::digest(bytes)),
             size,
             url: None,
         };

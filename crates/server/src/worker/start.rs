@@ -40,7 +40,7 @@ pub(super) fn exchange(
     signals: &Signals,
 ) -> Result<Server, String> {
     let token = secret::new_token();
-    let body = json!({"token_sha256": secret::hex(&secret::hash(&token))});
+    let body = json!({"token_sha256": hex::encode(secret::hash(&token))});
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| e.to_string())?;
     let server = Server::new(url, start_token, authorities)?;

@@ -28,8 +28,10 @@ async fn a_second_run_reads_its_data_from_the_cache() {
         panic!("one content was fetched: {files:?}");
     };
     let sum = Sha256::digest(std::fs::read(file).unwrap());
-    let sum: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!(file.file_name().unwrap().to_str().unwrap(), sum);
+    assert_eq!(
+        file.file_name().unwrap().to_str().unwrap(),
+        hex::encode(sum)
+    );
     assert_eq!(file.metadata().unwrap().mode() & 0o777, 0o600);
 
     // Using a file updates its time and does not replace it.

@@ -353,10 +353,7 @@ async fn every_route_answers_as_described_in_openapi() {
 fn sha256(bytes: &[u8]) -> String {
     use sha2::Digest;
 
-    sha2::Sha256::digest(bytes)
-        .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect()
+    hex::encode(sha2::Sha256::digest(bytes))
 }
 
 /// No described path is answered as an unknown route.

@@ -178,8 +178,7 @@ impl Http {
 pub(crate) async fn exchange(starter: &Http, token: &str) -> reqwest::StatusCode {
     use sha2::Digest;
 
-    let hash = sha2::Sha256::digest(token);
-    let digits: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    let digits = hex::encode(sha2::Sha256::digest(token));
     let call = starter.post("/api/v1/worker/start");
     let answer = call.json(&json!({"token_sha256": digits})).send().await;
     answer.unwrap().status()

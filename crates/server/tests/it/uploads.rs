@@ -9,10 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::support::{Backend, pairs, start};
 
 fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect()
+    hex::encode(Sha256::digest(bytes))
 }
 
 async fn names(backend: &Backend) -> Vec<String> {

@@ -10,7 +10,6 @@ use axum::{
 use sha2::{Digest, Sha256};
 
 use super::*;
-use crate::secret::hex;
 
 const BYTES: &str = "documents";
 
@@ -51,7 +50,7 @@ async fn server(seen: &Arc<Seen>, store: Option<(StatusCode, &'static str)>) -> 
         url = Some(format!("{address}/object?X-Amz-Signature=s3cret"));
     }
     let content = WorkContent {
-        sha256: hex(&Sha256::digest(BYTES)),
+        sha256: hex::encode(Sha256::digest(BYTES)),
         size: BYTES.len() as u64,
         url,
     };
@@ -151,7 +150,7 @@ async fn an_unreachable_store_is_not_fatal_and_its_address_stays_secret() {
     );
     drop(gone);
     let content = WorkContent {
-        sha256: hex(&Sha256::digest(BYTES)),
+        sha256: hex::encode(Sha256::digest(BYTES)),
         size: BYTES.len() as u64,
         url: Some(url),
     };

@@ -248,7 +248,7 @@ fn wandb_of(
     let about = wandb::About {
         project: text("project").unwrap_or(experiment),
         entity: text("entity"),
-        id: digest.iter().take(4).map(|b| format!("{b:02x}")).collect(),
+        id: hex::encode(&digest[..4]),
         name: text("name").unwrap_or_else(|| config.run_name.clone()),
         notes: text("notes"),
         tags: tags.filter_map(Value::as_str).map(str::to_owned).collect(),
