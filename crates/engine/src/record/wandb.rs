@@ -234,31 +234,10 @@ pub(super) fn write(
 
 /// Formats a Unix time as `YYYYMMDD_HHMMSS` in UTC.
 fn stamp(time: f64) -> String {
-    let seconds = time.max(0.0) as u64;
-    let (mut days, rest) = (seconds / 86_400, seconds % 86_400);
-    let leap = |year: u64| {
-        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
-    };
-    let mut year = 1970;
-    while days >= if leap(year) { 366 } else { 365 } {
-        days -= if leap(year) { 366 } else { 365 };
-        year += 1;
-    }
-    let february = if leap(year) { 29 } else { 28 };
-    let months = [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
-    let mut month = 0;
-    while days >= months[month] {
-        days -= months[month];
-        month += 1;
-    }
-    format!(
-        "{year}{:02}{:02}_{:02}{:02}{:02}",
-        month + 1,
-        days + 1,
-        rest / 3600,
-        rest / 60 % 60,
-        rest % 60
-    )
+    let time = finetuner_protocol::time::Timestamp::from_second(time.max(0.0) as i64);
+    time.unwrap_or_default()
+        .strftime("%Y%m%d_%H%M%S")
+        .to_string()
 }
 
 #[cfg(test)]
