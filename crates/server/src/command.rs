@@ -221,9 +221,9 @@ async fn act(action: Action, file: SettingsFile) -> Result<(), String> {
                 limit,
             };
             let entries = data.open(&file)?.audit(filter).await;
-            let text = csv(&entries.map_err(|e| e.to_string())?);
+            let text = csv(&entries.map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
             // A reader such as `head` may close the pipe.
-            let _ = std::io::stdout().lock().write_all(text.as_bytes());
+            let _ = std::io::stdout().lock().write_all(&text);
             Ok(())
         }
         Action::Check { data, store } => {

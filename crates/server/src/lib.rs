@@ -22,7 +22,7 @@
 //! | `accounts`, `attempts`, `oidc`, `secret`, `ticket`, `redaction`, `local_paths` | passwords and their limits, sign-in providers, tokens, signed keys, hiding of secrets and of paths |
 //! | `upkeep`, `private` | check, backup, restore and clean-up; file permissions |
 //! | `app`, `logins`, `uploads`, `changes` | shared state: logins and uploads in progress, followers of runs |
-//! | `error`, `json`, `tasks`, `clock`, `counters`, `cached` | helpers |
+//! | `error`, `json`, `tasks`, `clock`, `counters`, `cached`, `spreadsheet` | helpers |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -73,6 +73,7 @@ mod serving;
 mod settings;
 mod settings_file;
 mod space;
+mod spreadsheet;
 mod store;
 mod submission;
 mod tasks;

@@ -3,11 +3,12 @@
 //! contain only names of users, projects and objects, never tokens, passwords or
 //! failed input.
 
-use std::net::IpAddr;
+use std::{io, iter, net::IpAddr};
 
 use rusqlite::{Connection, Row, params};
 
 use super::{Database, sql::NOW};
+use crate::spreadsheet::{plain, to_csv};
 
 /// Author of an action: a user, or the operator on the command line.
 #[derive(Clone, Debug, Default)]
@@ -161,40 +162,29 @@ impl Database {
     }
 }
 
-/// Formats entries as CSV with a header line. Cells that a spreadsheet would
-/// interpret as a formula get a leading apostrophe.
-pub(crate) fn csv(entries: &[Entry]) -> String {
-    let mut text = HEADINGS.to_owned();
-    for entry in entries {
-        let of = |cell: &Option<String>| cell.clone().unwrap_or_default();
-        let cells = [
-            entry.at.clone(),
+/// Formats entries as CSV with a header line.
+///
+/// # Errors
+/// None occurs, since all rows have as many cells as the header line.
+pub(crate) fn csv(entries: &[Entry]) -> io::Result<Vec<u8>> {
+    let rows = entries.iter().map(|entry| {
+        let of = |cell: &Option<String>| plain(cell.as_deref().unwrap_or_default());
+        [
+            plain(&entry.at),
             of(&entry.person),
             of(&entry.project),
-            entry.action.clone(),
-            entry.object.clone(),
+            plain(&entry.action),
+            plain(&entry.object),
             of(&entry.address),
             entry.id.to_string(),
-        ];
-        text.push_str(&cells.map(|cell| quoted(&cell)).join(","));
-        text.push_str("\r\n");
-    }
-    text
+        ]
+    });
+    to_csv(iter::once(HEADINGS.map(str::to_owned)).chain(rows))
 }
 
-const HEADINGS: &str = "time,person,project,action,object,address,id\r\n";
-
-fn quoted(cell: &str) -> String {
-    let formula = if cell.starts_with(['=', '+', '-', '@', '\t', '\r']) {
-        "'"
-    } else {
-        ""
-    };
-    match cell.contains([',', '"', '\n', '\r']) || !formula.is_empty() {
-        true => format!("\"{formula}{}\"", cell.replace('"', "\"\"")),
-        false => cell.to_owned(),
-    }
-}
+const HEADINGS: [&str; 7] = [
+    "time", "person", "project", "action", "object", "address", "id",
+];
 
 #[cfg(test)]
 mod tests {
@@ -272,8 +262,11 @@ mod tests {
             object: "a,\"b\"\nc".into(),
             address: Some("::1".into()),
         };
-        let text = csv(&[entry]);
-        let expected = "2026-01-01T00:00:00.000Z,\"'=1+1\",,run.start,\"a,\"\"b\"\"\nc\",::1,1\r\n";
-        assert_eq!(text.strip_prefix(HEADINGS), Some(expected));
+        let text = String::from_utf8(csv(&[entry]).unwrap()).unwrap();
+        assert_eq!(
+            text,
+            "time,person,project,action,object,address,id\r\n\
+             2026-01-01T00:00:00.000Z,'=1+1,,run.start,\"a,\"\"b\"\"\nc\",::1,1\r\n"
+        );
     }
 }

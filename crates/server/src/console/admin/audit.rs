@@ -127,5 +127,5 @@ pub(crate) async fn download(
             "attachment; filename=\"audit.csv\"",
         ),
     ];
-    Ok((headers, csv(&entries)).into_response())
+    Ok((headers, csv(&entries)?).into_response())
 }

@@ -23,6 +23,7 @@ use crate::{
     app::App,
     console::{failure::Page, session::Session, state::State as RunState},
     error::ApiError,
+    spreadsheet::{plain, to_csv},
 };
 
 #[derive(Default, Deserialize)]
@@ -93,7 +94,7 @@ fn lines(
     ids: Vec<i64>,
     columns: FileColumns,
 ) -> impl Stream<Item = io::Result<Vec<u8>>> {
-    let head = text([columns.head()]);
+    let head = to_csv([columns.head()]);
     let columns = Arc::new(columns);
     let chunks: Vec<Vec<i64>> = ids.chunks(CHUNK).map(<[i64]>::to_vec).collect();
     let rows = stream::iter(chunks).then(move |ids| {
@@ -103,7 +104,7 @@ fn lines(
             let outlines = outlines.map_err(io::Error::other)?;
             let made = tokio::task::spawn_blocking(move || {
                 let rows = outlines.iter().map(|own| columns.row(&Searched::of(own)));
-                text(rows)
+                to_csv(rows)
             });
             made.await.map_err(io::Error::other)?
         }
@@ -173,15 +174,6 @@ impl FileColumns {
     }
 }
 
-/// Rows as CSV.
-fn text(rows: impl IntoIterator<Item = Vec<String>>) -> io::Result<Vec<u8>> {
-    let mut file = csv::Writer::from_writer(Vec::new());
-    for row in rows {
-        file.write_record(&row)?;
-    }
-    file.into_inner().map_err(|e| e.into_error())
-}
-
 fn known(run: &Searched<'_>) -> Vec<String> {
     let own = run.outline;
     let time = |at: Option<i64>| {
@@ -204,14 +196,6 @@ fn known(run: &Searched<'_>) -> Vec<String> {
         plain(&own.description),
         plain(&own.noted),
     ]
-}
-
-/// Escapes a text so that spreadsheets don't interpret it as a formula.
-fn plain(text: &str) -> String {
-    match text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n']) {
-        true => format!("'{text}"),
-        false => text.to_owned(),
-    }
 }
 
 /// Formats a value of a configuration.
@@ -251,7 +235,7 @@ mod tests {
         let mut columns = FileColumns::default();
         runs.iter().for_each(|run| columns.see(run));
         let rows = runs.iter().map(|run| columns.row(run));
-        let text = text([columns.head()].into_iter().chain(rows)).unwrap();
+        let text = to_csv([columns.head()].into_iter().chain(rows)).unwrap();
         let text = String::from_utf8(text).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[0].ends_with("details,epochs,learning_rate,mrr before,mrr after"));
