@@ -188,11 +188,12 @@ fn field(curves: &[Drawn<'_>], x: &ticks::Scale, y: &ticks::Scale) -> PreEscaped
             points => joined(points.iter().copied().map(place)),
         };
         let single = if curve.points.len() == 1 { " dot" } else { "" };
+        let name = html! { (visible(curve.name)) };
         draw(format_args!(
             "<polyline class=\"line{single} {}\" points=\"{points}\" data-name=\"{}\" \
              data-xs=\"{}\" data-ys=\"{}\"/>",
             style_of(i),
-            escape(&visible(curve.name)),
+            name.0,
             raw(|p| p.0),
             raw(|p| p.1)
         ));
@@ -253,13 +254,6 @@ fn table(curves: &[Drawn<'_>], axis: &Axis) -> Markup {
             (cell(curve.points.last().copied()))
         } } }
     } } }
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
 }
 
 #[cfg(test)]
