@@ -10,6 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use finetuner_protocol::check_name;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -37,6 +38,8 @@ use crate::{
 const MAX_FIELD_BYTES: usize = 64 << 10;
 /// Maximum length of an artifact's type, in bytes.
 const MAX_KIND_BYTES: usize = 255;
+/// Characters of a file name that are percent-encoded in a header.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'.').remove(b'-').remove(b'_');
 
 impl UploadFields {
     /// Checks all fields before the file is received, so that a wrong field costs
@@ -312,14 +315,7 @@ fn gone(error: ApiError) -> ApiError {
 fn as_file(name: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || " .-_()+,=@".contains(c);
     let ascii = name.replace(|c| !plain(c), "_");
-    let mut whole = String::new();
-    for byte in name.bytes() {
-        match byte {
-            b'.' | b'-' | b'_' => whole.push(char::from(byte)),
-            byte if byte.is_ascii_alphanumeric() => whole.push(char::from(byte)),
-            byte => whole.push_str(&format!("%{byte:02X}")),
-        }
-    }
+    let whole = utf8_percent_encode(name, ESCAPED);
     format!("attachment; filename=\"{ascii}\"; filename*=UTF-8''{whole}")
 }
 
