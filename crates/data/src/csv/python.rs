@@ -1,6 +1,7 @@
 //! Compares the documents of CSV files with those of the Python client. The cases and
 //! the script that created them are in `tests/fixtures/csv`.
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use finetuner_protocol::{Document, Modality, listed_task};
 use serde_json::{Value, json};
 
@@ -32,7 +33,7 @@ const DIFFERENT: [(&str, &str); 6] = [
 fn words(document: &Document) -> Value {
     json!({
         "text": document.as_text(),
-        "blob": document.as_blob().map(base64_of),
+        "blob": document.as_blob().map(|blob| BASE64_STANDARD.encode(blob)),
         "uri": document.uri.rsplit('/').next().filter(|_| !document.uri.starts_with("http"))
             .unwrap_or(&document.uri),
         "modality": document.modality.as_ref().map_or("", Modality::as_str),
@@ -41,36 +42,6 @@ fn words(document: &Document) -> Value {
         "tags": document.tags,
         "chunks": document.chunks.iter().map(words).collect::<Vec<_>>(),
     })
-}
-
-const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
-fn base64_of(bytes: &[u8]) -> String {
-    let mut out = String::new();
-    for group in bytes.chunks(3) {
-        let mut padded = [0; 4];
-        padded[1..=group.len()].copy_from_slice(group);
-        let bits = u32::from_be_bytes(padded);
-        for i in 0..4 {
-            let digit = DIGITS[(bits >> (18 - 6 * i) & 63) as usize] as char;
-            out.push(if i <= group.len() { digit } else { '=' });
-        }
-    }
-    out
-}
-
-fn bytes_of(base64: &str) -> Vec<u8> {
-    let digits: Vec<usize> = base64
-        .bytes()
-        .filter_map(|c| DIGITS.iter().position(|digit| *digit == c))
-        .collect();
-    let mut out = Vec::new();
-    for group in digits.chunks(4) {
-        let bits = group.iter().fold(0, |bits, digit| bits << 6 | digit);
-        let bits = (bits << (6 * (4 - group.len()))) as u32;
-        out.extend_from_slice(&bits.to_be_bytes()[1..group.len()]);
-    }
-    out
 }
 
 fn options(case: &Value, folder: &std::path::Path) -> CsvOptions {
@@ -93,7 +64,9 @@ fn read(case: &Value, folder: &std::path::Path) -> Result<Vec<Value>> {
         Some(model) => Layout::of_task(&listed_task(model).unwrap())?,
         None => Layout::TEXTS,
     };
-    let bytes = bytes_of(case["csv"].as_str().unwrap());
+    let bytes = BASE64_STANDARD
+        .decode(case["csv"].as_str().unwrap())
+        .unwrap();
     let csv = Csv::reader(bytes.as_slice())?.options(options(&case["options"], folder));
     let source = csv.documents(layout)?;
     source.check("the case")?;
