@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 
 use finetuner_engine::plan::default_options;
-use finetuner_protocol::{Generation, RunConfig};
-use serde_json::Value;
+use finetuner_protocol::{Generation, HyperParameters, RunConfig, SchedulerStep};
+use serde_json::{Map, Value};
 
 use crate::{console::config::config_of, database::RunRow};
 
@@ -123,6 +123,7 @@ fn flattened(config: Value) -> Settings {
     let mut read = read.filter(|_| is_training);
     let whole = read.as_mut().and_then(|read| {
         read.generation = Generation::V0_8;
+        join_scheduler_steps(&mut read.hyper_parameters);
         serde_json::to_value(read).ok()
     });
     let mut named = BTreeMap::new();
@@ -139,12 +140,41 @@ fn flattened(config: Value) -> Settings {
     Settings { named, defaults }
 }
 
+/// Moves the field `scheduler_step` of older clients into the scheduler's options, with
+/// the precedence that the training has, and replaces a missing number of steps.
+fn join_scheduler_steps(hyper: &mut HyperParameters) {
+    let step = hyper.scheduler_step.take();
+    let options = hyper.scheduler_options.get_or_insert_with(Default::default);
+    if let Some(step) = step.filter(|_| options.scheduler_step == SchedulerStep::Batch) {
+        options.scheduler_step = step;
+    }
+    if options.num_training_steps.is_null() {
+        options.num_training_steps = "auto".into();
+    }
+}
+
+/// Returns whether a hyper-parameter is a class with its options, such as the distance
+/// of a loss. It equals the name alone if all its options have their defaults.
+fn is_class(prefix: &str, fields: &Map<String, Value>) -> bool {
+    prefix.starts_with("hyper_parameters.")
+        && fields.get("name").is_some_and(Value::is_string)
+        && fields
+            .iter()
+            .all(|(name, value)| name == "name" || name == "options" && !value.is_array())
+}
+
 fn walk(prefix: &str, value: &Value, into: &mut BTreeMap<String, String>) {
     let below = |name: &str| match prefix {
         "" => name.to_owned(),
         prefix => format!("{prefix}.{name}"),
     };
     match value {
+        // The defaults of its options have these names too.
+        Value::Object(fields) if is_class(prefix, fields) => {
+            for value in fields.values() {
+                walk(prefix, value, into);
+            }
+        }
         Value::Object(fields) => {
             for (name, value) in fields {
                 walk(&below(name), value, into);
@@ -256,6 +286,60 @@ mod tests {
         let values = vec![Some("0.05".to_owned()), Some("0.2".to_owned())];
         let margin = ("loss_options.margin".to_owned(), values);
         assert_eq!(with(short, long(0.2)), [margin]);
+    }
+
+    #[test]
+    fn classes_in_the_options_of_a_loss_have_defaults() {
+        let differ_in = |one: [Value; 2], other: [Value; 2]| {
+            let config = |[distance, reducer]: [Value; 2]| {
+                let options = json!({"distance": distance, "reducer": reducer});
+                let hyper = json!({"loss": "ContrastiveLoss", "loss_options": options});
+                json!({
+                    "model": {"name": "m"}, "data": {"train_data": "a"},
+                    "hyper_parameters": hyper,
+                })
+            };
+            differ((config(one), Value::Null), (config(other), Value::Null))
+        };
+        let short = || [json!("LpDistance"), json!({"name": "PerAnchorReducer"})];
+        let long = |p: f64| {
+            [
+                json!({"name": "LpDistance", "options": {"p": p, "normalize_embeddings": true}}),
+                json!({"name": "PerAnchorReducer", "options": {"aggregation": "mean"}}),
+            ]
+        };
+        assert_eq!(differ_in(short(), long(2.0)), []);
+        let values = vec![Some("2".to_owned()), Some("3".to_owned())];
+        let found = differ_in(short(), long(3.0));
+        assert_eq!(found, [("loss_options.distance.p".to_owned(), values)]);
+        let found = differ_in(short(), [json!("SNRDistance"), short()[1].clone()]);
+        assert_eq!(found[0].0, "loss_options.distance");
+    }
+
+    #[test]
+    fn steps_of_the_scheduler_are_compared_between_generations() {
+        let config = |hyper: Value| {
+            let model = json!({"name": "m"});
+            json!({"model": model, "data": {"train_data": "a"}, "hyper_parameters": hyper})
+        };
+        let differ_in = |one: Value, other: Value| {
+            differ((config(one), Value::Null), (config(other), Value::Null))
+        };
+        let by = |step: &str| json!({"scheduler_options": {"scheduler_step": step}});
+        let old = |step: &str| json!({"scheduler_step": step});
+        for (one, other) in [
+            (json!({}), old("batch")),
+            (by("epoch"), old("epoch")),
+            (json!({}), by("batch")),
+            (
+                json!({}),
+                json!({"scheduler_options": {"num_training_steps": null}}),
+            ),
+        ] {
+            assert_eq!(differ_in(one, other), []);
+        }
+        let found = differ_in(json!({}), old("epoch"));
+        assert_eq!(found[0].0, "scheduler_options.scheduler_step");
     }
 
     #[test]
