@@ -217,7 +217,7 @@ async fn data_deleted_during_submission_is_kept_for_the_run() {
     assert!(run.data.contains(&content), "{}", run.data);
     backend
         .app
-        .delete_run(backend.user.clone(), run)
+        .delete_run(backend.user.clone(), run.id)
         .await
         .unwrap();
     backend.removed(&content).await;
@@ -285,7 +285,7 @@ async fn a_run_continues_from_a_checkpoint_that_is_replaced_meanwhile() {
     assert!(backend.has(&second).await);
     backend
         .app
-        .delete_run(backend.user.clone(), backend.run("longer").await)
+        .delete_run(backend.user.clone(), backend.run("longer").await.id)
         .await
         .unwrap();
     backend.removed(&first).await;

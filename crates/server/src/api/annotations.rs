@@ -34,6 +34,6 @@ pub(crate) async fn put(
     JsonObject(change): JsonObject<AnnotationChange>,
 ) -> Result<Json<Annotations>> {
     let run = find_run(&app, user.namespace.clone(), path).await?;
-    let changed = annotate(&app, user, &[run], change).await?;
+    let changed = annotate(&app, user, vec![run.id], change).await?;
     Ok(Json(changed.into_iter().next().unwrap_or_default()))
 }

@@ -125,7 +125,7 @@ async fn delete_one(app: &Arc<App>, user: &Identity, experiment: &ExperimentRow)
             .runs(experiment.id, RunFilter::default())
             .await?;
         for run in runs.0 {
-            app.delete_run(user.clone(), run).await?;
+            app.delete_run(user.clone(), run.id).await?;
         }
         let gone = app.database.delete_experiment(user.clone(), experiment.id);
         if gone.await? {

@@ -182,7 +182,7 @@ pub(crate) async fn delete(
     Path(path): Path<(String, String)>,
 ) -> Result<Json<Value>> {
     let run = find_run(&app, user.namespace.clone(), path).await?;
-    app.delete_run(user, run.clone()).await?;
+    app.delete_run(user, run.id).await?;
     Ok(Json(info(run)))
 }
 
@@ -210,7 +210,7 @@ pub(crate) async fn delete_all(
         .runs(experiment.id, RunFilter::default())
         .await?;
     for run in &runs {
-        app.delete_run(user.clone(), run.clone()).await?;
+        app.delete_run(user.clone(), run.id).await?;
     }
     Ok(Json(runs.into_iter().map(info).collect()))
 }

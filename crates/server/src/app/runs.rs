@@ -6,7 +6,7 @@ use finetuner_protocol::{Level, Status};
 
 use super::App;
 use crate::{
-    database::{CANCELLED, End, Identity, RunRow},
+    database::{CANCELLED, End, Identity},
     error::Result,
     tasks::to_the_end,
 };
@@ -73,11 +73,11 @@ impl App {
 
     /// Deletes a run and its results. Its worker, if there is one, finds its
     /// token invalid and stops.
-    pub(crate) async fn delete_run(self: &Arc<Self>, by: Identity, run: RunRow) -> Result<()> {
+    pub(crate) async fn delete_run(self: &Arc<Self>, by: Identity, run_id: i64) -> Result<()> {
         let app = Arc::clone(self);
         to_the_end(async move {
-            let orphans = app.database.delete_run(by, run.id).await?;
-            app.ended(run.id, orphans).await;
+            let orphans = app.database.delete_run(by, run_id).await?;
+            app.ended(run_id, orphans).await;
             Ok(())
         })
         .await

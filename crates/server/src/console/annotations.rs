@@ -180,7 +180,7 @@ pub(crate) async fn save_run(
     session.may_write()?;
     let run = find_run(&app, session.user.namespace.clone(), names).await?;
     let place = place_of_run(&run);
-    let saved = annotate(&app, session.user.clone(), &[run], typed.change()).await;
+    let saved = annotate(&app, session.user.clone(), vec![run.id], typed.change()).await;
     Ok(answer(&session, &place, &typed, saved.map(drop)))
 }
 

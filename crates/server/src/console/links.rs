@@ -7,7 +7,12 @@ use crate::database::RunRow;
 
 /// Returns the URL of a run's page.
 pub(super) fn run_path(run: &RunRow) -> String {
-    path(&["experiments", &run.experiment, "runs", &run.name])
+    run_address(&run.experiment, &run.name)
+}
+
+/// Returns the URL of the page of a run with this name in this experiment.
+pub(super) fn run_address(experiment: &str, name: &str) -> String {
+    path(&["experiments", experiment, "runs", name])
 }
 
 /// Renders the breadcrumbs of a run's pages.

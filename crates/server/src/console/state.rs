@@ -79,12 +79,16 @@ impl State {
             Self::Cancelled => "Cancelled",
         }
     }
+
+    /// Renders the state as a coloured label.
+    pub(super) fn badge(self) -> Markup {
+        html! { span class={ "status " (self.word()) } { (self.label()) } }
+    }
 }
 
-/// Renders the state as a coloured label.
+/// Renders the state of a run as a coloured label.
 pub(super) fn badge(run: &RunRow) -> Markup {
-    let state = State::of(run);
-    html! { span class={ "status " (state.word()) } { (state.label()) } }
+    State::of(run).badge()
 }
 
 /// Renders the progress of a run.

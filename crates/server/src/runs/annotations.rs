@@ -4,19 +4,19 @@ use finetuner_protocol::{AnnotationChange, Annotations, InvalidField};
 
 use crate::{
     app::App,
-    database::{Annotated, Identity, RunRow},
+    database::{Annotated, Identity},
     error::{ApiError, Result},
 };
 
-/// Changes tags and note of runs of a project: of all of them or of none.
+/// Changes tags and note of runs of a project, given by their ids: of all of them or of
+/// none.
 pub(crate) async fn annotate(
     app: &App,
     by: Identity,
-    runs: &[RunRow],
+    runs: Vec<i64>,
     change: AnnotationChange,
 ) -> Result<Vec<Annotations>> {
-    let ids = runs.iter().map(|run| run.id).collect();
-    match app.database.annotate_runs(by, ids, change).await? {
+    match app.database.annotate_runs(by, runs, change).await? {
         Annotated::Done(changed) => Ok(changed),
         Annotated::Missing => Err(ApiError::not_found("one of the runs was deleted meanwhile")),
         Annotated::Invalid(error) => Err(invalid_annotation(&error)),

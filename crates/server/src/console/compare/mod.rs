@@ -59,6 +59,8 @@ pub(crate) async fn page(
         let page = too_few(&session, chosen.len(), of("experiment"), back);
         return Ok((StatusCode::BAD_REQUEST, page).into_response());
     }
+    // Rows, curves and examples of all runs are in memory at once.
+    let _turn = app.gates.previews.enter(&session.user.person).await?;
     let mut runs = Vec::new();
     for id in &chosen {
         let (experiment, name) = id
@@ -67,8 +69,6 @@ pub(crate) async fn page(
         let place = (experiment.to_owned(), name.to_owned());
         runs.push(find_run(&app, session.user.namespace.clone(), place).await?);
     }
-    // Reading curves and examples of all runs is expensive.
-    let _turn = app.gates.previews.enter(&session.user.person).await?;
     let view = View::from(&view);
     let points = (MAX_POINTS / runs.len() as u64).clamp(MIN_RUN_POINTS, MAX_RUN_POINTS);
     // A visible range gets a higher resolution.

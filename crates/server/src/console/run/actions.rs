@@ -107,6 +107,6 @@ pub(crate) async fn delete(
     session.may_write()?;
     let run = find_run(&app, session.user.namespace.clone(), place).await?;
     let list = path(&["experiments", &run.experiment]);
-    app.delete_run(session.user, run).await?;
+    app.delete_run(session.user, run.id).await?;
     Ok(Redirect::to(&list))
 }

@@ -1,7 +1,7 @@
 //! Actions on the selected runs of a list: tagging, cancelling and deleting. Each
 //! has a confirmation page.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use axum::{
     body::Bytes,
@@ -11,19 +11,20 @@ use axum::{
 use finetuner_protocol::{AnnotationChange, split_tags};
 use maud::{Markup, html};
 
+use super::find::CHUNK;
 use crate::{
     app::App,
     console::{
         failure::Page,
         frame::page as framed,
-        links::run_path,
+        links::run_address,
         session::Session,
-        state::badge,
+        state::State as RunState,
         words::{count, name, own_address},
     },
-    database::{Identity, Refusal, RunRow},
+    database::{Identity, Refusal, SelectedRun},
     error::ApiError,
-    runs::{annotate, find_run},
+    runs::annotate,
     tasks::to_the_end,
 };
 
@@ -97,22 +98,49 @@ pub(super) async fn find_all(
     app: &App,
     session: &Session,
     ids: &[&str],
-) -> Result<Vec<RunRow>, ApiError> {
+) -> Result<Vec<SelectedRun>, ApiError> {
     if ids.len() > MAX_RUNS {
         return Err(ApiError::bad_request(format!(
             "`run` names {} runs: at most {MAX_RUNS} are allowed at once; select fewer",
             ids.len()
         )));
     }
+    let places = ids.iter().map(|id| match id.split_once('/') {
+        Some((experiment, name)) => Ok((experiment.to_owned(), name.to_owned())),
+        None => Err(ApiError::bad_request(format!(
+            "`run` is `{id}`: it must be `experiment/run`"
+        ))),
+    });
+    let places = places.collect::<Result<Vec<_>, ApiError>>()?;
     let mut runs = Vec::new();
-    for id in ids {
-        let place = id.split_once('/').ok_or_else(|| {
-            ApiError::bad_request(format!("`run` is `{id}`: it must be `experiment/run`"))
-        })?;
-        let place = (place.0.to_owned(), place.1.to_owned());
-        runs.push(find_run(app, session.user.namespace.clone(), place).await?);
+    for places in places.chunks(CHUNK) {
+        let project = session.user.namespace.clone();
+        let found = app.database.selected_runs(project, places.to_vec()).await?;
+        for (run, (experiment, name)) in found.into_iter().zip(places) {
+            runs.push(run.ok_or_else(|| {
+                ApiError::not_found(format!(
+                    "there is no run `{name}` in experiment `{experiment}`"
+                ))
+            })?);
+        }
     }
     Ok(runs)
+}
+
+/// Returns the states of runs by id. They depend on configurations and metrics, of which
+/// only those of [`CHUNK`] runs are in memory at once.
+async fn states(app: &App, runs: &[SelectedRun]) -> Result<HashMap<i64, RunState>, ApiError> {
+    let ids: Vec<i64> = runs.iter().map(|run| run.id).collect();
+    let mut states = HashMap::new();
+    for ids in ids.chunks(CHUNK) {
+        let outlines = app.database.outlines(ids.to_vec(), true).await?;
+        states.extend(
+            outlines
+                .iter()
+                .map(|run| (run.id, RunState::of_outline(run))),
+        );
+    }
+    Ok(states)
 }
 
 /// Shows the confirmation page, or executes a confirmed action.
@@ -143,15 +171,19 @@ pub(crate) async fn act(
         return Err(rusqlite::Error::from(Refusal::NotOwn { project }).into());
     }
     if sent.of("confirmed") != "yes" {
-        return Ok(ask(&session, action, &runs, &sent, None).into_response());
+        let states = states(&app, &runs).await?;
+        return Ok(ask(&session, action, (&runs, &states), &sent, None).into_response());
     }
     match action {
         Action::Tag => {
             let change = AnnotationChange::default()
                 .add_tags(split_tags(sent.of("add")))
                 .remove_tags(split_tags(sent.of("remove")));
-            if let Err(error) = annotate(&app, session.user.clone(), &runs, change).await {
-                let page = ask(&session, action, &runs, &sent, Some(error.message()));
+            let ids = runs.iter().map(|run| run.id).collect();
+            if let Err(error) = annotate(&app, session.user.clone(), ids, change).await {
+                let states = states(&app, &runs).await?;
+                let wrong = Some(error.message());
+                let page = ask(&session, action, (&runs, &states), &sent, wrong);
                 return Ok((error.status(), page).into_response());
             }
         }
@@ -172,18 +204,18 @@ pub(crate) async fn act(
 /// What became of runs that were to be cancelled or deleted.
 struct Outcome {
     done: u64,
-    failed: Vec<(RunRow, ApiError)>,
+    failed: Vec<(SelectedRun, ApiError)>,
 }
 
 /// Cancels or deletes runs. One that fails does not stop the others.
-async fn end_all(app: &Arc<App>, by: &Identity, action: Action, runs: Vec<RunRow>) -> Outcome {
+async fn end_all(app: &Arc<App>, by: &Identity, action: Action, runs: Vec<SelectedRun>) -> Outcome {
     let mut outcome = Outcome {
         done: 0,
         failed: Vec::new(),
     };
     for run in runs {
         let done = match action {
-            Action::Delete => app.delete_run(by.clone(), run.clone()).await,
+            Action::Delete => app.delete_run(by.clone(), run.id).await,
             _ if run.status().is_final() => continue,
             _ => app.cancel(run.id, by.clone()).await,
         };
@@ -209,7 +241,7 @@ fn report(session: &Session, action: Action, outcome: &Outcome, sent: &Sent) -> 
             (count(outcome.done, "run")) " " (done) ". " (failed) " not " (done) ":"
         }
         ul .selected { @for (run, error) in &outcome.failed { li {
-            a href=(run_path(run)) { (name(&run.label())) } ": "
+            a href=(run_address(&run.experiment, &run.name)) { (name(&run.label())) } ": "
             span .message { (name(error.message())) }
         } } }
         p { a href=(sent.back()) { "Back to the list" } }
@@ -220,7 +252,7 @@ fn report(session: &Session, action: Action, outcome: &Outcome, sent: &Sent) -> 
 fn ask(
     session: &Session,
     action: Action,
-    runs: &[RunRow],
+    (runs, states): (&[SelectedRun], &HashMap<i64, RunState>),
     sent: &Sent,
     wrong: Option<&str>,
 ) -> Markup {
@@ -252,7 +284,9 @@ fn ask(
         @if let Some(text) = wrong { p .problem .message role="alert" { (text) } }
         p { (consequence) }
         ul .selected { @for run in runs { li {
-            a href=(run_path(run)) { (name(&run.label())) } " " (badge(run))
+            a href=(run_address(&run.experiment, &run.name)) { (name(&run.label())) }
+            // A run that was deleted meanwhile has none.
+            @if let Some(state) = states.get(&run.id) { " " (state.badge()) }
         } } }
         form .stacked method="post" action="/console/runs/selected" {
             (session.project_field())
