@@ -1,7 +1,9 @@
 //! The queue as a user may see it: waiting runs in their order, and runs with a
 //! job.
 
-use rusqlite::{Row, params};
+use std::collections::HashMap;
+
+use rusqlite::{Connection, Row, params};
 
 use super::{Database, Identity, run_rows::OPEN};
 
@@ -47,26 +49,71 @@ fn tables() -> String {
     )
 }
 
+/// The users who take turns, numbered in the order of their oldest runs.
+#[derive(Default)]
+struct Takers {
+    numbers: HashMap<String, usize>,
+    /// Runs of each so far.
+    runs: Vec<u64>,
+}
+
+impl Takers {
+    /// Counts a run. Returns the number of its taker, and the round in which it gets a
+    /// job.
+    fn next_round(&mut self, taker: String) -> (usize, u64) {
+        let number = *self.numbers.entry(taker).or_insert(self.runs.len());
+        if number == self.runs.len() {
+            self.runs.push(0);
+        }
+        self.runs[number] += 1;
+        (number, self.runs[number])
+    }
+
+    /// Returns the position of each taker within a round, by its number.
+    fn positions(&self, db: &Connection) -> rusqlite::Result<Vec<usize>> {
+        let mut query = db.prepare_cached(&format!("SELECT {TURN} FROM (SELECT ?1 AS taker)"))?;
+        let mut turns = Vec::new();
+        for (taker, number) in &self.numbers {
+            let turn: Option<i64> = query.query_row([taker], |row| row.get(0))?;
+            turns.push((turn, *number));
+        }
+        // The numbers are in the order of the oldest runs.
+        turns.sort_unstable();
+        let mut positions = vec![0; turns.len()];
+        for (position, (_, number)) in turns.into_iter().enumerate() {
+            positions[number] = position;
+        }
+        Ok(positions)
+    }
+}
+
 impl Database {
     /// Returns the waiting runs in the order in which they will get a job, if no other
     /// run is submitted.
+    ///
+    /// One pass over the waiting runs, because window functions over a long queue take
+    /// several times as long.
     pub(crate) async fn waiting(&self, by: &Identity) -> rusqlite::Result<Vec<QueuedRow>> {
         let (project, person) = (by.namespace.clone(), by.person.clone());
         self.read(move |db| {
-            db.prepare_cached(&format!(
-                "{},
-                 placed AS (
-                     SELECT waiting.*,
-                         row_number() OVER (PARTITION BY taker ORDER BY id) AS round
-                     FROM waiting)
-                 SELECT placed.id, project_id = ?1, coalesce(created_by, '') = ?2
-                 FROM placed JOIN takers USING (taker)
-                     JOIN experiments ON experiments.id = experiment_id
-                 ORDER BY round, position",
-                tables()
-            ))?
-            .query_map(params![project, person], queued)?
-            .collect()
+            let transaction = db.transaction()?;
+            let mut takers = Takers::default();
+            let mut placed = Vec::new();
+            {
+                let mut query = transaction.prepare_cached(&format!(
+                    "SELECT id, experiment_id IN (SELECT id FROM experiments WHERE project_id = ?1),
+                         coalesce(created_by, '') = ?2, {TAKER}
+                     FROM runs WHERE {OPEN} AND job IS NULL ORDER BY id"
+                ))?;
+                let mut rows = query.query(params![project, person])?;
+                while let Some(row) = rows.next()? {
+                    let (taker, round) = takers.next_round(row.get(3)?);
+                    placed.push((round, taker, queued(row)?));
+                }
+            }
+            let positions = takers.positions(&transaction)?;
+            placed.sort_by_key(|(round, taker, _)| (*round, positions[*taker]));
+            Ok(placed.into_iter().map(|(_, _, run)| run).collect())
         })
         .await
     }

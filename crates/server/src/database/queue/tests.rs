@@ -297,9 +297,14 @@ async fn users_take_turns_each_with_the_oldest_run_first() {
     }
     ahead.sort_by_key(|(_, ahead)| *ahead);
     let mut order = Vec::new();
+    let mut shown = Vec::new();
+    for run in db.waiting(&db.identity_of("u").await).await.unwrap() {
+        shown.push(name(run.id).await);
+    }
     while let Some(launched) = claim(&db, &[order.len() as u8]).await {
         order.push(name(launched.id).await);
     }
+    assert_eq!(shown, order, "the queue page shows the order");
     assert_eq!(order, ["a1", "b1", "c1", "a2", "b2", "a3"]);
     // The position that a run reports is the real one.
     let told: Vec<(String, u64)> = order.into_iter().zip(0..).collect();
@@ -341,6 +346,11 @@ async fn a_long_queue_has_true_places_and_deleted_users_take_turns_too() {
     let order: Vec<i64> = seen.iter().map(|run| run.id).collect();
     assert_eq!(order.len(), 1505);
     assert_eq!(order[..7], [first, g1, c1, first + 1, g2, c2, first + 2]);
+    // The personal project is viewed: own runs elsewhere and those of others are unnamed.
+    let named = [(true, true), (false, false), (false, false), (false, true)];
+    for (run, named) in seen.iter().zip(named) {
+        assert_eq!((run.is_visible, run.is_own), named);
+    }
     for (place, id) in (0..).zip(&order[..7]) {
         assert_eq!(db.ahead(*id).await.unwrap(), place);
     }
