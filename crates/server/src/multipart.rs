@@ -1,5 +1,5 @@
 //! Forms that come in parts. The framework keeps the head of a part in memory until
-//! all of it is there, so its bytes are counted here.
+//! all of it is there, so its bytes are counted here. The number of parts is limited too.
 
 use std::{
     pin::Pin,
@@ -11,8 +11,9 @@ use axum::{
     body::{Body, BodyDataStream, Bytes},
     extract::{
         FromRequest, Multipart, Request,
-        multipart::{Field, MultipartRejection},
+        multipart::{Field, MultipartError, MultipartRejection},
     },
+    http::StatusCode,
 };
 use futures_util::Stream;
 
@@ -20,12 +21,19 @@ use crate::error::{ApiError, Result};
 
 /// Bytes of a part's head.
 const MAX_HEAD: usize = 64 << 10;
+/// Parts of a form.
+const MAX_PARTS: usize = 100;
+/// Bytes of a form that is kept in memory. Routes that store files have no limit for the
+/// whole form.
+pub(crate) const MAX_IN_MEMORY: usize = 9 << 20;
 /// Bytes after which the framework has to look at what it has.
 const BURST: usize = 256 << 10;
 
 /// A form whose parts are read one after the other, each to its end.
 pub(crate) struct Form {
     parts: Multipart,
+    /// Parts that were read.
+    read: usize,
     count: Arc<Mutex<Count>>,
 }
 
@@ -56,7 +64,11 @@ impl<S: Send + Sync> FromRequest<S> for Form {
             })
         });
         let parts = Multipart::from_request(request, state).await?;
-        Ok(Self { parts, count })
+        Ok(Self {
+            parts,
+            read: 0,
+            count,
+        })
     }
 }
 
@@ -67,15 +79,59 @@ impl Form {
         let field = self.parts.next_field().await;
         let mut count = lock(&self.count);
         count.head = None;
+        if matches!(field, Ok(Some(_))) {
+            self.read += 1;
+            if self.read > MAX_PARTS {
+                return Err(ApiError::too_large(format!(
+                    "the form has more than {MAX_PARTS} parts: send fewer"
+                )));
+            }
+        }
         field.map_err(|error| match count.is_over {
             true => ApiError::too_large(format!(
                 "the head of a part of the form has more than {} KiB: use fewer headers and \
                  shorter names",
                 MAX_HEAD >> 10
             )),
-            false => ApiError::bad_request(format!("the form broke off: send it again ({error})")),
+            false => broken(&error),
         })
     }
+}
+
+fn broken(error: &MultipartError) -> ApiError {
+    match error.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large(format!(
+            "the form has more than {} MiB: choose a smaller file",
+            MAX_IN_MEMORY >> 20
+        )),
+        _ => ApiError::bad_request(format!("the form broke off: send it again ({error})")),
+    }
+}
+
+/// Reads a part with at most `limit` bytes.
+///
+/// The rest of a longer one is read and dropped, because a client that is still sending
+/// would not see the answer.
+pub(crate) async fn content(name: &str, mut field: Field<'_>, limit: usize) -> Result<Vec<u8>> {
+    let mut content = Vec::new();
+    let mut is_over = false;
+    while let Some(bytes) = field.chunk().await.map_err(|e| broken(&e))? {
+        is_over |= content.len() + bytes.len() > limit;
+        match is_over {
+            true => content = Vec::new(),
+            false => content.extend_from_slice(&bytes),
+        }
+    }
+    if is_over {
+        let (limit, unit) = match limit >> 20 {
+            0 => (limit >> 10, "KiB"),
+            limit => (limit, "MiB"),
+        };
+        return Err(ApiError::too_large(format!(
+            "`{name}` has more than {limit} {unit}: make it smaller"
+        )));
+    }
+    Ok(content)
 }
 
 /// The body of a form.
@@ -123,7 +179,7 @@ impl Stream for Counted {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::{StatusCode, header};
+    use axum::http::header;
     use futures_util::stream;
 
     use super::*;
@@ -169,6 +225,42 @@ mod tests {
             assert_eq!(file.bytes().await.unwrap().len(), 3 << 19);
             assert!(form.next_field().await.unwrap().is_none());
         }
+    }
+
+    #[tokio::test]
+    async fn contents_are_limited_one_by_one() {
+        let part = |length: usize| format!("{HEAD}\r\n{}\r\n", "a".repeat(length));
+        let whole = format!(
+            "{}{}{}--x--\r\n",
+            part(1 << 10),
+            part((1 << 10) + 1),
+            part(3)
+        );
+        let mut form = form(whole.as_bytes().chunks(100).map(<[u8]>::to_vec).collect()).await;
+        let field = form.next_field().await.unwrap().unwrap();
+        let read = content("file", field, 1 << 10).await.unwrap();
+        assert_eq!(read.len(), 1 << 10);
+        let field = form.next_field().await.unwrap().unwrap();
+        let error = content("file", field, 1 << 10).await.unwrap_err();
+        assert_eq!(error.status(), StatusCode::PAYLOAD_TOO_LARGE);
+        assert!(error.message().starts_with("`file` has more than 1 KiB"));
+        // The part was read to its end.
+        let field = form.next_field().await.unwrap().unwrap();
+        assert_eq!(content("file", field, 3).await.unwrap(), b"aaa");
+    }
+
+    #[tokio::test]
+    async fn a_form_with_many_parts_is_refused() {
+        let mut whole = format!("{HEAD}\r\na\r\n").repeat(MAX_PARTS + 1);
+        whole.push_str("--x--\r\n");
+        let mut form = form(vec![whole.into_bytes()]).await;
+        for _ in 0..MAX_PARTS {
+            let field = form.next_field().await.unwrap().unwrap();
+            content("file", field, 1).await.unwrap();
+        }
+        let error = form.next_field().await.err().unwrap();
+        assert_eq!(error.status(), StatusCode::PAYLOAD_TOO_LARGE);
+        assert!(error.message().contains("100 parts"), "{}", error.message());
     }
 
     #[tokio::test]

@@ -93,7 +93,7 @@ pub(crate) fn router(app: &Arc<App>) -> Router<Arc<App>> {
             &format!("{run}/try"),
             get(try_it::page)
                 .post(try_it::search)
-                .layer(DefaultBodyLimit::max(try_it::MAX_FORM)),
+                .layer(DefaultBodyLimit::max(crate::multipart::MAX_IN_MEMORY)),
         )
         .route("/console/runs", get(runs::all))
         .route("/console/runs/csv", get(runs::csv))

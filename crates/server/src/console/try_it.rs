@@ -4,11 +4,12 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::{Multipart, Path, State},
+    extract::{Path, State},
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
 use finetuner_engine::models::ModelKind;
+use finetuner_protocol::text::start_of;
 use maud::{Markup, html};
 
 use super::{
@@ -24,16 +25,17 @@ use crate::{
     app::App,
     database::{ArtifactList, ArtifactRow, Identity, RunRow},
     error::{ApiError, Result},
+    multipart,
     origin::address,
     runs::find_run,
-    serving::{Found, Item, MOST_SEARCHED, check_picture},
+    serving::{Found, Item, MAX_PICTURE, MOST_SEARCHED, check_picture},
     trial::{self, Answer, Finished},
 };
 
-/// Size limit of the form in bytes: a picture and the other fields.
-pub(super) const MAX_FORM: usize = 9 << 20;
 /// Size limit of a text query in bytes.
 const MAX_QUERY: usize = 16 << 10;
+/// Size limit of a dataset's id in bytes.
+const MAX_ID: usize = 1 << 10;
 /// Maximum number of datasets in the form, newest first.
 const MAX_DATASETS: u64 = 200;
 
@@ -46,20 +48,27 @@ struct Form {
 }
 
 impl Form {
-    async fn read(mut form: Multipart) -> Result<Self> {
+    async fn read(mut form: multipart::Form) -> Result<Self> {
         let mut read = Self::default();
-        let broken = |e: axum::extract::multipart::MultipartError| {
-            ApiError::rejected(e.status(), e.body_text())
-        };
-        while let Some(field) = form.next_field().await.map_err(broken)? {
+        while let Some(field) = form.next_field().await? {
             let name = field.name().unwrap_or_default().to_owned();
-            let bytes = field.bytes().await.map_err(broken)?;
+            let limit = match name.as_str() {
+                "query" => MAX_QUERY,
+                "data" => MAX_ID,
+                "picture" => MAX_PICTURE,
+                other => {
+                    return Err(ApiError::bad_request(format!(
+                        "`{}` is not a field of this form: open the page again",
+                        start_of(other)
+                    )));
+                }
+            };
+            let bytes = multipart::content(&name, field, limit).await?;
             let text = || String::from_utf8_lossy(&bytes).trim().to_owned();
             match name.as_str() {
                 "query" => read.query = text(),
                 "data" => read.data = text(),
-                "picture" => read.picture = bytes.to_vec(),
-                _ => {}
+                _ => read.picture = bytes,
             }
         }
         Ok(read)
@@ -72,11 +81,6 @@ impl Form {
             (false, false) => Err(ApiError::bad_request(
                 "the form has a query and a picture: search with only one of them",
             )),
-            (false, true) if self.query.len() > MAX_QUERY => Err(ApiError::bad_request(format!(
-                "the query has {} bytes; {} KiB are allowed: shorten it",
-                self.query.len(),
-                MAX_QUERY >> 10
-            ))),
             (false, true) => Ok(Item::Text(self.query.clone())),
             (true, false) => {
                 check_picture(&self.picture).map_err(ApiError::bad_request)?;
@@ -112,13 +116,18 @@ pub(crate) async fn search(
     session: Session,
     Path(place): Path<(String, String)>,
     headers: HeaderMap,
-    form: Multipart,
+    form: multipart::Form,
 ) -> Page<Response> {
     let run = find_run(&app, session.user.namespace.clone(), place).await?;
     // Takes a turn, because the picture is in memory during the search.
     let _turn = app.gates.embeddings.enter(&session.user.person).await?;
-    let form = Form::read(form).await?;
-    let results = results(&app, &session.user, &run, &form).await;
+    let (form, results) = match Form::read(form).await {
+        Ok(form) => {
+            let results = results(&app, &session.user, &run, &form).await;
+            (form, results)
+        }
+        Err(error) => (Form::default(), Err(error)),
+    };
     let status = match &results {
         Ok(_) => StatusCode::OK,
         Err(error) => error.status(),

@@ -21,7 +21,7 @@ pub(crate) use cache::{Cache, Held, Room};
 pub(crate) use counters::ServingCounters;
 use index::Progress;
 pub(crate) use index::{Found, Index, MOST as MOST_SEARCHED, gather};
-pub(crate) use pictures::check_picture;
+pub(crate) use pictures::{MAX_PICTURE, check_picture};
 
 use crate::{
     error::{ApiError, Result},

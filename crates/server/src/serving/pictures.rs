@@ -3,7 +3,7 @@
 use finetuner_engine::image;
 
 /// Maximum size of a picture in bytes.
-const MAX_PICTURE: usize = 8 << 20;
+pub(crate) const MAX_PICTURE: usize = 8 << 20;
 
 /// Maximum number of pixels of a picture.
 const MAX_PIXELS: u64 = 40_000_000;

@@ -214,6 +214,33 @@ async fn errors_of_a_search_are_shown_on_the_page() {
         assert!(page.contains(said), "{said} is not in {page}");
         assert!(!page.contains("<b>"), "{page}");
     }
+    // Limits are named beside the form.
+    let (long, large) = ("x".repeat((16 << 10) + 1), vec![0_u8; (8 << 20) + 1]);
+    let many = (0..101).fold(multipart::Form::new(), |form, _| form.text("query", "x"));
+    let unknown = form("x", b"", &data).text("odd", "x");
+    for (form, expected, said) in [
+        (
+            form(&long, b"", &data),
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "`query` has more than 16 KiB",
+        ),
+        (
+            form("", &large, &data),
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "`picture` has more than 8 MiB",
+        ),
+        (many, StatusCode::PAYLOAD_TOO_LARGE, "more than 100 parts"),
+        (
+            unknown,
+            StatusCode::BAD_REQUEST,
+            "`odd` is not a field of this form",
+        ),
+    ] {
+        let (status, page) = browser.post(&path, form, own).await;
+        assert_eq!(status, expected, "{page}");
+        assert!(page.contains(said), "{said} is not in {page}");
+        assert!(page.contains("type=\"file\""), "{page}");
+    }
     let (status, _) = browser.get(&format!("{runs}/none/try")).await;
     assert_eq!(status, StatusCode::NOT_FOUND);
     // Runs and data of another user are not found.
