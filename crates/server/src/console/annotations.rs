@@ -14,7 +14,7 @@ use serde::Deserialize;
 use super::{
     artifacts::title_of,
     failure::Page,
-    frame::page as framed,
+    frame::{page as framed, problem},
     links::{crumbs, run_path},
     project_form::ProjectForm,
     session::Session,
@@ -120,7 +120,7 @@ fn page(session: &Session, place: &Place, typed: &Typed, wrong: Option<&str>) ->
     let content = html! {
         (place.crumbs)
         h1 { "Tags and note of " (name(&place.title)) }
-        @if let Some(text) = wrong { p .problem .message role="alert" { (text) } }
+        (problem(wrong))
         (form(session, &place.address, typed))
         p { a href=(place.address) { "Back" } }
     };

@@ -9,7 +9,7 @@ use maud::{Markup, html};
 
 use super::{
     failure::Page,
-    words::{bytes, name as shown_name, path},
+    words::{bytes, cut, name as shown_name, path},
 };
 use crate::{app::App, database::ArtifactRow, documents, error::ApiError};
 
@@ -63,7 +63,7 @@ pub(super) fn shown_document(
     html! {
         @if let Some(modality) = &document.modality { span .modality { (shown_name(modality.as_ref())) } " " }
         @match &document.content {
-            Some(Content::Text(text)) => { span .text { (shown_name(&cut(text))) } }
+            Some(Content::Text(text)) => { span .text { (shown_name(&cut(text, MAX_CHARS))) } }
             Some(Content::Blob(blob)) if image_kind(blob).is_some() => {
                 img loading="lazy" alt={ "picture of document " (number + 1) }
                     src={ (here) "/picture?document=" (number) "&part=" (part) };
@@ -72,18 +72,11 @@ pub(super) fn shown_document(
             Some(Content::Tensor(_)) => { "a tensor" }
             None => {}
         }
-        @if document.content.is_none() && !document.uri.is_empty() { code { (shown_name(&cut(&document.uri))) } }
+        @if document.content.is_none() && !document.uri.is_empty() { code { (shown_name(&cut(&document.uri, MAX_CHARS))) } }
         @for (name, value) in document.tags.iter().take(MAX_CHUNKS) {
-            " " span .tag { (shown_name(name)) ": " (shown_name(&cut(&value.to_string()))) }
+            " " span .tag { (shown_name(name)) ": " (shown_name(&cut(&value.to_string(), MAX_CHARS))) }
         }
         (parts)
-    }
-}
-
-fn cut(text: &str) -> String {
-    match text.char_indices().nth(MAX_CHARS) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
     }
 }
 
@@ -163,11 +156,12 @@ mod tests {
         let document = Document::new()
             .with_tag("x\"<b>", evil)
             .with_chunk(Document::text(evil).with_modality("<i>"))
-            .with_chunk(Document::uri("javascript:\"<u>"));
+            .with_chunk(Document::uri("javascript:\"<u>"))
+            .with_chunk(Document::text("ä".repeat(1000)));
         let html = shown_document(&document, "/console/data/1", 0, &mut Vec::new()).0;
         for part in ["<script", "<b>", "<i>", "<u>"] {
             assert!(!html.contains(part), "{part} in {html}");
         }
-        assert_eq!(cut(&"ä".repeat(1000)).chars().count(), MAX_CHARS + 1);
+        assert!(html.contains(&format!("{}…", "ä".repeat(MAX_CHARS))));
     }
 }

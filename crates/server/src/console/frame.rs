@@ -121,6 +121,11 @@ pub(super) fn pages(total: u64, size: u64) -> u64 {
     total.div_ceil(size).max(1)
 }
 
+/// Renders an error above a form.
+pub(super) fn problem(text: Option<&str>) -> Markup {
+    html! { @if let Some(text) = text { p .problem .message role="alert" { (text) } } }
+}
+
 /// Renders links to the previous and next page of a list; nothing for a single
 /// page.
 pub(super) fn pager(total: u64, number: u64, size: u64, link: impl Fn(u64) -> String) -> Markup {

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use super::{
     cookies::{COOKIE, cookie},
     failure::{Failure, Page},
-    frame::page as framed,
+    frame::{page as framed, problem},
     project_form::{Nothing, ProjectForm},
     session::Session,
     words::{count, name, query, time, visible},
@@ -29,10 +29,6 @@ use crate::{
 
 /// The navigation entry that these pages belong to.
 const HERE: &str = "Projects";
-
-fn problem(text: Option<&str>) -> Markup {
-    html! { @if let Some(text) = text { p .problem .message role="alert" { (text) } } }
-}
 
 /// Describes the permissions of a role.
 fn allows(role: Role) -> &'static str {

@@ -23,6 +23,14 @@ pub(super) fn visible(text: &str) -> Cow<'_, str> {
     }
 }
 
+/// Returns the start of a text, with an ellipsis if it has more characters.
+pub(super) fn cut(text: &str, chars: usize) -> String {
+    match text.char_indices().nth(chars) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
 /// Formats a count with its noun: `1 run`, `2 runs`.
 pub(super) fn count(number: u64, one: &str) -> String {
     match number {
@@ -122,6 +130,12 @@ mod tests {
         // Right-to-left scripts stay unchanged.
         assert_eq!(visible("ריצה"), "ריצה");
         assert_eq!(name("<\u{202e}").0, "<bdi>&lt;\u{fffd}</bdi>");
+    }
+
+    #[test]
+    fn long_texts_are_cut_between_characters() {
+        assert_eq!(cut("äöü", 2), "äö…");
+        assert_eq!(cut("äöü", 3), "äöü");
     }
 
     #[test]

@@ -68,8 +68,3 @@ impl AdminSession {
         framed(&self.0, HERE, title, &content)
     }
 }
-
-/// Renders an error above a form.
-pub(super) fn problem(text: Option<&str>) -> Markup {
-    html! { @if let Some(text) = text { p .problem .message role="alert" { (text) } } }
-}

@@ -10,12 +10,12 @@ use axum::{
 use maud::html;
 use serde::Deserialize;
 
-use super::frame::{AdminSession, problem};
+use super::frame::AdminSession;
 use crate::{
     app::App,
     console::{
         failure::Page,
-        frame::{pager, pages},
+        frame::{pager, pages, problem},
         words::{bytes, count, name, visible},
     },
     error::ApiError,

@@ -12,13 +12,13 @@ use finetuner_protocol::check_name;
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::frame::{AdminSession, problem};
+use super::frame::AdminSession;
 use crate::{
     app::App,
     checks::check_open_runs,
     console::{
         failure::Page,
-        frame::{pager, pages},
+        frame::{pager, pages, problem},
         words::{count, name, query, time, visible},
     },
     database::{AccountChange, AccountRow},

@@ -16,7 +16,7 @@ use crate::{
     console::{
         config::{config_of, makes_data, setting},
         failure::{Failure, Page},
-        frame::page as framed,
+        frame::{page as framed, problem},
         links::{crumbs, run_path},
         project_form::ProjectForm,
         session::Session,
@@ -83,10 +83,6 @@ impl Typed {
 /// string.
 fn text_at<'a>(config: &'a Value, place: &str) -> Option<&'a str> {
     config.pointer(place)?.as_str()
-}
-
-fn problem(text: Option<&str>) -> Markup {
-    html! { @if let Some(text) = text { p .problem .message role="alert" { (text) } } }
 }
 
 /// Renders the buttons of a form.

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::{
     columns::Columns,
-    find::{CHUNK, find_experiment, search},
+    find::{CHUNK, search},
     listed::{ListQuery, Listed},
     search::{Conditions, Searched},
     selected::find_all,
@@ -23,6 +23,7 @@ use crate::{
     app::App,
     console::{failure::Page, session::Session, state::State as RunState},
     error::ApiError,
+    runs::find_experiment,
     spreadsheet::{plain, to_csv},
 };
 
@@ -50,7 +51,10 @@ pub(crate) async fn download(
         true => {
             let of = match experiment.is_empty() {
                 true => None,
-                false => Some(find_experiment(&app, &session, experiment).await?),
+                false => {
+                    let project = session.user.namespace.clone();
+                    Some(find_experiment(&app, project, experiment).await?)
+                }
             };
             let conditions = Conditions::read(&asked.filter).map_err(ApiError::bad_request)?;
             let listed = Listed::new(of, asked, Columns::default());

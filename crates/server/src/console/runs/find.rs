@@ -7,8 +7,8 @@ use super::{
 };
 use crate::{
     app::App,
-    console::{failure::Failure, session::Session, state::State as RunState},
-    database::{ExperimentRow, Identity, RunFilter, RunRow, Standing},
+    console::{failure::Failure, state::State as RunState},
+    database::{Identity, RunFilter, RunRow, Standing},
     error::ApiError,
 };
 
@@ -20,18 +20,6 @@ const MAX_RUNS: u64 = 200_000;
 
 /// Runs whose configurations are in memory at once.
 pub(super) const CHUNK: usize = 200;
-
-pub(super) async fn find_experiment(
-    app: &App,
-    session: &Session,
-    name: String,
-) -> Result<ExperimentRow, ApiError> {
-    let found = app
-        .database
-        .experiment(session.user.namespace.clone(), name.clone())
-        .await?;
-    found.ok_or_else(|| ApiError::not_found(format!("there is no experiment `{name}`")))
-}
 
 /// Returns the database filter of a page of a list.
 fn filter(listed: &Listed) -> RunFilter {

@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use super::{listed::Listed, table::Shown};
-use crate::console::{annotations, state::State as RunState};
+use crate::console::{annotations, frame::problem, state::State as RunState};
 
 /// Renders the form with the current filters.
 pub(super) fn markup(
@@ -36,7 +36,7 @@ pub(super) fn markup(
             @if !asked.sort.is_empty() { input type="hidden" name="sort" value=(asked.sort); }
             button type="submit" { "Filter" }
         }
-        @if let Some(reason) = wrong { p .problem .message role="alert" { (reason) } }
+        (problem(wrong))
         details .hint {
             summary { "Syntax of conditions" }
             p #fields {

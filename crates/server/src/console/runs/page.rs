@@ -12,7 +12,7 @@ use maud::html;
 use super::{
     column_form,
     columns::{self, Columns},
-    find::{PAGE, find_experiment, read},
+    find::{PAGE, read},
     form,
     listed::{ListQuery, Listed},
     search::Conditions,
@@ -29,6 +29,7 @@ use crate::{
     },
     database::{ExperimentRow, now_ms},
     error::ApiError,
+    runs::find_experiment,
 };
 
 /// Renders the list of an experiment's runs.
@@ -40,7 +41,7 @@ pub(crate) async fn page(
     RawQuery(raw): RawQuery,
     headers: HeaderMap,
 ) -> Page<Response> {
-    let found = find_experiment(&app, &session, experiment).await?;
+    let found = find_experiment(&app, session.user.namespace.clone(), experiment).await?;
     list(&app, &session, Some(found), asked, raw, &headers).await
 }
 

@@ -16,7 +16,7 @@ use crate::{
     app::App,
     console::{
         failure::Page,
-        frame::page as framed,
+        frame::{page as framed, problem},
         links::run_address,
         session::Session,
         state::State as RunState,
@@ -281,7 +281,7 @@ fn ask(
     };
     let content = html! {
         h1 { (title) }
-        @if let Some(text) = wrong { p .problem .message role="alert" { (text) } }
+        (problem(wrong))
         p { (consequence) }
         ul .selected { @for run in runs { li {
             a href=(run_address(&run.experiment, &run.name)) { (name(&run.label())) }

@@ -15,7 +15,7 @@ use crate::{
         links::run_path,
         metrics,
         state::{State, badge, duration, progress},
-        words::{count, name, number, path, seconds, time, visible},
+        words::{count, cut, name, number, path, seconds, time, visible},
     },
     database::{Outline, RunRow},
 };
@@ -188,8 +188,8 @@ fn row(run: &RunRow, shown: &Shown<'_>, heads: &[(&str, String, String)]) -> Mar
             @if matches!(State::of(run), State::Running | State::Waiting) { " " (progress(run)) }
         } },
         "tags" => html! { td { (annotations::tags("/console/runs", &run.annotations.tags)) } },
-        "note" => html! { td .text { (name(&cut(&run.annotations.note))) } },
-        "description" => html! { td .text { (name(&cut(&run.description))) } },
+        "note" => html! { td .text { (name(&cut(&run.annotations.note, MAX_CHARS))) } },
+        "description" => html! { td .text { (name(&cut(&run.description, MAX_CHARS))) } },
         "device" => html! { td { (name(&run.device)) } },
         "model" => html! { td .text { (name(&model_of(run, &config))) } },
         BEFORE => html! { td .number { (metrics::value(own.and_then(|own| own.before))) } },
@@ -212,7 +212,7 @@ fn row(run: &RunRow, shown: &Shown<'_>, heads: &[(&str, String, String)]) -> Mar
         }
         field => match searched.field(field) {
             Field::Number(value) => html! { td .number { (number(value)) } },
-            Field::Text(text) => html! { td .text { (name(&cut(&text))) } },
+            Field::Text(text) => html! { td .text { (name(&cut(&text, MAX_CHARS))) } },
             Field::Tags(_) | Field::Missing => html! { td {} },
         },
     };
@@ -221,12 +221,4 @@ fn row(run: &RunRow, shown: &Shown<'_>, heads: &[(&str, String, String)]) -> Mar
         th scope="row" { a href=(run_path(run)) { (name(&run.name)) } }
         @for (field, ..) in heads { (cell(field)) }
     } }
-}
-
-/// Returns the start of a text.
-fn cut(text: &str) -> String {
-    match text.char_indices().nth(MAX_CHARS) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
 }
