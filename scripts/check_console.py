@@ -467,7 +467,7 @@ def check(server, browser):
     # Starts a run with the form.
     browser.find(".actions a[href*=start]").click()
     browser.says("The same run as code")
-    browser.look("start", "/console/start?data=clip-fashion-train-data", "a picture and its text")
+    browser.look("start", "/console/start?data=clip-fashion-train-data", "an image and its text")
     browser.find("#name").send_keys("from-page")
     browser.find("#epochs").clear()
     browser.find("#epochs").send_keys("1")

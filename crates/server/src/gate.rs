@@ -152,7 +152,7 @@ pub(crate) struct Gates {
     pub(crate) spools: Arc<Gate>,
     /// Reading of such files, which takes one core and memory for the largest rows.
     pub(crate) imports: Arc<Gate>,
-    /// Requests for embeddings, which are in memory with their pictures.
+    /// Requests for embeddings, which are in memory with their images.
     pub(crate) embeddings: Arc<Gate>,
     /// Embedding of data sets, which takes a while.
     pub(crate) indexes: Arc<Gate>,

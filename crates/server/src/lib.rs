@@ -15,7 +15,7 @@
 //! | `submission` | checks of a new run's configuration and data |
 //! | `queue`, `queue_state`, `launcher`, `worker`, `run_folders` | execution of runs |
 //! | `serving`, `trial` | finished models in use, and search with them |
-//! | `pictures` | fetching of pictures that data refers to |
+//! | `images` | fetching of images that data refers to |
 //! | `database`, `store`, `folder` | persistence: rows in SQLite, contents in a folder or in S3 |
 //! | `space` | free space on the disk |
 //! | `documents`, `imports` | previews of stored data; files uploaded by a browser |
@@ -43,6 +43,7 @@ mod error;
 mod folder;
 mod gate;
 mod http;
+mod images;
 mod imports;
 mod json;
 pub mod launcher;
@@ -55,7 +56,6 @@ mod outbox;
 mod outside;
 mod pace;
 mod peer;
-mod pictures;
 mod private;
 mod queue;
 mod queue_state;

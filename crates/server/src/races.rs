@@ -32,7 +32,7 @@ struct Backend {
     user: Identity,
 }
 
-/// The smallest picture.
+/// The smallest image.
 const PIXEL: &[u8] = include_bytes!("pixel.png");
 
 impl Backend {

@@ -36,7 +36,7 @@ pub struct Settings {
     /// Maximum size of a model that a run downloads from the model hub, in bytes;
     /// 16 GiB by default.
     pub max_hub_download: Option<u64>,
-    /// Whether runs may fetch pictures from this machine and private networks, and
+    /// Whether runs may fetch images from this machine and private networks, and
     /// report to trackers there. Off by default, because users could explore the
     /// server's network with their runs.
     pub private_addresses: bool,

@@ -112,7 +112,7 @@ pub(crate) struct RunsGroup {
     /// The maximum size in MiB of a model that a run downloads from the model hub.
     /// (`--max-hub-download`)
     pub(crate) max_hub_download: u64,
-    /// Whether runs may fetch pictures from private networks and report to trackers
+    /// Whether runs may fetch images from private networks and report to trackers
     /// there. (`--private-addresses`)
     pub(crate) private_addresses: bool,
     /// Seconds of silence after which a worker counts as lost. (`--lease`)

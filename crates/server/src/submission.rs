@@ -21,7 +21,7 @@ use crate::{
     database::{ArtifactRow, Identity},
     documents::StoredBytes,
     error::{ApiError, Result},
-    pictures,
+    images,
     store::Hold,
 };
 
@@ -293,11 +293,11 @@ fn open(stored: &Stored, name: DataName<'_>) -> EngineResult<Documents> {
 /// Maximum number of documents in a data set.
 pub(crate) const MAX_DOCUMENTS: u64 = 5_000_000;
 /// Maximum unpacked size of a data set: a number of bytes, plus a multiple of its
-/// packed size. Pictures hardly compress, and texts do not compress 64-fold.
+/// packed size. Images hardly compress, and texts do not compress 64-fold.
 pub(crate) const MAX_UNPACKED: (u64, u64) = (64 << 20, 64);
 
-/// The documents of a stored data set, up to the limits. A one-pixel picture
-/// replaces each picture that the worker will fetch, so that the rest can be
+/// The documents of a stored data set, up to the limits. A one-pixel image
+/// replaces each image that the worker will fetch, so that the rest can be
 /// checked now.
 struct StoredDocuments {
     /// Name of the data set in messages.
@@ -347,9 +347,9 @@ impl Iterator for StoredDocuments {
     }
 }
 
-/// Replaces a picture that the document only refers to.
+/// Replaces an image that the document only refers to.
 fn stand_in(document: &mut Document) {
-    if pictures::address_of(document).is_some() {
+    if images::address_of(document).is_some() {
         document.content = Some(Content::Blob(PIXEL.to_vec()));
     }
     document.chunks.iter_mut().for_each(stand_in);

@@ -209,14 +209,12 @@ pub(crate) async fn search(
 fn check_query(kind: ModelKind, query: &Item) -> Result<()> {
     let good = match query {
         Item::Text(_) => matches!(kind, ModelKind::Text | ModelKind::TextImage),
-        Item::Picture(_) => matches!(kind, ModelKind::Image | ModelKind::TextImage),
+        Item::Image(_) => matches!(kind, ModelKind::Image | ModelKind::TextImage),
     };
     match (good, query) {
         (true, _) => Ok(()),
         (false, Item::Text(_)) => Err(ApiError::bad_request("the model does not embed texts")),
-        (false, Item::Picture(_)) => {
-            Err(ApiError::bad_request("the model does not embed pictures"))
-        }
+        (false, Item::Image(_)) => Err(ApiError::bad_request("the model does not embed images")),
     }
 }
 
@@ -298,7 +296,7 @@ impl Building {
         index.documents = documents.map_err(|e| ApiError::unprocessable(e.to_string()))?;
         if index.len() == 0 {
             return Err(ApiError::unprocessable(
-                "the data set has nothing that this model embeds; pictures must be in the data, \
+                "the data set has nothing that this model embeds; images must be in the data, \
                  not referred to by their address",
             ));
         }

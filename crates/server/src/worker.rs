@@ -56,7 +56,7 @@ use self::{
     limits::Limits,
     trackers::{End, Environment, Tracked, Trackers},
 };
-use crate::{local_paths::LocalPaths, pictures::Pictures, requests::Authorities};
+use crate::{images::Images, local_paths::LocalPaths, requests::Authorities};
 
 pub(crate) use place::Place;
 pub(crate) use signals::Signals;
@@ -326,7 +326,7 @@ fn run_job(
             Some(opened)
         }
     };
-    let pictures = Pictures::new(job.rules.private_addresses).map_err(EngineError::Data)?;
+    let images = Images::new(job.rules.private_addresses).map_err(EngineError::Data)?;
     let signals = Arc::clone(&follower.signals);
     let read = |name: &str| {
         let shown = work.data_name(name).to_string();
@@ -340,7 +340,7 @@ fn run_job(
         let documents = FetchedDocuments::new(
             file,
             shown,
-            pictures.clone(),
+            images.clone(),
             runtime.handle().clone(),
             Arc::clone(&signals),
         )?;

@@ -63,7 +63,7 @@ pub(super) struct Options {
     /// must then run as root.
     #[arg(long, value_name = "USER")]
     worker_user: Option<String>,
-    /// Let runs fetch pictures from this machine and private networks, and report
+    /// Let runs fetch images from this machine and private networks, and report
     /// to trackers there.
     #[arg(
         long,

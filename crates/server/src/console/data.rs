@@ -15,7 +15,7 @@ use serde::Deserialize;
 use super::{
     annotations,
     artifacts::{audience, file_of, kind_name, shown_title, title_of},
-    document::{DOCUMENTS, picture_of, shown_document},
+    document::{DOCUMENTS, image_of, shown_document},
     failure::Page,
     frame::{page as framed, pager, pages},
     session::Session,
@@ -185,22 +185,22 @@ fn used_by(uses: &[UseRow]) -> Markup {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-pub(crate) struct PictureQuery {
+pub(crate) struct ImageQuery {
     document: u64,
     /// Indices of the chunk and its subchunks, joined by dots. If empty, the
-    /// first picture is sent.
+    /// first image is sent.
     part: String,
 }
 
-/// Sends a picture of a document.
-pub(crate) async fn picture(
+/// Sends an image of a document.
+pub(crate) async fn image(
     State(app): State<Arc<App>>,
     session: Session,
     Path(id): Path<String>,
-    Query(PictureQuery { document, part }): Query<PictureQuery>,
+    Query(ImageQuery { document, part }): Query<ImageQuery>,
 ) -> Page<Response> {
     let artifact = find(&app, &session, id).await?;
-    picture_of(&app, &session.user.person, &artifact, document, &part).await
+    image_of(&app, &session.user.person, &artifact, document, &part).await
 }
 
 /// Redirects to a signed URL of the content.

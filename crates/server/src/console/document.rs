@@ -1,4 +1,4 @@
-//! Display of documents, and access to the pictures in them.
+//! Display of documents, and access to the images in them.
 
 use axum::{
     http::{HeaderValue, header},
@@ -31,8 +31,8 @@ pub(super) fn document_address(id: &str, place: u64) -> String {
     format!("{}?page={page}#d{place}", path(&["data", id]))
 }
 
-/// Returns the URL of the first picture in a document.
-pub(super) fn picture_address(id: &str, place: u64) -> String {
+/// Returns the URL of the first image in a document.
+pub(super) fn image_address(id: &str, place: u64) -> String {
     format!("{}/picture?document={place}", path(&["data", id]))
 }
 
@@ -65,7 +65,7 @@ pub(super) fn shown_document(
         @match &document.content {
             Some(Content::Text(text)) => { span .text { (shown_name(&cut(text, MAX_CHARS))) } }
             Some(Content::Blob(blob)) if image_kind(blob).is_some() => {
-                img loading="lazy" alt={ "picture of document " (number + 1) }
+                img loading="lazy" alt={ "image of document " (number + 1) }
                     src={ (here) "/picture?document=" (number) "&part=" (part) };
             }
             Some(Content::Blob(blob)) => { (bytes(blob.len() as u64)) " of data" }
@@ -80,7 +80,7 @@ pub(super) fn shown_document(
     }
 }
 
-/// Returns the media type of a picture by its first bytes; `None` if it is unsafe
+/// Returns the media type of an image by its first bytes; `None` if it is unsafe
 /// or unknown. SVG is unsafe because it can contain scripts.
 fn image_kind(bytes: &[u8]) -> Option<&'static str> {
     let kinds: [(&[u8], &str); 4] = [
@@ -96,16 +96,16 @@ fn image_kind(bytes: &[u8]) -> Option<&'static str> {
         .or(is_webp.then_some("image/webp"))
 }
 
-/// Sends a picture of a document. Requests of one `reader` take turns with those
+/// Sends an image of a document. Requests of one `reader` take turns with those
 /// of other readers of data.
-pub(super) async fn picture_of(
+pub(super) async fn image_of(
     app: &App,
     reader: &str,
     artifact: &ArtifactRow,
     document: u64,
     part: &str,
 ) -> Page<Response> {
-    let none = || ApiError::not_found("there is no such picture");
+    let none = || ApiError::not_found("there is no such image");
     let (documents, _) = documents::read(app, reader, &artifact.content, document, 1).await?;
     let mut found = documents.first().ok_or_else(none)?;
     for step in part.split('.').filter(|step| !step.is_empty()) {
@@ -113,7 +113,7 @@ pub(super) async fn picture_of(
         found = step.and_then(|i| found.chunks.get(i)).ok_or_else(none)?;
     }
     let blob = match part {
-        "" => first_picture(found),
+        "" => first_image(found),
         _ => found.as_blob(),
     };
     let blob = blob.ok_or_else(none)?;
@@ -132,9 +132,9 @@ pub(super) async fn picture_of(
     Ok((headers, blob.to_vec()).into_response())
 }
 
-fn first_picture(document: &Document) -> Option<&[u8]> {
+fn first_image(document: &Document) -> Option<&[u8]> {
     let own = document.as_blob().filter(|blob| image_kind(blob).is_some());
-    own.or_else(|| document.chunks.iter().find_map(first_picture))
+    own.or_else(|| document.chunks.iter().find_map(first_image))
 }
 
 #[cfg(test)]

@@ -83,7 +83,7 @@ pub(crate) fn router(app: &Arc<App>) -> Router<Arc<App>> {
         )
         .route(&format!("{run}/share/revoke"), post(run::revoke_share))
         .route("/share/{key}", get(run::shared_page))
-        .route("/share/{key}/picture", get(run::shared_picture))
+        .route("/share/{key}/picture", get(run::shared_image))
         .route("/share/{key}/download", get(run::shared_download))
         .route(
             &format!("{run}/annotations"),
@@ -109,7 +109,7 @@ pub(crate) fn router(app: &Arc<App>) -> Router<Arc<App>> {
                 .layer(DefaultBodyLimit::disable()),
         )
         .route("/console/data/{id}", get(data::page))
-        .route("/console/data/{id}/picture", get(data::picture))
+        .route("/console/data/{id}/picture", get(data::image))
         .route("/console/data/{id}/download", get(data::download))
         .route(
             "/console/projects",

@@ -102,13 +102,13 @@ fn openai(run: &RunRow, kind: ModelKind, place: Place<'_>) -> Snippet {
     });
     let input = match kind {
         ModelKind::Text => format!("[{}]", quoted(input(kind))),
-        ModelKind::Image => "[picture]".to_owned(),
-        _ => format!("[{}, picture]", quoted(input(kind))),
+        ModelKind::Image => "[image]".to_owned(),
+        _ => format!("[{}, image]", quoted(input(kind))),
     };
-    let picture = match kind {
+    let image = match kind {
         ModelKind::Text => "",
         _ => {
-            "with open(\"dress.png\", \"rb\") as file:\n    picture = \"data:image/png;base64,\" + \
+            "with open(\"dress.png\", \"rb\") as file:\n    image = \"data:image/png;base64,\" + \
              base64.b64encode(file.read()).decode()\n"
         }
     };
@@ -121,7 +121,7 @@ fn openai(run: &RunRow, kind: ModelKind, place: Place<'_>) -> Snippet {
         note: "LangChain: OpenAIEmbeddings(model=..., base_url=..., check_embedding_ctx_length=False).",
         code: format!(
             "{import}\nfrom openai import OpenAI\n\nclient = OpenAI(base_url={base}, \
-             api_key=os.environ[\"JINA_AUTH_TOKEN\"]{project})\n{picture}answer = \
+             api_key=os.environ[\"JINA_AUTH_TOKEN\"]{project})\n{image}answer = \
              client.embeddings.create(model={model}, input={input})\nprint(answer.data[0].embedding)"
         ),
     }
@@ -224,8 +224,8 @@ fn onnxruntime(run: &RunRow, kind: ModelKind, place: Place<'_>) -> Snippet {
             "import numpy as np\nimport onnxruntime\nfrom PIL import Image\n\
              from transformers import AutoImageProcessor\n\n\
              processor = AutoImageProcessor.from_pretrained(\"onnx\")\n\
-             picture = Image.open(\"dress.png\").convert(\"RGB\")\n\
-             inputs = {\"pixel_values\": processor(picture, return_tensors=\"np\")[\"pixel_values\"]}\n"
+             image = Image.open(\"dress.png\").convert(\"RGB\")\n\
+             inputs = {\"pixel_values\": processor(image, return_tensors=\"np\")[\"pixel_values\"]}\n"
         }
     };
     Snippet {

@@ -1,5 +1,5 @@
-//! The page for trying a finished model: searches a dataset with a text or a
-//! picture, and shows the results beside those of the model before fine-tuning.
+//! The page for trying a finished model: searches a dataset with a text or an
+//! image, and shows the results beside those of the model before fine-tuning.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ use crate::{
     multipart,
     origin::address,
     runs::find_run,
-    serving::{Found, Item, MAX_PICTURE, MOST_SEARCHED, check_picture},
+    serving::{Found, Item, MAX_IMAGE, MOST_SEARCHED, check_image},
     trial::{self, Answer, Finished},
 };
 
@@ -43,7 +43,7 @@ const MAX_DATASETS: u64 = 200;
 #[derive(Default)]
 struct Form {
     query: String,
-    picture: Vec<u8>,
+    image: Vec<u8>,
     data: String,
 }
 
@@ -55,7 +55,7 @@ impl Form {
             let limit = match name.as_str() {
                 "query" => MAX_QUERY,
                 "data" => MAX_ID,
-                "picture" => MAX_PICTURE,
+                "picture" => MAX_IMAGE,
                 other => {
                     return Err(ApiError::bad_request(format!(
                         "`{}` is not a field of this form: open the page again",
@@ -68,23 +68,23 @@ impl Form {
             match name.as_str() {
                 "query" => read.query = text(),
                 "data" => read.data = text(),
-                _ => read.picture = bytes,
+                _ => read.image = bytes,
             }
         }
         Ok(read)
     }
 
-    /// Returns the query: a text or a picture.
+    /// Returns the query: a text or an image.
     fn item(&self) -> Result<Item> {
-        match (self.query.is_empty(), self.picture.is_empty()) {
-            (true, true) => Err(ApiError::bad_request("type a query, or choose a picture")),
+        match (self.query.is_empty(), self.image.is_empty()) {
+            (true, true) => Err(ApiError::bad_request("type a query, or choose an image")),
             (false, false) => Err(ApiError::bad_request(
-                "the form has a query and a picture: search with only one of them",
+                "the form has a query and an image: search with only one of them",
             )),
             (false, true) => Ok(Item::Text(self.query.clone())),
             (true, false) => {
-                check_picture(&self.picture).map_err(ApiError::bad_request)?;
-                Ok(Item::Picture(self.picture.clone().into()))
+                check_image(&self.image).map_err(ApiError::bad_request)?;
+                Ok(Item::Image(self.image.clone().into()))
             }
         }
     }
@@ -119,7 +119,7 @@ pub(crate) async fn search(
     form: multipart::Form,
 ) -> Page<Response> {
     let run = find_run(&app, session.user.namespace.clone(), place).await?;
-    // Takes a turn, because the picture is in memory during the search.
+    // Takes a turn, because the image is in memory during the search.
     let _turn = app.gates.embeddings.enter(&session.user.person).await?;
     let (form, results) = match Form::read(form).await {
         Ok(form) => {
@@ -202,7 +202,7 @@ async fn render(
                     Some(Ok(results)) => { (sides(form, results)) }
                 }
             }
-            _ => { p { "Only models of texts and pictures can be tried here. This model embeds other data." } }
+            _ => { p { "Only models of texts and images can be tried here. This model embeds other data." } }
         }
         section aria-labelledby="use" {
             h2 id="use" { "Use it" }
@@ -215,7 +215,7 @@ async fn render(
 }
 
 fn search_form(run: &RunRow, kind: ModelKind, form: &Form, data: &[ArtifactRow]) -> Markup {
-    let (texts, pictures) = (kind != ModelKind::Image, kind != ModelKind::Text);
+    let (texts, images) = (kind != ModelKind::Image, kind != ModelKind::Text);
     let chosen = match form.data.is_empty() {
         false => Some(form.data.as_str()),
         // Suggest the dataset that the run was evaluated on or trained with.
@@ -234,8 +234,8 @@ fn search_form(run: &RunRow, kind: ModelKind, form: &Form, data: &[ArtifactRow])
                     label for="query" { "Query" }
                     input id="query" name="query" value=(form.query) maxlength="2000" autocomplete="off";
                 }
-                @if pictures {
-                    label for="picture" { @if texts { "or a picture" } @else { "Picture" } }
+                @if images {
+                    label for="picture" { @if texts { "or an image" } @else { "Image" } }
                     input id="picture" name="picture" type="file" accept="image/png,image/jpeg,image/gif,image/webp,image/bmp";
                 }
                 label for="data" { "Data" }
@@ -247,7 +247,7 @@ fn search_form(run: &RunRow, kind: ModelKind, form: &Form, data: &[ArtifactRow])
                 button type="submit" { "Search" }
             }
             p .hint {
-                "The first " (MOST_SEARCHED) " texts or pictures of the data are searched. The first \
+                "The first " (MOST_SEARCHED) " texts or images of the data are searched. The first \
                  search embeds them; those after it are fast."
             }
         }
@@ -259,7 +259,7 @@ fn sides(form: &Form, results: &Results) -> Markup {
     html! {
         section aria-labelledby="found" {
             h2 id="found" {
-                @if form.query.is_empty() { "Found for the picture" } @else { "Found for “" (form.query) "”" }
+                @if form.query.is_empty() { "Found for the image" } @else { "Found for “" (form.query) "”" }
             }
             div .sides {
                 div { h3 { "This run" } (side(&results.data, Ok(&results.tuned))) }
@@ -288,9 +288,9 @@ fn side(data: &ArtifactRow, answer: Result<&Answer, &ApiError>) -> Markup {
 fn one(data: &ArtifactRow, Found { shown, score }: &Found) -> Markup {
     html! {
         span .hint { (format!("{score:.3}")) } " "
-        @if shown.is_picture {
+        @if shown.is_image {
             @let caption = match shown.text.is_empty() {
-                true => format!("picture of document {}", shown.document + 1),
+                true => format!("image of document {}", shown.document + 1),
                 false => shown.text.clone(),
             };
             img loading="lazy" alt=(caption) title=(caption)

@@ -40,7 +40,7 @@ pub(super) fn pack(
                 "file",
                 format!(
                     "its documents have more than {} MiB, far more than the uploaded file: \
-                     upload smaller pictures",
+                     upload smaller images",
                     most >> 20
                 ),
             ));

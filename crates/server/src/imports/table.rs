@@ -100,7 +100,7 @@ pub(super) fn source(
     let kind = Kind::of(&path).ok_or_else(|| {
         Refusal::Field(
             "file",
-            "it is not a CSV, JSON Lines or Parquet file, nor a zip of pictures with one of them: \
+            "it is not a CSV, JSON Lines or Parquet file, nor a zip of images with one of them: \
              the ending of its name says what it is (.csv, .tsv, .jsonl, .parquet, .zip)"
                 .to_owned(),
         )
@@ -148,7 +148,7 @@ fn table_of(mut tables: Vec<PathBuf>, files: &Path) -> Result<PathBuf, Refusal> 
         1 => Ok(tables.remove(0)),
         0 => Err(Refusal::Field(
             "file",
-            "the zip has no CSV, JSON Lines or Parquet file that names its pictures: add one, such \
+            "the zip has no CSV, JSON Lines or Parquet file that names its images: add one, such \
              as a `metadata.csv` with the columns `file_name` and `caption`"
                 .to_owned(),
         )),

@@ -18,8 +18,8 @@ use crate::space::Space;
 const MAX_ENTRIES: usize = 200_000;
 /// Maximum total size of the unpacked files, in bytes.
 const MAX_UNPACKED: u64 = 4 << 30;
-/// Maximum size of a picture, in bytes.
-const MAX_PICTURE: u64 = 64 << 20;
+/// Maximum size of an image, in bytes.
+const MAX_IMAGE: u64 = 64 << 20;
 /// Maximum number of path components, and the bytes that count for a folder.
 const MAX_DEPTH: usize = 9;
 const FOLDER_BYTES: u64 = 4096;
@@ -80,7 +80,7 @@ pub(super) fn unzip(
         let out = File::create_new(&path).map_err(|e| placed(e, &name))?;
         let most = match is_table(&inner) {
             true => MAX_UNPACKED,
-            false => MAX_PICTURE,
+            false => MAX_IMAGE,
         };
         limits.copy(&mut entry, out, most, &name)?;
         if is_table(&inner) {
@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_small_zip_with_a_huge_image_is_refused() {
-        let zeros = vec![0; (MAX_PICTURE + 1) as usize];
+        let zeros = vec![0; (MAX_IMAGE + 1) as usize];
         let told = unzipped(&[("a.png", &zeros)]).unwrap_err();
         assert!(told.contains("`a.png` has more than 64 MiB"), "{told}");
         let (_folder, tables) = unzipped(&[("a.csv", &zeros)]).unwrap();

@@ -30,16 +30,16 @@ const MAX_WAITING_PIECES: usize = MAX_BATCH / MAX_PIECE;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Item {
     Text(String),
-    /// A picture in one of the formats that the engine reads.
-    Picture(Bytes),
+    /// An image in one of the formats that the engine reads.
+    Image(Bytes),
 }
 
 impl Item {
-    /// Returns the size of the text or the picture in bytes.
+    /// Returns the size of the text or the image in bytes.
     pub(crate) fn size(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),
-            Self::Picture(bytes) => bytes.len(),
+            Self::Image(bytes) => bytes.len(),
         }
     }
 }
@@ -102,14 +102,14 @@ impl Prompted {
 /// Inputs of one request that go into one batch.
 struct Piece {
     prompt: Prompted,
-    pictures: bool,
+    images: bool,
     items: Vec<Item>,
     answer: oneshot::Sender<Result<Embeddings, EngineError>>,
 }
 
 impl Piece {
     fn fits(&self, other: &Self) -> bool {
-        self.pictures == other.pictures && (self.pictures || self.prompt.name == other.prompt.name)
+        self.images == other.images && (self.images || self.prompt.name == other.prompt.name)
     }
 }
 
@@ -203,7 +203,7 @@ impl Batches {
         let mut waiting = model.waiting();
         waiting.pieces.push_back(Piece {
             prompt: prompt.clone(),
-            pictures: matches!(items.first(), Some(Item::Picture(_))),
+            images: matches!(items.first(), Some(Item::Image(_))),
             items,
             answer,
         });
@@ -242,7 +242,7 @@ fn pieces(items: Vec<Item>) -> Vec<(Vec<usize>, Vec<Item>)> {
     // The unfinished piece of each kind.
     let mut open = [None; 2];
     for (place, item) in items.into_iter().enumerate() {
-        let open = &mut open[usize::from(matches!(item, Item::Picture(_)))];
+        let open = &mut open[usize::from(matches!(item, Item::Image(_)))];
         let piece = *open.get_or_insert_with(|| {
             all.push((Vec::new(), Vec::new()));
             all.len() - 1
@@ -271,7 +271,7 @@ fn refused(error: &EngineError, places: &[usize]) -> Refused {
 fn compute(batch: Vec<Piece>, counters: &ServingCounters) {
     let begun = Instant::now();
     let size: usize = batch.iter().map(|piece| piece.items.len()).sum();
-    let pictures = batch.first().is_some_and(|piece| piece.pictures);
+    let images = batch.first().is_some_and(|piece| piece.images);
     let items = batch.iter().flat_map(|piece| &piece.items);
     let found = batch.first().map(|first| encode(first, items));
     match found {
@@ -302,7 +302,7 @@ fn compute(batch: Vec<Piece>, counters: &ServingCounters) {
             }
         }
     }
-    counters.batch(pictures, size, begun.elapsed().as_secs_f64());
+    counters.batch(images, size, begun.elapsed().as_secs_f64());
 }
 
 /// Embeds inputs of one kind.
@@ -310,16 +310,16 @@ fn encode<'a>(
     piece: &Piece,
     items: impl Iterator<Item = &'a Item>,
 ) -> Result<Embeddings, EngineError> {
-    let (mut texts, mut pictures) = (Vec::new(), Vec::new());
+    let (mut texts, mut images) = (Vec::new(), Vec::new());
     for item in items {
         match item {
             Item::Text(text) => texts.push(text.as_str()),
-            Item::Picture(bytes) => pictures.push(&bytes[..]),
+            Item::Image(bytes) => images.push(&bytes[..]),
         }
     }
     let encoder = &piece.prompt.encoder;
-    let found = match piece.pictures {
-        true => encoder.encode_images(&pictures)?,
+    let found = match piece.images {
+        true => encoder.encode_images(&images)?,
         false => encoder.encode_texts(&texts)?,
     };
     match found.values.iter().all(|value| value.is_finite()) {

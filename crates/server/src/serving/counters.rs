@@ -50,12 +50,12 @@ impl ServingCounters {
         };
         registry.register(
             "embedded",
-            "Texts and pictures embedded by finished models",
+            "Texts and images embedded by finished models",
             new.embedded.clone(),
         );
         registry.register(
             "embedding_batch_size",
-            "Number of texts or pictures in a batch",
+            "Number of texts or images in a batch",
             new.batch_size.clone(),
         );
         registry.register(
@@ -91,8 +91,8 @@ impl ServingCounters {
         self.loads.inc();
     }
 
-    pub(super) fn batch(&self, pictures: bool, size: usize, seconds: f64) {
-        let kind = match pictures {
+    pub(super) fn batch(&self, images: bool, size: usize, seconds: f64) {
+        let kind = match images {
             true => "picture",
             false => "text",
         };

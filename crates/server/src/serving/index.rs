@@ -14,13 +14,13 @@ use sha2::{Digest, Sha256};
 
 use super::batch::Item;
 
-/// Maximum number of texts or pictures of a data set that are searched.
+/// Maximum number of texts or images of a data set that are searched.
 pub(crate) const MOST: usize = 5000;
-/// Number of texts or pictures in a chunk.
+/// Number of texts or images in a chunk.
 const CHUNK_ITEMS: usize = 64;
 /// Size limit of a chunk in bytes, unless a single item is larger.
 const CHUNK_BYTES: usize = 16 << 20;
-/// Maximum size of a searched text or picture, in bytes. Larger ones are
+/// Maximum size of a searched text or image, in bytes. Larger ones are
 /// skipped.
 const MAX_ITEM: usize = 8 << 20;
 /// Number of a text's characters that are kept for display.
@@ -38,7 +38,7 @@ impl Progress {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns how many texts or pictures of a data set in progress are embedded.
+    /// Returns how many texts or images of a data set in progress are embedded.
     pub(crate) fn of(&self, key: &str) -> usize {
         self.all().get(key).copied().unwrap_or_default()
     }
@@ -59,9 +59,9 @@ pub(crate) struct Shown {
     pub(crate) document: u64,
     /// Indices of its chunk and subchunks, joined by dots.
     pub(crate) part: String,
-    /// The text, or the text that accompanies a picture.
+    /// The text, or the text that accompanies an image.
     pub(crate) text: String,
-    pub(crate) is_picture: bool,
+    pub(crate) is_image: bool,
 }
 
 /// The embeddings of a data set.
@@ -134,7 +134,7 @@ impl Index {
 /// Passes each chunk to `take` and stops when that returns false. Returns the
 /// number of documents in the data set.
 ///
-/// The items are pictures if the model embeds pictures and the first document
+/// The items are images if the model embeds images and the first document
 /// has one. Otherwise they are texts, without duplicates. In a document with
 /// several texts, the first one is the query and is skipped.
 pub(crate) fn gather(
@@ -146,18 +146,18 @@ pub(crate) fn gather(
     let total = reader.count_announced();
     let (mut texts, mut chunk, mut count) = (HashSet::new(), Vec::new(), 0);
     let mut size = 0;
-    let mut pictures = None;
+    let mut images = None;
     let mut number = 0;
     while count < MOST
         && let Some(document) = reader.next()
     {
         let document = document?;
-        let pictures = *pictures.get_or_insert_with(|| match kind {
+        let images = *images.get_or_insert_with(|| match kind {
             ModelKind::Image => true,
-            ModelKind::TextImage => has_picture(&document, 0),
+            ModelKind::TextImage => has_image(&document, 0),
             _ => false,
         });
-        for (shown, item) in items_of(&document, number, pictures) {
+        for (shown, item) in items_of(&document, number, images) {
             if let Item::Text(text) = &item
                 && !texts.insert(<[u8; 32]>::from(Sha256::digest(text)))
             {
@@ -184,17 +184,17 @@ pub(crate) fn gather(
     Ok(total)
 }
 
-fn has_picture(document: &Document, depth: usize) -> bool {
+fn has_image(document: &Document, depth: usize) -> bool {
     document.as_blob().is_some()
         || depth < MAX_DEPTH
             && document
                 .chunks
                 .iter()
-                .any(|part| has_picture(part, depth + 1))
+                .any(|part| has_image(part, depth + 1))
 }
 
 /// Returns the searchable items of a document.
-fn items_of(document: &Document, number: u64, pictures: bool) -> Vec<(Shown, Item)> {
+fn items_of(document: &Document, number: u64, images: bool) -> Vec<(Shown, Item)> {
     let mut leaves = Vec::new();
     gather_leaves(document, &mut Vec::new(), &mut leaves);
     let text = |leaf: &&(String, &Document)| leaf.1.as_text().is_some();
@@ -202,22 +202,22 @@ fn items_of(document: &Document, number: u64, pictures: bool) -> Vec<(Shown, Ite
         .iter()
         .find(text)
         .and_then(|(_, part)| part.as_text());
-    let shown = |part: &str, text: &str, is_picture| Shown {
+    let shown = |part: &str, text: &str, is_image| Shown {
         document: number,
         part: part.to_owned(),
         text: text.chars().take(MAX_CHARS).collect(),
-        is_picture,
+        is_image,
     };
     let texts = leaves.iter().filter(text).count();
     let mut passed = 0;
     let items = leaves
         .iter()
         .filter_map(|(part, leaf)| match &leaf.content {
-            Some(Content::Blob(bytes)) if pictures && bytes.len() <= MAX_ITEM => Some((
+            Some(Content::Blob(bytes)) if images && bytes.len() <= MAX_ITEM => Some((
                 shown(part, caption.unwrap_or_default(), true),
-                Item::Picture(bytes.clone().into()),
+                Item::Image(bytes.clone().into()),
             )),
-            Some(Content::Text(text)) if !pictures && text.len() <= MAX_ITEM => {
+            Some(Content::Text(text)) if !images && text.len() <= MAX_ITEM => {
                 passed += 1;
                 let is_query = texts > 1 && passed == 1;
                 let item = Item::Text(text.clone());
@@ -259,7 +259,7 @@ mod tests {
         gather(bytes.as_slice(), kind, |chunk| {
             let shown = chunk.into_iter().map(|(shown, item)| match item {
                 Item::Text(text) => (format!("{}:{}", shown.document, shown.part), text),
-                Item::Picture(_) => (format!("{}:{}", shown.document, shown.part), shown.text),
+                Item::Image(_) => (format!("{}:{}", shown.document, shown.part), shown.text),
             });
             all.extend(shown);
             true
@@ -332,7 +332,7 @@ mod tests {
             document: 0,
             part: String::new(),
             text: text.to_owned(),
-            is_picture: false,
+            is_image: false,
         };
         let of = |values: Vec<f32>| Embeddings { dim: 2, values };
         let mut index = Index::new(2);

@@ -4,9 +4,9 @@
 mod batch;
 mod cache;
 mod counters;
+mod images;
 mod index;
 mod load;
-mod pictures;
 
 use std::sync::Arc;
 
@@ -19,9 +19,9 @@ use tokio::sync::Semaphore;
 pub(crate) use batch::{Item, Model, Prompted, Refused};
 pub(crate) use cache::{Cache, Held, Room};
 pub(crate) use counters::ServingCounters;
+pub(crate) use images::{MAX_IMAGE, check_image};
 use index::Progress;
 pub(crate) use index::{Found, Index, MOST as MOST_SEARCHED, gather};
-pub(crate) use pictures::{MAX_PICTURE, check_picture};
 
 use crate::{
     error::{ApiError, Result},

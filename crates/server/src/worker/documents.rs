@@ -1,4 +1,4 @@
-//! Documents of a data set, read from the fetched file, with the pictures that
+//! Documents of a data set, read from the fetched file, with the images that
 //! they refer to.
 
 use std::{io::BufReader, sync::Arc};
@@ -9,17 +9,17 @@ use tempfile::NamedTempFile;
 use tokio::runtime::Handle;
 
 use super::signals::Signals;
-use crate::pictures::Pictures;
+use crate::images::Images;
 
-/// Documents whose pictures are fetched together and held in memory.
+/// Documents whose images are fetched together and held in memory.
 const BATCH: usize = 32;
 
-/// A data set in a file. Its pictures are fetched while it is read.
+/// A data set in a file. Its images are fetched while it is read.
 pub(super) struct FetchedDocuments {
     /// The data set's name in messages.
     shown: String,
     reader: DocumentReader<BufReader<NamedTempFile>>,
-    pictures: Pictures,
+    images: Images,
     runtime: Handle,
     signals: Arc<Signals>,
     ready: std::vec::IntoIter<Document>,
@@ -30,7 +30,7 @@ impl FetchedDocuments {
     pub(super) fn new(
         file: NamedTempFile,
         shown: String,
-        pictures: Pictures,
+        images: Images,
         runtime: Handle,
         signals: Arc<Signals>,
     ) -> Result<Self, EngineError> {
@@ -38,7 +38,7 @@ impl FetchedDocuments {
         Ok(Self {
             reader: reader.map_err(|e| EngineError::Data(format!("{shown}: {e}")))?,
             shown,
-            pictures,
+            images,
             runtime,
             signals,
             ready: Vec::new().into_iter(),
@@ -49,7 +49,7 @@ impl FetchedDocuments {
         let bad = |reason: String| EngineError::Data(format!("{}: {reason}", self.shown));
         let some: Result<Vec<_>, _> = self.reader.by_ref().take(BATCH).collect();
         let mut some = some.map_err(|e| bad(e.to_string()))?;
-        let fetched = self.pictures.fetch_all(&mut some);
+        let fetched = self.images.fetch_all(&mut some);
         let fetched = self.signals.unless_interrupted(fetched);
         self.runtime.block_on(fetched)?.map_err(bad)?;
         Ok(some)
@@ -86,7 +86,7 @@ mod tests {
         FetchedDocuments::new(
             file,
             "`train_data` (`shoes`)".to_owned(),
-            Pictures::new(false).unwrap(),
+            Images::new(false).unwrap(),
             runtime.handle().clone(),
             Arc::default(),
         )

@@ -54,7 +54,7 @@ impl Limits {
         let (used, limit) = over(self.disk, self.disk.map(|_| files()))?;
         Some(format!(
             "the run's files take {used} MiB and this server allows {limit} MiB: a smaller model \
-             or fewer pictures take less"
+             or fewer images take less"
         ))
     }
 }

@@ -377,7 +377,7 @@ async fn the_form_starts_a_run_that_links_to_its_data() {
     let browser = browser(&backend).await;
     let page = browser.page("/console/start?data=train").await;
     for part in [
-        "a picture and its text",
+        "an image and its text",
         "value=\"CLIPLoss\" selected",
         "value=\"clip-small\" selected",
         ".fit(&quot;clip-small&quot;, &quot;train&quot;)",

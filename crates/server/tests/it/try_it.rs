@@ -172,7 +172,7 @@ async fn errors_of_a_search_are_shown_on_the_page() {
             data.as_str(),
             own,
             StatusCode::BAD_REQUEST,
-            "type a query, or choose a picture",
+            "type a query, or choose an image",
         ),
         (
             "x",

@@ -1,4 +1,4 @@
-//! `POST /v1/embeddings`: embeds texts and pictures with a finished model.
+//! `POST /v1/embeddings`: embeds texts and images with a finished model.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -122,7 +122,7 @@ fn no_prompt(error: EngineError) -> OpenAiError {
 
 /// Refuses inputs of a kind that the model does not embed.
 fn check_kinds(kind: ModelKind, items: &[Item]) -> Result<()> {
-    let (texts, pictures) = match kind {
+    let (texts, images) = match kind {
         ModelKind::TextImage => (true, true),
         ModelKind::Text => (true, false),
         ModelKind::Image => (false, true),
@@ -132,17 +132,17 @@ fn check_kinds(kind: ModelKind, items: &[Item]) -> Result<()> {
     };
     let wrong = items.iter().position(|item| match item {
         Item::Text(_) => !texts,
-        Item::Picture(_) => !pictures,
+        Item::Image(_) => !images,
     });
     match wrong {
         None => Ok(()),
-        Some(place) if pictures => Err(at(
+        Some(place) if images => Err(at(
             place,
-            "the model embeds only pictures: send them as `data:image/png;base64,...`",
+            "the model embeds only images: send them as `data:image/png;base64,...`",
         )),
         Some(place) => Err(at(
             place,
-            "the model embeds only texts, and this is a picture",
+            "the model embeds only texts, and this is an image",
         )),
     }
 }
@@ -151,17 +151,17 @@ fn no_inputs(what: &str) -> OpenAiError {
     OpenAiError::invalid(
         "model",
         format!(
-            "it embeds {what}, and this API takes texts and pictures: save the model and use it \
+            "it embeds {what}, and this API takes texts and images: save the model and use it \
              with `finetuner::local`"
         ),
     )
 }
 
-/// Counts the tokens of all texts. Pictures have none.
+/// Counts the tokens of all texts. Images have none.
 fn count_tokens(encoder: &Encoder, items: &[Item]) -> Result<usize> {
     let texts = items.iter().enumerate().filter_map(|(i, item)| match item {
         Item::Text(text) => Some((i, text.as_str())),
-        Item::Picture(_) => None,
+        Item::Image(_) => None,
     });
     let (places, texts): (Vec<usize>, Vec<&str>) = texts.unzip();
     if texts.is_empty() {

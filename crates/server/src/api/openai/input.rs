@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::error::{OpenAiError, Result};
-use crate::serving::{Item, check_picture};
+use crate::serving::{Item, check_image};
 
 /// Maximum number of inputs in a request, the same as OpenAI's.
 const MAX_INPUTS: usize = 2048;
@@ -87,7 +87,7 @@ fn text(body: &mut Map<String, Value>, name: &'static str) -> Result<Option<Stri
 }
 
 fn inputs(input: Value) -> Result<Vec<String>> {
-    let wanted = "give a text or a list of texts; a picture is a text that begins with \
+    let wanted = "give a text or a list of texts; an image is a text that begins with \
                   `data:image/`";
     let inputs = match input {
         Value::String(text) => vec![Value::String(text)],
@@ -125,7 +125,7 @@ pub(super) fn at(place: usize, reason: impl std::fmt::Display) -> OpenAiError {
     OpenAiError::invalid(format!("input[{place}]"), reason)
 }
 
-/// Converts inputs to texts and pictures. Decodes the base64 of pictures and
+/// Converts inputs to texts and images. Decodes the base64 of images and
 /// checks their headers.
 pub(super) fn items(inputs: Vec<String>) -> Result<Vec<Item>> {
     let items = inputs.into_iter().enumerate();
@@ -133,7 +133,7 @@ pub(super) fn items(inputs: Vec<String>) -> Result<Vec<Item>> {
 }
 
 fn item(place: usize, input: String) -> Result<Item> {
-    if !is_picture(&input) {
+    if !is_image(&input) {
         return match input.len() {
             0..=MAX_TEXT => Ok(Item::Text(input)),
             length => {
@@ -146,19 +146,19 @@ fn item(place: usize, input: String) -> Result<Item> {
         };
     }
     let bytes = decoded(&input).map_err(|reason| at(place, reason))?;
-    check_picture(&bytes).map_err(|reason| at(place, reason))?;
-    Ok(Item::Picture(bytes.into()))
+    check_image(&bytes).map_err(|reason| at(place, reason))?;
+    Ok(Item::Image(bytes.into()))
 }
 
-/// Whether an input is a data URI of a picture and not a text.
-fn is_picture(input: &str) -> bool {
+/// Whether an input is a data URI of an image and not a text.
+fn is_image(input: &str) -> bool {
     let start = input.get(..11).unwrap_or_default();
     start.eq_ignore_ascii_case("data:image/")
 }
 
 fn decoded(uri: &str) -> Result<Vec<u8>, String> {
     let bad = |reason: &dyn std::fmt::Debug| {
-        format!("it is not a data URI of a picture, `data:image/png;base64,...`: {reason:?}")
+        format!("it is not a data URI of an image, `data:image/png;base64,...`: {reason:?}")
     };
     let parsed = data_url::DataUrl::process(uri).map_err(|e| bad(&e))?;
     let (bytes, _) = parsed.decode_to_vec().map_err(|e| bad(&e))?;
@@ -246,7 +246,7 @@ mod tests {
                    AABJRU5ErkJggg==";
         for start in ["data:image/png;base64,", "DATA:Image/PNG;base64,"] {
             let items = items(&format!("{start}{png}")).unwrap();
-            assert!(matches!(&items[..], [Item::Text(_), Item::Picture(_)]));
+            assert!(matches!(&items[..], [Item::Text(_), Item::Image(_)]));
         }
         for text in ["data: a text", "datä:image/png", "data:text/plain,x"] {
             let items = items(text).unwrap();

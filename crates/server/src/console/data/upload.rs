@@ -35,8 +35,8 @@ const ROWS: [(&str, &str); 5] = [
         "text-to-text",
         "Texts: pairs, triplets, or texts with labels",
     ),
-    ("text-to-image", "Pictures with their texts"),
-    ("image-to-image", "Pictures: pairs, or pictures with labels"),
+    ("text-to-image", "Images with their texts"),
+    ("image-to-image", "Images: pairs, or images with labels"),
     ("mesh-to-mesh", "Meshes: pairs, or meshes with labels"),
     ("texts", "Texts only, to generate training data"),
 ];
@@ -61,8 +61,8 @@ const COLUMNS: [(&str, &str); 7] = [
     ("anchor", "First item: a query, a question"),
     ("positive", "Its match"),
     ("negatives", "Negatives, with commas between the names"),
-    ("text", "Text of a picture or with a label"),
-    ("image", "Picture"),
+    ("text", "Text of an image or with a label"),
+    ("image", "Image"),
     ("label", "Label"),
     ("scores", "Scores, with commas between the names"),
 ];
@@ -356,7 +356,7 @@ fn page(session: &Session, typed: &Typed, answer: &Answer) -> Markup {
             label for="file" { "File" }
             input #file type="file" name="file" required accept=".csv,.tsv,.txt,.jsonl,.ndjson,.parquet,.zip"
                 aria-describedby="file-hint file-wrong";
-            p #file-hint .hint { "CSV, JSON Lines or Parquet, up to 4 GiB; or a zip with pictures and one such file whose rows name them." }
+            p #file-hint .hint { "CSV, JSON Lines or Parquet, up to 4 GiB; or a zip with images and one such file whose rows name them." }
             (beside("file", said("file")))
             details open[is_open] {
                 summary { "How the file is read" }
@@ -437,7 +437,7 @@ fn row_problems(answer: &Answer) -> Markup {
         @if !good.is_empty() {
             h2 { "How the first rows are read" }
             ol .documents {
-                // Pictures have no URL before they are stored.
+                // Images have no URL before they are stored.
                 @for (i, document) in good.iter().enumerate() {
                     li { (shown_document(&without_bytes(document), "", i as u64, &mut Vec::new())) }
                 }
@@ -446,13 +446,13 @@ fn row_problems(answer: &Answer) -> Markup {
     }
 }
 
-/// Replaces the pictures in a document by their sizes.
+/// Replaces the images in a document by their sizes.
 fn without_bytes(document: &Document) -> Document {
     let mut shown = document.clone();
     if let Some(bytes) = document.as_blob() {
         let size = super::bytes(bytes.len() as u64);
         shown.content = Some(finetuner_protocol::Content::Text(format!(
-            "a picture, {size}"
+            "an image, {size}"
         )));
     }
     shown.chunks = document.chunks.iter().map(without_bytes).collect();

@@ -11,7 +11,7 @@ use crate::{
     app::App,
     console::{
         config::makes_data,
-        document::{document_address, picture_address, shown_document},
+        document::{document_address, image_address, shown_document},
         failure::Page,
         session::Session,
         words::{count, name, number, path, visible},
@@ -106,7 +106,7 @@ impl Examples {
     }
 
     /// Returns the searched dataset if this document is among the shown results.
-    /// Pictures of other documents must not be sent.
+    /// Images of other documents must not be sent.
     pub(super) fn data_with(&self, document: u64) -> Option<&ArtifactRow> {
         let mut sides = self.queries.iter().flat_map(|query| self.sides(query));
         let is_shown =
@@ -114,7 +114,7 @@ impl Examples {
         self.data.as_ref().filter(|_| is_shown)
     }
 
-    /// Renders the examples. `shared` is the URL of a shared page: its pictures
+    /// Renders the examples. `shared` is the URL of a shared page: its images
     /// are loaded from below that URL and are not links.
     pub(super) fn section(&self, shared: Option<&str>) -> Markup {
         if self.queries.is_empty() {
@@ -165,7 +165,7 @@ impl Examples {
                         None => {
                             a href=(document_address(&data.id, *place)) {
                                 img loading="lazy" alt=(visible(&text))
-                                    src=(picture_address(&data.id, *place));
+                                    src=(image_address(&data.id, *place));
                             }
                         }
                     }
@@ -219,7 +219,7 @@ async fn searched(
         .database
         .artifact_by_name(run.project_id.clone(), found.data.clone())
         .await?;
-    // A dataset pushed later under the same name may contain other pictures.
+    // A dataset pushed later under the same name may contain other images.
     let used: Value = serde_json::from_str(&run.data).unwrap_or_default();
     Ok(data.filter(|data| {
         let name = data.name.as_deref().unwrap_or_default();

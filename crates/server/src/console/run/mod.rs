@@ -17,7 +17,5 @@ pub(super) use curves::{Curves, of as curves_of};
 pub(super) use examples::{EXAMPLES, Examples};
 pub(crate) use forms::{clone, clone_form, continue_form, go_on};
 pub(crate) use page::{live, page};
-pub(crate) use shared::{
-    download as shared_download, page as shared_page, picture as shared_picture,
-};
+pub(crate) use shared::{download as shared_download, image as shared_image, page as shared_page};
 pub(crate) use shares::{create as create_share, list as list_shares, revoke as revoke_share};

@@ -18,7 +18,7 @@ use crate::{
     console::{
         chart::{View, ViewQuery},
         config::makes_data,
-        document::picture_of,
+        document::image_of,
         failure::{Failure, Page},
         frame::document,
         metrics,
@@ -122,25 +122,25 @@ fn reader(share: &ShareRow) -> String {
 }
 
 #[derive(Deserialize)]
-pub(crate) struct PictureQuery {
+pub(crate) struct ImageQuery {
     document: u64,
 }
 
-/// Sends a picture of a document in the example results. Pictures of other
+/// Sends an image of a document in the example results. Images of other
 /// documents are not accessible.
-pub(crate) async fn picture(
+pub(crate) async fn image(
     State(app): State<Arc<App>>,
     Path(key): Path<String>,
-    Query(PictureQuery { document }): Query<PictureQuery>,
+    Query(ImageQuery { document }): Query<ImageQuery>,
 ) -> Page<Response> {
     let (share, run) = find(&app, &key).await?;
     let turn = app.gates.previews.enter(&reader(&share)).await?;
     let examples = Examples::of(&app, &run).await?;
     drop(turn);
     let data = examples.data_with(document);
-    let data = data.ok_or_else(|| ApiError::not_found("there is no such picture"))?;
-    let picture = picture_of(&app, &reader(&share), data, document, "").await?;
-    Ok(secluded(picture))
+    let data = data.ok_or_else(|| ApiError::not_found("there is no such image"))?;
+    let image = image_of(&app, &reader(&share), data, document, "").await?;
+    Ok(secluded(image))
 }
 
 /// Redirects to the content of the run's artifact if the link allows downloads.

@@ -16,8 +16,8 @@ use crate::{
 /// Losses without required options, and the data that they suit.
 const LOSSES: [(Loss, &str); 11] = [
     (Loss::MultipleNegativeRanking, "texts that belong together"),
-    (Loss::Clip, "pictures and texts"),
-    (Loss::SigLip, "pictures and texts, for a SigLIP"),
+    (Loss::Clip, "images and texts"),
+    (Loss::SigLip, "images and texts, for a SigLIP"),
     (Loss::TripletMargin, "items with labels"),
     (Loss::NtXent, "items with labels"),
     (Loss::SupCon, "items with labels"),

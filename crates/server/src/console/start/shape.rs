@@ -13,16 +13,16 @@ use finetuner_protocol::{
 pub(super) enum Shape {
     /// A text with a label each.
     LabelledTexts,
-    /// A picture with a label each.
-    LabelledPictures,
+    /// An image with a label each.
+    LabelledImages,
     /// Two texts or more: a match, and perhaps negatives.
     Texts,
     /// Two texts and how similar they are.
     ScoredTexts,
-    /// A text and a picture.
-    TextAndPicture,
-    /// Two pictures or more.
-    Pictures,
+    /// A text and an image.
+    TextAndImage,
+    /// Two images or more.
+    Images,
     /// Something that no default fits.
     Other,
 }
@@ -40,7 +40,7 @@ pub(super) struct Defaults {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Text,
-    Picture,
+    Image,
     Other,
 }
 
@@ -50,9 +50,9 @@ fn kind_of(document: &Document) -> Kind {
         (Some(Content::Text(_)), _) => Kind::Text,
         (Some(Content::Tensor(_)), _) => Kind::Other,
         (Some(Content::Blob(_)), Some(Modality::Mesh)) => Kind::Other,
-        (Some(Content::Blob(_)), _) => Kind::Picture,
-        (None, Some(Modality::Image)) => Kind::Picture,
-        (None, _) if !document.uri.is_empty() => Kind::Picture,
+        (Some(Content::Blob(_)), _) => Kind::Image,
+        (None, Some(Modality::Image)) => Kind::Image,
+        (None, _) if !document.uri.is_empty() => Kind::Image,
         _ => Kind::Other,
     }
 }
@@ -89,16 +89,14 @@ impl Shape {
         match kinds.len() {
             0 => match kind_of(document) {
                 Kind::Text => Self::LabelledTexts,
-                Kind::Picture => Self::LabelledPictures,
+                Kind::Image => Self::LabelledImages,
                 Kind::Other => Self::Other,
             },
             1 => Self::Other,
-            2 if kinds.contains(&Kind::Text) && kinds.contains(&Kind::Picture) => {
-                Self::TextAndPicture
-            }
+            2 if kinds.contains(&Kind::Text) && kinds.contains(&Kind::Image) => Self::TextAndImage,
             2 if all(Kind::Text) && document.tags.contains_key(SCORE_TAG) => Self::ScoredTexts,
             _ if all(Kind::Text) => Self::Texts,
-            _ if all(Kind::Picture) => Self::Pictures,
+            _ if all(Kind::Image) => Self::Images,
             _ => Self::Other,
         }
     }
@@ -107,11 +105,11 @@ impl Shape {
     pub(super) fn words(self) -> &'static str {
         match self {
             Self::LabelledTexts => "texts with labels, or texts that belong together",
-            Self::LabelledPictures => "pictures with labels, or pictures that belong together",
+            Self::LabelledImages => "images with labels, or images that belong together",
             Self::Texts => "texts that belong together, perhaps with negatives",
             Self::ScoredTexts => "two texts and how similar they are",
-            Self::TextAndPicture => "a picture and its text",
-            Self::Pictures => "pictures with a match and perhaps negatives",
+            Self::TextAndImage => "an image and its text",
+            Self::Images => "images with a match and perhaps negatives",
             Self::Other => "documents of several kinds",
         }
     }
@@ -120,8 +118,8 @@ impl Shape {
     pub(super) fn task(self) -> Option<Task> {
         match self {
             Self::LabelledTexts | Self::Texts | Self::ScoredTexts => Some(Task::TextToText),
-            Self::TextAndPicture => Some(Task::TextToImage),
-            Self::LabelledPictures | Self::Pictures => Some(Task::ImageToImage),
+            Self::TextAndImage => Some(Task::TextToImage),
+            Self::LabelledImages | Self::Images => Some(Task::ImageToImage),
             Self::Other => None,
         }
     }
@@ -130,11 +128,11 @@ impl Shape {
     /// are those of the guide "Choosing a model and a loss".
     pub(super) fn defaults(self, documents: u64) -> Defaults {
         let (model, loss, epochs, learning_rate) = match self {
-            Self::TextAndPicture => (CLIP_SMALL, Loss::Clip, "5", "1e-4"),
+            Self::TextAndImage => (CLIP_SMALL, Loss::Clip, "5", "1e-4"),
             Self::Texts => (MINILM_SMALL, Loss::MultipleNegativeRanking, "3", "5e-5"),
             Self::ScoredTexts => (MINILM_SMALL, Loss::CoSent, "3", "5e-5"),
             Self::LabelledTexts | Self::Other => (MINILM_SMALL, Loss::TripletMargin, "3", "5e-5"),
-            Self::LabelledPictures | Self::Pictures => {
+            Self::LabelledImages | Self::Images => {
                 (EFFICIENTNET_SMALL, Loss::TripletMargin, "5", "1e-4")
             }
         };
@@ -156,19 +154,19 @@ mod tests {
     #[test]
     fn form_defaults_fit_the_kind_of_documents() {
         let text = || Document::text("a");
-        let picture = || Document::blob(vec![1]);
+        let image = || Document::blob(vec![1]);
         let pair = |one: Document, two: Document| Document::new().with_chunk(one).with_chunk(two);
         for (document, shape) in [
             (text(), Shape::LabelledTexts),
-            (picture(), Shape::LabelledPictures),
-            (Document::uri("https://a/b.png"), Shape::LabelledPictures),
-            (pair(text(), picture()), Shape::TextAndPicture),
+            (image(), Shape::LabelledImages),
+            (Document::uri("https://a/b.png"), Shape::LabelledImages),
+            (pair(text(), image()), Shape::TextAndImage),
             (pair(text(), text()), Shape::Texts),
             (
                 pair(text(), text()).with_tag(SCORE_TAG, "1"),
                 Shape::ScoredTexts,
             ),
-            (pair(picture(), picture()), Shape::Pictures),
+            (pair(image(), image()), Shape::Images),
             (Document::tensor(&[1.0], &[1]), Shape::Other),
         ] {
             assert_eq!(Shape::of(&[document.clone(), document]), shape);
@@ -178,7 +176,7 @@ mod tests {
         assert_eq!(Shape::of(&pairs), Shape::Texts);
         let classes = ["a"; 12].map(labelled);
         assert_eq!(Shape::of(&classes), Shape::LabelledTexts);
-        assert_eq!(Shape::of(&[text(), picture()]), Shape::Other);
+        assert_eq!(Shape::of(&[text(), image()]), Shape::Other);
         assert_eq!(Shape::of(&[]), Shape::Other);
         let batches = [0, 10, 100, 100_000].map(|n| Shape::Texts.defaults(n).batch_size);
         assert_eq!(batches, [4, 4, 16, 64]);

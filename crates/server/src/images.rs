@@ -1,4 +1,4 @@
-//! Fetching of pictures that documents refer to by address. Workers fetch them
+//! Fetching of images that documents refer to by address. Workers fetch them
 //! from addresses that [`outside`] allows.
 
 use std::time::Duration;
@@ -10,23 +10,23 @@ use url::Url;
 
 use crate::{outside, requests::root_cause};
 
-/// Maximum size of a picture, in bytes.
+/// Maximum size of an image, in bytes.
 const MAX_BYTES: usize = 32 << 20;
-/// Time limit for a picture.
+/// Time limit for an image.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Number of pictures that are fetched at the same time.
+/// Number of images that are fetched at the same time.
 const AT_ONCE: usize = 8;
 /// Maximum number of redirects.
 const MAX_REDIRECTS: usize = 5;
 
-/// A fetcher of pictures.
+/// A fetcher of images.
 #[derive(Clone)]
-pub(crate) struct Pictures {
+pub(crate) struct Images {
     client: Client,
     private: bool,
 }
 
-/// Returns the address of a document's picture, if the document has no content.
+/// Returns the address of a document's image, if the document has no content.
 pub(crate) fn address_of(document: &Document) -> Option<Url> {
     if document.content.is_some() {
         return None;
@@ -35,7 +35,7 @@ pub(crate) fn address_of(document: &Document) -> Option<Url> {
     matches!(url.scheme(), "http" | "https").then_some(url)
 }
 
-impl Pictures {
+impl Images {
     /// Creates a fetcher. `private` allows addresses of this machine and of private
     /// networks.
     pub(crate) fn new(private: bool) -> Result<Self, String> {
@@ -43,7 +43,7 @@ impl Pictures {
         Ok(Self { client, private })
     }
 
-    /// Fetches all pictures that documents and their chunks refer to.
+    /// Fetches all images that documents and their chunks refer to.
     pub(crate) async fn fetch_all(&self, documents: &mut [Document]) -> Result<(), String> {
         let mut wanted = Vec::new();
         for document in documents.iter_mut() {
@@ -66,7 +66,7 @@ impl Pictures {
     }
 
     async fn fetch(&self, url: &Url) -> Result<Vec<u8>, String> {
-        let hint = "load the picture into a blob before pushing";
+        let hint = "load the image into a blob before pushing";
         outside::check(url, self.private).map_err(|e| format!("{e}: {hint}"))?;
         let answer = self.client.get(url.clone()).send().await;
         let answer = answer.map_err(root_cause)?;
@@ -77,10 +77,7 @@ impl Pictures {
         let mut body = answer.bytes_stream();
         while let Some(piece) = body.try_next().await.map_err(root_cause)? {
             if bytes.len() + piece.len() > MAX_BYTES {
-                return Err(format!(
-                    "the picture is larger than {} MiB",
-                    MAX_BYTES >> 20
-                ));
+                return Err(format!("the image is larger than {} MiB", MAX_BYTES >> 20));
             }
             bytes.extend_from_slice(&piece);
         }
@@ -102,7 +99,7 @@ fn gather<'a>(document: &'a mut Document, wanted: &mut Vec<(&'a mut Document, Ur
 mod tests {
     use super::*;
 
-    fn picture(uri: &str) -> Document {
+    fn image(uri: &str) -> Document {
         Document::new().with_chunk(Document::uri(uri).with_modality("image"))
     }
 
@@ -123,8 +120,8 @@ mod tests {
     }
 
     async fn fetch(uri: &str, private: bool) -> Result<Vec<Document>, String> {
-        let mut documents = vec![picture(uri)];
-        Pictures::new(private)
+        let mut documents = vec![image(uri)];
+        Images::new(private)
             .unwrap()
             .fetch_all(&mut documents)
             .await?;
