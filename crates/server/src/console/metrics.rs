@@ -179,13 +179,19 @@ pub(super) fn headline(metrics: &MetricsInfo) -> Option<Change> {
     changes(metrics).into_iter().next()
 }
 
-/// Returns whether at least half of the metrics got worse. The engine warns about
-/// it in the log.
+/// Returns whether at least half of the metrics got worse, of those that measure quality
+/// and were measured before the training too.
 pub(super) fn got_worse(metrics: &MetricsInfo) -> bool {
     let all = changes(metrics);
-    let judged = all.iter().filter_map(Change::difference);
-    let worse = judged.filter(|(_, better)| *better == Some(false)).count();
-    worse > 0 && worse * 2 >= metrics.after.len()
+    let judged = all
+        .iter()
+        .filter(|change| greater_is_better(&change.name).is_some())
+        .filter_map(Change::difference);
+    let worse = judged
+        .clone()
+        .filter(|(_, better)| *better == Some(false))
+        .count();
+    worse > 0 && worse * 2 >= judged.count()
 }
 
 /// Renders the change of a metric, coloured by direction.
@@ -293,6 +299,16 @@ mod tests {
         // A lower loss is better.
         assert!(!got_worse(&metrics(&[("val_loss", 0.5, 0.4)])));
         assert!(!got_worse(&MetricsInfo::default()));
+        // Thresholds, and metrics that were not measured before, are not judged.
+        let mut judged = metrics(&[
+            ("f1", 0.5, 0.4),
+            ("ap", 0.5, 0.6),
+            ("f1_threshold", 0.5, 0.6),
+            ("accuracy_threshold", 0.5, 0.6),
+        ]);
+        judged.after.insert("recall@1".to_owned(), 0.5);
+        assert!(got_worse(&judged));
+        assert!(!got_worse(&metrics(&[("f1_threshold", 0.5, 0.4)])));
     }
 
     #[test]

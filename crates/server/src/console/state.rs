@@ -13,7 +13,7 @@ pub(super) enum State {
     Waiting,
     Running,
     Finished,
-    /// Finished, but at least half of the metrics got worse.
+    /// Finished, but at least half of the judged metrics got worse.
     Worse,
     Failed,
     /// Cancelled by a user.
