@@ -64,7 +64,7 @@ impl<'a> OptionReader<'a> {
     }
 
     /// Notes the default of an absent option for [`defaults_in`].
-    fn note_default(&self, name: &str, default: impl Into<Value>) {
+    pub(crate) fn note_default(&self, name: &str, default: impl Into<Value>) {
         DEFAULTS.with_borrow_mut(|all| {
             if let Some(all) = all {
                 all.insert(format!("{}.{name}", self.field), default.into());

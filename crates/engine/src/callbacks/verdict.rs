@@ -40,18 +40,21 @@ pub(super) fn collapse(before: Option<f64>, after: Option<f64>) -> Option<String
     ))
 }
 
-/// Returns a warning if at least half of the metrics fell.
+/// Returns a warning if at least half of the metrics fell, of those that measure quality
+/// and were measured before the training too.
 pub(super) fn worse(before: &Metrics, after: &Metrics) -> Option<String> {
-    let fell = |(name, after): (&String, &f64)| {
-        // A threshold does not measure quality.
-        let before = before
-            .get(name)
-            .filter(|_| greater_is_better(name).is_some())?;
-        (after < before).then(|| format!("{name} {before:.3} -> {after:.3}"))
-    };
-    let fallen: Vec<String> = after.iter().filter_map(fell).collect();
+    // A threshold does not measure quality.
+    let judged = after
+        .iter()
+        .filter(|(name, _)| greater_is_better(name).is_some())
+        .filter_map(|(name, after)| Some((name, before.get(name)?, after)));
+    let fallen: Vec<String> = judged
+        .clone()
+        .filter(|(_, before, after)| after < before)
+        .map(|(name, before, after)| format!("{name} {before:.3} -> {after:.3}"))
+        .collect();
     // If little changed, some metrics rise and some fall.
-    if fallen.is_empty() || fallen.len() * 2 < after.len() {
+    if fallen.is_empty() || fallen.len() * 2 < judged.count() {
         return None;
     }
     Some(format!(
@@ -94,5 +97,19 @@ mod tests {
             "{text}"
         );
         assert_eq!(worse(&Metrics::new(), &before), None);
+        // Thresholds and new metrics do not outvote quality.
+        let with = |ap: f64, f1: f64| -> Metrics {
+            let named = [
+                ("ap", ap),
+                ("f1", f1),
+                ("f1_threshold", 0.5),
+                ("accuracy_threshold", 0.5),
+            ];
+            named.map(|(name, value)| (name.to_owned(), value)).into()
+        };
+        let mut after = with(0.6, 0.4);
+        after.insert("recall_at_k".to_owned(), 0.5);
+        let text = worse(&with(0.5, 0.5), &after).unwrap();
+        assert!(text.contains("f1 0.500 -> 0.400"), "{text}");
     }
 }

@@ -73,6 +73,7 @@ impl Metric {
     /// [`crate::Error::Config`] if it is unknown or not allowed by `limit`.
     pub(crate) fn read(read: &OptionReader<'_>, default: Self, limit: Limit) -> Result<Self> {
         let Some((name, options)) = class(read, "distance")? else {
+            default.note_as_default(read);
             return Ok(default);
         };
         let Some((_, kind)) = Kind::ALL.iter().find(|(known, _)| *known == name) else {
@@ -97,6 +98,17 @@ impl Metric {
         match limit.allows(metric) {
             true => Ok(metric),
             false => Err(read.bad("distance", limit.wanted())),
+        }
+    }
+
+    /// Notes this metric and its options as the default of the option `distance`.
+    fn note_as_default(self, read: &OptionReader<'_>) {
+        let named = Kind::ALL.iter().find(|(_, kind)| *kind == self.kind);
+        read.note_default("distance", named.map(|(name, _)| *name));
+        read.note_default("distance.p", self.p);
+        read.note_default("distance.power", self.power);
+        if self.kind != Kind::Cosine {
+            read.note_default("distance.normalize_embeddings", self.normalize);
         }
     }
 

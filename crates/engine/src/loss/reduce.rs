@@ -180,6 +180,7 @@ impl Reducer {
         classes: usize,
     ) -> Result<Self> {
         let Some((name, options)) = class(read, "reducer")? else {
+            read.note_default("reducer", default.name());
             return Ok(default);
         };
         let bad = |wanted: &str| Err(read.bad("reducer", wanted));
@@ -222,6 +223,19 @@ impl Reducer {
         match reducer.refused(shape) {
             Some(reason) => bad(reason),
             None => Ok(reducer),
+        }
+    }
+
+    /// Returns the name of the class.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Mean => "MeanReducer",
+            Self::Sum => "SumReducer",
+            own if *own == Self::NON_ZERO => "AvgNonZeroReducer",
+            Self::Threshold { .. } => "ThresholdReducer",
+            Self::Divisor => "DivisorReducer",
+            Self::ClassWeighted(_) => "ClassWeightedReducer",
+            Self::PerAnchor { .. } => "PerAnchorReducer",
         }
     }
 

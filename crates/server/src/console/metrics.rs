@@ -180,7 +180,7 @@ pub(super) fn headline(metrics: &MetricsInfo) -> Option<Change> {
 }
 
 /// Returns whether at least half of the metrics got worse, of those that measure quality
-/// and were measured before the training too.
+/// and were measured before the training too. The engine warns about it in the log.
 pub(super) fn got_worse(metrics: &MetricsInfo) -> bool {
     let all = changes(metrics);
     let judged = all

@@ -314,6 +314,14 @@ mod tests {
         assert_eq!(found, [("loss_options.distance.p".to_owned(), values)]);
         let found = differ_in(short(), [json!("SNRDistance"), short()[1].clone()]);
         assert_eq!(found[0].0, "loss_options.distance");
+        let none = || [Value::Null, short()[1].clone()];
+        assert_eq!(differ_in(none(), long(2.0)), []);
+        let found = differ_in(none(), [json!("SNRDistance"), short()[1].clone()]);
+        let values = vec![
+            Some("LpDistance".to_owned()),
+            Some("SNRDistance".to_owned()),
+        ];
+        assert_eq!(found, [("loss_options.distance".to_owned(), values)]);
     }
 
     #[test]
@@ -331,6 +339,11 @@ mod tests {
             (json!({}), old("batch")),
             (by("epoch"), old("epoch")),
             (json!({}), by("batch")),
+            (json!({}), json!({"scheduler": "constant"})),
+            (
+                json!({"scheduler": "cosine"}),
+                json!({"scheduler": "cosine", "scheduler_options": {"num_cycles": 0.5}}),
+            ),
             (
                 json!({}),
                 json!({"scheduler_options": {"num_training_steps": null}}),
