@@ -13,6 +13,7 @@ use crate::{
     input::Input,
     named_table::NamedTable,
     options::Options,
+    roles::changes_examples,
     source::Fault,
     table::{Cell, Row, Rows, row},
 };
@@ -26,7 +27,9 @@ const SAMPLE: (usize, usize) = (200, 256 << 10);
 
 /// Opens a file and reads its first rows.
 ///
-/// A key that no row of the sample has is not a column.
+/// A key that no row of the sample has is not a column. It is an error in a later row
+/// if its name means negatives, a score or a label, unless the options name the columns:
+/// leaving it out would change what is trained.
 pub(crate) fn open(input: Input, options: Options) -> Result<NamedTable> {
     options.check()?;
     let name = input.name(UNNAMED);
@@ -69,15 +72,38 @@ pub(crate) fn open(input: Input, options: Options) -> Result<NamedTable> {
         .map(|(number, object)| cells(number, object, &names))
         .collect();
     let (columns, max_row) = (names.clone(), options.max_row());
+    let are_named = !options.columns.is_empty();
     let read = move || {
-        let names = columns.clone();
+        let (names, known) = (columns.clone(), known.clone());
         let rows = Lines::new(input.open()?, max_row).map(move |line| {
             let (number, object) = line?;
+            if !are_named {
+                check_late(number, &object, &known)?;
+            }
             Ok(cells(number, object, &names))
         });
         Ok(Box::new(rows) as Rows)
     };
     Ok(NamedTable::new(name, options, names, sample, read))
+}
+
+/// Refuses a row with a column that the first rows lack and that they would have been
+/// read differently with.
+fn check_late(number: u64, object: &Object, known: &HashSet<String>) -> Result<(), Fault> {
+    let late = object.iter().find(|(key, value)| {
+        !value.is_null() && !known.contains(key.as_str()) && changes_examples(key)
+    });
+    match late {
+        None => Ok(()),
+        Some((key, _)) => {
+            let reason = format!(
+                "it has `{}`, which none of the first rows has: add it to the first row, as null \
+                 if it has no value, remove it, or name the columns with `Columns`",
+                start_of(key)
+            );
+            Err(row(number, reason))
+        }
+    }
 }
 
 /// Adds the name of the file to an error of [`Lines`].
@@ -273,6 +299,26 @@ mod tests {
             "{}",
             reported(4)
         );
+    }
+
+    #[test]
+    fn a_column_that_begins_after_the_sample_is_not_passed_over() {
+        let pair = "{\"anchor\": \"a\", \"positive\": \"b\"}\n".repeat(SAMPLE.0);
+        let late = |members: &str| {
+            let text = format!("{pair}{{\"anchor\": \"a\", \"positive\": \"b\", {members}}}\n");
+            lines(&text).pop().unwrap()
+        };
+        for members in ["\"negative\": \"c\"", "\"score\": 0.5", "\"label\": \"x\""] {
+            let reason = late(members).unwrap_err();
+            let name = members.split('"').nth(1).unwrap();
+            assert!(
+                reason.starts_with(&format!("201: it has `{name}`")),
+                "{reason}"
+            );
+        }
+        for members in ["\"negative\": null", "\"id\": 7", "\"title\": \"x\""] {
+            assert_eq!(late(members).unwrap().cells.len(), 2, "{members}");
+        }
     }
 
     #[test]

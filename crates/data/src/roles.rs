@@ -15,7 +15,7 @@ use place::by_place;
 
 pub(crate) use assigned::{Field, Meaning, Roles};
 pub(crate) use count::{columns, filled};
-pub(crate) use names::{looks_like_header, warn_of_header};
+pub(crate) use names::{changes_examples, looks_like_header, warn_of_header};
 
 impl Roles {
     pub(crate) fn of_table(layout: &Layout, table: &dyn Table) -> Result<Self> {

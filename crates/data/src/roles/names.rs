@@ -48,6 +48,14 @@ fn known(name: &str) -> Option<Known> {
     })
 }
 
+/// Returns whether a column of this name changes the examples of the columns beside it.
+pub(crate) fn changes_examples(name: &str) -> bool {
+    matches!(
+        known(name),
+        Some(Known::Negative(_) | Known::Label | Known::Score(_))
+    )
+}
+
 /// Returns the roles of columns with known names. Other columns are ignored.
 ///
 /// Returns `None` if the known names do not determine the roles.
