@@ -437,11 +437,20 @@ fn zip_entries_stay_inside_the_folder_and_are_unique() {
         error.is_artifact() && error.to_string().contains("`a`"),
         "{error}"
     );
-    // In the form that Windows programs write, and without a common top folder.
-    let (root, unpacked) = unpack_bytes(&zip_of(&[("run\\sub\\a.txt", "x"), ("flat", "y")]));
+    // In the form that Windows programs write, and with the folder that macOS adds.
+    let files = [("run\\sub\\a.txt", "x"), ("__MACOSX/run/._a.txt", "y")];
+    let (root, unpacked) = unpack_bytes(&zip_of(&files));
     unpacked.unwrap();
     assert!(root.path().join("target/sub/a.txt").exists());
-    assert!(root.path().join("target/flat").exists());
+    // Without a common top folder.
+    let files = [("config.json", "x"), ("1_Pooling/config.json", "y")];
+    let (root, unpacked) = unpack_bytes(&zip_of(&files));
+    unpacked.unwrap();
+    let read = |name| fs::read_to_string(root.path().join("target").join(name)).unwrap();
+    assert_eq!(
+        [read("config.json"), read("1_Pooling/config.json")],
+        ["x", "y"]
+    );
 
     let file = tempfile::NamedTempFile::new().unwrap();
     let mut link = ZipWriter::new(file.reopen().unwrap());

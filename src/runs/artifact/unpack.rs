@@ -23,8 +23,9 @@ const MAX_FILES: usize = 10_000;
 /// Bytes copied at a time.
 const PIECE: usize = 256 << 10;
 
-/// Writes the files of a zip below `target`, without a common top folder, and
-/// returns the files written. Errors name `shown`, the folder that the user knows.
+/// Writes the files of a zip below `target`, without the top folder if all files are in
+/// the same, and returns the files written. Errors name `shown`, the folder that the
+/// user knows.
 pub(crate) fn unpack_zip(
     file: &mut File,
     target: &Path,
@@ -43,6 +44,7 @@ pub(crate) fn unpack_zip(
         );
         return Err(Error::artifact(reason));
     }
+    let top = top_folder(&mut zip)?;
     let mut left = limit;
     let mut files = Vec::new();
     for i in 0..zip.len() {
@@ -54,7 +56,7 @@ pub(crate) fn unpack_zip(
             return Err(Error::artifact(format!("entry {i} is a link")));
         }
         let name = entry.name().map_err(Error::artifact)?;
-        let inner = inner_path(&name)
+        let inner = inner_path(&name, top.as_deref())
             .ok_or_else(|| Error::artifact(format!("entry {i} leads out of it")))?;
         if inner == MANIFEST {
             return Err(Error::artifact(format!("entry {i} is called {MANIFEST}")));
@@ -124,9 +126,40 @@ fn open(file: &mut File) -> Result<ZipArchive<&mut File>> {
     })
 }
 
-/// Returns the path of an entry without the common top folder; `None` if it leads out
-/// of the target. Some programs use `\` as separator.
-fn inner_path(name: &str) -> Option<String> {
+/// Returns the top folder, if all files are in the same.
+fn top_folder(zip: &mut ZipArchive<&mut File>) -> Result<Option<String>> {
+    let mut top: Option<String> = None;
+    for i in 0..zip.len() {
+        let entry = zip.by_index(i).map_err(Error::artifact)?;
+        if entry.is_dir() {
+            continue;
+        }
+        let name = entry.name().map_err(Error::artifact)?;
+        match parts_of(&name).unwrap_or_default().as_slice() {
+            // macOS adds this folder beside the one that was packed.
+            ["__MACOSX", ..] => {}
+            [first, _, ..] if top.as_deref().is_none_or(|top| top == *first) => {
+                top = Some((*first).to_owned());
+            }
+            _ => return Ok(None),
+        }
+    }
+    Ok(top)
+}
+
+/// Returns the path of an entry without the top folder; `None` if it leads out of the
+/// target.
+fn inner_path(name: &str, top: Option<&str>) -> Option<String> {
+    let parts = parts_of(name)?;
+    Some(match parts.as_slice() {
+        [first, inner @ ..] if !inner.is_empty() && Some(*first) == top => inner.join("/"),
+        all => all.join("/"),
+    })
+}
+
+/// Splits the path of an entry; `None` if it leads out of the target. Some programs use
+/// `\` as separator.
+fn parts_of(name: &str) -> Option<Vec<&str>> {
     if name.starts_with(['/', '\\']) || name.contains('\0') {
         return None;
     }
@@ -135,15 +168,7 @@ fn inner_path(name: &str) -> Option<String> {
         .filter(|part| !part.is_empty() && *part != ".")
         .collect();
     // `C:` is another drive on Windows.
-    if parts.is_empty()
-        || parts.iter().any(|part| {
-            *part == ".." || part.ends_with(':') || (cfg!(windows) && part.contains(':'))
-        })
-    {
-        return None;
-    }
-    Some(match parts.as_slice() {
-        [_, inner @ ..] if !inner.is_empty() => inner.join("/"),
-        all => all.join("/"),
-    })
+    let leads_out =
+        |part: &&str| *part == ".." || part.ends_with(':') || (cfg!(windows) && part.contains(':'));
+    (!parts.is_empty() && !parts.iter().any(leads_out)).then_some(parts)
 }
