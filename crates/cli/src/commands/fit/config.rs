@@ -214,23 +214,23 @@ fn add_pairs(config: &mut Map<String, Value>, settings: &Settings) -> Result {
             mining.into(),
         );
     }
-    let mut callbacks = options.callbacks.clone();
-    if let Some(data) = &options.evaluate {
+    let evaluation = options.evaluate.as_ref().map(|data| {
         let mut evaluation = values::object(&options.evaluate_options);
         evaluation.insert("query_data".to_owned(), data.as_str().into());
         if let Some(index) = &options.evaluate_index {
             evaluation.insert("index_data".to_owned(), index.as_str().into());
         }
-        // It measures before other callbacks read its metrics.
-        callbacks.insert(
-            0,
-            json!({"name": "EvaluationCallback", "options": evaluation}),
-        );
-    }
-    match config.get_mut("callbacks") {
-        Some(Value::Array(known)) => known.extend(callbacks),
-        _ if callbacks.is_empty() => {}
-        _ => drop(config.insert("callbacks".to_owned(), callbacks.into())),
+        json!({"name": "EvaluationCallback", "options": evaluation})
+    });
+    if evaluation.is_some() || !options.callbacks.is_empty() {
+        let known = match config.get_mut("callbacks") {
+            Some(Value::Array(known)) => std::mem::take(known),
+            _ => Vec::new(),
+        };
+        // It measures before other callbacks read its metrics, those of the file too.
+        let all = evaluation.into_iter().chain(known);
+        let all: Vec<Value> = all.chain(options.callbacks.iter().cloned()).collect();
+        config.insert("callbacks".to_owned(), all.into());
     }
     for pair in &options.set {
         pair.put_into(config);
@@ -415,11 +415,21 @@ mod tests {
             "hyper_parameters": {"epochs": 2},
             "callbacks": [{"name": "BestModelCheckpoint", "options": {}}],
         });
-        let described = describe_of("", Some(("a.json", &json.to_string()))).unwrap();
+        let text = json.to_string();
+        let file = Some(("a.json", text.as_str()));
+        let described = describe_of("", file).unwrap();
         assert!(described.config.model.freeze);
         assert_eq!(described.config.hyper_parameters.epochs, 2);
         assert_eq!(described.config.data.train_data, "train");
         assert_eq!(described.config.callbacks.len(), 1);
+        // An evaluation comes before the callbacks that may read its metrics.
+        let described = describe_of("--evaluate test --callback EarlyStopping", file).unwrap();
+        let callbacks = serde_json::to_value(&described.config.callbacks).unwrap();
+        let names = [0, 1, 2].map(|place: usize| callbacks[place]["name"].clone());
+        assert_eq!(
+            names,
+            ["EvaluationCallback", "BestModelCheckpoint", "EarlyStopping"]
+        );
     }
 
     #[test]
