@@ -7,6 +7,7 @@
 //! | `session` | the client of the selected backend, and the embedded backend |
 //! | `output`, `progress` | tables and JSON on standard output, bars on standard error |
 //! | `values`, `sources` | values of options, and files as data |
+//! | `whole` | files that are written as a whole |
 //! | `failure` | errors as one sentence, and exit codes |
 
 mod cli;
@@ -18,6 +19,7 @@ mod progress;
 mod session;
 mod sources;
 mod values;
+mod whole;
 
 use std::process::ExitCode;
 

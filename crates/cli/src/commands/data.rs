@@ -1,9 +1,6 @@
 //! `push`, `pull`, `data`.
 
-use std::{
-    io::Write,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use finetuner::{AnnotationChange, ArtifactInfo, Content, Document, DocumentArray, Finetuner};
@@ -19,6 +16,7 @@ use crate::{
     progress::Transfer,
     session::Session,
     sources::{Reading, extension},
+    whole::write_whole,
 };
 
 /// `push`.
@@ -114,12 +112,10 @@ impl Pull {
 }
 
 fn write_lines(path: &Path, documents: &DocumentArray) -> Result {
-    let failed = |e: std::io::Error| Failure::file("--output", path, &e);
-    let mut file = std::io::BufWriter::new(std::fs::File::create(path).map_err(failed)?);
-    for place in 0..documents.len() {
-        writeln!(file, "{}", document(&documents[place])).map_err(failed)?;
-    }
-    file.flush().map_err(failed)
+    let written = write_whole(path, |out| {
+        (0..documents.len()).try_for_each(|place| writeln!(out, "{}", document(&documents[place])))
+    });
+    written.map_err(|e| Failure::file("--output", path, &e))
 }
 
 /// Converts a document to readable JSON, with only the sizes of bytes and arrays.

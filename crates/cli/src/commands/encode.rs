@@ -15,6 +15,7 @@ use crate::{
     failure::{Failure, Result},
     output::Output,
     sources::extension,
+    whole::write_whole,
 };
 
 /// `encode`.
@@ -109,25 +110,21 @@ fn line<'a>(items: &Items, embeddings: &'a Embeddings, place: usize) -> Line<'a>
 
 /// Writes the file; never leaves a partial one.
 fn write(path: &Path, items: &Items, embeddings: &Embeddings) -> std::io::Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
-    let file = tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new(".")))?;
-    let mut out = std::io::BufWriter::new(file);
-    if extension(path) == "npy" {
-        write_npy(&mut out, embeddings)?;
-    } else {
+    write_whole(path, |out| {
+        if extension(path) == "npy" {
+            return write_npy(out, embeddings);
+        }
         for place in 0..items.len() {
-            serde_json::to_writer(&mut out, &line(items, embeddings, place))?;
+            serde_json::to_writer(&mut *out, &line(items, embeddings, place))?;
             out.write_all(b"\n")?;
         }
-    }
-    let file = out.into_inner().map_err(|e| e.into_error())?;
-    file.persist(path).map_err(|e| e.error)?;
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Writes an array of 32-bit floats in version 1.0 of numpy's format:
 /// <https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>.
-fn write_npy(out: &mut impl Write, embeddings: &Embeddings) -> std::io::Result<()> {
+fn write_npy(out: &mut (impl Write + ?Sized), embeddings: &Embeddings) -> std::io::Result<()> {
     let shape = format!("({}, {})", embeddings.len(), embeddings.dim);
     let mut header =
         format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}").into_bytes();
