@@ -54,10 +54,12 @@ pub async fn save_documents(path: impl AsRef<Path>, documents: DocumentArray) ->
         let failed = |e| Error::file(&path, e);
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
         let folder = folder.unwrap_or(Path::new("."));
-        let file = tempfile::Builder::new()
-            .prefix(".finetuner-")
-            .tempfile_in(folder)
-            .map_err(failed)?;
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".finetuner-");
+        // With the permissions of any other new file.
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let file = builder.tempfile_in(folder).map_err(failed)?;
         let mut out = std::io::BufWriter::new(file);
         documents.write(&mut out)?;
         let file = out.into_inner().map_err(|e| failed(e.into_error()))?;
@@ -65,4 +67,27 @@ pub async fn save_documents(path: impl AsRef<Path>, documents: DocumentArray) ->
         Ok(())
     })
     .await
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use finetuner_protocol::Document;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_of_documents_has_the_permissions_of_any_other_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name: &str| folder.path().join(name);
+        std::fs::write(place("usual"), "x").unwrap();
+        let documents = DocumentArray::from(vec![Document::text("a")]);
+        save_documents(place("a.da"), documents).await.unwrap();
+        let mode = |name| {
+            let about = std::fs::metadata(place(name)).unwrap();
+            about.permissions().mode()
+        };
+        assert_eq!(mode("a.da"), mode("usual"));
+    }
 }
