@@ -1,7 +1,13 @@
 //! Data of an option: a file, a folder of images, standard input, or the name of
 //! data at the backend.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
 
 use clap::{Args, ValueEnum};
 use finetuner::{
@@ -40,6 +46,15 @@ pub(crate) struct Reading {
     /// CSV: the delimiter, one character [default: detected]
     #[arg(long, value_name = "CHAR", value_parser = delimiter)]
     delimiter: Option<u8>,
+    #[arg(skip)]
+    read: Arc<Read>,
+}
+
+/// Kinds of files that were read with the options.
+#[derive(Debug, Default)]
+struct Read {
+    rows: AtomicBool,
+    csv: AtomicBool,
 }
 
 /// Meaning of a column.
@@ -91,6 +106,8 @@ impl Reading {
     }
 
     fn csv(&self, path: &Path) -> Csv {
+        self.read.rows.store(true, Relaxed);
+        self.read.csv.store(true, Relaxed);
         let mut options = CsvOptions::new().is_labeled(self.labeled);
         if !self.columns.is_empty() {
             options = options.columns(self.columns());
@@ -119,6 +136,7 @@ impl Reading {
     }
 
     fn dataset(&self, mut rows: Dataset) -> Dataset {
+        self.read.rows.store(true, Relaxed);
         if !self.columns.is_empty() {
             rows = rows.columns(self.columns());
         }
@@ -177,6 +195,37 @@ impl Reading {
                 "`{option} {text}`: the end of the file's name says nothing of what it holds. \
                  Rename it to end with one of .{}",
                 FILES.join(", .")
+            ))),
+        }
+    }
+
+    /// Refuses options that no file was read with, because the result would not be the
+    /// one that was asked for.
+    pub(crate) fn check_used(&self) -> Result {
+        let (rows, csv) = (&self.read.rows, &self.read.csv);
+        let rows_of = "files of rows: CSV, JSON Lines, Parquet, folders with a metadata file";
+        let csv_of = "CSV files";
+        let unused = [
+            ("--column", !self.columns.is_empty(), rows, rows_of),
+            ("--rows", self.rows.is_some(), rows, rows_of),
+            (
+                "--sampling-rate",
+                self.sampling_rate.is_some(),
+                rows,
+                rows_of,
+            ),
+            ("--base-folder", self.base_folder.is_some(), rows, rows_of),
+            ("--labeled", self.labeled, csv, csv_of),
+            ("--encoding", self.encoding.is_some(), csv, csv_of),
+            ("--delimiter", self.delimiter.is_some(), csv, csv_of),
+        ];
+        let mut unused = unused
+            .iter()
+            .filter(|(_, is_set, read, _)| *is_set && !read.load(Relaxed));
+        match unused.next() {
+            None => Ok(()),
+            Some((option, _, _, files)) => Err(Failure::usage(format!(
+                "`{option}` has no effect on this data: it is for {files}. Leave it out"
             ))),
         }
     }

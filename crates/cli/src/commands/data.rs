@@ -47,6 +47,7 @@ impl Push {
                 self.file
             )));
         }
+        self.reading.check_used()?;
         let finetuner = session.connect().await?;
         let transfer = Transfer::new(*output, "Pushing");
         let mut push = finetuner

@@ -77,6 +77,7 @@ impl Fit {
         for callback in std::mem::take(&mut config.callbacks) {
             callbacks.push(with_data(callback, reading).await?);
         }
+        reading.check_used()?;
 
         let transfer = Transfer::new(*output, "Pushing data");
         let finetuner = session.connect().await?;

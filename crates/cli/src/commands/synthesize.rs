@@ -59,6 +59,7 @@ impl Synthesize {
     pub(crate) async fn run(self, session: &Session, output: &Output) -> Result {
         let queries = self.reading.source("QUERIES", &self.queries).await?;
         let corpus = self.reading.source("CORPUS", &self.corpus).await?;
+        self.reading.check_used()?;
         let mut models = SynthesisModels::english();
         if !self.relation_miner.is_empty() {
             models.relation_miner = self.relation_miner;

@@ -104,3 +104,44 @@ fn all_invalid_rows_are_reported_together() {
         "both rows: {error}"
     );
 }
+
+#[test]
+fn options_that_no_file_is_read_with_are_refused() {
+    let machine = Machine::new("reader");
+    machine.fashion("pairs.csv", "train", 3);
+    let image = std::fs::read(emoji().join("images/noto/glasses.png")).unwrap();
+    machine.file("classes/round/one.png", &image);
+    machine.file("rows.jsonl", "{\"anchor\": \"a\", \"positive\": \"b\"}\n");
+    machine.text(&["push", "pairs", "pairs.csv"]);
+    machine.text(&["pull", "pairs", "--output", "back.da"]);
+    for (words, option) in [
+        (&["push", "a", "classes", "--rows", "1"][..], "--rows"),
+        (&["push", "a", "back.da", "--column", "text=x"], "--column"),
+        (&["push", "a", "rows.jsonl", "--labeled"], "--labeled"),
+        (
+            &["fit", "pairs", "--model", "two-towers-small", "--rows", "1"],
+            "--rows",
+        ),
+    ] {
+        let error = machine.error(2, words);
+        assert!(
+            error.contains(&format!("`{option}` has no effect")),
+            "{error}"
+        );
+    }
+    // One data set of a run is read with it, another is not.
+    let words = [
+        "fit",
+        "pairs.csv",
+        "--rows",
+        "2",
+        "--eval-data",
+        "name:nothing",
+    ];
+    let done = machine.run(&[&words[..], &["--model", "two-towers-small"]].concat());
+    assert!(
+        done.code != Some(0) && !done.err.contains("no effect"),
+        "{}",
+        done.err
+    );
+}
