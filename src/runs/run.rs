@@ -157,14 +157,18 @@ impl Run {
         let mut points: Vec<MetricPoint> = Vec::new();
         loop {
             let mut call = self.call(Method::GET, route);
-            if let Some(number) = points.last().map(|point| point.number).or(after) {
+            let before = points.last().map(|point| point.number).or(after);
+            if let Some(number) = before {
                 call = call.query("after", number);
             }
             let answer = self.transport.json(call).await;
             let more: Vec<MetricPoint> = self.optional(answer, "give a run's history").await?;
             let is_last = more.len() < MAX_POINTS;
-            points.extend(more);
-            if is_last {
+            let count = points.len();
+            // A backend that does not know `after` returns the same points again.
+            let is_new = |point: &MetricPoint| before.is_none_or(|number| point.number > number);
+            points.extend(more.into_iter().filter(is_new));
+            if is_last || points.len() == count {
                 return Ok(points);
             }
         }

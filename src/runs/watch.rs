@@ -331,9 +331,11 @@ impl Looker {
         } = &point.event
         {
             let (epoch, epochs, step, steps) = (*epoch, *epochs, *step, *steps);
+            // The backend may return any number.
+            let before = epoch.saturating_sub(1).saturating_mul(steps);
             self.ready.push_back(Update::Progress(RunProgress {
-                step: epoch.saturating_sub(1) * steps + step,
-                steps: epochs * steps,
+                step: before.saturating_add(step),
+                steps: epochs.saturating_mul(steps),
                 epoch,
                 epochs,
             }));

@@ -11,6 +11,7 @@ mod data;
 mod errors;
 mod faults;
 mod files;
+mod history;
 mod journey;
 mod login;
 mod meshes;
