@@ -178,12 +178,32 @@ impl Download {
             return Err(changed().at(&self.url));
         }
         self.skip = match answer.status() {
-            StatusCode::PARTIAL_CONTENT => 0,
+            StatusCode::PARTIAL_CONTENT => {
+                let range = text(&answer, header::CONTENT_RANGE);
+                if range.is_some_and(|range| !self.continues(&range)) {
+                    return Err(changed().at(&self.url));
+                }
+                0
+            }
             // The server sends everything again.
             _ => self.received,
         };
         self.stream = Some(Box::pin(answer.bytes_stream()));
         Ok(())
+    }
+
+    /// Whether a `Content-Range` begins where the last connection broke, in content of
+    /// the same length. Without a tag, nothing else shows that the content was replaced.
+    fn continues(&self, range: &str) -> bool {
+        let Some((range, total)) = range
+            .strip_prefix("bytes ")
+            .and_then(|range| range.split_once('/'))
+        else {
+            return false;
+        };
+        let start = range.split('-').next().map(str::parse::<u64>);
+        let is_same = |length: u64| total == "*" || total.parse::<u64>() == Ok(length);
+        start == Some(Ok(self.received)) && self.length.is_none_or(is_same)
     }
 
     /// Returns the call for the bytes that are still missing.

@@ -283,6 +283,13 @@ fn json(connection: &mut TcpStream, body: &str) {
     );
 }
 
+/// Answers with the address of a download.
+fn address(connection: &mut TcpStream, head: &str) {
+    let host = head.lines().find_map(|l| l.strip_prefix("host: ")).unwrap();
+    let data = format!(r#"{{"data": {{"download": "http://{host}/v2/download/key"}}}}"#);
+    json(connection, &data);
+}
+
 /// Serves a download of which each connection transfers at most a third.
 fn breaking_download(honours_ranges: bool) -> (String, Asked, DocumentArray) {
     let documents = pairs("train", 40);
@@ -291,9 +298,7 @@ fn breaking_download(honours_ranges: bool) -> (String, Asked, DocumentArray) {
     let given = AtomicU64::new(0);
     let (url, asked) = raw(move |_, head, connection| {
         if head.contains("getDownloadUrl") {
-            let host = head.lines().find_map(|l| l.strip_prefix("host: ")).unwrap();
-            let data = format!(r#"{{"data": {{"download": "http://{host}/v2/download/key"}}}}"#);
-            return json(connection, &data);
+            return address(connection, head);
         }
         let range = head.lines().find_map(|l| l.strip_prefix("range: bytes="));
         let start: usize = match range {
@@ -421,4 +426,29 @@ fn forward(mut client: TcpStream, target: &str, cuts: &AtomicU64) {
         }
     }
     let _ = server.shutdown(std::net::Shutdown::Both);
+}
+
+#[tokio::test]
+async fn a_download_does_not_continue_with_other_content() {
+    for range in ["bytes 10-99/200", "bytes 0-99/100", "10-99/100"] {
+        // No tag shows that the content is another.
+        let (url, _) = raw(move |_, head, connection| {
+            if head.contains("getDownloadUrl") {
+                return address(connection, head);
+            }
+            let (status, size) = match head.contains("range: bytes=10-") {
+                true => (format!("206 Partial Content\r\ncontent-range: {range}"), 90),
+                false => ("200 OK".to_owned(), 10),
+            };
+            let length = if size == 10 { 100 } else { size };
+            let _ = write!(
+                connection,
+                "HTTP/1.1 {status}\r\ncontent-length: {length}\r\n\r\n{}",
+                "x".repeat(size)
+            );
+        });
+        let error = connect(url).await.pull("x").await.unwrap_err();
+        assert!(error.is_artifact(), "{range}: {error}");
+        assert!(error.to_string().contains("changed"), "{range}: {error}");
+    }
 }
