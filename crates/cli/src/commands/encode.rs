@@ -63,7 +63,14 @@ impl Encode {
     }
 
     fn encode(self, output: Output) -> Result {
-        let items = Items::read("ITEMS", &self.items, self.column.as_deref())?;
+        let (items, left_out) = Items::read("ITEMS", &self.items, self.column.as_deref())?;
+        if left_out > 0 {
+            output.note(&format!(
+                "Rows without a text are left out, {left_out} in all: the embeddings are those of \
+                 the other {}",
+                items.len()
+            ));
+        }
         let mut model = items::open(&self.model)?.batch_size(self.batch_size);
         if let Some(name) = &self.prompt {
             model = model.prompt(name)?;

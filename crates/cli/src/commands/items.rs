@@ -28,21 +28,30 @@ pub(super) enum Items {
 
 impl Items {
     /// Reads a file of texts, an image, a folder of images, or texts on standard
-    /// input (`-`). Errors call the option `option`.
-    pub(super) fn read(option: &str, path: &Path, column: Option<&str>) -> Result<Self> {
+    /// input (`-`). Errors call the option `option`. Also returns how many rows have no
+    /// text and are left out, so that the items are not those of the same rows.
+    pub(super) fn read(option: &str, path: &Path, column: Option<&str>) -> Result<(Self, usize)> {
         let failed = |e: std::io::Error| Failure::file(option, path, &e);
+        let mut left_out = 0;
+        let mut texts = |(texts, empty): (Vec<String>, usize)| {
+            left_out = empty;
+            Self::Texts(texts)
+        };
         let items = match extension(path).as_str() {
             _ if path.is_dir() => Self::Images(images(path).map_err(failed)?),
-            _ if path == Path::new("-") => Self::Texts(lines(std::io::stdin().lock(), failed)?),
+            _ if path == Path::new("-") => {
+                texts(unnumbered(lines(std::io::stdin().lock(), failed)?))
+            }
             _ if is_image(path) && path.is_file() => Self::Images(vec![path.to_owned()]),
             kind => {
                 let file = std::fs::File::open(path).map_err(failed)?;
-                Self::Texts(match kind {
+                texts(match kind {
                     "csv" => cells(file, option, path, column)?,
                     "jsonl" | "ndjson" => {
-                        members(lines(file, failed)?, option, path, column.unwrap_or("text"))?
+                        let lines = lines(file, failed)?;
+                        unnumbered(members(lines, option, path, column.unwrap_or("text"))?)
                     }
-                    _ => lines(file, failed)?,
+                    _ => unnumbered(lines(file, failed)?),
                 })
             }
         };
@@ -51,7 +60,7 @@ impl Items {
                 "`{option} {}` contains neither texts nor images",
                 path.display()
             ))),
-            _ => Ok(items),
+            _ => Ok((items, left_out)),
         }
     }
 
@@ -125,47 +134,56 @@ impl Items {
     }
 }
 
+/// A text and its line, counted from 1.
+type Line = (usize, String);
+
 /// Reads the lines that are not blank.
-fn lines(file: impl Read, failed: impl Fn(std::io::Error) -> Failure) -> Result<Vec<String>> {
+fn lines(file: impl Read, failed: impl Fn(std::io::Error) -> Failure) -> Result<Vec<Line>> {
     let mut found = Vec::new();
-    for line in BufReader::new(file).lines() {
+    for (line, number) in BufReader::new(file).lines().zip(1..) {
         let line = line.map_err(&failed)?;
         if !line.trim().is_empty() {
-            found.push(line);
+            found.push((number, line));
         }
     }
     Ok(found)
 }
 
+/// Returns the texts, and the number of blank lines among them.
+fn unnumbered(lines: Vec<Line>) -> (Vec<String>, usize) {
+    let empty = lines.last().map_or(0, |(last, _)| last - lines.len());
+    (lines.into_iter().map(|(_, text)| text).collect(), empty)
+}
+
 /// Returns a member of each line of JSON. A line may also be a JSON string.
-fn members(lines: Vec<String>, option: &str, path: &Path, name: &str) -> Result<Vec<String>> {
-    let text = |(number, line): (usize, String)| {
+fn members(lines: Vec<Line>, option: &str, path: &Path, name: &str) -> Result<Vec<Line>> {
+    let text = |(number, line): Line| {
         let bad = |reason: String| {
-            let (path, number) = (path.display(), number + 1);
+            let path = path.display();
             Failure::usage(format!("`{option} {path}`: line {number}: {reason}"))
         };
         let value: Value =
             serde_json::from_str(&line).map_err(|e| bad(format!("it is not JSON: {e}")))?;
-        match &value {
-            Value::String(text) => Ok(text.clone()),
-            value => value[name].as_str().map(str::to_owned).ok_or_else(|| {
-                bad(format!(
-                    "it has no text `{name}`: name the member with `--column`"
-                ))
-            }),
-        }
+        let text = match &value {
+            Value::String(text) => Some(text.as_str()),
+            value => value[name].as_str(),
+        };
+        let missing = || format!("it has no text `{name}`: name the member with `--column`");
+        let text = text.ok_or_else(|| bad(missing()))?;
+        Ok((number, text.to_owned()))
     };
-    lines.into_iter().enumerate().map(text).collect()
+    lines.into_iter().map(text).collect()
 }
 
 /// Returns the cells of a column of a CSV file. The column is given by name, if the
-/// first row contains names, or by number, from 1.
+/// first row contains names, or by number, from 1. Also returns the number of rows
+/// without a text there.
 fn cells(
     file: std::fs::File,
     option: &str,
     path: &Path,
     column: Option<&str>,
-) -> Result<Vec<String>> {
+) -> Result<(Vec<String>, usize)> {
     let bad = |reason: String| Failure::usage(format!("`{option} {}`: {reason}", path.display()));
     let number = match column {
         None => Some(1),
@@ -190,14 +208,15 @@ fn cells(
         }
         (number, _) => number.unwrap_or(1) - 1,
     };
-    let mut found = Vec::new();
+    let (mut found, mut empty) = (Vec::new(), 0);
     for record in reader.records() {
         let record = record.map_err(|e| bad(e.to_string()))?;
-        if let Some(cell) = record.get(place).filter(|cell| !cell.trim().is_empty()) {
-            found.push(cell.to_owned());
+        match record.get(place).filter(|cell| !cell.trim().is_empty()) {
+            Some(cell) => found.push(cell.to_owned()),
+            None => empty += 1,
         }
     }
-    Ok(found)
+    Ok((found, empty))
 }
 
 /// Opens a saved model or a backbone.
@@ -218,11 +237,15 @@ pub(super) fn open(model: &str) -> Result<Encoder> {
 mod tests {
     use super::*;
 
-    fn texts(name: &str, content: &str, column: Option<&str>) -> Result<Vec<String>> {
+    fn read(name: &str, content: &str, column: Option<&str>) -> Result<(Items, usize)> {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join(name);
         std::fs::write(&path, content)?;
-        match Items::read("ITEMS", &path, column)? {
+        Items::read("ITEMS", &path, column)
+    }
+
+    fn texts(name: &str, content: &str, column: Option<&str>) -> Result<Vec<String>> {
+        match read(name, content, column)?.0 {
             Items::Texts(texts) => Ok(texts),
             Items::Images(_) => Err(Failure::failed("images")),
         }
@@ -241,12 +264,26 @@ mod tests {
     }
 
     #[test]
+    fn rows_without_a_text_are_counted() {
+        for (name, content, column, left_out) in [
+            ("a.txt", "a\n\n \nb\n\n", None, 2),
+            ("a.jsonl", "\"a\"\n\n\"b\"\n", None, 1),
+            ("a.csv", "x,name\n1,a\n2,\n3,b\n4, \n", Some("name"), 2),
+            ("a.csv", "a\nb\n", None, 0),
+        ] {
+            let (items, found) = read(name, content, column).unwrap();
+            assert_eq!((items.len(), found), (2, left_out), "{name}");
+        }
+    }
+
+    #[test]
     fn unusable_files_are_errors_with_the_file_name() {
         for (name, content, column, words) in [
             ("a.txt", "\n", None, "neither texts nor images"),
             ("a.csv", "x\n1\n", Some("y"), "it has x"),
             ("a.jsonl", "{}\n", None, "line 1: it has no text `text`"),
             ("a.jsonl", "{", None, "line 1: it is not JSON"),
+            ("a.jsonl", "\n\"a\"\n\n[]", None, "line 4: it has no text"),
         ] {
             let failure = texts(name, content, column).unwrap_err().to_string();
             assert!(

@@ -50,7 +50,7 @@ impl Search {
     }
 
     fn search(self, output: Output) -> Result {
-        let items = Items::read("ITEMS", &self.items, self.column.as_deref())?;
+        let (items, _) = Items::read("ITEMS", &self.items, self.column.as_deref())?;
         for picture in &self.picture {
             std::fs::metadata(picture).map_err(|e| Failure::file("--picture", picture, &e))?;
         }
