@@ -15,7 +15,7 @@ use url::Url;
 use crate::{
     error::{Error, Result},
     secret::Secret,
-    transport::{Call, Transport},
+    transport::{Call, Transport, private_rpc},
 };
 
 /// Time limit for the user.
@@ -77,7 +77,7 @@ pub(crate) async fn browser_login(transport: &Transport, show: &Link) -> Result<
     }
     // The data can be exchanged only once, so this call is not repeated.
     let call = Call::rpc("user.identity.grant.auto").json(data);
-    let Grant { token } = transport.rpc(call).await?;
+    let Grant { token } = private_rpc(transport, call).await?;
     Ok(token.into())
 }
 

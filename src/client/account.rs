@@ -15,7 +15,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     secret::Secret,
-    transport::{Call, Transport},
+    transport::{Call, Transport, private_rpc},
 };
 
 /// A personal access token as listed, without the token itself.
@@ -177,7 +177,7 @@ impl CreateToken {
             form.push(("expirationDays", days.to_string()));
         }
         let call = Call::rpc("user.pat.create").form(form).keyed();
-        let created: Created = self.transport.rpc(call).await?;
+        let created: Created = private_rpc(&self.transport, call).await?;
         Ok(created.token.into())
     }
 }

@@ -12,6 +12,7 @@ use url::Url;
 
 use super::{
     call::Call,
+    private::private_rpc,
     progress::ProgressSink,
     retry::{Tries, may_repeat},
     send::Transport,
@@ -40,7 +41,7 @@ impl Expected {
             Self::Id(id) => call.form(vec![("id", id.clone())]),
             Self::Name(name) => call.method(Method::GET).query("name", name),
         };
-        let Answer { download } = transport.rpc(call).await?;
+        let Answer { download } = private_rpc(transport, call).await?;
         transport.given_address(&download)
     }
 }

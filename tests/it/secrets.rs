@@ -106,6 +106,29 @@ async fn no_printed_text_contains_a_token() {
 }
 
 #[tokio::test]
+async fn an_answer_with_a_secret_that_can_not_be_read_is_not_shown() {
+    let (backend, finetuner) = test_backend().await;
+    backend.put_data("x", []).unwrap();
+    // Without the member `data`, and with a value of another type.
+    for answer in [
+        json!({"token": "new-secret", "download": "http://h/new-secret"}),
+        json!({"data": "new-secret"}),
+    ] {
+        let answer = answer.to_string();
+        backend.fault(Fault::garbage(answer.clone()).on("/user.pat.create"));
+        backend.fault(Fault::garbage(answer).on("/artifact.getDownloadUrl"));
+        for error in [
+            finetuner.create_token("ci").await.unwrap_err(),
+            finetuner.pull("x").await.unwrap_err(),
+        ] {
+            assert!(error.is_decode(), "{error}");
+            let printed = format!("{error} {error:?} {:?}", error.body());
+            assert!(!printed.contains("new-secret"), "{printed}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn every_call_but_the_download_sends_the_token_and_never_in_the_url() {
     let (backend, finetuner) = test_backend().await;
     backend.put_data("x", []).unwrap();
