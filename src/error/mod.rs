@@ -243,8 +243,10 @@ impl Error {
         let _ = url.set_username("");
         let _ = url.set_password(None);
         url.set_query(None);
-        if url.path().starts_with("/v2/download/") {
-            url.set_path("/v2/download/...");
+        // A backend behind a proxy may have a path before its own.
+        if let Some((base, _)) = url.path().split_once("/v2/download/") {
+            let path = format!("{base}/v2/download/...");
+            url.set_path(&path);
         }
         self.0.url = Some(url);
         self
@@ -368,5 +370,29 @@ impl From<finetuner_data::Error> for Error {
 impl From<Problems> for Error {
     fn from(problems: Problems) -> Self {
         Self::new(Reason::Data(problems))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_no_credentials_and_no_key_of_a_download() {
+        for (address, shown) in [
+            ("https://u:key@h/a?key=1", "https://h/a"),
+            ("https://h/v2/download/key", "https://h/v2/download/..."),
+            (
+                "https://h/base/v2/download/key",
+                "https://h/base/v2/download/...",
+            ),
+        ] {
+            let error = Error::artifact("x").at(&Url::parse(address).unwrap());
+            assert!(
+                error.to_string().starts_with(&format!("{shown}: ")),
+                "{error}"
+            );
+            assert!(!format!("{error:?}").contains("key"), "{error:?}");
+        }
     }
 }
