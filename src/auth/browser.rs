@@ -4,7 +4,7 @@
 //! there, data to exchange for a token. Both arrive as lines of JSON on one
 //! connection.
 
-use std::{sync::Arc, time::Duration};
+use std::{io::Write, sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
 use reqwest::Method;
@@ -111,7 +111,11 @@ fn handle(line: &[u8], show: &Link) -> Result<Option<Value>> {
 /// Opens the page in the user's browser, and prints its address in case no
 /// browser opens or the user prefers another one.
 pub(crate) fn open_and_print(page: &Url) {
-    eprintln!("Log in at this page to continue:\n  {page}");
+    // `eprintln!` would panic if standard error is closed.
+    let _ = writeln!(
+        std::io::stderr().lock(),
+        "Log in at this page to continue:\n  {page}"
+    );
     if let Err(error) = open::that_detached(page.as_str()) {
         tracing::debug!("no browser could be opened: {error}");
     }

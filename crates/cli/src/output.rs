@@ -95,6 +95,13 @@ impl Output {
     }
 }
 
+/// Writes a request to the user to standard error, also with `--quiet`.
+pub(crate) fn ask(text: &str) {
+    // `eprint!` would panic if standard error is closed.
+    let mut out = anstream::stderr().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
 /// Removes control characters from text of a server or a file, because a terminal
 /// would execute them. Line feeds and tabs stay.
 pub(crate) fn without_controls(text: &str) -> String {

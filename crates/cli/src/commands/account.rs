@@ -39,7 +39,7 @@ impl Login {
         if self.no_browser {
             login = login
                 .interactive(true)
-                .on_link(|page| eprintln!("Log in at {page}"));
+                .on_link(|page| output::ask(&format!("Log in at {page}\n")));
         }
         let finetuner = login.await?;
         let user = known(&finetuner).await?;
@@ -55,7 +55,7 @@ async fn read_token() -> Result<String> {
     let read = tokio::task::spawn_blocking(|| {
         let input = std::io::stdin();
         if input.is_terminal() {
-            eprintln!("Paste the token (it is visible), then press Enter and Ctrl-D:");
+            output::ask("Paste the token (it is visible), then press Enter and Ctrl-D:\n");
         }
         let mut token = String::new();
         let read = input.lock().take(MAX_TOKEN).read_to_string(&mut token);

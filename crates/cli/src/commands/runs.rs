@@ -277,7 +277,7 @@ pub(crate) async fn confirm(yes: bool, what: &str, output: &Output) -> Result {
             "deleting {what} requires confirmation, but there is no terminal. Use `--yes` to delete it"
         )));
     }
-    eprint!("Delete {what}? [y/N] ");
+    output::ask(&format!("Delete {what}? [y/N] "));
     let answer = tokio::task::spawn_blocking(|| {
         let mut answer = String::new();
         let read = std::io::stdin().lock().read_line(&mut answer);
