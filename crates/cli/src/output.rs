@@ -146,10 +146,23 @@ pub(crate) fn status(status: &str) -> String {
         "STARTED" => YELLOW,
         _ => Style::new(),
     };
-    format!("{style}{status}{style:#}")
+    // A backend may return any text.
+    format!("{style}{}{style:#}", without_controls(status))
 }
 
 /// Formats text in bold.
 pub(crate) fn bold(text: &str) -> String {
     format!("{BOLD}{text}{BOLD:#}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_of_the_backend_can_not_control_the_terminal() {
+        assert_eq!(status("PA\u{1b}[2JUSED\r"), "PA[2JUSED");
+        let finished = status("FINISHED");
+        assert!(finished.contains("FINISHED") && finished.starts_with("\u{1b}["));
+    }
 }
