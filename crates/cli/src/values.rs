@@ -33,6 +33,17 @@ pub(crate) fn pair(text: &str) -> Result<Pair, String> {
     })
 }
 
+/// Parses `KEY=TEXT`. The text is kept as it is, because the space at the end of a prompt
+/// counts; a JSON string is parsed.
+pub(crate) fn text_pair(text: &str) -> Result<Pair, String> {
+    let mut pair = pair(text)?;
+    if let Some((_, value)) = text.split_once('=') {
+        let json = serde_json::from_str::<String>(value);
+        pair.value = json.unwrap_or_else(|_| value.to_owned()).into();
+    }
+    Ok(pair)
+}
+
 /// Parses JSON; any other text becomes a JSON string.
 fn json_or_text(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|_| text.into())
@@ -151,6 +162,21 @@ mod tests {
         for bad in ["a", "=1", "a..b=1", ".=1"] {
             assert!(pair(bad).unwrap_err().contains("KEY=VALUE"), "{bad}");
         }
+    }
+
+    #[test]
+    fn texts_are_kept_as_they_are() {
+        for (given, text) in [
+            ("a=query: ", "query: "),
+            ("a=\"query: \"", "query: "),
+            ("a=1", "1"),
+            ("a= x=y", " x=y"),
+            ("a=", ""),
+        ] {
+            let found = object(&[text_pair(given).unwrap()]);
+            assert_eq!(Value::from(found), json!({"a": text}), "{given}");
+        }
+        assert!(text_pair("a").unwrap_err().contains("KEY=VALUE"));
     }
 
     #[test]

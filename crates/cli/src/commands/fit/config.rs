@@ -396,6 +396,15 @@ mod tests {
     }
 
     #[test]
+    fn a_prompt_keeps_the_space_at_its_end() {
+        let words = ["fit", "--model", "a", "--prompt", "anchor=query: "];
+        let options = Options::try_parse_from(words).unwrap();
+        let described = describe(None, &options.settings, Some("train".to_owned())).unwrap();
+        let prompts = serde_json::to_value(described.config.hyper_parameters.prompts).unwrap();
+        assert_eq!(prompts["anchor"], "query: ");
+    }
+
+    #[test]
     fn command_line_options_override_the_config_file() {
         let toml = "model = \"a\"\nepochs = 3\nlearning_rate = 0.1\n[loss_options]\nmargin = 0.3\n";
         let described = describe_of("--epochs 4 --loss-option power=2", Some(("a.toml", toml)));

@@ -5,7 +5,7 @@ use finetuner::{Loss, Miner, MultiDatasetBatchSampler, Optimizer, Sampler, Sched
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::values::{Pair, callback, pair, weighted};
+use crate::values::{Pair, callback, pair, text_pair, weighted};
 
 /// Parser of the known names of a setting.
 macro_rules! names {
@@ -221,7 +221,7 @@ pub(super) struct OptionPairs {
     #[arg(long = "scheduler-option", value_name = "KEY=VALUE", value_parser = pair)]
     pub(super) scheduler_options: Vec<Pair>,
     /// Prompt before the texts of a column: anchor, positive, negative
-    #[arg(long = "prompt", value_name = "COLUMN=TEXT", value_parser = pair)]
+    #[arg(long = "prompt", value_name = "COLUMN=TEXT", value_parser = text_pair)]
     pub(super) prompt: Vec<Pair>,
     /// Mine hard negatives with this option: num_negatives, range_min,
     /// relative_margin, ...
