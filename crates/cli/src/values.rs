@@ -44,6 +44,15 @@ pub(crate) fn text_pair(text: &str) -> Result<Pair, String> {
     Ok(pair)
 }
 
+/// Parses a finite number. JSON has no others: they would become `null`, and the default
+/// would be used.
+pub(crate) fn finite(text: &str) -> Result<f64, String> {
+    let number = text.trim().parse::<f64>().ok();
+    number
+        .filter(|number| number.is_finite())
+        .ok_or_else(|| "give a number, such as 0.001".to_owned())
+}
+
 /// Parses JSON; any other text becomes a JSON string.
 fn json_or_text(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|_| text.into())

@@ -460,6 +460,7 @@ mod tests {
                 "epochs",
             ),
             ("--model a --loss Nothing", None, "--loss"),
+            ("--model a --learning-rate nan", None, "--learning-rate"),
             ("--model a --loss-option margin", None, "KEY=VALUE"),
         ] {
             let failure = describe_of(options, file).unwrap_err();

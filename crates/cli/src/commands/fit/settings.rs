@@ -5,7 +5,7 @@ use finetuner::{Loss, Miner, MultiDatasetBatchSampler, Optimizer, Sampler, Sched
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::values::{Pair, callback, pair, text_pair, weighted};
+use crate::values::{Pair, callback, finite, pair, text_pair, weighted};
 
 /// Parser of the known names of a setting.
 macro_rules! names {
@@ -106,7 +106,7 @@ struct DataSettings {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     more_train_data: Vec<Value>,
     /// Number of passes through the first data per epoch [default: 1]
-    #[arg(long, value_name = "WEIGHT")]
+    #[arg(long, value_name = "WEIGHT", value_parser = finite)]
     #[serde(skip_serializing_if = "Option::is_none")]
     train_data_weight: Option<f64>,
     /// Order of the batches of several data sets
@@ -119,7 +119,7 @@ struct DataSettings {
     eval_data: Option<String>,
     /// Fraction of the training data to validate with, at least 0 and less than 1, if
     /// there is no --eval-data
-    #[arg(long, value_name = "PART")]
+    #[arg(long, value_name = "PART", value_parser = finite)]
     #[serde(skip_serializing_if = "Option::is_none")]
     val_split: Option<f64>,
     /// How batches are formed [default: auto]
@@ -164,7 +164,7 @@ struct TrainingSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     gradient_accumulation_steps: Option<u64>,
     /// Learning rate [default: the optimizer's]
-    #[arg(long, value_name = "RATE")]
+    #[arg(long, value_name = "RATE", value_parser = finite)]
     #[serde(skip_serializing_if = "Option::is_none")]
     learning_rate: Option<f64>,
     /// Loss [default: TripletMarginLoss]; CLIPLoss for models for texts and
