@@ -154,7 +154,11 @@ pub(crate) fn read(
     for entry in rest {
         let file = format!("{}config.json", entry.folder);
         let config = reader.json(&file)?.unwrap_or(Value::Null);
-        let spec = LayerSpec::parse(&entry.class, config, &file, &mut found.notes)?;
+        // Modules of other packages may have the same class names.
+        let spec = match entry.name() {
+            "" => None,
+            _ => LayerSpec::parse(&entry.class, config, &file, &mut found.notes)?,
+        };
         let spec = spec.ok_or_else(|| unknown(&entry.class))?;
         if !spec.tensors().is_empty() {
             let index = found.layers.len();
@@ -351,6 +355,10 @@ mod tests {
             (
                 json!([transformer, pooling, module(&st("LSTM"), "2_LSTM")]),
                 "models.LSTM`",
+            ),
+            (
+                json!([transformer, pooling, module("my_code.Normalize", "2_Mine")]),
+                "my_code.Normalize`",
             ),
             (
                 json!([transformer, module(&st("Pooling"), "none")]),
