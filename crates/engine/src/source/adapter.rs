@@ -171,6 +171,19 @@ fn check(adapter: &Value) -> Result<()> {
             )));
         }
     }
+    // Other initialisations also change the base model's weights, which PEFT
+    // repeats when it loads the adapter.
+    let first = &adapter["init_lora_weights"];
+    let keeps_base = match first.as_str() {
+        Some(name) => ["gaussian", "eva", "orthogonal"].contains(&name),
+        None => first.is_null() || first.is_boolean(),
+    };
+    if !keeps_base {
+        return Err(bad(format!(
+            "`init_lora_weights` is {first}, which also changes the weights of the base model: \
+             merge the adapter in Python (`merge_and_unload` of peft) and save the merged model"
+        )));
+    }
     Ok(())
 }
 
@@ -195,4 +208,25 @@ fn alpha_of(adapter: &Value, layer: &str) -> Result<f64> {
     }
     let alpha = of_layer.as_f64().filter(|alpha| alpha.is_finite());
     alpha.ok_or_else(|| bad(format!("`lora_alpha` is {of_layer}; give a number")))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn initialisations_that_change_the_base_model_are_refused() {
+        let of = |first: Value| check(&json!({"peft_type": "LORA", "init_lora_weights": first}));
+        for known in [json!(null), json!(true), json!("gaussian"), json!("eva")] {
+            of(known).unwrap();
+        }
+        assert!(check(&json!({"peft_type": "LORA"})).is_ok());
+        for other in ["pissa", "pissa_niter_16", "olora", "loftq"] {
+            let error = of(json!(other)).unwrap_err().to_string();
+            let expected = format!("`init_lora_weights` is \"{other}\"");
+            assert!(error.contains(&expected), "{error}");
+        }
+    }
 }
