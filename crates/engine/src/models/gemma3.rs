@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::{
     Architecture, ModelKind, Network,
     encoder::{bad_config, check_sizes},
-    llama::{Llama, check_kv_heads, layers},
+    llama::{Llama, check_causal, check_kv_heads, layers},
     rates::Rates,
     rope::{LayerType, Ropes, check_head, check_scaling, layer_types},
     sizes::{Sizes, text_network},
@@ -51,6 +51,7 @@ struct File {
     #[serde(alias = "_sliding_window_pattern")]
     sliding_window_pattern: usize,
     use_bidirectional_attention: Option<bool>,
+    is_causal: Option<bool>,
     attn_logit_softcapping: Option<f32>,
     rope_parameters: Option<Ropes>,
     rope_theta: f32,
@@ -71,6 +72,7 @@ impl Default for File {
             layer_types: None,
             sliding_window_pattern: 6,
             use_bidirectional_attention: None,
+            is_causal: None,
             attn_logit_softcapping: None,
             rope_parameters: None,
             rope_theta: 1_000_000.0,
@@ -113,6 +115,9 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
         )));
     }
     check_head(file.head_dim)?;
+    if file.use_bidirectional_attention != Some(true) {
+        check_causal(file.is_causal)?;
+    }
     check_scaling(file.rope_scaling.as_ref())?;
     let listed = file.layer_types.as_deref();
     let types = layer_types(listed, sizes.num_hidden_layers, |layer| {

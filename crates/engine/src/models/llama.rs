@@ -30,6 +30,17 @@ pub(super) fn check_kv_heads(heads: usize, kv_heads: usize) -> Result<()> {
     }
 }
 
+/// Refuses attention in both directions, for which `transformers` reads this
+/// field of a decoder's `config.json`.
+pub(super) fn check_causal(is_causal: Option<bool>) -> Result<()> {
+    match is_causal {
+        Some(false) => Err(bad_config(
+            "`is_causal` is false; only networks with causal attention are supported",
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Returns the names of a block's layers. `norm2` is the norm before the MLP.
 pub(super) fn layers(
     attention_bias: bool,
@@ -107,5 +118,22 @@ impl Llama<'_> {
             pooler,
             rates: self.rates,
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::models::registry;
+
+    #[test]
+    fn decoders_that_attend_in_both_directions_are_refused() {
+        for kind in ["qwen3", "gemma3_text"] {
+            registry::parse(&json!({"model_type": kind, "is_causal": true})).unwrap();
+            let error = registry::parse(&json!({"model_type": kind, "is_causal": false}));
+            let error = error.unwrap_err().to_string();
+            assert!(error.contains("`is_causal` is false"), "{error}");
+        }
     }
 }

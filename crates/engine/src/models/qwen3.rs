@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::{
     Architecture, ModelKind, Network,
     encoder::{bad_config, check_sizes},
-    llama::{Llama, check_kv_heads, layers},
+    llama::{Llama, check_causal, check_kv_heads, layers},
     rates::Rates,
     rope::{LayerType, Rope, check_head, check_scaling, layer_types},
     sizes::{Sizes, text_network},
@@ -43,6 +43,8 @@ struct File {
     hidden_act: Activation,
     rms_norm_eps: f32,
     attention_bias: bool,
+    /// Whether attention is causal; only `true` is supported.
+    is_causal: Option<bool>,
     use_sliding_window: bool,
     sliding_window: Option<usize>,
     /// The first layer with a sliding window, if the model uses one.
@@ -61,6 +63,7 @@ impl Default for File {
             hidden_act: Activation::Silu,
             rms_norm_eps: 1e-6,
             attention_bias: false,
+            is_causal: None,
             use_sliding_window: false,
             sliding_window: Some(4096),
             max_window_layers: 28,
@@ -89,6 +92,7 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     check_sizes(&[("num_key_value_heads", kv_heads)])?;
     check_kv_heads(heads, kv_heads)?;
     check_head(file.head_dim)?;
+    check_causal(file.is_causal)?;
     check_scaling(file.rope_scaling.as_ref())?;
     let window = file.sliding_window.filter(|_| file.use_sliding_window);
     let listed = file.layer_types.as_deref();
