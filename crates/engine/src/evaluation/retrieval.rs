@@ -111,7 +111,16 @@ fn between(distance: Distance, dot: f32, a: f32, b: f32) -> f32 {
         // The angle to a zero vector is undefined; use the distance of orthogonal
         // vectors.
         Distance::Cosine if a == 0.0 || b == 0.0 => 1.0,
-        Distance::Cosine => 1.0 - dot / (a * b).sqrt(),
+        Distance::Cosine => {
+            // The product of the squares of very short or long vectors is not a
+            // normal number.
+            let product = a * b;
+            let lengths = match product.is_normal() {
+                true => product.sqrt(),
+                false => a.sqrt() * b.sqrt(),
+            };
+            1.0 - dot / lengths
+        }
         Distance::Euclidean => squared().sqrt(),
         Distance::SqEuclidean => squared(),
     }
@@ -125,9 +134,12 @@ pub fn cos_sim(a: &[f32], b: &[f32]) -> f32 {
 }
 
 fn nearest(mut matches: Ranking, limit: usize) -> Ranking {
+    // NaN of either sign comes last.
     let order = |a: &Match, b: &Match| {
-        a.distance
-            .total_cmp(&b.distance)
+        let is_nan = |m: &Match| m.distance.is_nan();
+        let by_nan = is_nan(a).cmp(&is_nan(b));
+        by_nan
+            .then(a.distance.total_cmp(&b.distance))
             .then(a.index.cmp(&b.index))
     };
     if limit < matches.len() && limit > 0 {
@@ -169,6 +181,30 @@ mod tests {
             .map(|m| m.index)
             .collect();
         assert_eq!(found, [0, 1, 3, 2]);
+    }
+
+    #[test]
+    fn cosines_of_very_short_and_long_vectors_are_exact() {
+        for length in [1e-15, 1e-12, 1e-10, 1.0, 1e10, 1e15] {
+            let cosine = cos_sim(&[length, 0.0], &[length, length]);
+            assert!((cosine - 0.5f32.sqrt()).abs() < 1e-6, "{length}: {cosine}");
+        }
+    }
+
+    #[test]
+    fn distances_that_are_not_numbers_come_last() {
+        let distances = [-f32::NAN, 0.5, f32::NAN, 0.25, f32::INFINITY];
+        let matches = distances.into_iter().enumerate();
+        let matches: Ranking = matches
+            .map(|(index, distance)| Match { index, distance })
+            .collect();
+        let places = |limit| -> Vec<usize> {
+            let found = nearest(matches.clone(), limit);
+            found.iter().map(|m| m.index).collect()
+        };
+        assert_eq!(places(2), [3, 1]);
+        assert_eq!(places(3), [3, 1, 4]);
+        assert_eq!(places(5)[..3], [3, 1, 4]);
     }
 
     #[test]
