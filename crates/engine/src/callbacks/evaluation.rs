@@ -369,6 +369,15 @@ impl TrainingCallback for Evaluation {
     fn after_fit(&mut self, context: &mut Context<'_>) -> Result<()> {
         self.evaluate_stage(context, Stage::After)
     }
+
+    fn state(&self) -> Value {
+        self.similarity_before.into()
+    }
+
+    fn restore(&mut self, state: &Value) -> Result<()> {
+        self.similarity_before = state.as_f64();
+        Ok(())
+    }
 }
 
 /// Results of an evaluation.

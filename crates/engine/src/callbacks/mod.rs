@@ -64,3 +64,20 @@ pub(crate) fn build(
     }
     Ok(built)
 }
+
+#[cfg(test)]
+mod tests {
+    use finetuner_protocol::callback::EvaluationCallback;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_evaluation_remembers_the_similarity_before_training() {
+        let options = Callback::EvaluationCallback(EvaluationCallback::new("test"));
+        let mut built = build(&[options], ModelKind::Text).unwrap();
+        assert_eq!(built[0].state(), json!(null));
+        built[0].restore(&json!(0.995)).unwrap();
+        assert_eq!(built[0].state(), json!(0.995));
+    }
+}
