@@ -210,10 +210,21 @@ fn read_safetensors(path: &Path, file: &str) -> Result<Tensors> {
 /// can't execute code.
 fn read_pytorch(path: &Path, file: &str, head: &[u8]) -> Result<Tensors> {
     let found = open_pytorch(path, file, head)?;
+    let bytes = std::fs::metadata(path)
+        .map_err(|e| Error::io(path, e))?
+        .len();
     let mut all = Tensors::new();
     for (name, info) in found.tensor_infos() {
         if !info.dtype.is_float() {
             continue;
+        }
+        let element = info.dtype.size_in_bytes() as u64;
+        if !can_hold(bytes, info.layout.dims(), element) {
+            return Err(Error::checkpoint(format!(
+                "{file} is damaged: it has {bytes} bytes, which can't hold its tensor `{name}` of \
+                 the shape {:?}",
+                info.layout.dims()
+            )));
         }
         let Some(tensor) = found.get(name).map_err(|e| cut_pytorch(file, e))? else {
             continue;
@@ -228,6 +239,16 @@ fn read_pytorch(path: &Path, file: &str, head: &[u8]) -> Result<Tensors> {
         true => Err(Error::checkpoint(format!("{file} holds no tensors"))),
         false => Ok(all),
     }
+}
+
+/// Returns whether a file can hold a tensor of this shape. Memory for all values
+/// is allocated before they are read.
+fn can_hold(bytes: u64, shape: &[usize], element: u64) -> bool {
+    /// Largest factor by which a zip compresses.
+    const COMPRESSION: u64 = 1032;
+    let mut sides = shape.iter();
+    let needed = sides.try_fold(element, |needed, side| needed.checked_mul(*side as u64));
+    needed.is_some_and(|needed| needed <= bytes.saturating_mul(COMPRESSION))
 }
 
 fn cut_pytorch(file: &str, e: candle_core::Error) -> Error {
@@ -265,6 +286,15 @@ fn open_pytorch(path: &Path, file: &str, head: &[u8]) -> Result<PthTensors> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_holds_no_tensor_that_is_far_larger() {
+        assert!(can_hold(1000, &[], 4) && can_hold(1000, &[0], 4));
+        assert!(can_hold(1000, &[25, 10], 4));
+        for shape in [&[1 << 40][..], &[1 << 20, 1 << 20], &[usize::MAX, 3]] {
+            assert!(!can_hold(1000, shape, 4), "{shape:?}");
+        }
+    }
 
     #[test]
     fn pytorch_tensors_are_read_with_any_storage_layout() {
