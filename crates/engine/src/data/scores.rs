@@ -46,7 +46,8 @@ fn scores(document: &Document) -> Result<Vec<f32>, String> {
             Value::String(text) => text.trim().parse().ok(),
             other => other.as_f64(),
         };
-        number.filter(|n: &f64| n.is_finite()).map(|n| n as f32)
+        let number = number.map(|n: f64| n as f32);
+        number.filter(|n| n.is_finite())
     };
     let numbers = match score {
         Value::Array(list) => list.iter().map(number).collect(),
@@ -80,6 +81,7 @@ mod tests {
             (json!([]), "has 0 values"),
             (json!([1, "x"]), "not a number"),
             (json!([1, null]), "not a number"),
+            (json!([1, 1e39]), "not a number"),
         ] {
             let error = found(score).unwrap_err();
             assert!(error.contains(part), "{part} is missing in: {error}");
