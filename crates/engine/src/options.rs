@@ -28,6 +28,13 @@ pub(crate) fn defaults_in(read: impl FnOnce()) -> BTreeMap<String, Value> {
     DEFAULTS.take().unwrap_or_default()
 }
 
+/// Returns the numbers of a list; none if it is no list or holds something else.
+pub(crate) fn numbers(value: &Value) -> Vec<f64> {
+    let list = value.as_array().map(Vec::as_slice).unwrap_or_default();
+    let numbers: Option<Vec<f64>> = list.iter().map(Value::as_f64).collect();
+    numbers.unwrap_or_default()
+}
+
 /// Options of one component, such as a loss.
 pub(crate) struct OptionReader<'a> {
     /// The configuration field that holds them.
@@ -151,11 +158,7 @@ impl<'a> OptionReader<'a> {
             self.note_default(name, vec![default.0, default.1]);
             return Ok(default);
         };
-        let numbers: Vec<f64> = value
-            .as_array()
-            .map(|list| list.iter().filter_map(Value::as_f64).collect())
-            .unwrap_or_default();
-        match *numbers {
+        match *numbers(value) {
             [a, b] if (0.0..1.0).contains(&a) && (0.0..1.0).contains(&b) => Ok((a, b)),
             _ => Err(self.bad(name, "give two numbers from 0 to below 1")),
         }
@@ -180,6 +183,14 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_list_with_other_values_holds_no_numbers() {
+        assert_eq!(numbers(&json!([0.5, 2])), [0.5, 2.0]);
+        for other in [json!([0.5, "x", 2]), json!([1, null]), json!(3)] {
+            assert!(numbers(&other).is_empty(), "{other}");
+        }
+    }
 
     #[test]
     fn every_option_is_checked_and_unknown_ones_are_refused() {

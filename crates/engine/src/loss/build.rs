@@ -14,7 +14,11 @@ use super::{
     registry::{self, LossKind, Make},
     spec::{LossSpec, nested},
 };
-use crate::{Error, Result, options::OptionReader, params::Param};
+use crate::{
+    Error, Result,
+    options::{OptionReader, numbers},
+    params::Param,
+};
 
 /// A loss over labels, with its weights and the size of its memory.
 pub(super) struct Built {
@@ -54,9 +58,7 @@ pub(super) fn build(
             let names = names.ok_or_else(|| read.bad("losses", "give a list of losses"))?;
             let weights = match read.value("weights") {
                 None => vec![1.0; names.len()],
-                Some(value) => value
-                    .as_array()
-                    .map(|list| list.iter().filter_map(Value::as_f64).collect::<Vec<_>>())
+                Some(value) => Some(numbers(value))
                     .filter(|weights| weights.len() == names.len())
                     .ok_or_else(|| read.bad("weights", "give one number for each loss"))?,
             };

@@ -4,7 +4,7 @@ use super::mined::{Mine, Mined, Miner};
 use crate::{
     Result,
     loss::{Limit, Metric, Tuples},
-    options::OptionReader,
+    options::{OptionReader, numbers},
 };
 
 /// Multi-similarity miner (Wang et al. 2019, arXiv:1904.06627).
@@ -128,11 +128,7 @@ impl BatchEasyHard {
             let Some(value) = read.value(name) else {
                 return Ok(None);
             };
-            let numbers: Vec<f64> = value
-                .as_array()
-                .map(|list| list.iter().filter_map(serde_json::Value::as_f64).collect())
-                .unwrap_or_default();
-            match *numbers {
+            match *numbers(value) {
                 [low, high] if low <= high => Ok(Some((low, high))),
                 _ => Err(read.bad(name, "give two numbers, the smaller first")),
             }

@@ -5,7 +5,11 @@ use std::collections::HashMap;
 use finetuner_protocol::{Optimizer as Name, Options};
 
 use super::{adam::Adam, rule::Optimizer, rules, stepper::Stepper};
-use crate::{Error, Result, models::ModelConfig, options::OptionReader};
+use crate::{
+    Error, Result,
+    models::ModelConfig,
+    options::{OptionReader, numbers},
+};
 
 /// Largest weight decay. Larger values would push all weights to zero or
 /// beyond.
@@ -201,11 +205,7 @@ impl OptimizerSpec {
                     let Some(value) = read.value(name) else {
                         return Ok(default);
                     };
-                    let numbers: Vec<f64> = value
-                        .as_array()
-                        .map(|list| list.iter().filter_map(serde_json::Value::as_f64).collect())
-                        .unwrap_or_default();
-                    match *numbers {
+                    match *numbers(value) {
                         [a, b] if 0.0 < a && a < b => Ok((a, b)),
                         _ => Err(read.bad(name, "give two rising numbers above 0")),
                     }
