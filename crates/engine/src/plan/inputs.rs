@@ -183,8 +183,12 @@ pub(super) fn input_options(read: &OptionReader<'_>, kind: ModelKind) -> Result<
     };
     // Texts are packed without padding, which changes no embedding.
     word("padding", &["longest", "max_length"], "do_not_pad")?;
-    let on = ["longest_first", "only_first", "only_second"];
-    let truncation = word("truncation", &on, "do_not_truncate")?;
+    let on: &[&str] = match kind {
+        // Both texts of a pair are truncated, the longer one first.
+        ModelKind::TextPairs => &["longest_first"],
+        _ => &["longest_first", "only_first", "only_second"],
+    };
+    let truncation = word("truncation", on, "do_not_truncate")?;
     let max_length = match read.value("max_length") {
         None => None,
         // Two of them are special tokens.
@@ -194,4 +198,31 @@ pub(super) fn input_options(read: &OptionReader<'_>, kind: ModelKind) -> Result<
         max_length: max_length.filter(|_| truncation),
         refuse_longer: !truncation,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn pairs_are_truncated_in_one_way_only() {
+        let read = |way: &str, kind| {
+            let options = json!({"truncation": way, "max_length": 16});
+            let options: Options = [("collate_options", options)].into_iter().collect();
+            input_options(&OptionReader::new("model_options", Some(&options)), kind)
+        };
+        for kind in [ModelKind::Text, ModelKind::TextPairs] {
+            assert_eq!(read("longest_first", kind).unwrap().max_length, Some(16));
+        }
+        assert!(read("only_first", ModelKind::Text).is_ok());
+        for way in ["only_first", "only_second"] {
+            let error = read(way, ModelKind::TextPairs).unwrap_err().to_string();
+            assert!(
+                error.contains("`truncation`") && error.contains(way),
+                "{error}"
+            );
+        }
+    }
 }
