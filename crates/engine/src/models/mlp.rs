@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::{Architecture, Input, ModelKind, Network};
 use crate::{
     Error, Result,
+    modules::Activation,
     onnx::{self, Edge, Graph, Inputs},
     ops::{Linear, Pass, Pooler, linear, normalize},
     params::Params,
@@ -152,7 +153,7 @@ impl Mlp {
                 x = match self.activation.as_deref() {
                     Some("relu") => x.relu()?,
                     Some("tanh") => x.tanh()?,
-                    Some("sigmoid") => (x.neg()?.exp()? + 1.0)?.recip()?,
+                    Some("sigmoid") => Activation::Sigmoid.forward(&x)?,
                     _ => x,
                 };
             }
@@ -195,5 +196,36 @@ impl Network for Mlp {
             Inputs::Features(features) => Some(self.onnx_features(graph, features)),
             _ => None,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use candle_core::Device;
+    use serde_json::json;
+
+    use super::*;
+    use crate::models::{Model, ModelConfig, ModelSetup};
+
+    #[test]
+    fn far_negative_values_have_a_finite_gradient_through_the_sigmoid() {
+        let json = json!({
+            "model_type": "mlp", "input_size": 1, "hidden_sizes": [1, 1], "activation": "sigmoid",
+            "bias": false,
+        });
+        let config = ModelConfig::parse(&json).unwrap();
+        let weight = |layer: usize| (format!("hidden.{layer}.weight"), (vec![1, 1], vec![1.0]));
+        let tensors = HashMap::from([weight(0), weight(1)]);
+        let setup = ModelSetup::default();
+        let model = Model::new(config, tensors, setup, &Device::Cpu).unwrap();
+        let features = Tensor::new(&[[-1000f32]], &Device::Cpu).unwrap();
+        let found = model.encode(&model.training(), &Input::Features(features));
+        let loss = found.unwrap().sum_all().unwrap();
+        model.params().backward(&loss).unwrap();
+        for param in model.params().iter() {
+            assert_eq!(param.gradient().unwrap(), Some(vec![0.0]));
+        }
     }
 }
