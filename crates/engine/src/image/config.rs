@@ -128,9 +128,13 @@ impl Fields<'_> {
         self.0.get(name)
     }
 
-    /// Returns whether the field has a value other than `null`.
+    /// Returns the field's value, unless it is `null`.
+    fn value(&self, name: &str) -> Option<&Value> {
+        self.get(name).filter(|value| !value.is_null())
+    }
+
     fn has(&self, name: &str) -> bool {
-        self.get(name).is_some_and(|value| !value.is_null())
+        self.value(name).is_some()
     }
 
     fn wrong(&self, name: &str, wanted: &str) -> Error {
@@ -148,7 +152,7 @@ impl Fields<'_> {
     }
 
     fn number(&self, name: &str, default: f64) -> Result<f64> {
-        match self.get(name) {
+        match self.value(name) {
             None => Ok(default),
             Some(value) => value.as_f64().ok_or_else(|| self.wrong(name, "a number")),
         }
@@ -156,7 +160,7 @@ impl Fields<'_> {
 
     /// Reads three numbers, one per channel, or one number for all channels.
     fn channels(&self, name: &str, default: [f32; 3]) -> Result<[f32; 3]> {
-        let Some(value) = self.get(name) else {
+        let Some(value) = self.value(name) else {
             return Ok(default);
         };
         if let Some(one) = value.as_f64() {
@@ -175,7 +179,7 @@ impl Fields<'_> {
     }
 
     fn resample(&self, default: Resample) -> Result<Resample> {
-        let Some(value) = self.get("resample") else {
+        let Some(value) = self.value("resample") else {
             return Ok(default);
         };
         let known = value.as_u64().and_then(Resample::from_number);
@@ -192,7 +196,7 @@ impl Fields<'_> {
     /// A single number is the side of a square if `square` is set, or else the short
     /// side.
     fn size(&self, name: &str, square: bool) -> Result<Option<Size>> {
-        let Some(value) = self.get(name) else {
+        let Some(value) = self.value(name) else {
             return Ok(None);
         };
         let side = |value: Option<&Value>| match value.and_then(Value::as_u64) {
@@ -207,7 +211,7 @@ impl Fields<'_> {
             }
             Value::Object(keys) => {
                 let keys = Fields(keys);
-                let key = |name: &str| keys.get(name).filter(|value| !value.is_null());
+                let key = |name: &str| keys.value(name);
                 let (height, width) = (key("height"), key("width"));
                 match (key("shortest_edge"), key("longest_edge")) {
                     (None, None) => Size::Exact([side(height)?, side(width)?]),

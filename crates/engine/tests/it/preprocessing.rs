@@ -64,6 +64,16 @@ fn use_square_size_selects_the_size_of_the_class() {
 }
 
 #[test]
+fn a_null_value_is_that_of_the_class() {
+    let config = json!({
+        "size": null, "crop_size": null, "resample": null, "rescale_factor": null,
+        "image_mean": null, "image_std": null,
+    });
+    let found = parse(&config).unwrap();
+    assert_eq!(found, parse(&json!({})).unwrap());
+}
+
+#[test]
 fn images_are_rotated_upright_in_every_format() {
     let expected = tensors("preprocessors/upright.safetensors");
     let config =
