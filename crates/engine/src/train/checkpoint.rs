@@ -8,7 +8,6 @@
 //!
 //! Tensors are written and read one at a time, so a checkpoint needs no second
 //! copy of them in memory.
-//! so: a checkpoint needs no second copy of them.
 
 use std::{collections::HashMap, path::Path};
 
