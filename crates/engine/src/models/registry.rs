@@ -41,6 +41,44 @@ const ARCHITECTURES: &[(&str, Parse)] = &[
     ("xlm-roberta", text::parse_roberta),
 ];
 
+/// Fields with numbers of layers.
+const LAYERS: [&str; 6] = [
+    "num_hidden_layers",
+    "num_layers",
+    "n_layers",
+    "n_layer",
+    "depths",
+    "num_block_repeats",
+];
+/// Largest number of layers.
+const MOST_LAYERS: u64 = 10_000;
+
+/// Refuses absurd numbers of layers: types and tensors of all layers are listed
+/// before any weight is read.
+fn check_layers(json: &Value) -> Result<()> {
+    let towers = ["text_config", "vision_config"];
+    let towers = towers.iter().flat_map(|tower| {
+        let old = format!("{tower}_dict");
+        [json.get(*tower), json.get(old)]
+    });
+    for part in std::iter::once(json).chain(towers.flatten()) {
+        for field in LAYERS {
+            let given = part.get(field).unwrap_or(&Value::Null);
+            let counts = match given {
+                Value::Array(counts) => counts.as_slice(),
+                one => std::slice::from_ref(one),
+            };
+            let mut counts = counts.iter().filter_map(Value::as_u64);
+            if let Some(count) = counts.find(|count| *count > MOST_LAYERS) {
+                return Err(Error::config_json(format!(
+                    "`{field}`: {count} layers; networks of at most {MOST_LAYERS} are supported"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Parses a `config.json` according to its `model_type`.
 pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     let known = || {
@@ -62,6 +100,7 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
              Use the model that it was made from",
         ));
     }
+    check_layers(json)?;
     match ARCHITECTURES.iter().find(|(name, _)| *name == kind) {
         Some((_, parse)) => parse(json),
         None => Err(Error::checkpoint(format!(
@@ -73,4 +112,27 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
 
 fn parse_two_towers(json: &Value) -> Result<Arc<dyn Architecture>> {
     two_towers::parse(json, parse)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn absurd_numbers_of_layers_are_refused() {
+        let many = 1_u64 << 60;
+        for config in [
+            json!({"model_type": "qwen3", "num_hidden_layers": many}),
+            json!({"model_type": "modernbert", "n_layer": many}),
+            json!({"model_type": "resnet", "depths": [3, many]}),
+            json!({"model_type": "clip", "text_config": {"num_hidden_layers": many}}),
+            json!({"model_type": "clip", "vision_config_dict": {"num_hidden_layers": many}}),
+        ] {
+            let error = parse(&config).unwrap_err().to_string();
+            assert!(error.contains("1152921504606846976 layers"), "{error}");
+        }
+        parse(&json!({"model_type": "bert", "num_hidden_layers": 48})).unwrap();
+    }
 }
