@@ -10,6 +10,25 @@ use sha2::{Digest, Sha256};
 use super::history::History;
 use crate::{Error, Result};
 
+/// Returns the first bytes of a text's hash as hexadecimal digits.
+fn digits(text: &str, bytes: usize) -> String {
+    hex::encode(&Sha256::digest(text)[..bytes])
+}
+
+/// Returns a file name of at most 200 bytes. Different names stay different.
+fn short(name: &str) -> String {
+    const LONGEST: usize = 200;
+    if name.len() <= LONGEST {
+        return name.to_owned();
+    }
+    let end = digits(name, 4);
+    let starts = name.char_indices().map(|(start, _)| start);
+    let cut = starts
+        .take_while(|start| start + end.len() < LONGEST)
+        .last();
+    format!("{}-{end}", &name[..cut.unwrap_or(0)])
+}
+
 pub(super) fn write(
     folder: &Path,
     history: &History,
@@ -20,7 +39,6 @@ pub(super) fn write(
         "" => &config.experiment_name,
         name => name,
     };
-    let digits = |text: &str, bytes: usize| hex::encode(&Sha256::digest(text)[..bytes]);
     // MLflow's IDs: a number for the experiment, 32 hexadecimal digits for the
     // run.
     let number = u64::from_str_radix(&digits(experiment_name, 7), 16).unwrap_or(1);
@@ -100,7 +118,7 @@ pub(super) fn write(
             .iter()
             .map(|p| format!("{} {} {}\n", milliseconds(p.time), p.value, p.step))
             .collect();
-        // A caption may contain characters that a file name can't.
+        // A caption may contain characters that a file name can't, and be longer.
         let name: String = name
             .chars()
             .map(|c| {
@@ -111,7 +129,22 @@ pub(super) fn write(
                 }
             })
             .collect();
-        write(&run.join("metrics").join(name.replace("..", "_")), &lines)?;
+        let name = name.replace("..", "_");
+        let parts: Vec<String> = name.split('/').map(short).collect();
+        write(&run.join("metrics").join(parts.join("/")), &lines)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_names_are_shortened_and_stay_different() {
+        assert_eq!(short("recall_at_k"), "recall_at_k");
+        let [one, other] = ["recall", "precision"].map(|end| short(&("é".repeat(200) + end)));
+        assert!(one.len() <= 200 && other.len() <= 200 && one != other);
+        assert!(one.starts_with("ééé"), "{one}");
+    }
 }
