@@ -252,6 +252,10 @@ pub(crate) fn is_file(name: &str) -> bool {
     let Some((folder, file)) = name.split_once('/') else {
         return false;
     };
+    // On Windows, a backslash separates folders too.
+    if folder.contains('\\') {
+        return false;
+    }
     let number = folder.split_once('_').map_or("", |(number, _)| number);
     let is_module = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
     is_module && ["config.json", "model.safetensors"].contains(&file)
@@ -329,6 +333,18 @@ mod tests {
             assert_eq!(found.sentence.max_tokens, Some(9));
         }
         assert!(read_folder(&[]).unwrap().is_none());
+    }
+
+    #[test]
+    fn files_of_modules_are_in_a_numbered_folder() {
+        assert!(is_file("modules.json") && is_file("2_Dense/model.safetensors"));
+        for other in [
+            "Dense/config.json",
+            "2_Dense/notes",
+            "1_\\..\\..\\x/config.json",
+        ] {
+            assert!(!is_file(other), "{other}");
+        }
     }
 
     #[test]
