@@ -101,11 +101,7 @@ impl SentenceConfig {
                 "modality_config" if reads_hidden_states(value) => {}
                 "processing_kwargs" if value.as_object().is_none_or(Map::is_empty) => {}
                 // These affect only other kinds of models, or speed.
-                "query_length"
-                | "document_length"
-                | "query_expansion"
-                | "unpad_inputs"
-                | "tokenizer_name_or_path"
+                "query_length" | "document_length" | "query_expansion" | "unpad_inputs"
                 | "backend" => {}
                 _ if value.is_null() => {}
                 _ => {
@@ -203,6 +199,10 @@ mod tests {
             (json!({"transformer_task": "fill-mask"}), "transformer_task"),
             (json!({"max_seq_length": "64"}), "max_seq_length"),
             (json!({"do_lower_case": 1}), "do_lower_case"),
+            (
+                json!({"tokenizer_name_or_path": "bert-base-cased"}),
+                "tokenizer_name_or_path",
+            ),
             (
                 json!({"modality_config": {"text": {"method": "get_text_features"}}}),
                 "modality_config",
