@@ -65,7 +65,6 @@ impl Database {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::database::{in_memory, with_run};
 
     #[tokio::test]
