@@ -433,10 +433,11 @@ mod tests {
         assert_eq!(described.config.callbacks.len(), 1);
         // An evaluation comes before the callbacks that may read its metrics.
         let described = describe_of("--evaluate test --callback EarlyStopping", file).unwrap();
-        let callbacks = serde_json::to_value(&described.config.callbacks).unwrap();
-        let names = [0, 1, 2].map(|place: usize| callbacks[place]["name"].clone());
+        let callbacks = described.config.callbacks.iter();
         assert_eq!(
-            names,
+            callbacks
+                .map(|callback| callback.name())
+                .collect::<Vec<_>>(),
             ["EvaluationCallback", "BestModelCheckpoint", "EarlyStopping"]
         );
     }
