@@ -161,6 +161,9 @@ fn check(adapter: &Value) -> Result<()> {
         "alora_invocation_tokens",
         "use_qalora",
         "use_bdlora",
+        "arrow_config",
+        "kasa_config",
+        "monteclora_config",
     ];
     for field in off {
         let value = &adapter[field];
@@ -222,7 +225,10 @@ mod tests {
         for known in [json!(null), json!(true), json!("gaussian"), json!("eva")] {
             of(known).unwrap();
         }
-        assert!(check(&json!({"peft_type": "LORA"})).is_ok());
+        assert!(check(&json!({"peft_type": "LORA", "kasa_config": null})).is_ok());
+        let error = check(&json!({"peft_type": "LORA", "kasa_config": {}}));
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("`kasa_config` is {}"), "{error}");
         for other in ["pissa", "pissa_niter_16", "olora", "loftq"] {
             let error = of(json!(other)).unwrap_err().to_string();
             let expected = format!("`init_lora_weights` is \"{other}\"");
