@@ -250,7 +250,7 @@ impl Builder {
         let (http, timeouts) = (&self.http, self.timeouts);
         let transport = Transport::new(addresses, http, self.retry, timeouts, environment)?;
         let token = match self.token {
-            Some(token) => Some((trimmed(&token, "token")?, TokenOrigin::Code)),
+            Some(token) => Some((trim_token(&token, "token")?, TokenOrigin::Code)),
             None => set(TOKEN_VARIABLE).map(|token| (token.into(), TokenOrigin::Environment)),
         };
         Ok((transport, vault, token))
@@ -258,7 +258,7 @@ impl Builder {
 }
 
 /// Trims a token that the program was given, and refuses a blank one.
-pub(super) fn trimmed(token: &Secret, field: &str) -> Result<Secret> {
+pub(super) fn trim_token(token: &Secret, field: &str) -> Result<Secret> {
     match token.expose().trim() {
         "" => Err(Error::setup(format!(
             "`{field}` is blank: give a token, or leave it out to use a stored one"

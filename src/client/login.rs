@@ -10,7 +10,7 @@ use std::{
 use url::Url;
 
 use super::{
-    builder::{Builder, trimmed},
+    builder::{Builder, trim_token},
     finetuner::Finetuner,
     user::{User, whoami},
 };
@@ -112,7 +112,7 @@ impl Login {
             Ok((transport, user))
         };
         if let Some(token) = self.pasted {
-            let token = trimmed(&token, "paste")?;
+            let token = trim_token(&token, "paste")?;
             let (transport, user) = accepted(token.clone()).await?;
             vault.save(&token).await?;
             return Ok(Finetuner::new(transport, vault, Some(user)));

@@ -16,7 +16,7 @@ use futures_util::{StreamExt, stream};
 use sha2::{Digest, Sha256};
 use tokio::{sync::mpsc, task::JoinHandle};
 
-use super::thread::ended;
+use super::thread::thread_error;
 use crate::{
     error::{Error, NotMade, Result},
     transport::{Packed, ProgressSink, Seal},
@@ -94,7 +94,7 @@ impl State {
             return Some(Ok(bytes));
         }
         // The thread has ended; its result says whether it succeeded.
-        let error = match self.thread.take()?.await.map_err(ended).flatten() {
+        let error = match self.thread.take()?.await.map_err(thread_error).flatten() {
             Ok(seal) => {
                 let _ = self.seal.set(seal?);
                 return None;

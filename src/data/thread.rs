@@ -6,11 +6,13 @@ use crate::error::{Error, Result};
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(ended)?
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(thread_error)?
 }
 
 /// Converts a thread's panic or cancellation into an error.
-pub(super) fn ended(error: tokio::task::JoinError) -> Error {
+pub(super) fn thread_error(error: tokio::task::JoinError) -> Error {
     let Ok(panic) = error.try_into_panic() else {
         return Error::setup("the program ended before this task was done");
     };

@@ -14,7 +14,7 @@ use url::Url;
 
 pub use kind::ErrorKind;
 pub(crate) use words::{NotMade, is_passing, is_web_page, start_of};
-use words::{innermost, io_kind, not_made, not_understood, words};
+use words::{failure_message, innermost, io_kind, not_made, not_understood};
 
 /// An error of any type.
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -69,7 +69,7 @@ enum Reason {
     Broken(BoxError),
     #[error("{0}")]
     BrokenOff(&'static str),
-    #[error("{} ({status})", words(*status, message, body))]
+    #[error("{} ({status})", failure_message(*status, message, body))]
     Status {
         status: StatusCode,
         message: String,

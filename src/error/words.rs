@@ -55,7 +55,11 @@ pub(crate) fn is_web_page(body: &[u8]) -> bool {
 }
 
 /// Returns the message for an answer that is not a success.
-pub(super) fn words<'a>(status: StatusCode, message: &'a str, body: &'a str) -> Cow<'a, str> {
+pub(super) fn failure_message<'a>(
+    status: StatusCode,
+    message: &'a str,
+    body: &'a str,
+) -> Cow<'a, str> {
     match (message, status.is_server_error()) {
         ("", true) if is_web_page(body.as_bytes()) => format!(
             "this is not a Finetuner backend, or it is a proxy whose backend does not answer. The \

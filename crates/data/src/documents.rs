@@ -12,11 +12,11 @@ use serde_json::Value;
 use crate::{
     error::Result,
     layout::Layout,
-    roles::{Meaning, Roles, columns, filled, warn_of_header},
+    roles::{Meaning, Roles, columns, count_filled_columns, warn_of_header},
     source::{DocumentSource, Fault, Item, Numbered},
     table::{Cell, Row, Rows, Table, row},
 };
-use cells::{NO_TEXT, both};
+use cells::{NO_TEXT, both_or_problems};
 use pairs::Clusters;
 use shared::{Shared, Warning};
 
@@ -68,7 +68,7 @@ impl Documents {
             return self.texts(&record);
         }
         if let Some(delimiter) = shared.table.delimiter() {
-            let filled = filled(&record);
+            let filled = count_filled_columns(&record);
             // Exports of spreadsheets may end with rows of delimiters only.
             if filled == 0 && record.cells.len() > 1 {
                 return Ok(());
@@ -154,7 +154,7 @@ impl Documents {
             let reason = format!("it has {} scores, expected one for a pair", scores.len());
             return Err(row(record.number, reason));
         };
-        let (one, two) = both(
+        let (one, two) = both_or_problems(
             self.shared.item(record, first),
             self.shared.item(record, second),
         )?;

@@ -9,12 +9,12 @@ mod place;
 
 use crate::{error::Result, layout::Layout, table::Table};
 use assigned::log_roles;
-use given::given;
-use names::{recognized, unknown};
+use given::roles_from_options;
+use names::{roles_from_known_names, roles_from_unknown_names};
 use place::by_place;
 
 pub(crate) use assigned::{Field, Meaning, Roles};
-pub(crate) use count::{columns, filled};
+pub(crate) use count::{columns, count_filled_columns};
 pub(crate) use names::{changes_examples, looks_like_header, warn_of_header};
 
 impl Roles {
@@ -25,9 +25,9 @@ impl Roles {
         let (options, names) = (table.options(), table.names());
         let roles = match names {
             Some(names) if !options.columns.is_empty() => {
-                Some(given(&options.columns, names, kinds, table)?)
+                Some(roles_from_options(&options.columns, names, kinds, table)?)
             }
-            Some(names) if !options.is_labeled => recognized(names, kinds, table)?,
+            Some(names) if !options.is_labeled => roles_from_known_names(names, kinds, table)?,
             _ => None,
         };
         if let (Some(roles), Some(names)) = (&roles, names) {
@@ -35,7 +35,7 @@ impl Roles {
         }
         match (roles, table.delimiter(), names) {
             (Some(roles), ..) => Ok(roles),
-            (None, None, Some(names)) => unknown(names, kinds, table),
+            (None, None, Some(names)) => roles_from_unknown_names(names, kinds, table),
             (None, ..) => by_place(kinds, table),
         }
     }

@@ -10,7 +10,8 @@ mod source;
 
 pub use allowed::Allowed;
 use checks::{
-    check_batch_size, check_layers, check_monitors, guide, loss_of, mining, scores_or_embeds,
+    check_batch_size, check_layers, check_monitors, guide_source, loss_of, mining_settings,
+    scores_or_embeds,
 };
 pub use defaults::default_options;
 use finetuner_protocol::{
@@ -21,7 +22,7 @@ use inputs::{adapters, input_options, pooler};
 pub(crate) use processor::check_checkpointing;
 pub use processor::{choose_device, choose_precision};
 pub use prompts::RunPrompts;
-use source::source;
+use source::model_source;
 
 use crate::{
     Error, Precision, Result,
@@ -128,7 +129,7 @@ impl Plan {
         let mut notes = Vec::new();
         let read = OptionReader::new("model_options", model.options.as_ref());
         let guides = allowed.clone();
-        let (source, kind) = source(config, allowed, &read, &mut notes)?;
+        let (source, kind) = model_source(config, allowed, &read, &mut notes)?;
         let kind = scores_or_embeds(config, kind, &mut notes)?;
         if kind == ModelKind::TextImage
             && !matches!(source, ModelSource::Towers(_))
@@ -194,11 +195,11 @@ impl Plan {
             image: given(&data.image_modality, "image"),
         };
         let layout = layout(kind, &loss, &modalities)?;
-        let prompts = prompts::of_run(hyper.prompts.as_ref(), kind, &layout)?;
+        let prompts = prompts::read_run_prompts(hyper.prompts.as_ref(), kind, &layout)?;
         check_batch_size(config, kind, &loss)?;
-        let mining = mining(config, &source, &loss)?;
+        let mining = mining_settings(config, &source, &loss)?;
         check_layers(config, kind, &loss)?;
-        let guide = guide(&loss, kind, &guides)?;
+        let guide = guide_source(&loss, kind, &guides)?;
         // Built with any number of classes, so that every option is checked.
         let criterion = Criterion::new(&loss, 2, 0, 0)?;
         let listed = model.name.as_deref().and_then(find_backbone);

@@ -14,7 +14,7 @@ use crate::{
 /// between plus and minus one over the square root of the inputs.
 /// Normalisations start with ones and zeros. The same seed gives the same
 /// weights.
-pub(crate) fn fresh(
+pub(crate) fn draw_weights(
     tensors: Vec<(String, Vec<usize>)>,
     seed: u64,
 ) -> impl Iterator<Item = (String, RawTensor)> {

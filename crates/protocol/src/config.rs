@@ -8,7 +8,8 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     Callback, HardNegatives, Loss, Miner, Modality, MoreData, MultiDatasetBatchSampler, Optimizer,
-    Options, Prompts, Sampler, Scheduler, SchedulerStep, hard_negatives, members::merged,
+    Options, Prompts, Sampler, Scheduler, SchedulerStep, hard_negatives,
+    members::with_extra_members,
 };
 
 pub use crate::generation::Generation;
@@ -290,7 +291,7 @@ impl RunConfig {
             "run_name": self.run_name,
             "experiment_name": self.experiment_name,
         });
-        let mut map = merged(parts, &self.extra);
+        let mut map = with_extra_members(parts, &self.extra);
         if self.generation == Generation::V0_8 {
             map.insert("public".to_owned(), self.public.into());
         }
@@ -314,7 +315,7 @@ impl Model {
         if let Some(multi_modal) = self.multi_modal {
             model["multi_modal"] = multi_modal.into();
         }
-        merged(model, &self.extra)
+        with_extra_members(model, &self.extra)
     }
 }
 
@@ -349,7 +350,7 @@ impl Data {
         if let Some(sampler) = &self.multi_dataset_batch_sampler {
             data["multi_dataset_batch_sampler"] = sampler.as_str().into();
         }
-        merged(data, &self.extra)
+        with_extra_members(data, &self.extra)
     }
 }
 
@@ -387,7 +388,7 @@ impl HyperParameters {
         if let Some(mining) = &self.mine_hard_negatives {
             hyper[hard_negatives::FIELD] = json!(mining);
         }
-        merged(hyper, &self.extra)
+        with_extra_members(hyper, &self.extra)
     }
 }
 

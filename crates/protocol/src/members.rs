@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 /// Adds members to an object.
-pub(crate) fn merged(object: Value, extra: &Map<String, Value>) -> Map<String, Value> {
+pub(crate) fn with_extra_members(object: Value, extra: &Map<String, Value>) -> Map<String, Value> {
     let mut map = match object {
         Value::Object(map) => map,
         _ => Map::new(),

@@ -16,7 +16,7 @@ pub(super) struct Guess {
 }
 
 /// Returns the delimiter that the first line of a file declares for Excel: `sep=;`.
-pub(super) fn hint(line: &str) -> Option<u8> {
+pub(super) fn declared_delimiter(line: &str) -> Option<u8> {
     let line = line.trim_end_matches(['\r', '\n']);
     let line = line
         .strip_prefix('"')
@@ -210,10 +210,10 @@ mod tests {
 
     #[test]
     fn the_delimiter_hint_of_excel_is_read() {
-        assert_eq!(hint("sep=;\r\n"), Some(b';'));
-        assert_eq!(hint("\"SEP=\t\""), Some(b'\t'));
+        assert_eq!(declared_delimiter("sep=;\r\n"), Some(b';'));
+        assert_eq!(declared_delimiter("\"SEP=\t\""), Some(b'\t'));
         for text in ["sep=", "sep=ab", "sep=é", "separate;b", "", "é"] {
-            assert_eq!(hint(text), None, "{text}");
+            assert_eq!(declared_delimiter(text), None, "{text}");
         }
     }
 }

@@ -8,7 +8,7 @@ use super::{
     chars::{Chars, Charset, looks_like_utf16},
     dialect::Dialect,
     encoding,
-    guess::{Guess, hint},
+    guess::{Guess, declared_delimiter},
     options::{CsvOptions, FirstRow},
     records::{MAX_CELL, Record, Records},
     rows::Rows,
@@ -108,7 +108,7 @@ impl CsvTable {
             true => text.as_str(),
             false => whole_rows(&text, text.len()),
         };
-        let hint = hint(
+        let hint = declared_delimiter(
             text.split_inclusive(['\n', '\r'])
                 .next()
                 .unwrap_or_default(),

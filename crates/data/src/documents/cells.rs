@@ -195,7 +195,7 @@ impl Shared {
 }
 
 /// Returns both items, or the problems of both in one error.
-pub(super) fn both(
+pub(super) fn both_or_problems(
     one: Result<Document, Fault>,
     two: Result<Document, Fault>,
 ) -> Result<(Document, Document), Fault> {

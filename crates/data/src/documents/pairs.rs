@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use finetuner_protocol::Document;
 use sha2::{Digest, Sha256};
 
-use super::{cells::both, shared::Shared};
+use super::{cells::both_or_problems, shared::Shared};
 use crate::{
     roles::Field,
     source::Fault,
@@ -54,7 +54,7 @@ impl Clusters {
             self.repeated += 1;
             return Ok(Vec::new());
         }
-        let (one, two) = both(shared.item(record, first), shared.item(record, second))?;
+        let (one, two) = both_or_problems(shared.item(record, first), shared.item(record, second))?;
         let (mut one, mut two) = (
             one.with_modality(first.kind.modality()),
             two.with_modality(second.kind.modality()),

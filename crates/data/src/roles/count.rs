@@ -15,7 +15,7 @@ pub(crate) fn columns(count: usize) -> String {
 }
 
 /// Returns the number of columns without the empty ones at the end.
-pub(crate) fn filled(row: &Row) -> usize {
+pub(crate) fn count_filled_columns(row: &Row) -> usize {
     let last = row.cells.iter().rposition(|cell| !cell.is_empty());
     last.map_or(0, |last| last + 1)
 }

@@ -13,7 +13,7 @@ use crate::{
 /// Returns the roles that the options assign.
 ///
 /// `names` are the columns of the file.
-pub(super) fn given(
+pub(super) fn roles_from_options(
     columns: &Columns,
     names: &[String],
     kinds: Kinds,

@@ -59,7 +59,7 @@ pub(crate) fn changes_examples(name: &str) -> bool {
 /// Returns the roles of columns with known names. Other columns are ignored.
 ///
 /// Returns `None` if the known names do not determine the roles.
-pub(super) fn recognized(
+pub(super) fn roles_from_known_names(
     names: &[String],
     kinds: Kinds,
     table: &dyn Table,
@@ -133,7 +133,11 @@ pub(super) fn recognized(
 ///
 /// Apart from labels and scores, two columns are a pair in the order of the file, and a
 /// single column is an item with a label.
-pub(super) fn unknown(names: &[String], kinds: Kinds, table: &dyn Table) -> Result<Roles> {
+pub(super) fn roles_from_unknown_names(
+    names: &[String],
+    kinds: Kinds,
+    table: &dyn Table,
+) -> Result<Roles> {
     let is = |column: usize, role: fn(Known) -> bool| known(&names[column]).is_some_and(role);
     let all = 0..names.len();
     let scores: Vec<usize> = all

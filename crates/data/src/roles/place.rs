@@ -5,7 +5,7 @@ use finetuner_protocol::text::start_of;
 
 use super::{
     assigned::{Field, Meaning, Roles},
-    count::{columns, filled, is_numeric},
+    count::{columns, count_filled_columns, is_numeric},
 };
 use crate::{
     error::{Error, Result},
@@ -92,7 +92,7 @@ fn has_number(sample: &[Row], column: usize) -> bool {
 fn usual_width(sample: &[Row]) -> Option<usize> {
     let widths: Vec<usize> = sample
         .iter()
-        .map(filled)
+        .map(count_filled_columns)
         .filter(|width| *width > 0)
         .collect();
     let count = |width: usize| widths.iter().filter(|other| **other == width).count();

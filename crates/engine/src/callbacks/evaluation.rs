@@ -118,7 +118,7 @@ impl Evaluation {
         }
         let kinds = search_kinds(options, kind)?;
         let wanted = wanted_metrics(options)?;
-        graded::may_be(options, kind)?;
+        graded::allows_graded_data(options, kind)?;
         let watched = is_watched(all);
         Ok(Self {
             distance: Distance::parse(options.distance.as_str())?,
@@ -145,7 +145,7 @@ impl Evaluation {
             Stage::Before => self.similarity_before = similarity,
             Stage::After => {
                 let collapsed = verdict::collapse(self.similarity_before, similarity);
-                let worse = verdict::worse(&context.before, &metrics);
+                let worse = verdict::decline_warning(&context.before, &metrics);
                 for warning in collapsed.into_iter().chain(worse) {
                     context.log(Level::Warning, warning);
                 }
@@ -253,7 +253,7 @@ fn read_whole_set(
     let (queries, index) = names(options);
     let mut query_data = documents(queries.name)?;
     let one_kind = kinds.queries == kinds.index;
-    if one_kind && graded::may_be(options, kinds.queries)? {
+    if one_kind && graded::allows_graded_data(options, kinds.queries)? {
         match graded::read(options, kinds.queries, query_data, images)? {
             graded::Read::Graded(graded) => return Ok(Set::Graded(graded)),
             graded::Read::Other(documents) => query_data = documents,
@@ -281,7 +281,7 @@ pub(crate) fn measured_names(options: &EvaluationCallback, kind: ModelKind) -> R
     }
     let prefix = prefix(options, search_kinds(options, kind)?);
     let mut names = wanted_metrics(options)?;
-    if graded::named(options).is_none() && graded::may_be(options, kind)? {
+    if graded::metric_names(options).is_none() && graded::allows_graded_data(options, kind)? {
         let kinds = [GradedKind::Scored, GradedKind::Binary, GradedKind::Triplets];
         names.extend(kinds.iter().flat_map(|kind| kind.default_names()));
     }

@@ -26,7 +26,7 @@ fn bad(reason: impl Into<String>) -> Error {
 }
 
 /// Returns the metrics named in the options, if any.
-pub(super) fn named(options: &EvaluationCallback) -> Option<Vec<&str>> {
+pub(super) fn metric_names(options: &EvaluationCallback) -> Option<Vec<&str>> {
     let list = options.extra.get("metrics").and_then(Value::as_array)?;
     Some(list.iter().filter_map(Value::as_str).collect())
 }
@@ -38,8 +38,8 @@ pub(super) fn named(options: &EvaluationCallback) -> Option<Vec<&str>> {
 /// # Errors
 /// [`Error::Config`] if metrics of both kinds are named, or if an index is given for
 /// graded metrics.
-pub(super) fn may_be(options: &EvaluationCallback, kind: ModelKind) -> Result<bool> {
-    let named = named(options).unwrap_or_default();
+pub(super) fn allows_graded_data(options: &EvaluationCallback, kind: ModelKind) -> Result<bool> {
+    let named = metric_names(options).unwrap_or_default();
     let graded: Vec<&str> = named
         .iter()
         .copied()
@@ -101,7 +101,7 @@ pub(super) fn read(
     let first = documents.next().transpose()?;
     let layout = first.as_ref().and_then(|document| layout(document, kind));
     let documents = Box::new(first.into_iter().map(Ok).chain(documents));
-    let named = named(options);
+    let named = metric_names(options);
     let Some(layout) = layout else {
         let Some(name) = named.as_ref().and_then(|names| names.first()) else {
             return Ok(Read::Other(documents));
@@ -140,7 +140,7 @@ pub(super) fn read(
 impl Graded {
     /// Returns the names of the metrics to measure.
     pub(super) fn wanted(&self, options: &EvaluationCallback) -> Vec<String> {
-        match named(options) {
+        match metric_names(options) {
             Some(names) if !names.is_empty() => names.into_iter().map(str::to_owned).collect(),
             _ => self.kind.default_names(),
         }

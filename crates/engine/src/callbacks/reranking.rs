@@ -164,7 +164,7 @@ impl Reranking {
         let metrics = self.evaluate(context)?;
         report(context, stage, &metrics);
         if stage == Stage::After
-            && let Some(warning) = verdict::worse(&context.before, &metrics)
+            && let Some(warning) = verdict::decline_warning(&context.before, &metrics)
         {
             context.log(Level::Warning, warning);
         }

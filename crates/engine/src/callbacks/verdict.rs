@@ -42,7 +42,7 @@ pub(super) fn collapse(before: Option<f64>, after: Option<f64>) -> Option<String
 
 /// Returns a warning if at least half of the metrics fell, of those that measure quality
 /// and were measured before the training too.
-pub(super) fn worse(before: &Metrics, after: &Metrics) -> Option<String> {
+pub(super) fn decline_warning(before: &Metrics, after: &Metrics) -> Option<String> {
     // A threshold does not measure quality.
     let judged = after
         .iter()
@@ -89,14 +89,14 @@ mod tests {
             names.into_iter().zip(values).collect()
         };
         let before = metrics([0.5, 0.5, 0.5]);
-        assert_eq!(worse(&before, &metrics([0.5, 0.5, 0.5])), None);
-        assert_eq!(worse(&before, &metrics([0.6, 0.4, 0.6])), None);
-        let text = worse(&before, &metrics([0.6, 0.4, 0.25])).unwrap();
+        assert_eq!(decline_warning(&before, &metrics([0.5, 0.5, 0.5])), None);
+        assert_eq!(decline_warning(&before, &metrics([0.6, 0.4, 0.6])), None);
+        let text = decline_warning(&before, &metrics([0.6, 0.4, 0.25])).unwrap();
         assert!(
             text.contains("ndcg_at_k 0.500 -> 0.400, recall_at_k 0.500 -> 0.250"),
             "{text}"
         );
-        assert_eq!(worse(&Metrics::new(), &before), None);
+        assert_eq!(decline_warning(&Metrics::new(), &before), None);
         // Thresholds and new metrics do not outvote quality.
         let with = |ap: f64, f1: f64| -> Metrics {
             let named = [
@@ -109,7 +109,7 @@ mod tests {
         };
         let mut after = with(0.6, 0.4);
         after.insert("recall_at_k".to_owned(), 0.5);
-        let text = worse(&with(0.5, 0.5), &after).unwrap();
+        let text = decline_warning(&with(0.5, 0.5), &after).unwrap();
         assert!(text.contains("f1 0.500 -> 0.400"), "{text}");
     }
 }

@@ -1,6 +1,6 @@
 //! Reads the corpus that negatives are mined from.
 
-use super::{DataName, Documents, Images, Item, each::each, example::item};
+use super::{DataName, Documents, Images, Item, each::convert_documents, example::item};
 use crate::{Result, models::ModelKind};
 
 /// Reads the items of a corpus.
@@ -15,7 +15,7 @@ pub fn read_corpus(
     name: DataName<'_>,
     images: &Images,
 ) -> Result<Vec<Item>> {
-    let found = each(documents, name, "can't be mined from", |i, document| {
+    let found = convert_documents(documents, name, "can't be mined from", |i, document| {
         if document.chunks.is_empty() {
             return Ok(vec![item(images, i, document, kind)?]);
         }

@@ -61,7 +61,7 @@ impl Fault {
 /// # Errors
 /// [`Error::Data`] lists up to ten invalid documents by number and id: "3 of 10
 /// documents of {name} {fault}: ...".
-pub(super) fn each<T: Send>(
+pub(super) fn convert_documents<T: Send>(
     mut documents: Documents,
     name: DataName<'_>,
     fault: &str,
@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn results_keep_the_order_of_the_documents_over_many_rounds() {
         let count = 2 * TOGETHER + 7;
-        let made = each(documents(count), D, "are bad", |i, document| {
+        let made = convert_documents(documents(count), D, "are bad", |i, document| {
             Ok((i, document.as_text().unwrap_or_default().to_owned()))
         });
         let made = made.unwrap();
@@ -164,9 +164,9 @@ mod tests {
     #[test]
     fn an_unreadable_document_or_a_failure_ends_the_processing() {
         let cut_off = documents(3).chain(std::iter::once(Err(Error::data("cut off"))));
-        let made = each(Box::new(cut_off), D, "are bad", |_, _| Ok(()));
+        let made = convert_documents(Box::new(cut_off), D, "are bad", |_, _| Ok(()));
         assert_eq!(made.unwrap_err().to_string(), "bad data: cut off");
-        let made = each(documents(30), D, "are bad", |i, _| {
+        let made = convert_documents(documents(30), D, "are bad", |i, _| {
             Err::<(), _>(match i {
                 20 => Fault::Failed(Error::data("the disk is full")),
                 _ => Fault::Bad("odd".to_owned()),

@@ -52,7 +52,7 @@ pub(super) fn is_alone(document: &Document) -> Result<bool, String> {
 }
 
 /// Returns an example of a text that is embedded twice.
-pub(super) fn twice(i: usize, document: &Document) -> Result<Example, Fault> {
+pub(super) fn simcse_example(i: usize, document: &Document) -> Result<Example, Fault> {
     let text = Item::Text(text(document)?.into());
     Ok(Example {
         id: document.id.clone(),
@@ -62,7 +62,7 @@ pub(super) fn twice(i: usize, document: &Document) -> Result<Example, Fault> {
     })
 }
 
-pub(super) fn text_image(
+pub(super) fn text_image_example(
     images: &Images,
     i: usize,
     document: &Document,
@@ -107,7 +107,7 @@ pub(super) fn text_image(
 ///
 /// Chunks without labels share a generated one. It contains the name of the data set,
 /// so that it differs from those of other data sets.
-pub(super) fn labelled(
+pub(super) fn labelled_examples(
     images: &Images,
     i: usize,
     document: &Document,
@@ -139,7 +139,7 @@ pub(super) fn labelled(
 }
 
 /// Returns an example of a document's content, or of its chunks.
-pub(super) fn items(
+pub(super) fn example_of_content(
     images: &Images,
     i: usize,
     document: &Document,
@@ -147,7 +147,7 @@ pub(super) fn items(
 ) -> Result<Example, Fault> {
     let count = document.chunks.len();
     if count > 0 {
-        return members(images, i, document, kind, 1..=count);
+        return example_of_chunks(images, i, document, kind, 1..=count);
     }
     of_parts(i, document, vec![item(images, i, document, kind)?])
 }
@@ -163,7 +163,7 @@ fn of_parts(i: usize, document: &Document, parts: Vec<Item>) -> Result<Example, 
 }
 
 /// Returns an example whose members are the chunks of a document.
-pub(super) fn members(
+pub(super) fn example_of_chunks(
     images: &Images,
     i: usize,
     document: &Document,
@@ -184,7 +184,7 @@ pub(super) fn members(
 }
 
 /// Returns an example of an anchor, a positive and its negatives.
-pub(super) fn with_negatives(
+pub(super) fn example_with_negatives(
     images: &Images,
     i: usize,
     document: &Document,
@@ -196,5 +196,5 @@ pub(super) fn with_negatives(
             "it has {count} chunks; an anchor, a match and at least one negative are needed"
         ))?;
     }
-    members(images, i, document, kind, 3..=count)
+    example_of_chunks(images, i, document, kind, 3..=count)
 }

@@ -4,8 +4,11 @@ use std::collections::HashMap;
 
 use super::{
     DataName, Documents, Example, Images, Item, Layout,
-    each::each,
-    example::{is_alone, items, labelled, members, text_image, twice, with_negatives},
+    each::convert_documents,
+    example::{
+        example_of_chunks, example_of_content, example_with_negatives, is_alone, labelled_examples,
+        simcse_example, text_image_example,
+    },
     scores,
 };
 use crate::{Error, Result, models::ModelKind};
@@ -26,28 +29,32 @@ pub fn read(
     images: &Images,
 ) -> Result<Vec<Example>> {
     let fault = format!("are not {}", layout.describe());
-    let found = each(documents, name, &fault, |i, document| match layout {
-        Layout::TextImage(modalities) => Ok(vec![text_image(images, i, document, modalities)?]),
-        Layout::Labelled(kind) => labelled(images, i, document, *kind, name),
-        Layout::Ranking(ModelKind::Text) if is_alone(document)? => Ok(vec![twice(i, document)?]),
-        Layout::Items(kind) => Ok(vec![items(images, i, document, *kind)?]),
+    let found = convert_documents(documents, name, &fault, |i, document| match layout {
+        Layout::TextImage(modalities) => {
+            Ok(vec![text_image_example(images, i, document, modalities)?])
+        }
+        Layout::Labelled(kind) => labelled_examples(images, i, document, *kind, name),
+        Layout::Ranking(ModelKind::Text) if is_alone(document)? => {
+            Ok(vec![simcse_example(i, document)?])
+        }
+        Layout::Items(kind) => Ok(vec![example_of_content(images, i, document, *kind)?]),
         // Documents without chunks are paired below.
         Layout::Pairs(kind) | Layout::Ranking(kind) if document.chunks.is_empty() => {
-            labelled(images, i, document, *kind, name)
+            labelled_examples(images, i, document, *kind, name)
         }
-        Layout::Pairs(kind) => Ok(vec![members(images, i, document, *kind, 2..=2)?]),
+        Layout::Pairs(kind) => Ok(vec![example_of_chunks(images, i, document, *kind, 2..=2)?]),
         Layout::Ranking(kind) => {
             let count = 2..=document.chunks.len().max(2);
-            Ok(vec![members(images, i, document, *kind, count)?])
+            Ok(vec![example_of_chunks(images, i, document, *kind, count)?])
         }
         Layout::Scored(kind) => {
-            let mut example = members(images, i, document, *kind, 2..=2)?;
-            example.scores = scores::of_pair(document)?;
+            let mut example = example_of_chunks(images, i, document, *kind, 2..=2)?;
+            example.scores = scores::pair_score(document)?;
             Ok(vec![example])
         }
-        Layout::Negatives(kind) => Ok(vec![with_negatives(images, i, document, *kind)?]),
+        Layout::Negatives(kind) => Ok(vec![example_with_negatives(images, i, document, *kind)?]),
         Layout::Margins(kind) => {
-            let mut example = with_negatives(images, i, document, *kind)?;
+            let mut example = example_with_negatives(images, i, document, *kind)?;
             example.scores = scores::margins(document, example.parts.len() - 2)?;
             Ok(vec![example])
         }

@@ -4,7 +4,7 @@ use finetuner_protocol::{Document, SCORE_TAG, text::start_of};
 use serde_json::Value;
 
 /// Returns the score of a pair, or why there is none.
-pub(super) fn of_pair(document: &Document) -> Result<Vec<f32>, String> {
+pub(super) fn pair_score(document: &Document) -> Result<Vec<f32>, String> {
     let scores = scores(document)?;
     match scores.len() {
         1 => Ok(scores),
@@ -90,8 +90,8 @@ mod tests {
 
     #[test]
     fn a_pair_has_one_score() {
-        assert_eq!(of_pair(&scored(json!([0.5]))), Ok(vec![0.5]));
-        let error = of_pair(&scored(json!([0.5, 0.1]))).unwrap_err();
+        assert_eq!(pair_score(&scored(json!([0.5]))), Ok(vec![0.5]));
+        let error = pair_score(&scored(json!([0.5, 0.1]))).unwrap_err();
         assert!(error.contains("has 2 values"), "{error}");
     }
 }

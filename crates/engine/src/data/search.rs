@@ -4,7 +4,7 @@ use finetuner_protocol::Document;
 
 use super::{
     DataName, Documents, Images, Item, Modalities,
-    each::{Fault, each},
+    each::{Fault, convert_documents},
     example::label,
     images,
     numbers::{features, point_cloud},
@@ -89,27 +89,28 @@ pub fn read_search_set(
     const IN: &str = "can't be searched in";
     let (queries, index) = match index {
         Some((index, index_name)) => (
-            each(queries, name, WITH, |i, document| {
+            convert_documents(queries, name, WITH, |i, document| {
                 let part = reader.part(document, kinds.queries, false)?;
                 reader.searched(i, document, part, kinds.queries)
             })?,
-            each(index, index_name, IN, |i, document| {
+            convert_documents(index, index_name, IN, |i, document| {
                 let part = reader.part(document, kinds.index, false)?;
                 reader.searched(i, document, part, kinds.index)
             })?,
         ),
         None => {
-            let both = each(queries, name, &format!("{WITH} and in"), |i, document| {
-                let query = reader.part(document, kinds.queries, false)?;
-                let found = reader.part(document, kinds.index, !reader.mixed)?;
-                let searched = reader.searched(i, document, query, kinds.queries)?;
-                let in_index = if std::ptr::eq(query, found) {
-                    searched.clone()
-                } else {
-                    reader.searched(i, document, found, kinds.index)?
-                };
-                Ok((searched, in_index))
-            })?;
+            let both =
+                convert_documents(queries, name, &format!("{WITH} and in"), |i, document| {
+                    let query = reader.part(document, kinds.queries, false)?;
+                    let found = reader.part(document, kinds.index, !reader.mixed)?;
+                    let searched = reader.searched(i, document, query, kinds.queries)?;
+                    let in_index = if std::ptr::eq(query, found) {
+                        searched.clone()
+                    } else {
+                        reader.searched(i, document, found, kinds.index)?
+                    };
+                    Ok((searched, in_index))
+                })?;
             both.into_iter().unzip()
         }
     };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use finetuner_protocol::{Document, text::is_blank};
 
-use super::{DataName, Documents, each::each};
+use super::{DataName, Documents, each::convert_documents};
 use crate::{Error, Result};
 
 /// Calls `make` on the text of each document, and returns the results in order.
@@ -16,7 +16,7 @@ pub(crate) fn texts<T: Send>(
     name: DataName<'_>,
     make: impl Fn(&str) -> T + Sync,
 ) -> Result<Vec<T>> {
-    each(documents, name, "are not texts", |_, document| {
+    convert_documents(documents, name, "are not texts", |_, document| {
         Ok(make(text(document)?))
     })
 }

@@ -214,7 +214,7 @@ pub fn mine(
         num_negatives: rules.num_negatives,
         report: Report::default(),
     };
-    mined.report = statistics::of(&mined, &rules, chosen.skipped, source.pairs.len());
+    mined.report = statistics::build_report(&mined, &rules, chosen.skipped, source.pairs.len());
     Ok(mined)
 }
 

@@ -8,7 +8,12 @@ use super::{
 };
 
 /// Builds the report of a mining with `pairs` pairs.
-pub(super) fn of(mined: &Mined, rules: &Rules, skipped: Vec<Skipped>, pairs: usize) -> Report {
+pub(super) fn build_report(
+    mined: &Mined,
+    rules: &Rules,
+    skipped: Vec<Skipped>,
+    pairs: usize,
+) -> Report {
     let (mut positive, mut negative, mut difference) = (Vec::new(), Vec::new(), Vec::new());
     let mut rows = 0;
     for found in &mined.found {

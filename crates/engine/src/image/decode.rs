@@ -137,7 +137,7 @@ fn decoder(encoded: &[u8]) -> Result<impl ImageDecoder> {
 ///
 /// Otherwise, the error has the decoder's message.
 fn unreadable(encoded: &[u8], reason: &dyn std::fmt::Display) -> Error {
-    let reason = format::refuse(encoded).unwrap_or_else(|| {
+    let reason = format::unsupported_format(encoded).unwrap_or_else(|| {
         let said = reason.to_string();
         // Decoders report truncated files in different words.
         let ends = ["unexpected end of file", "failed to fill whole buffer"];

@@ -3,7 +3,7 @@
 /// Returns what the bytes are, and the remedy.
 ///
 /// Returns `None` for supported and for unknown formats.
-pub(super) fn refuse(bytes: &[u8]) -> Option<String> {
+pub(super) fn unsupported_format(bytes: &[u8]) -> Option<String> {
     if bytes.is_empty() {
         return Some("it holds no bytes".to_owned());
     }
@@ -144,7 +144,7 @@ mod tests {
                 "git lfs pull",
             ),
         ] {
-            let found = refuse(&bytes).unwrap_or_default();
+            let found = unsupported_format(&bytes).unwrap_or_default();
             assert!(found.contains(name), "{name}: {found}");
         }
         for bytes in [
@@ -152,11 +152,11 @@ mod tests {
             b"\x89PNG\r\n\x1a\n",
             &[1, 2, 3],
         ] {
-            assert_eq!(refuse(bytes), None);
+            assert_eq!(unsupported_format(bytes), None);
         }
         for length in 0..40 {
             // A truncated header never panics.
-            refuse(&ftyp("mif1\0\0\0\0mif1avif")[..length.min(28)]);
+            unsupported_format(&ftyp("mif1\0\0\0\0mif1avif")[..length.min(28)]);
         }
     }
 }

@@ -7,7 +7,7 @@ use super::{
     distance::{euclidean, normalize},
     maker::Maker,
     math::{mean_of_positive, softplus, vector, zero},
-    tuples::pick,
+    tuples::elements_at,
 };
 use crate::Result;
 
@@ -98,8 +98,8 @@ impl MetricLoss for BatchTriplets {
         let alone = |t: &Triplet| if t.positive.is_none() { 0.0 } else { 1.0 };
         let counts = vector(triplets.iter().map(alone).collect())?;
         let of = |t: &Triplet| (t.anchor, t.positive.unwrap_or(t.anchor));
-        let positive = (pick(&distances, triplets.iter().map(of))? * counts)?;
-        let negative = pick(&distances, triplets.iter().map(|t| (t.anchor, t.negative)))?;
+        let positive = (elements_at(&distances, triplets.iter().map(of))? * counts)?;
+        let negative = elements_at(&distances, triplets.iter().map(|t| (t.anchor, t.negative)))?;
         let apart = (positive - negative)?;
         let costs = match self.margin {
             Some(margin) => apart.affine(1.0, margin)?.relu()?,

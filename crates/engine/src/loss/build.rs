@@ -8,11 +8,11 @@ use serde_json::Value;
 
 use super::{
     batch::{Batch, MetricLoss},
-    class::named,
-    maker::{Made, Shape, made},
+    class::parse_loss_name,
+    maker::{Made, Shape, build_loss},
     math::zero,
     registry::{self, LossKind, Make},
-    spec::{LossSpec, nested},
+    spec::{LossSpec, read_loss},
 };
 use crate::{
     Error, Result,
@@ -37,7 +37,7 @@ pub(super) fn build(
     match loss {
         Loss::CrossBatchMemory => {
             let read = OptionReader::new("loss_options", options);
-            let (name, inner) = nested(&read, "loss")?;
+            let (name, inner) = read_loss(&read, "loss")?;
             if !registry::with_memory().any(|known| *known == name) {
                 let known: Vec<&str> = registry::with_memory().map(Loss::as_str).collect();
                 return Err(read.bad("loss", &format!("give one of {}", known.join(", "))));
@@ -66,7 +66,7 @@ pub(super) fn build(
             let mut losses = Vec::new();
             let mut params = Vec::new();
             for (i, (value, weight)) in names.iter().zip(weights).enumerate() {
-                let (name, inner) = named(value).ok_or_else(|| {
+                let (name, inner) = parse_loss_name(value).ok_or_else(|| {
                     read.bad("losses", "give names, or objects with `name` and `options`")
                 })?;
                 if matches!(name, Loss::MultipleLosses | Loss::CrossBatchMemory)
@@ -129,7 +129,7 @@ fn single(loss: &Loss, options: Option<&Options>, shape: Shape, prefix: &str) ->
             return Err(Error::config("loss", reason));
         }
     };
-    let Made { loss, params, .. } = made(read, shape, prefix, make)?;
+    let Made { loss, params, .. } = build_loss(read, shape, prefix, make)?;
     Ok(Built {
         loss,
         params,

@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::{Result, options::OptionReader};
 
 /// Parses `"Name"` or `{"name": "Name", "options": {...}}`.
-pub(super) fn named(value: &Value) -> Option<(Loss, Option<Options>)> {
+pub(super) fn parse_loss_name(value: &Value) -> Option<(Loss, Option<Options>)> {
     match value {
         Value::String(name) => Some((Loss::from(name.as_str()), None)),
         Value::Object(map) => {
@@ -19,7 +19,7 @@ pub(super) fn named(value: &Value) -> Option<(Loss, Option<Options>)> {
 }
 
 /// Reads an option that is a class name, or an object with `name` and `options`.
-pub(super) fn class(
+pub(super) fn read_class(
     read: &OptionReader<'_>,
     name: &str,
 ) -> Result<Option<(String, Option<Options>)>> {
@@ -28,7 +28,8 @@ pub(super) fn class(
     };
     let members = value.as_object();
     let known = |key: &String| key == "name" || key == "options";
-    let found = named(value).filter(|_| members.is_none_or(|members| members.keys().all(known)));
+    let found =
+        parse_loss_name(value).filter(|_| members.is_none_or(|members| members.keys().all(known)));
     let (class, options) = found
         .ok_or_else(|| read.bad(name, "give a name, or an object with `name` and `options`"))?;
     Ok(Some((class.as_str().to_owned(), options)))

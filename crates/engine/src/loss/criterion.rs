@@ -9,7 +9,7 @@ use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use super::{
     batch::{Batch, MetricLoss},
     build::build,
-    maker::{Made, Shape, made},
+    maker::{Made, Shape, build_loss},
     math::rows,
     memory::Memory,
     pairwise::{MemberLoss, Members},
@@ -81,7 +81,7 @@ impl Criterion {
         let objective = match registry::find(&inner.loss)?.make {
             Make::Members(_, make) => {
                 let read = OptionReader::new("loss_options", options);
-                let made: Made<_> = made(read, shape, "", make)?;
+                let made: Made<_> = build_loss(read, shape, "", make)?;
                 (own, mini_batch) = (made.params, made.mini_batch);
                 Objective::Members(made.loss)
             }

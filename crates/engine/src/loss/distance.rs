@@ -5,7 +5,7 @@
 use candle_core::{CpuStorage, CustomOp2, D, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::class::class;
+use super::class::read_class;
 pub(crate) use crate::ops::normalize;
 use crate::{Result, options::OptionReader};
 
@@ -72,7 +72,7 @@ impl Metric {
     /// # Errors
     /// [`crate::Error::Config`] if it is unknown or not allowed by `limit`.
     pub(crate) fn read(read: &OptionReader<'_>, default: Self, limit: Limit) -> Result<Self> {
-        let Some((name, options)) = class(read, "distance")? else {
+        let Some((name, options)) = read_class(read, "distance")? else {
             default.note_as_default(read);
             return Ok(default);
         };

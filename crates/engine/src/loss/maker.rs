@@ -30,7 +30,7 @@ pub(super) struct Made<T> {
 }
 
 /// Builds a loss. All options must be known.
-pub(super) fn made<T>(
+pub(super) fn build_loss<T>(
     read: OptionReader<'_>,
     shape: Shape,
     prefix: &str,

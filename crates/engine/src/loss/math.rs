@@ -75,7 +75,7 @@ pub(crate) fn log_sum_exp(
 /// Returns the cross-entropy of each row of logits with its class.
 pub(crate) fn cross_entropy(logits: &Tensor, classes: &[u32]) -> Result<Tensor> {
     let places = classes.iter().enumerate();
-    let of_class = super::tuples::pick(logits, places.map(|(i, class)| (i as u32, *class)))?;
+    let of_class = super::tuples::elements_at(logits, places.map(|(i, class)| (i as u32, *class)))?;
     Ok((log_sum_exp(logits, None, false, 1)? - of_class)?)
 }
 

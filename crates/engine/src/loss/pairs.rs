@@ -8,7 +8,7 @@ use super::{
     maker::Maker,
     math::{cos_of_sum, log_sum_exp, mask, softplus},
     reduce::{Part, PartLoss, Reducer, Shape},
-    tuples::{Pairs, pick},
+    tuples::{Pairs, elements_at},
 };
 use crate::Result;
 
@@ -94,12 +94,12 @@ impl PartLoss for Contrastive {
         };
         let mut parts = Vec::new();
         if !positive.is_empty() {
-            let found = pick(&matrix, positive.iter().copied())?;
+            let found = elements_at(&matrix, positive.iter().copied())?;
             let far = self.0.far(&found)?.relu()?;
             parts.push(Part::of_pairs(far, positive));
         }
         if !negative.is_empty() {
-            let found = pick(&matrix, negative.iter().copied())?;
+            let found = elements_at(&matrix, negative.iter().copied())?;
             let near = self.0.near(&found)?.relu()?;
             parts.push(Part::of_pairs(near, negative));
         }
@@ -132,7 +132,7 @@ impl PartLoss for IntraPairVariance {
             return Ok(Vec::new());
         };
         let part = |pairs: Pairs, eps: f64, is_to_grow: bool| -> Result<Part> {
-            let found = pick(&matrix, pairs.iter().copied())?;
+            let found = elements_at(&matrix, pairs.iter().copied())?;
             let mean = found.mean_all()?;
             let short = match is_to_grow {
                 true => found.neg()?.broadcast_add(&mean.affine(1.0 - eps, 0.0)?)?,
@@ -205,8 +205,8 @@ impl PartLoss for NtXent {
         let keep = negatives_per_positive(&positive, &negative, |(a, _), b| a == b)?;
         let n = positive.len();
         let matrix = (self.metric.to_similarity(matrix)? / self.temperature)?;
-        let found = pick(&matrix, positive.iter().copied())?;
-        let others = repeated(&pick(&matrix, negative.into_iter())?, n)?;
+        let found = elements_at(&matrix, positive.iter().copied())?;
+        let others = repeated(&elements_at(&matrix, negative.into_iter())?, n)?;
         // -log(e^p / (e^p + sum e^n)) = log(1 + sum e^(n - p))
         let over = others.broadcast_sub(&found.reshape((n, 1))?)?;
         let losses = log_sum_exp(&over, Some(&keep), true, 1)?;
@@ -350,9 +350,9 @@ impl PartLoss for LiftedStructure {
         }
         let n = positive.len();
         let keep = negatives_per_positive(&positive, &negative, |(a, p), b| b == a || b == p)?;
-        let far = pick(&matrix, positive.iter().copied())?;
+        let far = elements_at(&matrix, positive.iter().copied())?;
         let far = self.0.far(&far)?;
-        let near = pick(&matrix, negative.into_iter())?;
+        let near = elements_at(&matrix, negative.into_iter())?;
         let near = self.0.near(&near)?;
         let near = log_sum_exp(&repeated(&near, n)?, Some(&keep), false, 1)?;
         // Halved, since each pair occurs in both orders.
@@ -415,9 +415,9 @@ impl PartLoss for TupletMargin {
         }
         let n = positive.len();
         let keep = negatives_per_positive(&positive, &negative, |(a, _), b| a == b)?;
-        let found = pick(&matrix, positive.iter().copied())?;
+        let found = elements_at(&matrix, positive.iter().copied())?;
         let eased = cos_of_sum(&found, -self.margin.to_radians())?;
-        let others = repeated(&pick(&matrix, negative.into_iter())?, n)?;
+        let others = repeated(&elements_at(&matrix, negative.into_iter())?, n)?;
         let over = others.broadcast_sub(&eased.reshape((n, 1))?)?;
         let over = over.affine(self.scale, 0.0)?;
         let losses = log_sum_exp(&over, Some(&keep), true, 1)?;

@@ -14,7 +14,7 @@ use super::{
     math::{cos_of_sum, cross_entropy, log_sum_exp, mask, softmax, vector},
     neighbours::nca,
     reduce::{Owners, Part, PartLoss, Reducer, Shape},
-    tuples::{Tuples, pick},
+    tuples::{Tuples, elements_at},
 };
 use crate::{Result, params::Param, random::uniform_weights};
 
@@ -153,7 +153,7 @@ impl PartLoss for MarginSoftmax {
         let (n, count) = (classes.len(), weight.dim(1)?);
         let cosine = self.metric.matrix(batch.x, &weight.t()?)?;
         let places = || classes.iter().enumerate().map(|(i, c)| (i as u32, *c));
-        let of_class = pick(&cosine, places())?;
+        let of_class = elements_at(&cosine, places())?;
         let changed = (self.with_margin(&of_class)? - &of_class)?;
         let target = mask(places(), n, count)?;
         let mut logits = (cosine + target.broadcast_mul(&changed.unsqueeze(1)?)?)?;

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{
     batch::{Batch, MetricLoss},
-    class::class,
+    class::read_class,
     math::{mask, mean, rows, vector, zero},
     tuples::Pairs,
 };
@@ -179,7 +179,7 @@ impl Reducer {
         shape: Shape,
         classes: usize,
     ) -> Result<Self> {
-        let Some((name, options)) = class(read, "reducer")? else {
+        let Some((name, options)) = read_class(read, "reducer")? else {
             read.note_default("reducer", default.name());
             return Ok(default);
         };

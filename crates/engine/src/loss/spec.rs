@@ -4,7 +4,7 @@ use finetuner_protocol::{Loss, Miner as MinerName, Options};
 use serde_json::Value;
 
 use super::{
-    class::named,
+    class::parse_loss_name,
     registry::{self, LossKind, Make, Traits},
 };
 use crate::{Result, options::OptionReader};
@@ -43,7 +43,7 @@ impl LossSpec {
             return None;
         }
         let read = OptionReader::new("loss_options", self.options.as_ref());
-        let (loss, options) = wrapped(&read).ok()?;
+        let (loss, options) = read_wrapped_loss(&read).ok()?;
         Some(Self {
             loss,
             options,
@@ -119,16 +119,16 @@ impl LossSpec {
 /// Reads a loss named by an option.
 ///
 /// Its options are in the same object or in `loss_options`.
-pub(super) fn nested(read: &OptionReader<'_>, name: &str) -> Result<(Loss, Option<Options>)> {
-    let found = read.value(name).and_then(named);
+pub(super) fn read_loss(read: &OptionReader<'_>, name: &str) -> Result<(Loss, Option<Options>)> {
+    let found = read.value(name).and_then(parse_loss_name);
     let (loss, inner) = found.ok_or_else(|| read.bad(name, "give the name of a loss"))?;
     let beside = read.value("loss_options").and_then(Value::as_object);
     Ok((loss, inner.or(beside.cloned().map(Options::from))))
 }
 
 /// Reads the loss that `MatryoshkaLoss` or `AdaptiveLayerLoss` wraps.
-pub(super) fn wrapped(read: &OptionReader<'_>) -> Result<(Loss, Option<Options>)> {
-    let (loss, options) = nested(read, "loss")?;
+pub(super) fn read_wrapped_loss(read: &OptionReader<'_>) -> Result<(Loss, Option<Options>)> {
+    let (loss, options) = read_loss(read, "loss")?;
     let reason = match registry::find(&loss)?.make {
         Make::Members(LossKind::PairScores, _) => {
             format!("`{loss}` is for cross-encoders, which have no embeddings to truncate")

@@ -9,7 +9,7 @@ use super::{
     maker::Maker,
     math::{log_sum_exp, mask, mean_of_positive, rows, softplus, vector, zero},
     reduce::{Owners, Part, PartLoss, Reducer, Shape},
-    tuples::pick,
+    tuples::elements_at,
 };
 use crate::{Result, params::Param};
 
@@ -90,7 +90,8 @@ impl PartLoss for TripletMargin {
             return Ok(Vec::new());
         }
         let matrix = self.metric.matrix(batch.x, batch.y)?;
-        let of = |a: usize, b: usize| pick(&matrix, triplets.iter().map(move |t| (t[a], t[b])));
+        let of =
+            |a: usize, b: usize| elements_at(&matrix, triplets.iter().map(move |t| (t[a], t[b])));
         let positive = of(0, 1)?;
         let mut negative = of(0, 2)?;
         if self.options.swap {
@@ -158,11 +159,11 @@ impl MetricLoss for CentroidTriplet {
             return zero();
         }
         let matrix = Metric::LP.matrix(batch.x, &means)?;
-        let of = |b: usize| pick(&matrix, triplets.iter().map(move |t| (t[0], t[b])));
+        let of = |b: usize| elements_at(&matrix, triplets.iter().map(move |t| (t[0], t[b])));
         let negative = if self.0.swap {
             // Distance of the negative's centroid from the positive's.
             let between = Metric::LP.matrix(&means, &means)?;
-            let other = pick(&between, triplets.iter().map(|t| (t[1], t[2])))?;
+            let other = elements_at(&between, triplets.iter().map(|t| (t[1], t[2])))?;
             of(2)?.minimum(&other)?
         } else {
             of(2)?
@@ -224,7 +225,7 @@ impl PartLoss for Margin {
             return Ok(Vec::new());
         }
         let matrix = self.metric.matrix(batch.x, batch.y)?;
-        let of = |b: usize| pick(&matrix, triplets.iter().map(move |t| (t[0], t[b])));
+        let of = |b: usize| elements_at(&matrix, triplets.iter().map(move |t| (t[0], t[b])));
         let beta = match &self.beta {
             Beta::Fixed(beta) => vector(vec![*beta; triplets.len()])?,
             Beta::Learned { beta, per_class } => {

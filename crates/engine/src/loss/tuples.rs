@@ -195,7 +195,10 @@ impl Tuples {
 }
 
 /// Returns the elements of a matrix at these positions as a vector.
-pub(crate) fn pick(matrix: &Tensor, places: impl Iterator<Item = (u32, u32)>) -> Result<Tensor> {
+pub(crate) fn elements_at(
+    matrix: &Tensor,
+    places: impl Iterator<Item = (u32, u32)>,
+) -> Result<Tensor> {
     let columns = matrix.dim(1)? as u32;
     let flat: Vec<u32> = places.map(|(row, column)| row * columns + column).collect();
     let index = Tensor::from_slice(&flat, flat.len(), matrix.device())?;

@@ -5,7 +5,7 @@ use finetuner_protocol::Loss;
 use super::{
     adaptive_layer::AdaptiveLayers,
     matryoshka::Matryoshka,
-    spec::{LossSpec, wrapped},
+    spec::{LossSpec, read_wrapped_loss},
 };
 use crate::{Error, Result, options::OptionReader};
 
@@ -27,15 +27,15 @@ impl Wrappers {
         let read = OptionReader::new("loss_options", spec.options.as_ref());
         let (lengths, layers) = match spec.loss {
             Loss::Matryoshka => {
-                wrapped(&read)?;
+                read_wrapped_loss(&read)?;
                 (Some(Matryoshka::read(&read, dim, None)?), None)
             }
             Loss::AdaptiveLayer => {
-                wrapped(&read)?;
+                read_wrapped_loss(&read)?;
                 (None, Some(AdaptiveLayers::read(&read)?))
             }
             Loss::Matryoshka2d => {
-                wrapped(&read)?;
+                read_wrapped_loss(&read)?;
                 let layers = AdaptiveLayers::read(&read)?;
                 (Some(Matryoshka::read(&read, dim, Some(1))?), Some(layers))
             }

@@ -181,7 +181,7 @@ pub(crate) trait Architecture: Debug + Send + Sync {
     /// Returns random weights of these shapes. The same seed gives the same
     /// weights.
     fn random_weights(&self, seed: u64) -> HashMap<String, RawTensor> {
-        random::fresh(self.tensors(), seed).collect()
+        random::draw_weights(self.tensors(), seed).collect()
     }
 
     /// Returns whether a model without weights starts with random ones.

@@ -87,7 +87,7 @@ impl Model {
         let towers = config.kind() == ModelKind::TextImage;
         let mut head_tensors = HashMap::new();
         if let Some(head) = setup.head {
-            for (name, new) in random::fresh(head.tensors(towers), setup.seed) {
+            for (name, new) in random::draw_weights(head.tensors(towers), setup.seed) {
                 let value = tensors.remove(&name).unwrap_or(new);
                 head_tensors.insert(name, value);
             }

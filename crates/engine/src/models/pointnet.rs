@@ -391,7 +391,7 @@ impl Architecture for Config {
     }
 
     fn random_weights(&self, seed: u64) -> HashMap<String, RawTensor> {
-        let mut all: HashMap<_, _> = random::fresh(self.tensors(), seed).collect();
+        let mut all: HashMap<_, _> = random::draw_weights(self.tensors(), seed).collect();
         // Biases of normalisations start at zero.
         for (name, (_, values)) in &mut all {
             if name.ends_with(".bias") && (name.contains("_bns.") || name.contains("bn_blocks.")) {

@@ -193,7 +193,7 @@ impl Architecture for SiglipConfig {
 
     /// Scale and bias start as in section 3.2 of the paper.
     fn random_weights(&self, seed: u64) -> HashMap<String, RawTensor> {
-        let mut all: HashMap<_, _> = random::fresh(self.tensors(), seed).collect();
+        let mut all: HashMap<_, _> = random::draw_weights(self.tensors(), seed).collect();
         for (name, value) in [(LOGIT_SCALE, 10_f32.ln()), (LOGIT_BIAS, -10.0)] {
             all.insert(name.to_owned(), (vec![1], vec![value]));
         }

@@ -93,7 +93,7 @@ pub(crate) fn new_projections(
         (name(VISION_PROJECTION), vec![dim, vision]),
     ];
     let scale = (Vec::new(), vec![FIRST_LOGIT_SCALE]);
-    random::fresh(shapes, seed).chain([(LOGIT_SCALE.to_owned(), scale)])
+    random::draw_weights(shapes, seed).chain([(LOGIT_SCALE.to_owned(), scale)])
 }
 
 /// Sizes of both towers and of their projections.
@@ -389,7 +389,7 @@ impl Architecture for Config {
     }
 
     fn random_weights(&self, seed: u64) -> HashMap<String, RawTensor> {
-        let mut all: HashMap<_, _> = random::fresh(self.tensors(), seed).collect();
+        let mut all: HashMap<_, _> = random::draw_weights(self.tensors(), seed).collect();
         all.insert(LOGIT_SCALE.to_owned(), (Vec::new(), vec![self.logit_scale]));
         for tower in self.towers() {
             let own = tower.architecture.random_weights(seed).into_iter();

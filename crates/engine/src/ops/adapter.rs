@@ -11,7 +11,7 @@ use candle_core::Tensor;
 
 use super::{
     Pass, Step,
-    dropout::{Masks, masked},
+    dropout::{Masks, apply_masks},
     floats,
     map_rows::{Rows, map_rows},
     with_grad,
@@ -267,7 +267,7 @@ impl Adapter {
                 let shape = x.shape().clone();
                 let x = x.reshape((x.elem_count() / layer.inputs, layer.inputs))?;
                 let rows: Vec<_> = (0..x.dim(0)?).map(|row| (0, row)).collect();
-                Some(masked(&x, &masks, &rows)?.reshape(shape)?)
+                Some(apply_masks(&x, &masks, &rows)?.reshape(shape)?)
             }
             None => None,
         };

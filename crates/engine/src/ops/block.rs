@@ -23,7 +23,7 @@ use super::{
     block_finish::Finish,
     block_params::Block,
     block_state::FusedBlock,
-    dropout::{Masks, masked, path_factors},
+    dropout::{Masks, apply_masks, path_factors},
     layer_norm,
     node::node,
     rows::take_rows,
@@ -93,7 +93,7 @@ impl Block {
         let positions = segments.positions(only);
         let finished = |half: usize, mut x: Tensor| -> Result<Tensor> {
             if let Some(masks) = &masks.halves[half] {
-                x = masked(&x, masks, &positions)?;
+                x = apply_masks(&x, masks, &positions)?;
             }
             if let Some(finish) = &p.finish[half] {
                 x = Finish::composite(finish, pass, &x)?;
@@ -119,7 +119,7 @@ impl Block {
                 active = (active * gate.composite(pass, x)?)?;
             }
             if let Some(masks) = &masks.inner {
-                active = masked(&active, masks, &positions)?;
+                active = apply_masks(&active, masks, &positions)?;
             }
             finished(1, p.fc2.composite(pass, &active)?)
         };

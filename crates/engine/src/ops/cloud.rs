@@ -36,7 +36,7 @@ pub(crate) fn farthest_points(points: &[Point], count: usize) -> Vec<usize> {
 
 /// Appends the indices of the first `count` points within `radius` of `centre`.
 /// If there are fewer, the first of them fills the rest.
-pub(crate) fn ball(
+pub(crate) fn points_within(
     points: &[Point],
     centre: Point,
     radius: f64,
@@ -90,7 +90,11 @@ pub(crate) struct Groups {
 /// Concatenates coordinates and features of grouped points, to `[clouds,
 /// groups, points, 3 + width]`. Features are `[rows, width]`, with the same
 /// number of rows for each cloud.
-pub(crate) fn group(pass: &Pass, features: Option<&Tensor>, groups: Groups) -> Result<Tensor> {
+pub(crate) fn concatenate_groups(
+    pass: &Pass,
+    features: Option<&Tensor>,
+    groups: Groups,
+) -> Result<Tensor> {
     let features = match features {
         Some(features) if pass.is_fused() => return pass.apply(features, Group(groups)),
         features => features,
@@ -286,7 +290,7 @@ mod tests {
     fn a_ball_holds_the_first_points_within_its_radius() {
         let find = |count| {
             let mut found = vec![7];
-            ball(&LINE, LINE[2], 2.0, count, &mut found);
+            points_within(&LINE, LINE[2], 2.0, count, &mut found);
             found
         };
         assert_eq!(find(2), [7, 0, 1]);
@@ -338,7 +342,7 @@ mod tests {
                 rows: rows.clone(),
                 coordinates_first,
             };
-            let found = group(&runtime.training(), Some(&input), groups).unwrap();
+            let found = concatenate_groups(&runtime.training(), Some(&input), groups).unwrap();
             assert_eq!(flat(&found), flat(&plain));
             let weights = noise(3, found.elem_count());
             let weights = Tensor::from_vec(weights, found.shape(), found.device()).unwrap();

@@ -58,7 +58,7 @@ fn one(pass: &Pass, layer: &ConvNorm, x: &Tensor, residual: Option<&Tensor>) -> 
         }
         y = (y + residual)?;
     }
-    curved(pass, layer.curve, &y)
+    apply_activation(pass, layer.curve, &y)
 }
 
 fn message(text: &str) -> Error {
@@ -319,7 +319,7 @@ fn depthwise(pass: &Pass, weight: &Arc<Param>, geometry: Geometry, x: &Tensor) -
 }
 
 /// Applies the activation of a layer.
-pub(super) fn curved(pass: &Pass, curve: Curve, x: &Tensor) -> Result<Tensor> {
+pub(super) fn apply_activation(pass: &Pass, curve: Curve, x: &Tensor) -> Result<Tensor> {
     let kept = x.detach();
     let y = match curve {
         Curve::Identity => return Ok(x.clone()),

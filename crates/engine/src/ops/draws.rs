@@ -12,7 +12,7 @@ pub(super) fn mix(x: u64) -> u64 {
 }
 
 /// Derives a key from another one and a number.
-pub(super) fn then(key: u64, number: u64) -> u64 {
+pub(super) fn derive_key(key: u64, number: u64) -> u64 {
     mix(key.wrapping_add(number.wrapping_add(1).wrapping_mul(GOLDEN)))
 }
 
@@ -28,7 +28,7 @@ impl Draws {
     /// Returns the masks of a batch, for the member `member` of its examples.
     pub(crate) fn new(seed: u64, batch: u64, member: usize) -> Self {
         Self {
-            key: then(then(then(0, seed), batch), member as u64),
+            key: derive_key(derive_key(derive_key(0, seed), batch), member as u64),
             first: 0,
         }
     }
@@ -40,7 +40,7 @@ impl Draws {
 
     /// Returns the masks of a part of the network.
     pub(super) fn within(self, part: u64) -> Self {
-        let key = then(self.key, part);
+        let key = derive_key(self.key, part);
         Self { key, ..self }
     }
 }

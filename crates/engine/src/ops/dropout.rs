@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::{
     Pass, Segments,
-    draws::{Draws, GOLDEN, mix, then},
+    draws::{Draws, GOLDEN, derive_key, mix},
 };
 use crate::Result;
 
@@ -52,7 +52,7 @@ impl Masks {
     /// scales the others.
     pub(super) fn apply(&self, example: usize, row: u64, x: &mut [f32]) {
         let example = (self.draws.first + example) as u64;
-        let key = then(then(self.draws.key, example), row);
+        let key = derive_key(derive_key(self.draws.key, example), row);
         for (i, part) in x.chunks_mut(LANES).enumerate() {
             let mut word = mix(key.wrapping_add((i as u64).wrapping_mul(GOLDEN)));
             for x in part {
@@ -161,7 +161,7 @@ pub(crate) fn dropout(
 ) -> Result<Tensor> {
     match Masks::new(pass, site.number(), rate) {
         None => Ok(x.clone()),
-        Some(masks) => masked(x, &masks, &segments.positions(only)),
+        Some(masks) => apply_masks(x, &masks, &segments.positions(only)),
     }
 }
 
@@ -184,7 +184,11 @@ pub(crate) fn dropout_examples(
 }
 
 /// Applies masks to `x` with candle's operations.
-pub(super) fn masked(x: &Tensor, masks: &Masks, positions: &[(usize, usize)]) -> Result<Tensor> {
+pub(super) fn apply_masks(
+    x: &Tensor,
+    masks: &Masks,
+    positions: &[(usize, usize)],
+) -> Result<Tensor> {
     let (rows, width) = x.dims2()?;
     let mut factors = vec![1.0; rows * width];
     masks.apply_rows(positions, width, &mut factors);

@@ -59,7 +59,9 @@ pub(crate) use block_params::{
     BERT_BLOCK, Block, BlockForm, BlockLayers, BlockNames, CLIP_BLOCK, DISTILBERT_BLOCK,
     FinishNames, LayerName,
 };
-pub(crate) use cloud::{Groups, Point, ball, farthest_points, group, max_of_groups, nearest};
+pub(crate) use cloud::{
+    Groups, Point, concatenate_groups, farthest_points, max_of_groups, nearest, points_within,
+};
 pub(crate) use conv::{ConvKind, ConvNorm, Padding, Shortcut};
 pub(crate) use conv_layers::run_layers;
 pub(crate) use conv_maps::FeatureMaps;

@@ -33,7 +33,7 @@ pub(super) fn loss_of(config: &RunConfig, kind: ModelKind, notes: &mut Vec<Strin
 
 /// Returns the settings for mining hard negatives, if they are requested and
 /// possible.
-pub(super) fn mining(
+pub(super) fn mining_settings(
     config: &RunConfig,
     source: &ModelSource,
     loss: &LossSpec,
@@ -136,7 +136,7 @@ pub(super) fn check_batch_size(config: &RunConfig, kind: ModelKind, loss: &LossS
 
 /// Resolves the further model that the loss uses, which must embed the same
 /// kind of data.
-pub(super) fn guide(
+pub(super) fn guide_source(
     loss: &LossSpec,
     kind: ModelKind,
     allowed: &Allowed,

@@ -68,7 +68,7 @@ impl RunPrompts {
 }
 
 /// Reads the prompts of a run for examples of this layout.
-pub(super) fn of_run(
+pub(super) fn read_run_prompts(
     prompts: Option<&Prompts>,
     kind: ModelKind,
     layout: &Layout,
@@ -149,7 +149,7 @@ mod tests {
 
     fn read(prompts: Value, layout: &Layout) -> Result<Vec<String>, String> {
         let prompts: Prompts = serde_json::from_value(prompts).unwrap();
-        let found = of_run(Some(&prompts), ModelKind::Text, layout);
+        let found = read_run_prompts(Some(&prompts), ModelKind::Text, layout);
         found
             .map(|found| found.unwrap().members)
             .map_err(|error| error.to_string())
@@ -188,7 +188,7 @@ mod tests {
             let found = read(prompts, layout).unwrap_err();
             assert!(found.contains(part), "{part} is missing in: {found}");
         }
-        let images = of_run(Some(&"a".into()), ModelKind::Image, &pairs);
+        let images = read_run_prompts(Some(&"a".into()), ModelKind::Image, &pairs);
         assert!(
             images
                 .unwrap_err()

@@ -14,7 +14,7 @@ use crate::{
 /// Default embedding dimension of two towers.
 const TOWERS_DIM: u64 = 512;
 
-pub(super) fn source(
+pub(super) fn model_source(
     config: &RunConfig,
     allowed: Allowed,
     read: &OptionReader<'_>,

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use serde_json::{Map, Value, json};
 
 use crate::{Error, Result, models::TWO_TOWERS, params::RawTensor};
-use part::{Part, bad};
+use part::{Part, invalid_config};
 use text_network::TextNetwork;
 
 /// File with a checkpoint's sizes and preprocessing.
@@ -54,7 +54,7 @@ pub(super) fn describe(
 ) -> Result<Described> {
     let model = json
         .get("model_cfg")
-        .ok_or_else(|| bad("it has no `model_cfg`"))?;
+        .ok_or_else(|| invalid_config("it has no `model_cfg`"))?;
     // These parts describe networks other than two towers.
     for part in [
         "multimodal_cfg",
@@ -64,7 +64,7 @@ pub(super) fn describe(
         "init_logit_bias",
     ] {
         if model.get(part).is_some_and(|value| !value.is_null()) {
-            return Err(bad(format!(
+            return Err(invalid_config(format!(
                 "`model_cfg.{part}` is set, which is not supported"
             )));
         }
@@ -93,7 +93,7 @@ pub(super) fn describe(
     )?;
     let embedding = match model.get("embed_dim").and_then(Value::as_u64) {
         Some(embedding) => embedding,
-        None => return Err(bad("it has no `model_cfg.embed_dim`")),
+        None => return Err(invalid_config("it has no `model_cfg.embed_dim`")),
     };
     let network = TextNetwork::of(&text, embedding, read)?;
     let activation = match model.get("quick_gelu").and_then(Value::as_bool) {
@@ -196,7 +196,7 @@ fn preprocessor(json: Option<&Value>, model: u64) -> Result<Value> {
     let none = Map::new();
     let fields = json.and_then(Value::as_object).unwrap_or(&none);
     let field = |name: &str| fields.get(name).filter(|value| !value.is_null());
-    let wrong = |name: &str| bad(format!("`preprocess_cfg.{name}` is {}", fields[name]));
+    let wrong = |name: &str| invalid_config(format!("`preprocess_cfg.{name}` is {}", fields[name]));
     let word = |name: &str, default: &str| match field(name) {
         None => Ok(default.to_owned()),
         Some(value) => value.as_str().map(str::to_owned).ok_or_else(|| wrong(name)),

@@ -172,7 +172,7 @@ impl Sampling {
             order
         };
         match self {
-            Self::Random => cut(shuffled(), batch_size),
+            Self::Random => split_into_batches(shuffled(), batch_size),
             Self::NoDuplicates => without_duplicates(shuffled(), set, batch_size).0,
             Self::Class { items_per_class } => {
                 let classes = &set.classes[range.clone()];
@@ -191,7 +191,7 @@ impl Sampling {
     #[must_use]
     pub(crate) fn fixed_batches(self, set: &TrainingSet, batch_size: usize) -> Vec<Vec<usize>> {
         let of = |range: Range<usize>| match self {
-            Self::Random => cut(range.collect(), batch_size),
+            Self::Random => split_into_batches(range.collect(), batch_size),
             Self::NoDuplicates => without_duplicates(range.collect(), set, batch_size).0,
             Self::Class { .. } => self.batches_of(set, range, batch_size, 0, 0),
         };
@@ -201,7 +201,7 @@ impl Sampling {
 
 /// Splits examples into batches of `size`. A last batch of a single example
 /// joins the batch before it, since it would teach a contrastive loss nothing.
-pub(crate) fn cut(order: Vec<usize>, size: usize) -> Vec<Vec<usize>> {
+pub(crate) fn split_into_batches(order: Vec<usize>, size: usize) -> Vec<Vec<usize>> {
     join_last(
         order.chunks(size.max(1)).map(<[usize]>::to_vec).collect(),
         size,
@@ -221,8 +221,9 @@ fn join_last(mut batches: Vec<Vec<usize>>, size: usize) -> Vec<Vec<usize>> {
     batches
 }
 
-/// Returns the batches of [`Sampling::NoDuplicates`], as many as [`cut`] makes,
-/// and the number of examples that share a batch with a duplicate.
+/// Returns the batches of [`Sampling::NoDuplicates`], as many as
+/// [`split_into_batches`] makes, and the number of examples that share a batch with a
+/// duplicate.
 fn without_duplicates(
     order: Vec<usize>,
     set: &TrainingSet,

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::checks::check_monitor;
-use crate::{Generation, InvalidField, MonitorMode, members::merged};
+use crate::{Generation, InvalidField, MonitorMode, members::with_extra_members};
 
 /// Keeps the weights of the epoch with the best value of a metric for the artifact.
 ///
@@ -80,6 +80,6 @@ impl BestModelCheckpoint {
             }),
             Generation::V0_8 => json!({"monitor": monitor, "mode": mode}),
         };
-        merged(options, &self.extra)
+        with_extra_members(options, &self.extra)
     }
 }

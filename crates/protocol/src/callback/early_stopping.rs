@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::checks::{check_monitor, check_positive, invalid};
-use crate::{Generation, InvalidField, MonitorMode, members::merged};
+use crate::{Generation, InvalidField, MonitorMode, members::with_extra_members};
 
 /// Ends the training if a metric has not improved for some epochs.
 ///
@@ -118,6 +118,6 @@ impl EarlyStopping {
         if generation == Generation::V0_2 {
             options["verbose"] = self.verbose.into();
         }
-        merged(options, &self.extra)
+        with_extra_members(options, &self.extra)
     }
 }

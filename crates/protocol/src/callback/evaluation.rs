@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::checks::{check_name_given, check_positive, invalid};
-use crate::{Distance, Generation, InvalidField, members::merged};
+use crate::{Distance, Generation, InvalidField, members::with_extra_members};
 
 /// Measures retrieval before and after training.
 ///
@@ -243,6 +243,6 @@ impl EvaluationCallback {
         if let (Value::Object(options), Value::Object(rest)) = (&mut options, rest) {
             options.extend(rest);
         }
-        merged(options, &self.extra)
+        with_extra_members(options, &self.extra)
     }
 }

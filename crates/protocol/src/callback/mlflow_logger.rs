@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::checks::invalid;
-use crate::{Generation, InvalidField, members::merged};
+use crate::{Generation, InvalidField, members::with_extra_members};
 
 /// Sends metrics to an MLflow server while a run is in progress.
 ///
@@ -58,7 +58,7 @@ impl MLFlowLogger {
         let options = json!({
             "experiment": self.experiment, "tracking_uri": self.tracking_uri,
         });
-        merged(options, &self.extra)
+        with_extra_members(options, &self.extra)
     }
 }
 

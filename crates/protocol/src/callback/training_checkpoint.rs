@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::checks::check_positive;
-use crate::{Generation, InvalidField, members::merged};
+use crate::{Generation, InvalidField, members::with_extra_members};
 
 /// Keeps a checkpoint of each of the last epochs.
 ///
@@ -64,6 +64,6 @@ impl TrainingCheckpoint {
             }),
             Generation::V0_8 => json!({"last_k_epochs": count}),
         };
-        merged(options, &self.extra)
+        with_extra_members(options, &self.extra)
     }
 }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::checks::invalid;
-use crate::{Generation, InvalidField, members::merged};
+use crate::{Generation, InvalidField, members::with_extra_members};
 
 /// Sends metrics to Weights & Biases.
 ///
@@ -112,7 +112,7 @@ impl WandBLogger {
                 "wandb_args": self.wandb_args, "log_zero_shot": self.log_zero_shot,
             }),
         };
-        merged(options, &self.extra)
+        with_extra_members(options, &self.extra)
     }
 }
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::checks::invalid;
-use crate::{Generation, InvalidField, members::merged};
+use crate::{Generation, InvalidField, members::with_extra_members};
 
 /// Averages the fine-tuned weights with those of the backbone.
 ///
@@ -59,6 +59,6 @@ impl WiSEFTCallback {
     }
 
     pub(super) fn options(&self, _: Generation) -> Map<String, Value> {
-        merged(json!({"alpha": self.alpha}), &self.extra)
+        with_extra_members(json!({"alpha": self.alpha}), &self.extra)
     }
 }

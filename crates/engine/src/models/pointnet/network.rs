@@ -10,8 +10,9 @@ use crate::{
     kernels::simd::Curve,
     models::{Input, Network},
     ops::{
-        BatchNorm, ConvKind, ConvNorm, Groups, Linear, Padding, Pass, Point, Shortcut, Site, ball,
-        dropout_examples, farthest_points, group, linear, max_of_groups, nearest, run_layers,
+        BatchNorm, ConvKind, ConvNorm, Groups, Linear, Padding, Pass, Point, Shortcut, Site,
+        concatenate_groups, dropout_examples, farthest_points, linear, max_of_groups, nearest,
+        points_within, run_layers,
     },
     params::Params,
 };
@@ -99,7 +100,7 @@ impl PointNet {
             let chosen: Vec<Vec<Point>> = chosen.collect();
             let scales = level.scales.iter().map(|scale| {
                 let groups = self.groups(scale, &clouds, &chosen, centres);
-                let x = group(pass, features.as_ref(), groups)?;
+                let x = concatenate_groups(pass, features.as_ref(), groups)?;
                 pooled(pass, &x, &scale.layers)
             });
             let found = scales.collect::<Result<Vec<_>>>()?;
@@ -119,7 +120,7 @@ impl PointNet {
             rows: (0..rows).collect(),
             coordinates_first: true,
         };
-        let x = group(pass, features.as_ref(), groups)?;
+        let x = concatenate_groups(pass, features.as_ref(), groups)?;
         let x = pooled(pass, &x, &self.last)?;
         let x = dropout_examples(pass, &x, (Site::Output, self.dropout))?;
         match &self.projector {
@@ -165,7 +166,9 @@ impl PointNet {
                 let mut indices = Vec::with_capacity(centres.len() * size);
                 for centre in centres {
                     match self.grouping {
-                        Grouping::Ball => ball(cloud, *centre, scale.radius, size, &mut indices),
+                        Grouping::Ball => {
+                            points_within(cloud, *centre, scale.radius, size, &mut indices)
+                        }
                         Grouping::Nearest => nearest(cloud, *centre, size, &mut indices),
                     }
                 }

@@ -7,7 +7,7 @@ use crate::{Error, Result};
 /// File with a checkpoint's sizes and preprocessing.
 pub(super) const CONFIG_FILE: &str = "open_clip_config.json";
 
-pub(super) fn bad(reason: impl std::fmt::Display) -> Error {
+pub(super) fn invalid_config(reason: impl std::fmt::Display) -> Error {
     Error::checkpoint(format!("{CONFIG_FILE}: {reason}"))
 }
 
@@ -21,7 +21,7 @@ pub(super) struct Part<'a> {
 impl<'a> Part<'a> {
     pub(super) fn of(json: &'a Value, name: &'static str) -> Result<Self> {
         let fields = json.get(name).and_then(Value::as_object);
-        let fields = fields.ok_or_else(|| bad(format!("it has no `{name}`")))?;
+        let fields = fields.ok_or_else(|| invalid_config(format!("it has no `{name}`")))?;
         Ok(Self { name, fields })
     }
 
@@ -36,7 +36,7 @@ impl<'a> Part<'a> {
                 .as_u64()
                 .filter(|n| (1..1 << 24).contains(n))
                 .ok_or_else(|| {
-                    bad(format!(
+                    invalid_config(format!(
                         "`{}.{field}` is {value}; give a whole number of at least 1",
                         self.name
                     ))
@@ -56,7 +56,7 @@ impl<'a> Part<'a> {
                 .iter()
                 .any(|(name, usual)| name == field && value == usual);
             if !known.contains(&field.as_str()) && !is_off && !is_default {
-                return Err(bad(format!(
+                return Err(invalid_config(format!(
                     "`{}.{field}` is {value}, which is not supported; supported are two transformers \
                      as in `ViT-B-32`",
                     self.name

@@ -8,7 +8,7 @@ use std::path::{Component, Path};
 
 use serde_json::{Value, json};
 
-use super::part::{Part, bad};
+use super::part::{Part, invalid_config};
 use crate::Result;
 
 /// The text tower of a two-tower `config.json`.
@@ -73,7 +73,7 @@ impl TextNetwork {
         fields.extend(own);
         text.refuse_others(&fields, &[])?;
         let unknown = || {
-            bad(format!(
+            invalid_config(format!(
                 "`text_cfg.hf_model_name` is {name}, which is unknown; supported are \
                  xlm-roberta-base, xlm-roberta-large, roberta-base, and folders with a \
                  config.json next to this file"
@@ -100,7 +100,7 @@ impl TextNetwork {
             "cls_last_hidden_state_pooler" => "cls",
             "cls_pooler" => "pooler_output",
             other => {
-                return Err(bad(format!(
+                return Err(invalid_config(format!(
                     "`text_cfg.hf_pooler_type` is `{other}`; mean_pooler, max_pooler, cls_pooler \
                      and cls_last_hidden_state_pooler are supported"
                 )));
@@ -111,7 +111,7 @@ impl TextNetwork {
             "mlp" => Some((width + embedding) / 2),
             "linear" => None,
             other => {
-                return Err(bad(format!(
+                return Err(invalid_config(format!(
                     "`text_cfg.hf_proj_type` is `{other}`; mlp and linear are supported"
                 )));
             }
