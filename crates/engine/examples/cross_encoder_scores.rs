@@ -1,5 +1,6 @@
-//! Scores a query and texts with the cross-encoder of a folder, and writes it as
-//! ONNX where a folder is given for that, for `scripts/check_cross_encoders.py`:
+//! Scores a query and texts with a cross-encoder. Writes the model as ONNX too, if a
+//! folder is given. `scripts/check_cross_encoders.py` compares both with
+//! sentence-transformers.
 //!
 //! ```sh
 //! cargo run --release -p finetuner-engine --example cross_encoder_scores -- FOLDER [--onnx TO] QUERY TEXT...

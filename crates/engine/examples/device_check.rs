@@ -1,12 +1,12 @@
-//! A device beside the CPU: how far its embeddings, its loss and its gradients
-//! are from those of the CPU, and how fast it trains, as one line of JSON.
+//! Compares a device with the CPU: the errors of embeddings, loss and gradients, or
+//! the time of training steps. Prints one line of JSON.
 //!
 //! ```text
 //! cargo build --release -p finetuner-engine --features cuda --example device_check
 //! ```
 //!
-//! `scripts/check_gpu.py` runs it side by side with PyTorch. Without a GPU, and with
-//! `--device cpu`, the CPU computes as such a device does.
+//! `scripts/check_gpu.py` compares it with PyTorch on the same GPU. With `--device cpu`, or
+//! without a GPU, the CPU computes as a device does: with composite operations.
 
 use std::{path::PathBuf, time::Instant};
 
@@ -62,14 +62,14 @@ struct Args {
     device: Kind,
     #[arg(long, value_enum, default_value = "float32")]
     precision: Rounding,
-    /// Pairs in a batch: a text and an image, or two items.
+    /// Number of pairs in a batch: a text and an image, or two items of one kind.
     #[arg(long, default_value_t = 8)]
     batch_size: usize,
-    /// The most tokens of a text, or as many as the model takes. Texts are of
-    /// several lengths, except a CLIP's.
+    /// Maximum number of tokens of a text [default: the model's limit]. Texts have
+    /// several lengths, except those of a CLIP.
     #[arg(long)]
     tokens: Option<usize>,
-    /// Steps that are timed; 0 compares with the CPU in place of that.
+    /// Number of steps to time; 0 compares the device with the CPU instead.
     #[arg(long, default_value_t = 0)]
     steps: usize,
     #[arg(long)]
@@ -129,8 +129,8 @@ impl Side {
         })
     }
 
-    /// The embeddings and the loss of a step. Gradients are left with the
-    /// parameters.
+    /// Returns the embeddings and the loss of a step. The parameters hold the
+    /// gradients.
     fn step(&mut self) -> Fallible<(Vec<Tensor>, f32)> {
         let model = &self.model;
         model.params().zero_grad();
@@ -154,7 +154,7 @@ fn length(values: impl Iterator<Item = f32>) -> f64 {
         .sqrt()
 }
 
-/// The length of the difference of two lists.
+/// Returns the Euclidean distance of two lists.
 fn apart(a: &[f32], b: &[f32]) -> f64 {
     length(a.iter().zip(b).map(|(a, b)| a - b))
 }
@@ -179,7 +179,7 @@ fn compare(own: &mut Side, cpu: &mut Side) -> Fallible<Value> {
     }
     let longest = pairs.iter().map(|(_, length)| *length).fold(0.0, f64::max);
     for (apart, length) in pairs {
-        // A gradient that is rounding alone is compared with the longest.
+        // A gradient of rounding errors only is compared with the largest one.
         worst = worst.max(apart / length.max(1e-3 * longest));
     }
     Ok(json!({
@@ -213,7 +213,7 @@ fn time(own: &mut Side, steps: usize, batch: usize) -> Fallible<Value> {
     }))
 }
 
-/// A text and an image, or two texts or images for each pair.
+/// Returns a batch of texts and a batch of images, or two batches of one kind.
 fn inputs(
     config: &ModelConfig,
     last: Option<u64>,
@@ -225,7 +225,7 @@ fn inputs(
     let side = config.image_size().unwrap_or(224);
     let image = |number: usize| {
         let shape = (batch, 3, side, side);
-        // Numbers without a pattern, the same on every device.
+        // Pseudorandom numbers, the same on every device.
         let values = (0..batch * 3 * side * side)
             .map(|i| ((i + 7 * number) as u32).wrapping_mul(2_654_435_761) as f32)
             .map(|x| x / u32::MAX as f32 * 4.0 - 2.0);
@@ -240,7 +240,7 @@ fn inputs(
         let lengths: Vec<usize> = (0..batch)
             .map(|i| match is_pair {
                 true => longest,
-                // From a half to the whole.
+                // Between half of the maximum and the maximum.
                 false => longest - (i * 37 + number) % (longest / 2).max(1),
             })
             .collect();

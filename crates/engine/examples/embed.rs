@@ -1,5 +1,5 @@
-//! Embeds texts and images with a model in a folder, such as a run saved, and
-//! writes the embeddings as safetensors.
+//! Embeds texts and images with a saved model and writes the embeddings as
+//! safetensors.
 //!
 //! ```text
 //! cargo run --release -p finetuner-engine --example embed -- \
@@ -17,20 +17,20 @@ use finetuner_engine::{
 
 #[derive(Parser)]
 struct Args {
-    /// A folder in Hugging Face layout.
+    /// Model folder in Hugging Face layout.
     model: PathBuf,
-    /// The file to write, with `text_embeds` and `image_embeds`.
+    /// File to write, with the tensors `text_embeds` and `image_embeds`.
     output: PathBuf,
-    /// A text; may be given several times.
+    /// Text to embed; may be repeated.
     #[arg(long)]
     text: Vec<String>,
-    /// A PNG, JPEG, GIF, WebP or BMP; may be given several times.
+    /// Image to embed (PNG, JPEG, GIF, WebP or BMP); may be repeated.
     #[arg(long)]
     picture: Vec<PathBuf>,
-    /// A folder to save the model to as ONNX.
+    /// Folder for the model as ONNX.
     #[arg(long)]
     onnx: Option<PathBuf>,
-    /// As `--onnx`, in 8 bits.
+    /// Folder for the model as ONNX with 8-bit weights.
     #[arg(long)]
     onnx_int8: Option<PathBuf>,
 }

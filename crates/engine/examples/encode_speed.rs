@@ -1,10 +1,8 @@
-//! Encodes texts and images on request and reports the time, for
-//! `scripts/bench_encoding.py`.
+//! Measures encoding for `scripts/bench_encoding.py`.
 //!
-//! Each line of the standard input is a request: the name of a file with a
-//! JSON list of texts or of paths of images, and how often to encode it. The
-//! answer is a line with the seconds of each repetition and the CPU seconds of
-//! one.
+//! Each line of standard input is a request: a file with a JSON list of texts or image
+//! paths, and the number of repetitions. The answer is a line with the seconds of each
+//! repetition and the mean CPU seconds of one.
 
 use std::{io::BufRead, path::PathBuf, time::Instant};
 
@@ -17,9 +15,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Parser)]
 struct Args {
-    /// A folder in Hugging Face layout, or the name of a backbone.
+    /// Model folder in Hugging Face layout, or the name of a backbone.
     model: String,
-    /// Multiply numbers that are rounded to 8 bits.
+    /// Use 8-bit matrix products.
     #[arg(long)]
     int8: bool,
 }
@@ -77,7 +75,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// CPU seconds of all threads of this process.
+/// Returns the CPU seconds of all threads of this process.
 fn cpu_seconds() -> std::io::Result<f64> {
     let mut nanoseconds = 0.0;
     for task in std::fs::read_dir("/proc/self/task")? {

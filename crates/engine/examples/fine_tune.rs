@@ -1,13 +1,13 @@
-//! Carries out one run without a server and keeps its artifact, for comparisons
-//! with other software.
+//! Executes one run without a server and keeps its artifact, for comparisons with
+//! other software.
 //!
 //! ```text
 //! cargo run --release -p finetuner-engine --example fine_tune -- \
 //!     config.json train.da artifact.zip
 //! ```
 //!
-//! `config.json` is a run configuration as it is sent to a server. All data that
-//! it names is the file. The log goes to standard output.
+//! `config.json` is a run configuration in the format that servers receive. Every data
+//! set that it names is read from the same file. The log goes to standard output.
 
 use std::path::PathBuf;
 
@@ -21,11 +21,11 @@ use finetuner_protocol::{Device, DocumentArray, Event, RunConfig, worker::LocalM
 
 #[derive(Parser)]
 struct Args {
-    /// A run configuration as JSON.
+    /// Run configuration as JSON.
     config: PathBuf,
-    /// Documents, as docarray 0.x saves them with protobuf.
+    /// Documents in docarray 0.x's protobuf format.
     data: PathBuf,
-    /// The zip to write.
+    /// Artifact to write, a zip file.
     output: PathBuf,
 }
 

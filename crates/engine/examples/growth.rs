@@ -1,14 +1,14 @@
-//! How time and memory of a run grow with its data: one epoch over 1,000 to
-//! 100,000 documents, each number in a process of its own.
+//! Measures how the time and memory of a run grow with its data: one epoch over 1,000
+//! to 100,000 documents, with a separate process for each number.
 //!
 //! ```text
 //! cargo run --release -p finetuner-engine --example growth
 //! ```
 //!
-//! Texts are pairs for `minilm-small`, images those of `datasets/emoji-clip`
-//! with their titles for `clip-small`. "Reading" is everything before the first
-//! step: taking documents in, checking them, loading the model; "epoch" goes
-//! from there to the artifact.
+//! Text pairs train `minilm-small`; the images of `datasets/emoji-clip` with their
+//! titles train `clip-small`. "Reading" is the time before the first step: reading and
+//! checking documents, loading the model. "Epoch" is the time from there to the
+//! artifact.
 
 use std::{path::PathBuf, process::Command, time::Instant};
 
@@ -36,8 +36,7 @@ struct Args {
     data: PathBuf,
     #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000, 100_000])]
     documents: Vec<usize>,
-    /// Measures this kind alone, and the first number of documents, in this
-    /// process.
+    /// Measures only this kind, with the first number of documents, in this process.
     #[arg(long)]
     one: Option<Kind>,
 }
@@ -71,7 +70,7 @@ fn main() -> Fallible<()> {
     Ok(())
 }
 
-/// Notes when the first step was done.
+/// Records the time of the first step.
 #[derive(Default)]
 struct Watch {
     first: Option<Instant>,

@@ -1,17 +1,19 @@
-//! What a model computes from one batch, and how it learns from it: written to
-//! a file, to be compared with other software.
+//! Writes a model's results for one batch to a file, for comparisons with other
+//! software: embeddings, loss, gradients, and the losses of some training steps.
 //!
 //! ```text
 //! cargo run --release -p finetuner-engine --example one_batch -- \
 //!     model-folder inputs.safetensors outputs.safetensors
 //! ```
 //!
-//! The inputs are `pixel_values` `[batch, 3, side, side]`, `input_ids`
-//! `[batch, tokens]` or both, or `points` `[batch, points, 3]`, as the model takes
-//! them; where texts are of different lengths, `lengths` has them. The outputs are
-//! `image_embeds`, `text_embeds`, `cloud_embeds`, `loss`, `grad.` and the name of each weight, and `losses` of
-//! some steps with AdamW. The loss of a CLIP is its own; that of another model
-//! is the mean of its embeddings times `cotangent`, of the inputs.
+//! Inputs are `pixel_values` `[batch, 3, side, side]`, `input_ids` `[batch, tokens]` or
+//! both, or `points` `[batch, points, 3]`, as the model requires. `lengths` gives the
+//! lengths of texts if they differ.
+//!
+//! Outputs are `image_embeds`, `text_embeds`, `cloud_embeds`, `loss`, one gradient
+//! `grad.{weight}` per weight, and `losses` of some steps with AdamW. A CLIP has its own
+//! loss. For other models, the loss is the mean of the embeddings times the input
+//! `cotangent`.
 
 use std::{collections::HashMap, path::PathBuf};
 
@@ -31,7 +33,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Parser)]
 struct Args {
-    /// A folder with `config.json` and `model.safetensors`.
+    /// Folder with `config.json` and `model.safetensors`.
     model: PathBuf,
     inputs: PathBuf,
     outputs: PathBuf,
@@ -95,7 +97,7 @@ fn tensor((shape, values): &RawTensor) -> candle_core::Result<Tensor> {
     Tensor::from_slice(values, shape.as_slice(), &Device::Cpu)
 }
 
-/// Texts and images, with the names of their embeddings.
+/// Reads the model's inputs, with the names of their embeddings.
 fn read(inputs: &HashMap<String, RawTensor>) -> Fallible<Vec<(&'static str, Input)>> {
     let mut read = Vec::new();
     if let Some((shape, ids)) = inputs.get("input_ids") {

@@ -1,6 +1,5 @@
-//! Writes a model as ONNX, and what the engine itself makes of some inputs, so
-//! that `scripts/check_onnx.py` can compare both. Without weights they are
-//! random.
+//! Writes a model as ONNX, and the engine's embeddings of some inputs.
+//! `scripts/check_onnx.py` compares both. Without `--weights`, weights are random.
 //!
 //! ```text
 //! cargo run -p finetuner-engine --example onnx_models -- \
@@ -20,24 +19,24 @@ use finetuner_engine::{
 
 #[derive(Parser)]
 struct Args {
-    /// The model's `config.json`.
+    /// Model configuration, `config.json`.
     config: PathBuf,
-    /// Batches: `{n}.input_ids` with `{n}.lengths`, `{n}.pixel_values` or
+    /// Batches by number: `{n}.input_ids` with `{n}.lengths`, `{n}.pixel_values` or
     /// `{n}.features`.
     inputs: PathBuf,
-    /// The folder for `input_ids.onnx`, `pixel_values.onnx` or `features.onnx`,
-    /// and `embeddings.safetensors`.
+    /// Folder for `input_ids.onnx`, `pixel_values.onnx` or `features.onnx`, and
+    /// `embeddings.safetensors`.
     output: PathBuf,
-    /// The model's weights.
+    /// Weights of the model.
     #[arg(long)]
     weights: Option<PathBuf>,
-    /// gem, or names of sentence-transformers, such as `mean` or `cls,max`.
+    /// `gem`, or pooling modes of sentence-transformers, such as `mean` or `cls,max`.
     #[arg(long, default_value = "mean")]
     pooler: String,
-    /// A projection head of this length.
+    /// Adds a projection head with this output dimension.
     #[arg(long)]
     output_dim: Option<usize>,
-    /// In 8 bits.
+    /// Writes the ONNX model with 8-bit weights.
     #[arg(long)]
     int8: bool,
 }
@@ -101,7 +100,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// One batch, and the form of its kind in ONNX.
+/// Returns one batch, and its kind of ONNX input.
 fn input(
     name: &str,
     (shape, values): &RawTensor,
@@ -132,7 +131,7 @@ fn input(
     })
 }
 
-/// Changes a vector of parameters a little: ones and zeros would hide mistakes.
+/// Changes a parameter slightly, because initial ones and zeros would hide mistakes.
 fn disturb<T>(name: &str, update: impl FnOnce(Box<dyn FnOnce(&mut [f32])>) -> T) -> T {
     let is_variance = name.ends_with("running_var");
     let seed = name.len() as f32;

@@ -1,17 +1,16 @@
-//! The most that this machine can compute: multiplications and additions of
-//! numbers that never leave the registers, on all threads. No product of
-//! matrices can be faster.
+//! Measures this machine's peak arithmetic speed: fused multiply-adds in registers, on
+//! all threads. It is the upper bound for matrix products.
 //!
 //! ```text
 //! cargo run --release -p finetuner-engine --example peak
 //! ```
 //!
-//! `scripts/bench_products.py` shows beside it what PyTorch's products reach.
+//! `scripts/bench_products.py` compares it with PyTorch's matrix products.
 
 use std::{hint::black_box, time::Instant};
 
-/// Independent sums, so that no instruction waits for another. 24 registers of
-/// 16 numbers.
+/// Number of independent sums, so that no instruction waits for another: 24 registers
+/// of 16 numbers.
 const SUMS: usize = 24 * 16;
 const ROUNDS: usize = 20_000_000;
 const TRIES: usize = 5;

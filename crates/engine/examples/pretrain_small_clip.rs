@@ -1,13 +1,13 @@
-//! Trains the small CLIP that ships with the engine, from nothing, on the
-//! images and captions of `datasets/emoji-clip`.
+//! Trains the engine's bundled small CLIP from random weights, on the images and
+//! captions of `datasets/emoji-clip`.
 //!
 //! ```text
 //! cargo run --release -p finetuner-engine --example pretrain_small_clip
 //! ```
 //!
-//! The same seed gives the same weights on one machine. A run that was stopped
-//! goes on from its last epoch. At the end it writes the model in Hugging Face
-//! layout and prints how well a text finds its image.
+//! The same seed gives the same weights on the same machine. A stopped run resumes
+//! after its last epoch. The result is a model in Hugging Face layout and its
+//! text-to-image recall.
 
 use std::path::{Path, PathBuf};
 
@@ -41,7 +41,7 @@ use small_clip::{LONGEST_TEXT, Shape, config, describe, read_captions, train_tok
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// The shape of the model that ships.
+/// Sizes of the bundled model.
 const SHAPE: Shape = Shape {
     text_width: 128,
     text_layers: 3,
@@ -53,13 +53,13 @@ const SHAPE: Shape = Shape {
 
 #[derive(Parser)]
 struct Args {
-    /// The data set's folder.
+    /// Folder of the data set.
     #[arg(long, default_value = "datasets/emoji-clip")]
     data: PathBuf,
-    /// Which split to train on; `fashion` takes its `pretrain.csv`.
+    /// Split to train on; for `fashion`, its `pretrain.csv`.
     #[arg(long, default_value = "fashion")]
     split: String,
-    /// Where the model goes.
+    /// Folder for the model.
     #[arg(long, default_value = "target/clip-emoji-small")]
     out: PathBuf,
     #[arg(long, default_value_t = 60)]
@@ -70,7 +70,7 @@ struct Args {
     learning_rate: f64,
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Show every image with its title, never with its long caption.
+    /// Train on titles only, without long captions.
     #[arg(long)]
     titles_only: bool,
 }
@@ -92,7 +92,7 @@ fn main() -> Fallible<()> {
         .iter()
         .flat_map(|title| [(*title).to_owned(), captions[*title].clone()])
         .collect::<Vec<_>>();
-    // Learned once: ties between equally frequent pairs fall differently each time.
+    // Trained only once: the trainer breaks ties between equally frequent pairs at random.
     let tokenizer_path = args.out.join("tokenizer.json");
     if !tokenizer_path.exists() {
         std::fs::write(&tokenizer_path, train_tokenizer(&words)?)?;
@@ -140,8 +140,8 @@ fn main() -> Fallible<()> {
         println!("going on after epoch {}", trainer.position().epoch);
     }
     while trainer.position().epoch < args.epochs {
-        // An image is shown with its title or with its long caption, which
-        // says what kind of thing it is.
+        // An image's text is its title or its long caption, which also names the
+        // category.
         let epoch = trainer.position().epoch;
         let mut rng = ChaCha8Rng::seed_from_u64(args.seed ^ ((epoch as u64 + 1) << 32));
         let pairs: Vec<Example> = titles
@@ -186,7 +186,7 @@ struct Pair {
     text: String,
 }
 
-/// Rows of `image,text`, the images read.
+/// Reads rows of `image,text` and the images.
 fn read_pairs(root: &Path, list: &Path) -> Fallible<Vec<Pair>> {
     let rows = read_rows(list)?.into_iter();
     let pairs = rows.map(|(image, text)| {
@@ -196,7 +196,8 @@ fn read_pairs(root: &Path, list: &Path) -> Fallible<Vec<Pair>> {
     pairs.collect()
 }
 
-/// Up over the first twentieth of the steps, then down along a cosine.
+/// Returns the learning rate: linear warmup over the first 5% of steps, then cosine
+/// decay.
 fn cosine_with_warmup(base: f64, step: usize, total: usize) -> f64 {
     let (step, total) = (step as f64, total.max(20) as f64);
     let warmup = total / 20.0;
@@ -207,7 +208,7 @@ fn cosine_with_warmup(base: f64, step: usize, total: usize) -> f64 {
     base * 0.5 * (1.0 + (std::f64::consts::PI * part).cos())
 }
 
-/// Recall@1 and @10 of the split's queries against its index.
+/// Prints recall@1 and recall@10 of the split's queries against its index.
 fn report(args: &Args) -> Fallible<()> {
     let folder = args.data.join(&args.split);
     let index = read_pairs(&args.data, &folder.join("index.csv"))?;

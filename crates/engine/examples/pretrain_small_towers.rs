@@ -1,13 +1,13 @@
 //! Trains the projections of `two-towers-small` on the images and titles of
-//! `datasets/emoji-clip/fashion/pretrain.csv`, which holds no clothing. Its
-//! towers, `minilm-small` and `efficientnet-small`, stay as they are.
+//! `datasets/emoji-clip/fashion/pretrain.csv`, which contains no clothing. The towers,
+//! `minilm-small` and `efficientnet-small`, are frozen.
 //!
 //! ```text
 //! cargo run --release -p finetuner-engine --example pretrain_small_towers
 //! ```
 //!
-//! It writes the files of `crates/models/two-towers-small`. The same seed gives
-//! the same weights on one machine.
+//! Writes the files of `crates/models/two-towers-small`. The same seed gives the same
+//! weights on the same machine.
 
 use std::path::PathBuf;
 
@@ -33,15 +33,15 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Parser)]
 struct Args {
-    /// The data set's folder.
+    /// Folder of the data set.
     #[arg(long, default_value = "datasets/emoji-clip")]
     data: PathBuf,
-    /// Where the model's files go.
+    /// Folder for the model's files.
     #[arg(long, default_value = "crates/models/two-towers-small/files")]
     out: PathBuf,
     #[arg(long, default_value_t = 20)]
     epochs: u64,
-    /// Length of the embeddings.
+    /// Embedding dimension.
     #[arg(long, default_value_t = 256)]
     dim: usize,
     #[arg(long, default_value_t = 1)]
@@ -108,7 +108,7 @@ fn main() -> Fallible<()> {
     Ok(())
 }
 
-/// The images and their titles.
+/// Returns the images with their titles.
 fn pairs(args: &Args) -> Fallible<DocumentArray> {
     let mut documents = DocumentArray::new();
     for (image, title) in read_rows(&args.data.join("fashion/pretrain.csv"))? {

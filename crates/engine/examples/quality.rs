@@ -1,5 +1,5 @@
-//! How much fine-tuning improves the search on the data sets of `datasets/`,
-//! over several seeds.
+//! Measures how much fine-tuning improves search on the data sets of `datasets/`, as
+//! the mean over several seeds.
 //!
 //! ```text
 //! cargo run --release -p finetuner-engine --example quality -- fashion-glossary
@@ -33,33 +33,31 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Parser)]
 struct Args {
-    /// What is searched.
+    /// Search task.
     task: Task,
     #[arg(long, default_value = "datasets")]
     data: PathBuf,
-    /// The backbone, in place of the task's own.
+    /// Backbone [default: that of the task].
     #[arg(long)]
     model: Option<String>,
-    /// Seeds 0, 1, 2 and so on up to this many.
+    /// Number of seeds, counted from 0.
     #[arg(long, default_value_t = 3)]
     seeds: u64,
     #[arg(long)]
     epochs: Option<u64>,
-    /// Further settings, as the JSON of `model`.
+    /// Further members of `model`, as JSON.
     #[arg(long, default_value = "{}")]
     model_settings: String,
-    /// Further settings, as the JSON of `hyper_parameters`.
+    /// Further members of `hyper_parameters`, as JSON.
     #[arg(long, default_value = "{}")]
     hyper: String,
-    /// Keeps the artifact of the last seed in this file, with what all loggers
-    /// write.
+    /// File for the artifact of the last seed, including the files of all loggers.
     #[arg(long)]
     keep: Option<PathBuf>,
-    /// Writes the model that learns from nothing into this folder, and does
-    /// nothing else.
+    /// Only writes the untrained model into this folder.
     #[arg(long)]
     write_blank: Option<PathBuf>,
-    /// Asks for things never seen by their names, not by their captions.
+    /// For unseen concepts, queries are names instead of captions.
     #[arg(long)]
     by_name: bool,
     /// Prints the log.
@@ -69,27 +67,26 @@ struct Args {
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum Task {
-    /// Definitions by their terms.
+    /// Queries are terms, results are definitions.
     FashionGlossary,
-    /// What a lint checks, by why.
+    /// Queries are reasons, results are the lints' descriptions.
     ClippyLints,
-    /// Drawings of a thing by a drawing of another hand.
+    /// Queries are drawings, results are drawings of the same thing by another artist.
     ImageToImage,
-    /// Clothes by their names.
+    /// Queries are names, results are images of clothes.
     Fashion,
-    /// Things that were seen, drawn by a new hand, by their names.
+    /// Queries are names of trained concepts, results are images by an unseen artist.
     UnseenDrawings,
-    /// Things that were never seen, by their names.
+    /// Queries are names or captions of concepts that were not in the training data.
     UnseenConcepts,
 }
 
-/// Places in the index of the documents that each query found, the nearest first,
-/// by the query's name.
+/// Index positions of each query's results, best first, by the query's name.
 type Found = BTreeMap<String, Vec<u64>>;
 
 struct Follower {
     log: bool,
-    /// Before the training and after it.
+    /// Results before and after training.
     found: Vec<Found>,
 }
 
@@ -103,8 +100,7 @@ impl Observer for Follower {
     }
 }
 
-/// How a task is trained where nothing else is said: `model`,
-/// `hyper_parameters`, and the folder of its data.
+/// Returns a task's default `model` and `hyper_parameters`, and the folder of its data.
 fn defaults(task: Task) -> (Value, Value, &'static str) {
     let text = json!({"name": "minilm-small"});
     let ranking = json!({"loss": "MultipleNegativeRankingLoss", "epochs": 3, "batch_size": 64,
@@ -160,7 +156,7 @@ fn main() -> Fallible<()> {
     Ok(())
 }
 
-/// Recall@1, hit@10 and mean average precision before and after a run.
+/// Returns recall@1, hit@10 and mean average precision, before and after a run.
 fn run(args: &Args, seed: u64, folder: &Path) -> Fallible<([f64; 3], [f64; 3])> {
     let (mut model, mut hyper, data) = defaults(args.task);
     merge(&mut model, serde_json::from_str(&args.model_settings)?);
@@ -182,8 +178,8 @@ fn run(args: &Args, seed: u64, folder: &Path) -> Fallible<([f64; 3], [f64; 3])> 
         documents(args, &root, "queries")?,
         documents(args, &root, "index")?,
     );
-    // One search without a limit: the mean precision is over all that is
-    // relevant, and the ranking says the rest.
+    // Searches without a limit: the mean average precision needs all relevant documents,
+    // and the other metrics follow from the same ranking.
     let mut callbacks = vec![json!({"name": "EvaluationCallback", "options": {
         "query_data": "queries", "index_data": "index", "limit": index.len(),
         "gather_examples": true, "num_example_queries": queries.len()}})];
@@ -234,8 +230,7 @@ fn run(args: &Args, seed: u64, folder: &Path) -> Fallible<([f64; 3], [f64; 3])> 
     Ok((row(before, &finished.before), row(after, &finished.after)))
 }
 
-/// The part of the queries that find something relevant among the first
-/// `limit`.
+/// Returns the share of queries with a relevant result among the first `limit`.
 fn hits(queries: &DocumentArray, index: &DocumentArray, found: &Found, limit: usize) -> f64 {
     let labels: Vec<Option<String>> = index.iter().map(Document::label).collect();
     let is_hit = |query: &&Document| {
@@ -249,8 +244,7 @@ fn hits(queries: &DocumentArray, index: &DocumentArray, found: &Found, limit: us
     queries.iter().filter(is_hit).count() as f64 / queries.len() as f64
 }
 
-/// The shape of a CLIP that learns from the drawings alone: 0.7 million
-/// parameters.
+/// Sizes of the CLIP that is trained on the drawings alone: 0.7 million parameters.
 const SHAPE: Shape = Shape {
     text_width: 96,
     text_layers: 1,
@@ -286,7 +280,7 @@ fn captions_path(root: &Path) -> PathBuf {
     root.parent().unwrap_or(root).join("concepts.csv")
 }
 
-/// Puts the members of one object into another.
+/// Merges the members of one object into another.
 fn merge(into: &mut Value, from: Value) {
     if let (Some(into), Value::Object(from)) = (into.as_object_mut(), from) {
         into.extend(from);
@@ -295,17 +289,17 @@ fn merge(into: &mut Value, from: Value) {
 
 fn documents(args: &Args, root: &Path, name: &str) -> Fallible<DocumentArray> {
     let rows = read_rows(&root.join(format!("{name}.csv")))?;
-    // Paths of images begin at the data set's own folder.
+    // Image paths are relative to the data set's folder.
     let image = |path: &str| -> Fallible<Document> {
         let folder = root.parent().unwrap_or(root);
         let mut image = Document::blob(std::fs::read(folder.join(path))?).with_modality("image");
-        // Its name in the report of a search.
+        // The report of a search shows it.
         image.uri = path.to_owned();
         Ok(image)
     };
     let text = |text: &str| Document::text(text).with_modality("text");
-    // A thing never seen is only found by words that say what kind of thing it
-    // is.
+    // A caption names the category too. The bare name of an unseen concept was in no
+    // training text.
     let task = args.task;
     let captioned =
         task == Task::UnseenConcepts && (name == "train" || (name == "queries" && !args.by_name));

@@ -1,5 +1,5 @@
-//! The recall that 8-bit inference and smaller embeddings cost on the data sets
-//! of `datasets/`.
+//! Measures the loss of recall by 8-bit inference and by smaller embeddings, on the
+//! data sets of `datasets/`.
 //!
 //! ```text
 //! cargo run --release -p finetuner-engine --example rounding -- --model clip-model
@@ -26,8 +26,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 struct Args {
     #[arg(long, default_value = "datasets")]
     data: PathBuf,
-    /// A folder with a model to measure beside those that ship with the engine,
-    /// such as one that `text_to_image` saved; may be given several times.
+    /// Folder of a further model, such as one that `text_to_image` saved; may be
+    /// repeated.
     #[arg(long)]
     model: Vec<String>,
 }
@@ -39,10 +39,10 @@ const SHIPPED: [&str; 4] = [
     "two-towers-small",
 ];
 
-/// How many times as many candidates as results are rescored.
+/// Number of candidates to rescore per result.
 const MULTIPLIER: usize = 4;
 
-/// Results that are looked at.
+/// Number of results per query.
 const LIMIT: usize = 10;
 
 fn main() -> Fallible<()> {
@@ -73,10 +73,10 @@ fn main() -> Fallible<()> {
     Ok(())
 }
 
-/// A data set: index and queries, with the labels that match them.
+/// A data set: index and queries, with their labels.
 struct Search {
     name: String,
-    /// The folder that the paths of images start from.
+    /// Folder to which image paths are relative.
     root: PathBuf,
     queries: Vec<String>,
     query_labels: Vec<String>,
@@ -135,7 +135,7 @@ impl Search {
         Ok(())
     }
 
-    /// Queries and index, each embedding of length 1.
+    /// Returns the embeddings of queries and index, normalised.
     fn encode(&self, encoder: &Encoder) -> Fallible<(Embeddings, Embeddings)> {
         let encode = |items: &[String]| -> Fallible<Embeddings> {
             let found = if items.first().is_some_and(|item| item.ends_with(".png")) {
@@ -152,7 +152,7 @@ impl Search {
         Ok((encode(&self.queries)?, encode(&self.index)?))
     }
 
-    /// The share of the queries for which one of the first `limit` results fits.
+    /// Returns the share of queries with a relevant result among the first `limit`.
     fn recall(&self, found: &[Vec<usize>], limit: usize) -> f64 {
         let hits = found
             .iter()

@@ -1,12 +1,11 @@
-//! How fast a model trains, or embeds, on this machine: whole steps of random
-//! data, with the time of their parts and the peak of the memory, as one line
-//! of JSON.
+//! Measures training or encoding on this machine: the time of whole steps on random
+//! data and of their parts, and the peak memory. Prints one line of JSON.
 //!
 //! ```text
 //! cargo run --release -p finetuner-engine --example train_speed -- --batch-size 8
 //! ```
 //!
-//! `scripts/bench_training.py` runs it side by side with PyTorch.
+//! `scripts/bench_training.py` runs it alternately with PyTorch.
 
 use std::{path::PathBuf, time::Instant};
 
@@ -32,24 +31,24 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Parser)]
 struct Args {
-    /// A `config.json`; the shapes of `openai/clip-vit-base-patch32` where
-    /// none is given.
+    /// Model configuration, `config.json` [default: that of
+    /// `openai/clip-vit-base-patch32`].
     #[arg(long)]
     config: Option<PathBuf>,
     #[arg(long, default_value_t = 8)]
     batch_size: usize,
-    /// Tokens of each text; as many as the model takes where not given.
+    /// Number of tokens of each text [default: the model's maximum].
     #[arg(long)]
     tokens: Option<usize>,
-    /// Height and width of an image; 224 for convolutional networks.
+    /// Height and width of an image for convolutional networks, in pixels.
     #[arg(long, default_value_t = 224)]
     side: usize,
     #[arg(long, default_value_t = 6)]
     steps: usize,
-    /// Trains in bfloat16, where the CPU can.
+    /// Trains in bfloat16, if the CPU supports it.
     #[arg(long)]
     bfloat16: bool,
-    /// Trains adapters of this rank in all linear layers, in place of the weights.
+    /// Trains adapters of this rank in all linear layers instead of the weights.
     #[arg(long)]
     lora: Option<usize>,
     /// Embeds without training.
@@ -63,7 +62,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Some(path) => serde_json::from_slice(&std::fs::read(path)?)?,
         None => json!({"model_type": "clip"}),
     };
-    // A CLIP reads the embedding of a text at this token.
+    // A CLIP pools a text at this token.
     let last = config["text_config"]["eos_token_id"].as_u64();
     let config = ModelConfig::parse(&config)?;
     let inputs = inputs(&config, last, &args)?;
@@ -136,7 +135,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Random texts, images, or both. `last` ends a text.
+/// Returns random texts, images, or both. `last` is the last token of each text.
 fn inputs(config: &ModelConfig, last: Option<u64>, args: &Args) -> candle_core::Result<Vec<Input>> {
     let vocabulary = config.vocab_size().unwrap_or(0) as u32;
     let last = last.map_or(vocabulary.saturating_sub(1), |id| id as u32);
@@ -146,7 +145,7 @@ fn inputs(config: &ModelConfig, last: Option<u64>, args: &Args) -> candle_core::
         let tokens = args.tokens.unwrap_or(longest);
         let id = |i: usize| match i % tokens {
             place if place + 1 == tokens => last,
-            // Any token but the special ones at the ends.
+            // Any token except the special ones at both ends of the vocabulary.
             _ => 3 + (i as u32).wrapping_mul(2_654_435_761) % (vocabulary - 6),
         };
         let ids = (0..args.batch_size * tokens).map(id).collect();

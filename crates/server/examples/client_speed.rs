@@ -1,14 +1,14 @@
-//! One measurement of the client, for `scripts/bench_client.py`, which makes the
-//! same calls with the Python client. Prints the seconds that the calls took.
+//! Measures calls of the client for `scripts/bench_client.py`, which measures the same
+//! calls of the Python client. Prints the seconds of all calls.
 //!
 //! `client_speed CALL COUNT BYTES NOISE`: the address and the token come from the
-//! environment, pictures are pieces of the file `NOISE`.
+//! environment; images are pieces of the file `NOISE`.
 
 use std::{sync::Arc, time::Instant};
 
 use finetuner::{Document, DocumentArray, DocumentSource, Finetuner};
 
-/// By which a picture is known.
+/// Signature of PNG files, so that pieces of noise count as images.
 const HEAD: &[u8] = b"\x89PNG\r\n\x1a\n";
 
 #[tokio::main]
@@ -22,7 +22,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let started;
     match call.as_str() {
         "push" => {
-            // Read as it is sent, as pictures in files would be.
+            // Read while it is sent, like images in files.
             let noise = Arc::new(std::fs::read(noise)?);
             let source = DocumentSource::new(move || {
                 let noise = Arc::clone(&noise);
@@ -49,7 +49,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
             assert_eq!(seen, count);
         }
-        // A tiny data set, and a run that holds the queue.
+        // A tiny data set, and a long run that occupies the queue.
         "hold" => {
             started = Instant::now();
             let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../datasets/emoji-clip");

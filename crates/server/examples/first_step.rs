@@ -1,6 +1,6 @@
-//! One measurement for `scripts/measure_first_step.py`: pushes texts of two labels,
-//! starts a run over them, and waits for its first step. Prints the seconds that
-//! each took.
+//! Measures the time to the first step for `scripts/measure_first_step.py`: uploads
+//! texts of two labels, starts a run on them, and waits for its first step. Prints the
+//! seconds of each.
 //!
 //! `first_step COUNT [BATCH]`: the address and the token come from the environment.
 //! Without BATCH the backend chooses the batch size.
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use finetuner::{Document, DocumentSource, Finetuner, protocol::Event};
 
-/// How often the run is looked at.
+/// Interval between two polls of the run.
 const LOOK: Duration = Duration::from_millis(100);
 
 #[tokio::main]
@@ -50,7 +50,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         tokio::time::sleep(LOOK).await;
     }
     println!("first step {:.1}", started.elapsed().as_secs_f64());
-    // So that the memory of the worker can be read.
+    // Tells the script to read the worker's memory.
     println!("training");
     let mut line = String::new();
     std::io::stdin().read_line(&mut line)?;

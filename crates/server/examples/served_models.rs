@@ -1,6 +1,6 @@
-//! A server with two finished models, for `scripts/check_embeddings.py`: trains
-//! them, writes what `local` makes of some texts and pictures with the saved
-//! models, prints a line of JSON, and serves until its standard input ends.
+//! Serves two finished models for `scripts/check_embeddings.py`: trains them, writes
+//! the embeddings that `local` computes with the saved models, prints a line of JSON,
+//! and serves until standard input ends.
 //!
 //! ```text
 //! cargo run --release -p finetuner-server --example served_models -- expected.json
@@ -15,14 +15,14 @@ use finetuner::{
 use finetuner_server::Server;
 use serde_json::{Value, json};
 
-/// Training allocates and frees large buffers all the time, which this
-/// allocator is much faster at than the system's.
+/// Training allocates and frees large buffers continuously. mimalloc is much faster at
+/// this than the system's allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
 
-/// Pictures that are embedded.
+/// Number of images to embed.
 const PICTURES: usize = 4;
 
 #[tokio::main]
@@ -69,13 +69,13 @@ async fn main() -> Fallible<()> {
     });
     std::fs::write(output, serde_json::to_vec(&expected)?)?;
     println!("{}", json!({"url": server.url(), "token": token}));
-    // Whoever reads the line closes this when nothing more is wanted.
+    // The script closes standard input when it is done.
     std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
     server.stop().await;
     Ok(())
 }
 
-/// Saves the model of a run, and opens it as a program without a server does.
+/// Saves the model of a run and opens it locally.
 async fn saved(run: &Run) -> Fallible<Encoder> {
     let folder = tempfile::tempdir()?;
     let saved = run.save_model(folder.path().join("model")).await?;
@@ -91,14 +91,14 @@ fn rows_of(found: &Embeddings) -> Value {
         .collect()
 }
 
-/// The pictures of the training data, in its order.
+/// Returns the image files of the training data, in order.
 fn picture_files(folder: &Path) -> Fallible<Vec<PathBuf>> {
     let rows = std::fs::read_to_string(folder.join("fashion/train.csv"))?;
     let names = rows.lines().filter_map(|row| Some(row.split_once(',')?.0));
     Ok(names.map(|name| folder.join(name)).collect())
 }
 
-/// Pictures and their titles.
+/// Returns images with their titles.
 fn pairs(folder: &Path) -> Fallible<DocumentArray> {
     let rows = std::fs::read_to_string(folder.join("fashion/train.csv"))?;
     let titles = rows.lines().filter_map(|row| Some(row.split_once(',')?.1));

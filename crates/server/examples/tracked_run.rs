@@ -1,8 +1,8 @@
-//! One small run that tells an MLflow server of itself, for
-//! `scripts/check_mlflow.py`. Prints its log, and the loss of each step.
+//! Trains one small run that reports to an MLflow server, for
+//! `scripts/check_mlflow.py`. Prints its log and the loss of each step.
 //!
-//! `tracked_run ADDRESS`: a run may name an address of this machine if the
-//! environment has it as `MLFLOW_TRACKING_URI`.
+//! `tracked_run ADDRESS`: the server accepts an address of this machine only if
+//! `MLFLOW_TRACKING_URI` in its environment names it.
 
 use finetuner::{Document, DocumentArray, Finetuner, Loss, MLFlowLogger, protocol::Event};
 use finetuner_server::Server;

@@ -1,6 +1,6 @@
-//! How much memory an example has used.
+//! Memory usage of an example.
 
-/// The most memory this process has held, where Linux says so.
+/// Returns the peak memory of this process in MB; `None` if the system is not Linux.
 pub(crate) fn peak_memory_mb() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;

@@ -1,11 +1,11 @@
-//! Reading the lists of `datasets/`.
+//! Reads the CSV files of `datasets/`.
 
 use std::path::Path;
 
-/// An example gives up with whatever went wrong.
+/// Result of an example; any error ends it.
 pub(crate) type Fallible<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// Rows of two fields, of a CSV file without a header.
+/// Reads a CSV file with two columns and no header.
 pub(crate) fn read_rows(path: &Path) -> Fallible<Vec<(String, String)>> {
     let mut reader = csv::ReaderBuilder::new()
         .has_headers(false)

@@ -1,4 +1,5 @@
-//! Small CLIP models that have not learned anything.
+//! Builds small untrained CLIP models: configuration, tokenizer and preprocessor files.
+//! The caller draws the weights.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -20,10 +21,10 @@ use crate::rows::Fallible;
 
 const BEGIN: &str = "<|startoftext|>";
 const END: &str = "<|endoftext|>";
-/// The most tokens of a text.
+/// Maximum number of tokens of a text.
 pub(crate) const LONGEST_TEXT: usize = 32;
 
-/// Sizes of both towers.
+/// Sizes of the text tower and the vision tower.
 pub(crate) struct Shape {
     pub(crate) text_width: usize,
     pub(crate) text_layers: usize,
@@ -35,7 +36,7 @@ pub(crate) struct Shape {
     pub(crate) patch: usize,
 }
 
-/// The `config.json` of a CLIP of this shape.
+/// Returns the `config.json` of a CLIP with these sizes and this `tokenizer.json`.
 pub(crate) fn config(tokenizer: &str, shape: &Shape) -> Fallible<Value> {
     let tokenizer: tokenizers::Tokenizer = tokenizer.parse()?;
     let id = |token: &str| tokenizer.token_to_id(token);
@@ -71,7 +72,7 @@ pub(crate) fn config(tokenizer: &str, shape: &Shape) -> Fallible<Value> {
     }))
 }
 
-/// Writes what goes beside the weights and the tokenizer.
+/// Writes `config.json`, `preprocessor_config.json` and `tokenizer_config.json`.
 pub(crate) fn describe(folder: &Path, config: &Value, processor: &ImageProcessor) -> Fallible<()> {
     let tokenizer = json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -88,7 +89,7 @@ pub(crate) fn describe(folder: &Path, config: &Value, processor: &ImageProcessor
     Ok(())
 }
 
-/// A byte-level BPE in the manner of CLIP's, learned from the captions.
+/// Trains a byte-level BPE tokenizer like CLIP's. Returns its `tokenizer.json`.
 pub(crate) fn train_tokenizer(texts: &[String]) -> Fallible<String> {
     const SUFFIX: &str = "</w>";
     let pattern = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
@@ -135,7 +136,7 @@ pub(crate) fn train_tokenizer(texts: &[String]) -> Fallible<String> {
     tokenizer.to_string(true)
 }
 
-/// The long caption of each title, of `concepts.csv`.
+/// Reads the long caption of each title from `concepts.csv`.
 pub(crate) fn read_captions(path: &Path) -> Fallible<BTreeMap<String, String>> {
     #[derive(serde::Deserialize)]
     struct Concept {
