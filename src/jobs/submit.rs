@@ -177,7 +177,7 @@ impl Pushing {
     }
 }
 
-/// Where the column layout of a run's files comes from.
+/// Source of the column layout of a run's files.
 pub(crate) enum Columns {
     /// The layout is known.
     Known(Layout),
@@ -230,7 +230,7 @@ impl Submission {
         new.description = self.description;
         new.tags = self.tags;
         new.note = self.note;
-        // What no backend accepts is refused before anything is sent.
+        // Refuse invalid tags and notes before anything is sent.
         new.annotations()?;
         let body = serde_json::to_value(new).map_err(Error::setup)?;
         Ok((self.experiment, body))

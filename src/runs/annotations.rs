@@ -9,30 +9,30 @@ use crate::error::{Error, Result};
 const ROUTE: &str = "experiments/{experiment}/runs/{run}/annotations";
 
 impl Run {
-    /// Its tags when this handle was made; [`Run::annotations`] asks for those of
-    /// now.
+    /// Returns the tags as of this handle's creation. [`Run::annotations`] fetches the
+    /// current ones.
     #[must_use]
     pub fn tags(&self) -> &[String] {
         &self.info().annotations.tags
     }
 
-    /// Its note when this handle was made; [`Run::annotations`] asks for that of
-    /// now.
+    /// Returns the note as of this handle's creation. [`Run::annotations`] fetches the
+    /// current one.
     #[must_use]
     pub fn note(&self) -> &str {
         &self.info().annotations.note
     }
 
-    /// Its tags and its note.
+    /// Fetches the current tags and note.
     ///
     /// # Errors
-    /// [`Error::is_unsupported`] if the backend keeps none.
+    /// [`Error::is_unsupported`] if the backend has no tags and notes.
     pub async fn annotations(&self) -> Result<Annotations> {
         let answer = self.transport.json(self.call(Method::GET, ROUTE)).await;
         self.optional(answer, "keep tags and notes").await
     }
 
-    /// Changes tags and note, all of it or nothing. Returns what is there now.
+    /// Changes tags and note atomically. Returns the new ones.
     ///
     /// ```no_run
     /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
@@ -49,9 +49,9 @@ impl Run {
     ///
     /// # Errors
     /// [`Error::is_invalid`] if a tag or the note is not allowed,
-    /// [`Error::is_unsupported`] if the backend keeps none.
+    /// [`Error::is_unsupported`] if the backend has no tags and notes.
     pub async fn annotate(&self, change: AnnotationChange) -> Result<Annotations> {
-        // What no backend accepts is refused before anything is sent.
+        // Refuse invalid tags and notes before anything is sent.
         change.apply(&mut Annotations::default())?;
         let body = serde_json::to_value(change).map_err(Error::setup)?;
         let call = self.call(Method::PUT, ROUTE).json(body);
@@ -77,7 +77,7 @@ impl Run {
         self.annotate(AnnotationChange::default().tags(tags)).await
     }
 
-    /// Adds tags. One that is there already stays.
+    /// Adds tags. Existing tags keep their position.
     ///
     /// # Errors
     /// As for [`Run::annotate`].

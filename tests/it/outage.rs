@@ -17,7 +17,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::mock::{ARTIFACT, TOKEN, finished_test_run, raw_server, send, short_pauses};
 
-/// More failed polls of a run than a call has attempts.
+/// Lets more polls of a run fail than a call has attempts.
 fn fail_polls(backend: &TestBackend) {
     for status in [502, 503, 500, 520, 504, 502, 502] {
         backend.fault(Fault::status(status).on("/status"));

@@ -1,4 +1,5 @@
-//! Follows a run: with a bar on standard error, or with JSON lines.
+//! Shows the progress of runs and transfers: bars on standard error, or JSON Lines on
+//! standard output.
 
 use std::collections::BTreeMap;
 
@@ -66,7 +67,7 @@ impl Drop for Transfer {
     }
 }
 
-/// Returns the target of bars.
+/// Returns where bars are drawn: standard error, or nowhere.
 pub(crate) fn target(output: Output) -> ProgressDrawTarget {
     match output.has_bars() {
         true => ProgressDrawTarget::stderr(),
@@ -123,7 +124,7 @@ impl View {
         }
         self.status = Some(status.status.clone());
         let mut line = output::status(status.status.as_str());
-        // The error that follows has the reason of a failure.
+        // The error message that follows contains the reason for a failure.
         if !status.details.is_empty() && !status.status.is_final() {
             line.push_str(&format!(" {}", output::without_controls(&status.details)));
         }

@@ -1,4 +1,4 @@
-//! Random initial weights.
+//! Draws initial weights.
 
 use rand_chacha::{
     ChaCha8Rng,
@@ -10,16 +10,15 @@ use crate::{
     params::RawTensor,
 };
 
-/// Draws random weights of these shapes like PyTorch's new layers: uniformly
-/// between plus and minus one over the square root of the inputs.
-/// Normalisations start with ones and zeros. The same seed gives the same
-/// weights.
+/// Draws weights of these shapes like PyTorch's linear and convolutional layers:
+/// uniformly within `1 / sqrt(fan_in)` of 0. Normalisations, recognised by their
+/// names, start with ones and zeros. The same seed gives the same weights.
 pub(crate) fn draw_weights(
     tensors: Vec<(String, Vec<usize>)>,
     seed: u64,
 ) -> impl Iterator<Item = (String, RawTensor)> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    // Inputs of the last layer, for its bias.
+    // Fan-in of the last weight: its bias follows and has the same bound.
     let mut inputs = 1;
     tensors.into_iter().map(move |(name, shape)| {
         let count: usize = shape.iter().product();
@@ -46,7 +45,8 @@ pub(crate) fn draw_weights(
     })
 }
 
-/// Draws `count` values from a normal distribution with mean 0.
+/// Draws `count` values from a normal distribution with mean 0 and standard deviation
+/// `spread`.
 pub(crate) fn normal_weights(seed: u64, count: usize, spread: f64) -> Vec<f32> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     (0..count).map(|_| normal(&mut rng, spread)).collect()

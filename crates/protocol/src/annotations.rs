@@ -1,16 +1,16 @@
-//! Tags and notes: what people write about runs and artifacts, and its limits.
+//! Tags and notes that users attach to runs and artifacts, with their limits.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{InvalidField, text::is_blank};
 
-/// The most tags of one run or artifact.
+/// Maximum number of tags of a run or artifact.
 pub const MAX_TAGS: usize = 50;
-/// The most tags that a change may name, so that it takes no time to make.
+/// Maximum number of tags in one change. It bounds the time to apply the change.
 const MAX_NAMED: usize = 1000;
-/// The most bytes of a tag.
+/// Maximum length of a tag in bytes.
 pub const MAX_TAG_BYTES: usize = 100;
-/// The most bytes of a note.
+/// Maximum length of a note in bytes.
 pub const MAX_NOTE_BYTES: usize = 16 << 10;
 
 /// The tags and the note of a run or an artifact.
@@ -24,16 +24,16 @@ pub const MAX_NOTE_BYTES: usize = 16 << 10;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Annotations {
-    /// In the order in which they were added, each once.
+    /// Tags without duplicates, in the order in which they were added.
     #[serde(default)]
     pub tags: Vec<String>,
-    /// Free text, of several lines.
+    /// Free text, which may have several lines.
     #[serde(default)]
     pub note: String,
 }
 
-/// A change of tags and note. What it does not name stays as it is. Unknown fields are
-/// an error: a misspelt one would change nothing.
+/// A change of tags and note. Omitted fields stay unchanged. Unknown fields are an
+/// error, because a misspelt field would otherwise change nothing.
 ///
 /// ```
 /// use finetuner_protocol::{AnnotationChange, Annotations};
@@ -51,10 +51,10 @@ pub struct AnnotationChange {
     /// Replaces all tags.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tags: Option<Vec<String>>,
-    /// Tags to add. One that is there already stays in its place.
+    /// Tags to add. Existing tags keep their position.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub add_tags: Vec<String>,
-    /// Tags to remove. One that is not there is no error.
+    /// Tags to remove. Missing tags are ignored.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub remove_tags: Vec<String>,
     /// Replaces the note.
@@ -91,11 +91,11 @@ impl AnnotationChange {
         self
     }
 
-    /// Makes the change. On an error, `annotations` stays as it was.
+    /// Applies the change. On an error, `annotations` stays unchanged.
     ///
     /// # Errors
-    /// If a tag is empty, longer than [`MAX_TAG_BYTES`] or holds a comma or a control
-    /// character, if there would be more than [`MAX_TAGS`] tags, and if the note is
+    /// If a tag is empty, longer than [`MAX_TAG_BYTES`] or contains a comma or a control
+    /// character, if there would be more than [`MAX_TAGS`] tags, or if the note is
     /// longer than [`MAX_NOTE_BYTES`].
     pub fn apply(&self, annotations: &mut Annotations) -> Result<(), InvalidField> {
         let replaced = self.tags.as_ref();
@@ -148,7 +148,7 @@ pub fn split_tags(text: &str) -> Vec<String> {
     tags.map(str::to_owned).collect()
 }
 
-/// A tag without the white space around it.
+/// Trims a tag and checks it.
 fn checked(tag: &str) -> Result<&str, InvalidField> {
     let tag = tag.trim();
     if is_blank(tag) {

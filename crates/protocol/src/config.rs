@@ -451,7 +451,7 @@ impl<'de> Deserialize<'de> for RunConfig {
     }
 }
 
-/// The members of these parts that are not null, by their paths.
+/// Returns the paths of the unknown members of these parts, except nulls.
 pub(crate) fn unknown_members(parts: &[(&str, &Map<String, Value>)]) -> Vec<String> {
     let members = parts.iter().flat_map(|(part, extra)| {
         let asks = extra.iter().filter(|(_, value)| !value.is_null());

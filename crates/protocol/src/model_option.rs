@@ -1,6 +1,6 @@
-//! The options of models.
+//! Options of the known backbones: names, kinds of values and defaults.
 
-/// An option of a model.
+/// An option of a backbone, for `model_options` of a run.
 ///
 /// ```
 /// for backbone in finetuner_protocol::BACKBONES.iter() {

@@ -65,7 +65,7 @@ pub(crate) struct App {
     pub(crate) leases: Leases,
     /// Whether the queue works.
     pub(crate) queue: Health,
-    /// Where the jobs of runs wait in the engine.
+    /// Status texts of runs whose jobs are pending in the engine's queue.
     pub(crate) waits: Waits,
     pub(crate) uploads: Uploads,
     pub(crate) logins: Logins,

@@ -1,5 +1,5 @@
-//! State that the queue shares with the API: leases, where jobs wait, and
-//! whether the queue works.
+//! State that the queue shares with the API: leases of workers, status texts of pending
+//! jobs, and the queue's health.
 //!
 //! The queue writes it and the API reads it. The worker's calls renew the leases.
 

@@ -1,5 +1,5 @@
-//! Random ids and tokens. Only the SHA-256 of a token is stored, so that a
-//! reader of the database can't use it.
+//! Generates random ids, keys and tokens. Only the SHA-256 of a token is stored, so that
+//! a reader of the database can't use it.
 
 use sha2::{Digest, Sha256};
 
@@ -17,7 +17,7 @@ pub(crate) fn hash(token: &str) -> Vec<u8> {
     Sha256::digest(token.as_bytes()).to_vec()
 }
 
-/// Generates a key of 192 random bits, for the address of a page.
+/// Generates a key of 192 random bits, for URLs of shared pages and for sign-in flows.
 pub(crate) fn new_key() -> String {
     hex::encode(rand::random::<[u8; 24]>())
 }

@@ -164,7 +164,7 @@ fn at_most(wanted: Option<u32>, most: Option<u32>) -> Option<u32> {
 }
 
 impl Settings {
-    /// The address under which browsers reach the server.
+    /// Parses the address at which browsers reach the server.
     pub(crate) fn public_address(&self) -> Result<Option<Url>, StartError> {
         let Some(text) = &self.public_url else {
             return Ok(None);

@@ -14,7 +14,7 @@ const LIFE: i64 = 3600 * 1000;
 #[derive(Clone)]
 pub(crate) struct Signer([u8; 32]);
 
-/// What a download key permits.
+/// A permitted download, as a download key encodes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Download {
     pub(crate) content: String,

@@ -1,4 +1,4 @@
-//! Faults of calls.
+//! Faults that a test injects into calls: error statuses, pauses, broken connections.
 
 use std::{io, time::Duration};
 
@@ -12,7 +12,10 @@ use futures_util::{StreamExt, stream};
 
 use crate::answer::refusal;
 
-/// A fault of a call, for [`TestBackend::fault`](crate::TestBackend::fault).
+/// A fault to inject into calls with [`TestBackend::fault`](crate::TestBackend::fault).
+///
+/// It occurs once, in the first matching call, unless [`Fault::times`] or
+/// [`Fault::always`] is set. If several faults match, the one that was added first occurs.
 ///
 /// ```
 /// use std::time::Duration;
@@ -45,7 +48,7 @@ enum Kind {
     Lost,
 }
 
-/// What a fault does before the call is executed.
+/// Effect of a fault before the call is executed.
 pub(crate) enum Before {
     Answer(Response),
     Break,
@@ -86,9 +89,10 @@ impl Fault {
         Self::new(Kind::Slow(pause))
     }
 
-    /// Executes the call, and breaks the connection within the answer's body.
+    /// Executes the call, and breaks the connection after the first `bytes` bytes of the
+    /// answer's body.
     ///
-    /// `bytes` are sent before; a shorter body is sent completely.
+    /// A shorter body is sent completely.
     pub fn cut_after(bytes: usize) -> Self {
         Self::new(Kind::Cut(bytes))
     }
@@ -133,7 +137,7 @@ impl Fault {
         self
     }
 
-    /// Lets the fault occur until
+    /// Repeats the fault until
     /// [`TestBackend::clear_faults`](crate::TestBackend::clear_faults).
     pub fn always(mut self) -> Self {
         self.left = None;

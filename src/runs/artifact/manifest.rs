@@ -38,7 +38,7 @@ pub(crate) struct SavedFile {
     pub(crate) sha256: String,
 }
 
-/// How closely files are compared with the list.
+/// How files are compared with the list: by size, or by size and SHA-256.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Compare {
     Sizes,

@@ -93,7 +93,7 @@ fn base64(text: &str) -> Vec<u8> {
     out
 }
 
-/// A request in the format of the recording, without random values and versions.
+/// Removes random values and versions from a request.
 fn normalised(request: &Value) -> Value {
     let mut request = request.clone();
     remove_random_suffixes(&mut request);

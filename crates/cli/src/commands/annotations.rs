@@ -1,4 +1,4 @@
-//! `tag`, `note`, and the same of data.
+//! The commands `tag` and `note` for runs, and their parts that the commands for data share.
 
 use clap::Args;
 use finetuner::{AnnotationChange, Annotations};
@@ -16,7 +16,7 @@ use crate::{
 pub(crate) struct Tagging {
     /// Tags to add; without any, the tags are shown
     tags: Vec<String>,
-    /// A tag to remove; may be given several times
+    /// Tag to remove; may be given several times
     #[arg(long, short, value_name = "TAG")]
     remove: Vec<String>,
     /// Remove all other tags
@@ -25,7 +25,7 @@ pub(crate) struct Tagging {
 }
 
 impl Tagging {
-    /// The change, if there is any.
+    /// Returns the requested change; `None` if the tags are only to be shown.
     pub(super) fn change(self) -> Option<AnnotationChange> {
         match (self.replace, self.tags.is_empty() && self.remove.is_empty()) {
             (true, _) => Some(AnnotationChange::default().tags(self.tags)),

@@ -100,7 +100,7 @@ impl Encode {
     }
 }
 
-/// A line of JSON.
+/// A line of the output: an item with its embedding.
 #[derive(Serialize)]
 struct Line<'a> {
     #[serde(flatten)]
@@ -115,7 +115,7 @@ fn line<'a>(items: &Items, embeddings: &'a Embeddings, place: usize) -> Line<'a>
     }
 }
 
-/// Writes the file; never leaves a partial one.
+/// Writes a temporary file and renames it, so that no partial file remains.
 fn write(path: &Path, items: &Items, embeddings: &Embeddings) -> std::io::Result<()> {
     write_whole(path, |out| {
         if extension(path) == "npy" {
@@ -135,7 +135,7 @@ fn write_npy(out: &mut (impl Write + ?Sized), embeddings: &Embeddings) -> std::i
     let shape = format!("({}, {})", embeddings.len(), embeddings.dim);
     let mut header =
         format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}").into_bytes();
-    // Magic, version and length have 10 bytes. The whole header is a multiple of 64.
+    // Magic, version and length take 10 bytes. The format aligns the data to 64 bytes.
     let padded = (10 + header.len() + 1).next_multiple_of(64) - 10;
     header.resize(padded - 1, b' ');
     header.push(b'\n');

@@ -1,4 +1,4 @@
-//! `metrics` and `examples`.
+//! The commands `metrics` and `examples`: evaluation results before and after training.
 
 use std::collections::BTreeSet;
 

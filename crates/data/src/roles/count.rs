@@ -1,4 +1,4 @@
-//! Counts the columns of rows and their numbers.
+//! Counts columns, and the numbers in a column.
 
 use crate::table::Row;
 

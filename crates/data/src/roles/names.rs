@@ -1,4 +1,4 @@
-//! Roles that follow from the names that columns have in data sets for
+//! Assigns roles to columns by name. The known names are those of data sets for
 //! sentence-transformers.
 
 use finetuner_protocol::text::start_of;
@@ -10,7 +10,8 @@ use crate::{
     table::{Cell, Table},
 };
 
-/// Role of a column with a known name. Variants are in the order of the items.
+/// Role of a column with a known name. Items of an example have the order of the
+/// variants: columns are sorted by role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Known {
     Anchor,
@@ -121,7 +122,7 @@ pub(super) fn roles_from_known_names(
         items = vec![field(*text, Kind::Text), field(*image, Kind::Image)];
         items.sort_by_key(|item| item.column);
     }
-    // Nothing tells which of several texts or images are positives or negatives.
+    // The names of several texts or images don't tell positives from negatives.
     let is_ambiguous = ranked_is_empty && items.len() > 2;
     if items.is_empty() || is_ambiguous || (items.len() == 1 && labels.is_empty()) {
         return Ok(None);

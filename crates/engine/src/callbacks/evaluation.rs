@@ -1,4 +1,6 @@
-//! `EvaluationCallback`: retrieval metrics before and after training.
+//! `EvaluationCallback`: metrics before and after training, and during training if
+//! requested or if another callback monitors one. The data decides between retrieval
+//! metrics and those of scored pairs or triplets.
 
 use std::collections::BTreeMap;
 
@@ -47,11 +49,11 @@ pub(crate) struct Evaluation {
     watched: bool,
     /// Mean similarity of the index documents before training.
     similarity_before: Option<f64>,
-    /// The evaluation data, once it has been read.
+    /// The evaluation data, read by the first evaluation.
     set: Option<Set>,
 }
 
-/// The documents of an evaluation.
+/// The data of an evaluation.
 enum Set {
     /// Queries and the documents to search.
     Search(SearchSet),
@@ -220,7 +222,7 @@ impl Evaluation {
     }
 }
 
-/// Reads and checks the evaluation data. Returns the names of the metrics.
+/// Reads and checks the evaluation data before a run. Returns the names of the metrics.
 pub(crate) fn check_evaluation(
     options: &EvaluationCallback,
     kind: ModelKind,
@@ -461,10 +463,10 @@ fn measure(
                 });
                 let name = query.name();
                 examples.insert(name.clone(), shown.collect());
-                let lie = found().take(limit);
-                let places = lie.clone().map(|document| document.place as u64);
+                let top = found().take(limit);
+                let places = top.clone().map(|document| document.place as u64);
                 documents.places.insert(name.clone(), places.collect());
-                let hits = lie.map(|document| document.label == query.label);
+                let hits = top.map(|document| document.label == query.label);
                 documents.hits.insert(name.clone(), hits.collect());
                 let distances = matches().take(limit).map(|m| m.distance.min(f32::MAX));
                 documents.distances.insert(name, distances.collect());

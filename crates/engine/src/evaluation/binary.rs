@@ -3,7 +3,7 @@
 //! The metrics are defined as in `BinaryClassificationEvaluator` of
 //! sentence-transformers.
 
-/// How well a score separates positive from negative pairs.
+/// Metrics of a score as a classifier of positive and negative pairs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Binary {
     /// Share of pairs that the best threshold classifies correctly.

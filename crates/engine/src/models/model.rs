@@ -168,14 +168,15 @@ impl Model {
         &self.params
     }
 
-    /// Returns the logarithm of the scale of CLIP loss similarities, if the
-    /// model has one.
+    /// Returns the logarithm of the factor that the CLIP loss multiplies
+    /// similarities with, if the model has one.
     #[must_use]
     pub fn logit_scale(&self) -> Option<&Arc<Param>> {
         self.network.logit_scale()
     }
 
-    /// Returns the bias of SigLIP loss similarities, if the model has one.
+    /// Returns the bias that the SigLIP loss adds to similarities, if the model has
+    /// one.
     #[must_use]
     pub fn logit_bias(&self) -> Option<&Arc<Param>> {
         self.network.logit_bias()
@@ -189,9 +190,9 @@ impl Model {
         }
     }
 
-    /// Computes on the CPU in the way of other devices: composite operations,
-    /// gradients as tensors, and optimizer steps on tensors. For tests on
-    /// machines without such a device.
+    /// Uses the code path of other devices on the CPU: composite operations,
+    /// gradients as tensors, and optimizer steps on tensors. For tests on machines
+    /// without a GPU.
     pub fn compute_as_on_a_device(&mut self) {
         self.set_kernels(Kernels::Composite);
         self.params.keep_gradients_as_tensors();

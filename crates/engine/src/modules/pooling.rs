@@ -4,8 +4,8 @@ use serde_json::{Map, Value, json};
 
 use crate::{Error, Result, ops::Pooler};
 
-/// Fields of older versions with the modes that they enable, in the order in
-/// which the modes are concatenated.
+/// Boolean fields of versions before 5.4, with the pooling modes that they enable.
+/// Several modes are concatenated in this order.
 const FLAGS: [(&str, &str); 6] = [
     ("pooling_mode_cls_token", "cls"),
     ("pooling_mode_max_tokens", "max"),

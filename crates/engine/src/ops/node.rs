@@ -33,8 +33,8 @@ pub(super) fn node(
     })
 }
 
-/// Like [`node`], for up to three inputs. `back` is told which gradients are
-/// needed.
+/// Like [`node`], for up to three inputs. `back` gets a flag for each input: whether its
+/// gradient is needed.
 pub(super) fn node_of(
     pass: &Pass,
     inputs: [Option<&Tensor>; 3],

@@ -66,7 +66,7 @@ pub(crate) fn not_finite<'a>(params: &[&'a Params]) -> Result<Option<&'a str>> {
 }
 
 /// Scales all gradients so that their total norm is at most `limit`, like
-/// `torch.nn.utils.clip_grad_norm_`. Returns the norm before.
+/// `torch.nn.utils.clip_grad_norm_`. Returns the norm before clipping.
 ///
 /// # Errors
 /// If the device fails.

@@ -1,4 +1,4 @@
-//! Runs with evaluation on scored pairs and on triplets.
+//! Runs that are evaluated on scored pairs or triplets.
 
 use std::collections::HashMap;
 

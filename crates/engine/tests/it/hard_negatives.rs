@@ -1,5 +1,5 @@
-//! Hard negatives against those of sentence-transformers
-//! (`fixtures/make_hard_negatives.py`), and runs that mine before training.
+//! Compares mined hard negatives with those of sentence-transformers
+//! (`fixtures/make_hard_negatives.py`), and tests runs that mine before training.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -78,7 +78,7 @@ impl Fixture {
     }
 }
 
-/// Returns a row in the format of the library.
+/// Returns a row in the format of sentence-transformers' `mine_hard_negatives`.
 fn as_given_out(row: &Row<'_>, format: Format) -> Vec<Value> {
     let mut texts: Vec<Value> = row.items.iter().map(|item| json!(text(item))).collect();
     if format == Format::LabeledList {
@@ -174,7 +174,7 @@ fn random_negatives_are_candidates_and_depend_on_the_seed() {
     let random = options.clone().sampling_strategy("random");
     let drawn = lists(&random);
     for (drawn, candidates) in drawn.iter().zip(&candidates) {
-        // In the order of their similarity.
+        // Drawn negatives keep the order of their similarity.
         let places: Vec<usize> = drawn
             .iter()
             .map(|text| candidates.iter().position(|c| c == text).unwrap())

@@ -1,5 +1,6 @@
-//! Compares models with adapters to PEFT, by `fixtures/make_lora.py`: embeddings and
-//! gradients. `load` tests adapters in files, `training` runs that train adapters.
+//! Compares the embeddings and gradients of models with adapters with PEFT's, which
+//! `fixtures/make_lora.py` wrote. `load` tests adapters in files, `training` runs that
+//! train adapters.
 
 mod load;
 mod training;

@@ -1,5 +1,5 @@
-//! Compares checkpoints of open_clip with open_clip, by
-//! `fixtures/make_open_clip.py`.
+//! Compares models loaded from open_clip's checkpoints with open_clip itself. Its results
+//! come from `fixtures/make_open_clip.py`.
 
 use candle_core::{Device, Tensor};
 use finetuner_engine::{
@@ -100,8 +100,8 @@ fn a_resnet_tower_is_refused_by_its_field() {
     );
 }
 
-/// The layout of open_clip's `xlm-roberta-base-ViT-B-32`, by
-/// `fixtures/make_open_clip_multi.py`.
+/// The model has the layout of open_clip's `xlm-roberta-base-ViT-B-32`; its results come
+/// from `fixtures/make_open_clip_multi.py`.
 #[test]
 fn a_text_network_of_transformers_embeds_and_learns_like_in_open_clip() {
     let expected = tensors("open-clip-multi/expected.safetensors");

@@ -1,7 +1,7 @@
 //! The HTTP API, with one file for each group of routes.
 //!
-//! It serves both generations of the Python client: every route exists with and
-//! without a slash at its end.
+//! It serves both generations of the Python client. [`routes`] lists each path without a
+//! final slash; `crate::routes` adds the same path with one.
 
 mod admin;
 mod annotations;

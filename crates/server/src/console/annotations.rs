@@ -54,14 +54,14 @@ impl Typed {
     }
 }
 
-/// Tags, each of which leads to what has it in the list at this address.
+/// Renders tags as links to the list at this address, filtered by the tag.
 pub(super) fn tags(list: &str, tags: &[String]) -> Markup {
     html! { @if !tags.is_empty() { span .tags { @for tag in tags {
         a .tag href={ (list) (query(&[("tag", tag)])) } { (name(tag)) } " "
     } } } }
 }
 
-/// The choice of a tag in the form that filters a list; nothing if there are no tags.
+/// Renders the tag selection of a filter form; nothing if there are no tags.
 pub(super) fn choice(chosen: &str, tags: &[String]) -> Markup {
     let is_known = chosen.is_empty() || tags.iter().any(|tag| tag == chosen);
     html! { @if !tags.is_empty() || !is_known {
@@ -73,7 +73,8 @@ pub(super) fn choice(chosen: &str, tags: &[String]) -> Markup {
     } }
 }
 
-/// Tags and note on the page of what has them. The list has more of its kind.
+/// Renders the tags and note of a run or an artifact on its page. `list` is the address
+/// of the list that the tags link to.
 pub(super) fn shown(list: &str, own: &Annotations) -> Markup {
     html! {
         @if !own.tags.is_empty() { p aria-label="Tags" { (tags(list, &own.tags)) } }

@@ -21,7 +21,7 @@ pub(super) fn model_of(run: &RunRow, config: &Value) -> String {
     models_of(run, config).join(", ")
 }
 
-/// The names of those models.
+/// Returns the names of these models separately.
 pub(super) fn models_of(run: &RunRow, config: &Value) -> Vec<String> {
     match makes_data(run) {
         true => models_of_synthesis(config).concat(),

@@ -73,7 +73,7 @@ pub(super) fn of(run: &RunRow) -> MetricsInfo {
     named(&run.metrics, &run.config)
 }
 
-/// As [`of`], from the JSON of metrics and configuration.
+/// Like [`of`], from the JSON of metrics and configuration.
 pub(super) fn named(metrics: &str, config: &str) -> MetricsInfo {
     let metrics: MetricsInfo = serde_json::from_str(metrics).unwrap_or_default();
     if metrics.before.is_empty() && metrics.after.is_empty() {

@@ -84,7 +84,7 @@ struct Table {
 }
 
 impl Table {
-    /// The wanted page, or the last one if there are fewer.
+    /// Creates the requested page, or the last one if there are fewer.
     fn new(is_waiting: bool, queued: &[QueuedRow], wanted: Option<u64>) -> Self {
         let lines = lines(queued);
         let count = lines.len() as u64;
@@ -102,7 +102,7 @@ impl Table {
         }
     }
 
-    /// IDs of the runs that are shown by name.
+    /// Returns the ids of the runs that are shown by name.
     fn ids(&self) -> impl Iterator<Item = i64> {
         self.shown.iter().filter_map(|line| match line {
             Line::Run { id, .. } => Some(*id),

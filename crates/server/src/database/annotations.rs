@@ -1,5 +1,4 @@
-//! Tags and notes of runs and artifacts. A change of several runs applies to all
-//! of them or to none.
+//! Tags and notes of runs and artifacts. A change of several runs is atomic.
 
 use finetuner_protocol::{AnnotationChange, Annotations, InvalidField};
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -87,8 +86,8 @@ pub(super) fn annotate_artifact(
 }
 
 impl Database {
-    /// Changes tags and note of runs of the project: of all of them or of none. A
-    /// member may change only own runs, an owner all.
+    /// Changes tags and notes of runs of the project, in one transaction: all runs
+    /// change, or none. Members may change only their own runs, owners all runs.
     pub(crate) async fn annotate_runs(
         &self,
         by: Identity,

@@ -194,7 +194,7 @@ pub(super) fn put(db: &Connection, new: NewArtifact) -> rusqlite::Result<(String
     Ok((id, orphan))
 }
 
-/// As [`Database::put_artifact`], in a transaction of the caller's, which commits it
+/// Like [`Database::put_artifact`], within the caller's transaction. The caller commits
 /// if an artifact was stored.
 fn put_for_member(
     db: &Connection,

@@ -258,9 +258,9 @@ impl Database {
         .await
     }
 
-    /// The outlines of the runs of these ids, in this order. One that has gone is left
-    /// out. Without `details`, configurations and metrics, which take most of the room,
-    /// are empty.
+    /// Returns the outlines of the runs with these ids, in this order. Skips deleted runs.
+    /// Without `details`, configurations and metrics are empty; they take most of the
+    /// memory.
     pub(crate) async fn outlines(
         &self,
         ids: Vec<i64>,

@@ -1,4 +1,4 @@
-//! Finished models, for the lists and lookups of the inference API.
+//! Lookups of runs by name, and the list of finished models, for the inference API.
 
 use finetuner_protocol::RunTask;
 use rusqlite::params;

@@ -170,8 +170,8 @@ impl Oidc {
         self.waiting.look(key)
     }
 
-    /// As [`Oidc::waiting`], and counts a password attempt. After [`MAX_TRIES`],
-    /// the choice is removed.
+    /// Like [`Oidc::waiting`], but counts a password attempt. Removes the choice after
+    /// [`MAX_TRIES`] attempts.
     pub(crate) fn try_once(&self, key: &str) -> Option<Waiting> {
         self.waiting.change(key, |waiting| {
             waiting.tries += 1;

@@ -8,7 +8,7 @@ use crate::launcher::{JobState, LaunchError, Launcher, WorkOrder};
 /// Time limit for an answer of the engine.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
 
-/// The launcher of a server, and what its workers are told about the server.
+/// The launcher of a server, and the server's parameters for its workers.
 #[derive(Clone)]
 pub(crate) struct Engine {
     pub(crate) launcher: Arc<dyn Launcher>,

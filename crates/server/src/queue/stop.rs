@@ -10,9 +10,9 @@ use crate::{app::App, database::Release};
 
 /// Time limit for stopped processes to end.
 const ENDS_WITHIN: Duration = Duration::from_secs(15);
-/// Time limit for telling all jobs to stop.
+/// Time limit for the stop requests to all jobs.
 const TOLD_WITHIN: Duration = Duration::from_secs(45);
-/// Number of jobs that are told at the same time.
+/// Number of jobs that are stopped at the same time.
 const TOLD_AT_ONCE: usize = 16;
 
 /// Stops all workers and releases their runs without counting an attempt.

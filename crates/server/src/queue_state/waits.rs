@@ -1,5 +1,5 @@
-//! Where the jobs of runs wait, for the runs' status. Kept in memory, because
-//! each list of the engine replaces it.
+//! Status texts of runs whose jobs are pending in the engine's queue. Kept in memory,
+//! because each list of the engine's jobs replaces them.
 
 use std::{
     collections::HashMap,
@@ -20,7 +20,7 @@ impl Waits {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns where the job of a run waits, if it is pending.
+    /// Returns the status text of a run, if its job is pending.
     pub(crate) fn of(&self, run_id: i64) -> Option<String> {
         self.all().get(&run_id).cloned()
     }

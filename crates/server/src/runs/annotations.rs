@@ -1,4 +1,4 @@
-//! Tags and notes of runs.
+//! Changes tags and notes of runs, for the API and the console.
 
 use finetuner_protocol::{AnnotationChange, Annotations, InvalidField};
 

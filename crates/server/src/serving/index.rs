@@ -1,4 +1,4 @@
-//! Search in a data set that a model has embedded.
+//! In-memory search index: the items of a data set with their embeddings.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -28,8 +28,7 @@ const MAX_CHARS: usize = 400;
 /// Depth to which chunks of documents are searched.
 const MAX_DEPTH: usize = 3;
 
-/// Number of embedded items of data sets in progress, by the keys of their
-/// indexes.
+/// Progress of the indexes that are being built: number of embedded items by index key.
 #[derive(Default)]
 pub(crate) struct Progress(Mutex<HashMap<String, usize>>);
 

@@ -26,7 +26,7 @@ async fn remove(store: &Store, content: &str) {
     removed.await.unwrap();
 }
 
-/// More bytes than one part of an upload has.
+/// Returns more bytes than fit into one part of an upload.
 fn much() -> Vec<u8> {
     (0..12 << 20).map(|n: u32| (n >> 3) as u8).collect()
 }

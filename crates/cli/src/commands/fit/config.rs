@@ -1,4 +1,5 @@
-//! Builds the run configuration from a file and the options.
+//! Builds the run configuration from `--config FILE` and the options. Options override
+//! the file.
 
 use std::path::Path;
 
@@ -74,18 +75,22 @@ const PLACES: [(&str, &str); 42] = [
     ("hyper_parameters", "hyper_parameters"),
 ];
 
-/// A described run.
+/// A run that file and options describe.
 #[derive(Debug)]
 pub(super) struct Described {
     pub(super) config: RunConfig,
-    /// These are not part of the run configuration.
+    // The request to create a run contains these beside the configuration.
     pub(super) device: Option<String>,
     pub(super) description: Option<String>,
     pub(super) tags: Vec<String>,
     pub(super) note: Option<String>,
 }
 
-/// Combines file and options to a configuration.
+/// Combines file and options to a run.
+///
+/// # Errors
+/// A usage failure if a setting is unknown or invalid, or if the model or the training
+/// data is missing.
 pub(super) fn describe(
     file: Option<&Path>,
     settings: &Settings,
@@ -161,8 +166,8 @@ fn placed(option: &str, file: Map<String, Value>) -> Result<Map<String, Value>> 
     Ok(config)
 }
 
-/// Moves settings to their paths. Parts of a run configuration (`model` as an object,
-/// `data`, `hyper_parameters`) already are at theirs.
+/// Moves settings to their paths. Whole parts of a run configuration (`model` as an
+/// object, `data`, `hyper_parameters`) stay where they are.
 fn place(config: &mut Map<String, Value>, settings: Map<String, Value>) -> Result {
     for (name, value) in settings {
         let place = PLACES.iter().find(|(known, _)| *known == name);
@@ -181,7 +186,7 @@ fn place(config: &mut Map<String, Value>, settings: Map<String, Value>) -> Resul
     Ok(())
 }
 
-/// Adds the options that are pairs, and the callbacks.
+/// Adds the options of the form `KEY=VALUE`, and the callbacks.
 fn add_pairs(config: &mut Map<String, Value>, settings: &Settings) -> Result {
     let options = &settings.options;
     for (place, pairs) in [
@@ -238,7 +243,7 @@ fn add_pairs(config: &mut Map<String, Value>, settings: &Settings) -> Result {
     Ok(())
 }
 
-/// Returns the options of mining, if there are any.
+/// Returns the options of `--mine-hard-negatives`, if there are any.
 fn mining(pairs: &[values::Pair]) -> Result<Option<Map<String, Value>>> {
     if pairs.is_empty() {
         return Ok(None);
@@ -277,7 +282,7 @@ fn text(config: &mut Map<String, Value>, name: &str) -> Result<Option<String>> {
     }
 }
 
-/// Takes a list of texts out of the configuration.
+/// Removes a list of texts from the configuration and returns it.
 fn texts(config: &mut Map<String, Value>, name: &str) -> Result<Vec<String>> {
     let Some(value) = config.remove(name) else {
         return Ok(Vec::new());

@@ -44,7 +44,7 @@ impl Settings {
     }
 }
 
-/// The settings in which runs differ.
+/// Returns the settings in which runs differ.
 pub(super) fn of(runs: &[RunRow]) -> Vec<Difference> {
     let all = runs.iter().map(|run| {
         let contents: Value = serde_json::from_str(&run.data).unwrap_or_default();
@@ -115,8 +115,8 @@ fn label(field: &str) -> String {
     }
 }
 
-/// The settings of a configuration, in the words of one generation of clients, with the
-/// defaults of those that were not sent.
+/// Returns the settings of a configuration as paths and values. Configurations of both
+/// client generations get the same names, and omitted settings their defaults.
 fn flattened(config: Value) -> Settings {
     let read = serde_json::from_value::<RunConfig>(config.clone()).ok();
     let is_training = config["model"].is_object();

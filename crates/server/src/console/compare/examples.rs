@@ -63,7 +63,7 @@ pub(super) async fn section(app: &App, runs: &[RunRow]) -> Result<Markup, ApiErr
     } })
 }
 
-/// The queries, those that most of the runs have first, and how many are left out.
+/// Returns the queries, most common first, and the number of omitted ones.
 fn queries(all: &[Own<'_>]) -> (Vec<String>, usize) {
     let mut queries: Vec<(usize, &String)> = Vec::new();
     for query in all.iter().flat_map(|own| own.examples.asked()) {

@@ -127,10 +127,10 @@ fn too_few(session: &Session, chosen: usize, from: Option<&str>, back: Option<&s
     framed(session, "Experiments", "Compare runs", &content)
 }
 
-/// The curves of all runs, by what they show, and how many metrics have curves that are
-/// left out.
+/// Returns the curves of all runs, grouped by title, and the number of metrics whose
+/// curves are omitted.
 fn curves(runs: &[RunRow], all: &[Curves]) -> (Vec<(String, Vec<Curve>)>, usize) {
-    // Curves keep the colour of their run, also where one has none.
+    // A run without points keeps its empty curve, because the position sets the colour.
     let of = |title: &str, take: &dyn Fn(&Curves) -> Option<Curve>| {
         let curves = runs.iter().zip(all).map(|(run, own)| Curve {
             name: run.name.clone(),

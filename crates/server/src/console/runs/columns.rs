@@ -9,8 +9,8 @@ use crate::console::cookies::cookie;
 pub(super) const COOKIE: &str = "finetuner_columns";
 /// Lifetime of the cookie in seconds.
 pub(super) const AGE: u32 = 365 * 86400;
-/// The most columns of a list, and bytes of the cookie's value. Browsers drop cookies
-/// of more than 4 KiB with their names and attributes.
+/// Maximum number of columns of a list, and of bytes of the cookie's value. Browsers
+/// drop cookies that exceed 4 KiB including name and attributes.
 const MAX_COLUMNS: usize = 40;
 const MAX_COOKIE_BYTES: usize = 3500;
 
@@ -96,7 +96,7 @@ impl Columns {
         Ok(all)
     }
 
-    /// The cookie's value.
+    /// Returns the cookie's value.
     pub(super) fn value(&self) -> String {
         let mut text = url::form_urlencoded::Serializer::new(String::new());
         for field in &self.0 {

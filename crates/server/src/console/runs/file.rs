@@ -92,7 +92,8 @@ pub(crate) async fn download(
     Ok((headers, lines).into_response())
 }
 
-/// The file in pieces, each of a few runs. One that fails breaks the download off.
+/// Returns the file as a stream of chunks, each of a few runs. An error aborts the
+/// download.
 fn lines(
     app: Arc<App>,
     ids: Vec<i64>,
@@ -132,7 +133,7 @@ const KNOWN: [&str; 12] = [
     "details",
 ];
 
-/// Columns of a file beside those that every file has.
+/// Columns of a file in addition to [`KNOWN`].
 #[derive(Default)]
 struct FileColumns {
     settings: BTreeSet<String>,
@@ -140,7 +141,7 @@ struct FileColumns {
 }
 
 impl FileColumns {
-    /// Takes in the columns of a run.
+    /// Adds the columns of a run.
     fn see(&mut self, run: &Searched<'_>) {
         let add = |all: &mut BTreeSet<String>, name: &String| {
             if !all.contains(name) {

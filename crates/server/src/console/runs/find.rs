@@ -63,9 +63,9 @@ pub(super) async fn read(
     Ok((app.database.runs_by_ids(ids).await?, total))
 }
 
-/// Finds the ids of all runs that a list wants, in its order, and shows each of the runs
-/// to `see`, whose results are in the answer. `with_details` says whether `see` needs
-/// their configurations and metrics.
+/// Returns the ids of all runs of a list, in its order, and the value that `see`
+/// accumulates over these runs. `with_details` loads configurations and metrics for
+/// `see`.
 pub(super) async fn search<T: Default + Send + 'static>(
     app: &App,
     user: &Identity,
@@ -100,7 +100,7 @@ pub(super) async fn search<T: Default + Send + 'static>(
     Ok((blocking(|| found.sorted()).await?, seen))
 }
 
-/// Does work that takes long in a thread that may block.
+/// Runs CPU-bound work on a blocking thread.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ApiError> {

@@ -321,7 +321,7 @@ impl Found {
         }
     }
 
-    /// The ids of the runs in order; of equal ones the newest first.
+    /// Returns the ids of the runs in order; equal ones newest first.
     pub(super) fn sorted(mut self) -> Vec<i64> {
         self.runs.reverse();
         let order = &self.order;

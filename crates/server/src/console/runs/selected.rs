@@ -201,7 +201,7 @@ pub(crate) async fn act(
     Ok(Redirect::to(sent.back()).into_response())
 }
 
-/// What became of runs that were to be cancelled or deleted.
+/// Result of cancelling or deleting several runs.
 struct Outcome {
     done: u64,
     failed: Vec<(SelectedRun, ApiError)>,

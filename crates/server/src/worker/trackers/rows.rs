@@ -1,4 +1,4 @@
-//! What trackers are told: measurements, and the end of the run.
+//! Data for experiment trackers: measurements, and the end of the run.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -77,7 +77,7 @@ async fn run(callback: impl Into<Callback>, environment: &Environment, from: u64
     run_until(End::Finished, callback, environment, from).await
 }
 
-/// Like the function above, with another end.
+/// Like [`run`], with another end of the run.
 async fn run_until(
     end: End,
     callback: impl Into<Callback>,

@@ -232,7 +232,7 @@ impl WandB {
         match end {
             End::Finished => self.stream(&json!({"complete": true, "exitcode": 0})).await,
             End::Failed => self.stream(&json!({"complete": true, "exitcode": 1})).await,
-            // What its own client sends after Ctrl-C.
+            // The exit code that wandb's own client reports after Ctrl-C.
             End::Cancelled => {
                 self.stream(&json!({"complete": true, "exitcode": 255}))
                     .await
