@@ -12,12 +12,12 @@ pub(crate) struct Pair {
 impl Pair {
     /// Sets the value in an object.
     pub(crate) fn put_into(&self, object: &mut Map<String, Value>) {
-        set(object, &self.key, self.value.clone());
+        set_path(object, &self.key, self.value.clone());
     }
 }
 
 /// Parses `KEY=VALUE`. The value is JSON if it can be parsed as JSON, else text.
-pub(crate) fn pair(text: &str) -> Result<Pair, String> {
+pub(crate) fn parse_pair(text: &str) -> Result<Pair, String> {
     let (key, value) = text
         .split_once('=')
         .ok_or("there is no `=` in it: write KEY=VALUE, such as margin=0.3")?;
@@ -68,7 +68,7 @@ pub(crate) fn object(pairs: &[Pair]) -> Map<String, Value> {
 }
 
 /// Sets the member at a path with dots. An object is merged into an existing one.
-pub(crate) fn set(object: &mut Map<String, Value>, path: &str, value: Value) {
+pub(crate) fn set_path(object: &mut Map<String, Value>, path: &str, value: Value) {
     match path.split_once('.') {
         Some((first, rest)) => {
             let inner = object.entry(first).or_insert_with(|| Map::new().into());
@@ -76,7 +76,7 @@ pub(crate) fn set(object: &mut Map<String, Value>, path: &str, value: Value) {
                 *inner = Map::new().into();
             }
             if let Value::Object(inner) = inner {
-                set(inner, rest, value);
+                set_path(inner, rest, value);
             }
         }
         None => match (object.get_mut(path), value) {
@@ -90,7 +90,7 @@ pub(crate) fn set(object: &mut Map<String, Value>, path: &str, value: Value) {
     }
 }
 
-/// Like [`set`], for a name that may contain dots.
+/// Like [`set_path`], for a name that may contain dots.
 fn set_member(object: &mut Map<String, Value>, key: String, value: Value) {
     match (object.get_mut(&key), value) {
         (Some(Value::Object(old)), Value::Object(new)) => {
@@ -112,7 +112,7 @@ pub(crate) fn callback(text: &str) -> Result<Value, String> {
         json if json.starts_with('{') => serde_json::from_str(json)
             .map_err(|e| format!("the options are not a JSON object: {e}"))?,
         list => {
-            let pairs = parts(list).into_iter().map(pair);
+            let pairs = parts(list).into_iter().map(parse_pair);
             object(&pairs.collect::<Result<Vec<_>, _>>()?)
         }
     };
@@ -140,7 +140,7 @@ fn parts(text: &str) -> Vec<&str> {
 }
 
 /// Parses a data set with an optional weight: `DATA` or `DATA=WEIGHT`.
-pub(crate) fn weighted(text: &str) -> Result<Value, String> {
+pub(crate) fn parse_weighted_data(text: &str) -> Result<Value, String> {
     let (name, weight) = match text.rsplit_once('=') {
         Some((name, weight)) => {
             let number = weight.trim().parse::<f64>().ok().filter(|w| w.is_finite());
@@ -165,11 +165,11 @@ mod tests {
     #[test]
     fn values_are_parsed_as_json_and_otherwise_kept_as_text() {
         let pairs = ["a=1", "b.c=true", "b.d=x=y", "e=[1,2]", "f=0.5e", "b.c=2"];
-        let pairs: Vec<Pair> = pairs.iter().map(|text| pair(text).unwrap()).collect();
+        let pairs: Vec<Pair> = pairs.iter().map(|text| parse_pair(text).unwrap()).collect();
         let expected = json!({"a": 1, "b": {"c": 2, "d": "x=y"}, "e": [1, 2], "f": "0.5e"});
         assert_eq!(Value::from(object(&pairs)), expected);
         for bad in ["a", "=1", "a..b=1", ".=1"] {
-            assert!(pair(bad).unwrap_err().contains("KEY=VALUE"), "{bad}");
+            assert!(parse_pair(bad).unwrap_err().contains("KEY=VALUE"), "{bad}");
         }
     }
 
@@ -191,9 +191,9 @@ mod tests {
     #[test]
     fn objects_are_merged_and_other_values_replaced() {
         let mut map = Map::new();
-        set(&mut map, "model.options", json!({"a": {"b": 1}, "c": 1}));
-        set(&mut map, "model.options", json!({"a": {"d": 2}, "c": [2]}));
-        set(&mut map, "model.name", json!("m"));
+        set_path(&mut map, "model.options", json!({"a": {"b": 1}, "c": 1}));
+        set_path(&mut map, "model.options", json!({"a": {"d": 2}, "c": [2]}));
+        set_path(&mut map, "model.name", json!("m"));
         let expected =
             json!({"model": {"options": {"a": {"b": 1, "d": 2}, "c": [2]}, "name": "m"}});
         assert_eq!(Value::from(map), expected);
@@ -214,9 +214,16 @@ mod tests {
 
     #[test]
     fn a_data_set_can_have_a_weight() {
-        assert_eq!(weighted("a").unwrap(), json!({"name": "a", "weight": 1.0}));
+        assert_eq!(
+            parse_weighted_data("a").unwrap(),
+            json!({"name": "a", "weight": 1.0})
+        );
         let half = json!({"name": "a=b", "weight": 0.5});
-        assert_eq!(weighted("a=b=0.5").unwrap(), half);
-        assert!(weighted("a=b").unwrap_err().contains("DATA=WEIGHT"));
+        assert_eq!(parse_weighted_data("a=b=0.5").unwrap(), half);
+        assert!(
+            parse_weighted_data("a=b")
+                .unwrap_err()
+                .contains("DATA=WEIGHT")
+        );
     }
 }

@@ -12,9 +12,9 @@ use serde_json::Value;
 use crate::{
     error::Result,
     layout::Layout,
-    roles::{Meaning, Roles, columns, count_filled_columns, warn_of_header},
+    roles::{Meaning, Roles, column_count_text, count_filled_columns, warn_of_header},
     source::{DocumentSource, Fault, Item, Numbered},
-    table::{Cell, Row, Rows, Table, row},
+    table::{Cell, Row, Rows, Table, row_fault},
 };
 use cells::{NO_TEXT, both_or_problems};
 use pairs::Clusters;
@@ -75,19 +75,19 @@ impl Documents {
             }
             let is_blank = |cell: &Cell| cell.text().is_some_and(is_blank);
             if record.cells.iter().all(is_blank) {
-                return Err(row(
+                return Err(row_fault(
                     record.number,
                     "it has only spaces or empty cells: delete it",
                 ));
             }
             record.cells.truncate(filled.max(roles.width));
             if record.cells.len() != roles.width {
-                return Err(row(
+                return Err(row_fault(
                     record.number,
                     format!(
                         "it has {}, expected {}; columns are separated by `{delimiter}`, which \
                          `CsvOptions::dialect` can change",
-                        columns(record.cells.len()),
+                        column_count_text(record.cells.len()),
                         roles.width
                     ),
                 ));
@@ -115,12 +115,12 @@ impl Documents {
                 Cell::Missing => &[],
                 Cell::Bytes(_) | Cell::Other(_) => {
                     let place = self.shared.table.column(column);
-                    return Err(row(record.number, format!("{place} has no text")));
+                    return Err(row_fault(record.number, format!("{place} has no text")));
                 }
             };
             for text in texts.iter().filter(|text| !text.trim().is_empty()) {
                 if is_blank(text) {
-                    return Err(row(record.number, NO_TEXT));
+                    return Err(row_fault(record.number, NO_TEXT));
                 }
                 self.ready.push_back(Document::text(text));
             }
@@ -152,7 +152,7 @@ impl Documents {
         }
         let [score] = &scores[..] else {
             let reason = format!("it has {} scores, expected one for a pair", scores.len());
-            return Err(row(record.number, reason));
+            return Err(row_fault(record.number, reason));
         };
         let (one, two) = both_or_problems(
             self.shared.item(record, first),
@@ -190,7 +190,7 @@ impl Documents {
             }
         }
         if !problems.is_empty() {
-            return Err(row(record.number, problems.join("; ")));
+            return Err(row_fault(record.number, problems.join("; ")));
         }
         let mut scores = Vec::new();
         for column in &roles.scores {
@@ -210,7 +210,7 @@ impl Documents {
                     "it has {n} scores and {negatives} negatives: give one score for each \
                      negative, or one for the positive and each negative"
                 );
-                return Err(row(record.number, reason));
+                return Err(row_fault(record.number, reason));
             }
         }
         if let Some(column) = roles.label {

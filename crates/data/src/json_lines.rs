@@ -15,7 +15,7 @@ use crate::{
     options::Options,
     roles::changes_examples,
     source::Fault,
-    table::{Cell, Row, Rows, row},
+    table::{Cell, Row, Rows, row_fault},
 };
 
 /// Name of input without a file in errors.
@@ -205,7 +205,7 @@ impl Iterator for Lines {
             if !text.is_empty() {
                 return Some(match object(text) {
                     Ok(object) => Ok((self.line, object)),
-                    Err(reason) => Err(row(self.line, reason)),
+                    Err(reason) => Err(row_fault(self.line, reason)),
                 });
             }
         }

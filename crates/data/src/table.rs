@@ -96,7 +96,7 @@ pub(crate) trait Table: Send + Sync {
 }
 
 /// Creates the fault of a row that can't be used.
-pub(crate) fn row(number: u64, reason: impl Into<String>) -> Fault {
+pub(crate) fn row_fault(number: u64, reason: impl Into<String>) -> Fault {
     let reason = reason.into();
     Fault::Row(Problem { number, reason })
 }

@@ -6,7 +6,7 @@ use rand_chacha::rand_core::Rng;
 
 use crate::{
     Error, Result,
-    draw::{Draw, normal, sample},
+    draw::{Draw, draw_normal, sample},
 };
 
 /// Standard deviation of the random shift of points in training.
@@ -93,7 +93,7 @@ impl CloudSampler {
             for point in &mut points {
                 let [x, y, z] = *point;
                 *point = [x * cos + z * sin, y, z * cos - x * sin]
-                    .map(|x| x + normal(&mut random, JITTER));
+                    .map(|x| x + draw_normal(&mut random, JITTER));
             }
         }
         Ok(points)

@@ -45,7 +45,7 @@ pub(crate) fn normal(rng: &mut impl Rng, spread: f64) -> f32 {
 }
 
 /// Draws uniformly from (0, 1].
-pub(crate) fn uniform(rng: &mut impl Rng) -> f64 {
+pub(crate) fn draw_uniform(rng: &mut impl Rng) -> f64 {
     ((f64::from(rng.next_u32()) + 0.5) / f64::from(u32::MAX)).min(1.0)
 }
 

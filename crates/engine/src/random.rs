@@ -6,7 +6,7 @@ use rand_chacha::{
 };
 
 use crate::{
-    draw::{normal, uniform},
+    draw::{draw_normal, draw_uniform},
     params::RawTensor,
 };
 
@@ -49,7 +49,7 @@ pub(crate) fn draw_weights(
 /// `spread`.
 pub(crate) fn normal_weights(seed: u64, count: usize, spread: f64) -> Vec<f32> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    (0..count).map(|_| normal(&mut rng, spread)).collect()
+    (0..count).map(|_| draw_normal(&mut rng, spread)).collect()
 }
 
 /// Draws `count` values uniformly between minus and plus `bound`.
@@ -61,5 +61,5 @@ pub(crate) fn uniform_weights(seed: u64, count: usize, bound: f64) -> Vec<f32> {
 }
 
 fn uniform_within(rng: &mut impl Rng, bound: f64) -> f32 {
-    ((2.0 * uniform(rng) - 1.0) * bound) as f32
+    ((2.0 * draw_uniform(rng) - 1.0) * bound) as f32
 }

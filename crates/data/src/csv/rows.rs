@@ -12,7 +12,7 @@ use crate::{
     error::{Error, Result},
     selection::Sampler,
     source::Fault,
-    table::row,
+    table::row_fault,
 };
 
 /// Iterator over the selected rows of a file.
@@ -37,7 +37,7 @@ impl Rows {
                 None if self.returned == 0 => {
                     let reason = "no rows to read: the CSV file is empty, has only a header, or \
                                   `sampling_rate` selects none";
-                    return Err(row(0, reason));
+                    return Err(row_fault(0, reason));
                 }
                 None => return Ok(None),
                 Some(record) => record.map_err(|error| self.fault(error))?,
@@ -50,7 +50,7 @@ impl Rows {
                     let (found, expected) = (start_of(&found), start_of(&expected));
                     let reason = format!("the header is `{found}`, expected `{expected}`");
                     self.returned += 1;
-                    return Err(row(record.line, reason));
+                    return Err(row_fault(record.line, reason));
                 }
                 continue;
             }

@@ -14,7 +14,7 @@ use crate::{
     mesh,
     roles::Field,
     source::Fault,
-    table::{Cell, Row, row},
+    table::{Cell, Row, row_fault},
     uri::local_path,
 };
 
@@ -37,7 +37,7 @@ impl Shared {
             },
         };
         let place = self.table.column(column);
-        Err(row(
+        Err(row_fault(
             record.number,
             format!("{place} holds {what}, expected a text"),
         ))
@@ -48,13 +48,13 @@ impl Shared {
         let cell = self.text(record, column)?;
         let label = cell.trim();
         if is_blank(label) {
-            return Err(row(
+            return Err(row_fault(
                 record.number,
                 "its label is empty: give it one, or delete the row",
             ));
         }
         if is_missing(label) {
-            return Err(row(
+            return Err(row_fault(
                 record.number,
                 format!("its label is `{label}`, a missing value: give it one, or delete the row"),
             ));
@@ -109,7 +109,7 @@ impl Shared {
                 "" => "its score is empty".to_owned(),
                 cell => format!("its score is `{}`, which is not a number", start_of(cell)),
             };
-            Err(row(record.number, reason))
+            Err(row_fault(record.number, reason))
         };
         list.into_iter().map(score).collect()
     }
@@ -121,7 +121,10 @@ impl Shared {
         };
         if list.is_empty() {
             let place = self.table.column(field.column);
-            return Err(row(record.number, format!("{place} has an empty list")));
+            return Err(row_fault(
+                record.number,
+                format!("{place} has an empty list"),
+            ));
         }
         let item = |text: &String| self.item_of(record.number, field, text);
         list.iter().map(item).collect()
@@ -133,7 +136,7 @@ impl Shared {
             Some(Cell::Bytes(bytes)) if field.kind == Kind::Image => {
                 if self.table.options().is_untrusted && !is_image(bytes) {
                     let place = self.table.column(field.column);
-                    return Err(row(record.number, format!("{place}: {NO_IMAGE}")));
+                    return Err(row_fault(record.number, format!("{place}: {NO_IMAGE}")));
                 }
                 Ok(Document::blob(bytes.clone()))
             }
@@ -147,7 +150,7 @@ impl Shared {
     /// Creates an item of a text, or of the path or URL of an image or mesh.
     fn item_of(&self, number: u64, field: Field, cell: &str) -> Result<Document, Fault> {
         let place = self.table.column(field.column);
-        let bad = |reason: String| row(number, format!("{place}: {reason}"));
+        let bad = |reason: String| row_fault(number, format!("{place}: {reason}"));
         if field.kind == Kind::Text {
             return match is_blank(cell) {
                 true => Err(bad(NO_TEXT.to_owned())),
@@ -156,7 +159,7 @@ impl Shared {
         }
         if cell.is_empty() {
             let reason = format!("{place} is empty, expected a path or a URL");
-            return Err(row(number, reason));
+            return Err(row_fault(number, reason));
         }
         let options = self.table.options();
         let Some(path) = local_path(cell) else {
@@ -187,7 +190,7 @@ impl Shared {
         }
         if field.kind == Kind::Mesh && options.create_point_clouds {
             let cloud = mesh::point_cloud(&path, options.point_cloud_size);
-            return cloud.map_err(|reason| row(number, reason));
+            return cloud.map_err(|reason| row_fault(number, reason));
         }
         let uri = path.to_string_lossy().into_owned();
         Ok(with_type(Document::uri(uri), &path))
@@ -201,9 +204,10 @@ pub(super) fn both_or_problems(
 ) -> Result<(Document, Document), Fault> {
     match (one, two) {
         (Ok(one), Ok(two)) => Ok((one, two)),
-        (Err(Fault::Row(one)), Err(Fault::Row(two))) => {
-            Err(row(one.number, format!("{}; {}", one.reason, two.reason)))
-        }
+        (Err(Fault::Row(one)), Err(Fault::Row(two))) => Err(row_fault(
+            one.number,
+            format!("{}; {}", one.reason, two.reason),
+        )),
         (Err(fault), _) | (_, Err(fault)) => Err(fault),
     }
 }

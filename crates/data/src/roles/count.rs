@@ -10,7 +10,7 @@ pub(super) fn is_numeric(sample: &[Row], column: usize, share: f64) -> bool {
 }
 
 /// Returns a number of columns in words: `1 column`, `2 columns`.
-pub(crate) fn columns(count: usize) -> String {
+pub(crate) fn column_count_text(count: usize) -> String {
     format!("{count} column{}", if count == 1 { "" } else { "s" })
 }
 

@@ -5,7 +5,7 @@ use finetuner_protocol::text::start_of;
 
 use super::{
     assigned::{Field, Meaning, Roles},
-    count::{columns, count_filled_columns, is_numeric},
+    count::{column_count_text, count_filled_columns, is_numeric},
 };
 use crate::{
     error::{Error, Result},
@@ -63,14 +63,14 @@ pub(super) fn by_place(kinds: Kinds, table: &dyn Table) -> Result<Roles> {
             "the roles of the columns are not clear: the row has {}, separated by `{delimiter}`; \
              expected two items, two items and a score, an item and a label, or an anchor with \
              its positive, its negatives, and optionally a score for each",
-            columns(width)
+            column_count_text(width)
         );
         return Err(Error::rows(table.name(), number, reason));
     }
     tracing::info!(
         file = %start_of(table.name()),
         "{}: an anchor, its positive, {negatives} negatives and {numbers} scores",
-        columns(width)
+        column_count_text(width)
     );
     let items = (0..2 + negatives)
         .map(|column| field(column, first))

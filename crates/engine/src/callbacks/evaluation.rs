@@ -13,7 +13,7 @@ use super::{
     context::{Context, TrainingCallback},
     graded::{self, Graded},
     monitor::is_watched,
-    relevance::{check_relevance, names},
+    relevance::{check_relevance, evaluation_data_names},
     report::{is_interval, report, report_epoch, report_interval},
     verdict,
 };
@@ -252,7 +252,7 @@ fn read_whole_set(
     modalities: &Modalities,
     images: &Images,
 ) -> Result<Set> {
-    let (queries, index) = names(options);
+    let (queries, index) = evaluation_data_names(options);
     let mut query_data = documents(queries.name)?;
     let one_kind = kinds.queries == kinds.index;
     if one_kind && graded::allows_graded_data(options, kinds.queries)? {

@@ -5,7 +5,7 @@
 use finetuner_protocol::{Document, SCORE_TAG, callback::EvaluationCallback};
 use serde_json::Value;
 
-use super::relevance::names;
+use super::relevance::evaluation_data_names;
 use crate::{
     Error, Result,
     data::{self, Documents, Example, Images, Item, Layout},
@@ -111,7 +111,7 @@ pub(super) fn read(
              document of the query data is neither"
         )));
     };
-    let (name, _) = names(options);
+    let (name, _) = evaluation_data_names(options);
     let examples = data::read(documents, &layout, name, images)?;
     let is_binary = examples
         .iter()

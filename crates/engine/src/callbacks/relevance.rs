@@ -10,7 +10,9 @@ use crate::{
 };
 
 /// Returns the query data and the index data of an evaluation.
-pub(super) fn names(options: &EvaluationCallback) -> (DataName<'_>, Option<DataName<'_>>) {
+pub(super) fn evaluation_data_names(
+    options: &EvaluationCallback,
+) -> (DataName<'_>, Option<DataName<'_>>) {
     let named = |field, name| DataName { field, name };
     let index = options.index_data.as_deref();
     (
@@ -59,7 +61,7 @@ pub(crate) fn check_relevance(
         ),
         None => String::new(),
     };
-    let (queries, index) = names(options);
+    let (queries, index) = evaluation_data_names(options);
     let searched = index.unwrap_or(queries);
     let reason = format!(
         "{} of {} queries of {queries} have no relevant document: no other document of {searched} has their \

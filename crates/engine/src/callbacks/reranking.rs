@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{
     context::{Context, TrainingCallback},
     monitor::{WITHOUT_RANK, is_watched},
-    relevance::names,
+    relevance::evaluation_data_names,
     report::{is_interval, report, report_epoch, report_interval},
     verdict,
 };
@@ -91,7 +91,7 @@ fn read(
     documents: &dyn Fn(&str) -> Result<Documents>,
     images: &Images,
 ) -> Result<Vec<Example>> {
-    let (name, _) = names(options);
+    let (name, _) = evaluation_data_names(options);
     let layout = Layout::Scored(ModelKind::Text);
     let pairs = data::read(documents(name.name)?, &layout, name, images)?;
     match pairs.is_empty() {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    key::{key, numbers_key},
+    key::{hash_value, numbers_key},
     stored::Stored,
 };
 
@@ -25,8 +25,8 @@ pub enum Item {
 impl Item {
     pub(crate) fn content_key(&self) -> u64 {
         match self {
-            Self::Text(text) => key(&**text),
-            Self::Image(bytes) => key(&**bytes),
+            Self::Text(text) => hash_value(&**text),
+            Self::Image(bytes) => hash_value(&**bytes),
             Self::Stored(stored) => stored.content_key(),
             Self::Features(values) => numbers_key(values),
             Self::PointCloud(points) => numbers_key(points.as_flattened()),

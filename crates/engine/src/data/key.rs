@@ -3,7 +3,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Returns a hash of a value, stable within one process.
-pub(super) fn key(value: &(impl Hash + ?Sized)) -> u64 {
+pub(super) fn hash_value(value: &(impl Hash + ?Sized)) -> u64 {
     let mut hasher = DefaultHasher::new();
     value.hash(&mut hasher);
     hasher.finish()
@@ -11,5 +11,5 @@ pub(super) fn key(value: &(impl Hash + ?Sized)) -> u64 {
 
 pub(super) fn numbers_key(values: &[f32]) -> u64 {
     let bits: Vec<u32> = values.iter().map(|value| value.to_bits()).collect();
-    key(&bits)
+    hash_value(&bits)
 }

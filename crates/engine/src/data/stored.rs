@@ -8,7 +8,7 @@ use std::{
 
 use tempfile::NamedTempFile;
 
-use super::key::key;
+use super::key::hash_value;
 use crate::{Error, Result};
 
 /// A temporary file of concatenated images.
@@ -34,7 +34,7 @@ impl ImageFile {
         Ok(Stored {
             start: written.map_err(|e| Error::io(file.path(), e))?,
             length: bytes.len(),
-            content_key: key(bytes),
+            content_key: hash_value(bytes),
             file: Arc::clone(self),
         })
     }

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, ops::Range, sync::Arc};
 
-use super::{item::Item, key::key};
+use super::{item::Item, key::hash_value};
 
 /// A training example.
 #[derive(Clone, Debug)]
@@ -112,7 +112,7 @@ impl TrainingSet {
     pub(crate) fn shared_keys(&self, range: Range<usize>) -> Vec<Vec<u64>> {
         let of = |(example, class): (&Example, &u32)| {
             let parts = example.parts.iter().map(Item::content_key);
-            std::iter::once(key(class)).chain(parts).collect()
+            std::iter::once(hash_value(class)).chain(parts).collect()
         };
         let classes = self.classes[range.clone()].iter();
         self.examples[range].iter().zip(classes).map(of).collect()

@@ -6,7 +6,7 @@ use super::{
     batch::{Batch, MetricLoss},
     distance::{euclidean, normalize},
     maker::Maker,
-    math::{mean_of_positive, softplus, vector, zero},
+    math::{mean_of_positive, softplus, vector, zero_loss},
     tuples::elements_at,
 };
 use crate::Result;
@@ -92,7 +92,7 @@ impl MetricLoss for BatchTriplets {
             Chosen::SemiHard => semi_hard(&values, &near, &far),
         };
         if triplets.is_empty() {
-            return zero();
+            return zero_loss();
         }
         // An anchor without positives has itself as positive, at distance 0.
         let alone = |t: &Triplet| if t.positive.is_none() { 0.0 } else { 1.0 };

@@ -10,7 +10,7 @@ use super::{
     batch::{Batch, MetricLoss},
     class::parse_loss_name,
     maker::{Made, Shape, build_loss},
-    math::zero,
+    math::zero_loss,
     registry::{self, LossKind, Make},
     spec::{LossSpec, read_loss},
 };
@@ -97,7 +97,7 @@ struct Sum(Vec<(f64, Box<dyn MetricLoss>)>);
 
 impl MetricLoss for Sum {
     fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
-        let mut sum = zero()?;
+        let mut sum = zero_loss()?;
         for (weight, loss) in &self.0 {
             sum = (sum + loss.loss(batch)?.affine(*weight, 0.0)?)?;
         }

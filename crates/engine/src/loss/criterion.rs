@@ -10,7 +10,7 @@ use super::{
     batch::{Batch, MetricLoss},
     build::build,
     maker::{Made, Shape, build_loss},
-    math::rows,
+    math::select_rows,
     memory::Memory,
     pairwise::{MemberLoss, Members},
     registry::{self, Make},
@@ -390,13 +390,13 @@ fn labelled(
             for trial in 0..*num_trials {
                 let chosen = draw(labels.len(), size, seed.wrapping_add(trial as u64));
                 let part: Vec<u32> = chosen.iter().map(|i| labels[*i as usize]).collect();
-                let found = of(&rows(x, &chosen)?, &part, None)?;
+                let found = of(&select_rows(x, &chosen)?, &part, None)?;
                 let value: f64 = found.to_scalar()?;
                 if best.as_ref().is_none_or(|(most, _)| value > *most) {
                     best = Some((value, found));
                 }
             }
-            best.map_or_else(super::math::zero, |(_, loss)| Ok(loss))
+            best.map_or_else(super::math::zero_loss, |(_, loss)| Ok(loss))
         }
     }
 }

@@ -8,14 +8,14 @@ use crate::Result;
 const MASKED: f64 = -1e30;
 
 /// Returns a loss of 0.
-pub(crate) fn zero() -> Result<Tensor> {
+pub(crate) fn zero_loss() -> Result<Tensor> {
     Ok(Tensor::zeros((), DType::F64, &Device::Cpu)?)
 }
 
 /// Returns the mean of all elements; 0 if there are none.
 pub(crate) fn mean(losses: &Tensor) -> Result<Tensor> {
     match losses.elem_count() {
-        0 => zero(),
+        0 => zero_loss(),
         _ => Ok(losses.mean_all()?),
     }
 }
@@ -25,7 +25,7 @@ pub(crate) fn mean_of_positive(losses: &Tensor) -> Result<Tensor> {
     let mask = losses.gt(0f64)?.to_dtype(DType::F64)?;
     let count: f64 = mask.sum_all()?.to_scalar()?;
     if count == 0.0 {
-        return zero();
+        return zero_loss();
     }
     Ok(((losses * mask)?.sum_all()? / count)?)
 }
@@ -99,7 +99,7 @@ pub(crate) fn vector(values: Vec<f64>) -> Result<Tensor> {
 }
 
 /// Returns the rows of `x` at the given indices.
-pub(crate) fn rows(x: &Tensor, places: &[u32]) -> Result<Tensor> {
+pub(crate) fn select_rows(x: &Tensor, places: &[u32]) -> Result<Tensor> {
     let index = Tensor::from_slice(places, places.len(), x.device())?;
     Ok(x.index_select(&index, 0)?)
 }

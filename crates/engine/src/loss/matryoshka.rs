@@ -84,7 +84,7 @@ impl Matryoshka {
                 Some(sum) => (sum + found)?,
             });
         }
-        sum.map_or_else(super::math::zero, Ok)
+        sum.map_or_else(super::math::zero_loss, Ok)
     }
 
     /// Returns the dimensions of a step, drawn at random if not all are used.

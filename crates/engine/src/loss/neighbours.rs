@@ -6,7 +6,7 @@ use super::{
     batch::{Batch, MetricLoss},
     distance::{Limit, Metric},
     maker::Maker,
-    math::{cross_entropy, log_sum_exp, mask, rows, vector},
+    math::{cross_entropy, log_sum_exp, mask, select_rows, vector},
     reduce::{Part, PartLoss, Reducer, Shape},
     tuples::Tuples,
 };
@@ -74,7 +74,7 @@ pub(super) fn nca(
         return Ok(Vec::new());
     }
     let weights = vector(Tuples::weights(batch.tuples, n, !same))?;
-    let losses = rows(&((all - of_class)? * weights)?, &counted)?;
+    let losses = select_rows(&((all - of_class)? * weights)?, &counted)?;
     Ok(vec![Part::of_examples(losses, counted)])
 }
 
@@ -137,7 +137,7 @@ impl PartLoss for FastAp {
         let weights = Tuples::weights(batch.tuples, n, false);
         let weights = vector(safe.iter().map(|i| weights[*i as usize]).collect())?;
         let counts = vector(safe.iter().map(|i| counts[*i as usize]).collect())?;
-        let precision = (rows(&sum, &safe)? / counts)?;
+        let precision = (select_rows(&sum, &safe)? / counts)?;
         let losses = (precision.affine(-1.0, 1.0)? * weights)?;
         Ok(vec![Part::of_examples(losses, safe)])
     }
@@ -166,9 +166,10 @@ impl PartLoss for NPairs {
             return Ok(Vec::new());
         }
         let (anchors, positives): (Vec<u32>, Vec<u32>) = first.into_values().unzip();
-        let logits = self
-            .0
-            .matrix(&rows(batch.x, &anchors)?, &rows(batch.x, &positives)?)?;
+        let logits = self.0.matrix(
+            &select_rows(batch.x, &anchors)?,
+            &select_rows(batch.x, &positives)?,
+        )?;
         let classes: Vec<u32> = (0..anchors.len() as u32).collect();
         let losses = cross_entropy(&self.0.to_similarity(logits)?, &classes)?;
         Ok(vec![Part::of_examples(losses, anchors)])

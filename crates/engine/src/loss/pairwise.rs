@@ -4,7 +4,7 @@ use candle_core::{D, DType, Tensor};
 
 use super::{
     maker::Maker,
-    math::{cross_entropy, vector, zero},
+    math::{cross_entropy, vector, zero_loss},
 };
 use crate::{
     Error, Result,
@@ -248,7 +248,7 @@ impl MemberLoss for VicReg {
         let [x, y] = batch.to_f64()?;
         let (n, dim) = x.dims2()?;
         if n < 2 {
-            return zero();
+            return zero_loss();
         }
         let mut loss = ((&x - &y)?.sqr()?.mean_all()? * self.invariance_lambda)?;
         for x in [&x, &y] {

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::{
     batch::{Batch, MetricLoss},
     class::read_class,
-    math::{mask, mean, rows, vector, zero},
+    math::{mask, mean, select_rows, vector, zero_loss},
     tuples::Pairs,
 };
 use crate::{Result, options::OptionReader};
@@ -88,7 +88,7 @@ pub(super) struct Reduced<L> {
 
 impl<L: PartLoss> MetricLoss for Reduced<L> {
     fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
-        let mut sum = zero()?;
+        let mut sum = zero_loss()?;
         for part in self.loss.parts(batch)? {
             sum = (sum + self.reducer.reduce(part, batch)?)?;
         }
@@ -278,12 +278,12 @@ impl Reducer {
                 }
                 let count: f64 = keep.sum_all()?.to_scalar()?;
                 match count {
-                    0.0 => zero(),
+                    0.0 => zero_loss(),
                     count => Ok(((losses * keep)?.sum_all()? / count)?),
                 }
             }
             Self::Divisor => match divisor.unwrap_or(0.0) {
-                0.0 => zero(),
+                0.0 => zero_loss(),
                 divisor => Ok((losses.sum_all()? / divisor)?),
             },
             Self::ClassWeighted(weights) => {
@@ -343,7 +343,7 @@ fn per_anchor(
     let places = anchors.iter().enumerate().map(|(i, a)| (*a, i as u32));
     let member = mask(places, count, chosen.len())?;
     let sums = member
-        .matmul(&rows(losses, &chosen)?.unsqueeze(1)?)?
+        .matmul(&select_rows(losses, &chosen)?.unsqueeze(1)?)?
         .squeeze(1)?;
     match aggregation {
         Aggregation::Sum => Ok(sums),

@@ -7,7 +7,7 @@ use super::{
     batch::{Batch, MetricLoss},
     distance::{Limit, Metric, normalize},
     maker::Maker,
-    math::{log_sum_exp, mask, mean_of_positive, rows, softplus, vector, zero},
+    math::{log_sum_exp, mask, mean_of_positive, select_rows, softplus, vector, zero_loss},
     reduce::{Owners, Part, PartLoss, Reducer, Shape},
     tuples::elements_at,
 };
@@ -156,7 +156,7 @@ impl MetricLoss for CentroidTriplet {
             })
             .collect();
         if triplets.is_empty() {
-            return zero();
+            return zero_loss();
         }
         let matrix = Metric::LP.matrix(batch.x, &means)?;
         let of = |b: usize| elements_at(&matrix, triplets.iter().map(move |t| (t[0], t[b])));
@@ -234,7 +234,7 @@ impl PartLoss for Margin {
                     .iter()
                     .map(|t| if *per_class { class(t) } else { 0 })
                     .collect();
-                rows(&batch.own(beta)?, &places)?
+                select_rows(&batch.own(beta)?, &places)?
             }
         };
         let far = (self.metric.margin(&of(1)?, &beta)? + self.margin)?.relu()?;
@@ -289,8 +289,8 @@ impl PartLoss for Angular {
             return Ok(Vec::new());
         }
         let (anchors, positives): (Vec<u32>, Vec<u32>) = positive.iter().copied().unzip();
-        let a = normalize(&rows(batch.x, &anchors)?)?;
-        let p = normalize(&rows(batch.y, &positives)?)?;
+        let a = normalize(&select_rows(batch.x, &anchors)?)?;
+        let p = normalize(&select_rows(batch.y, &positives)?)?;
         let labels = batch.labels;
         let (n, m) = (anchors.len(), labels.reference.len());
         let other = |i: usize, j: usize| labels.batch[anchors[i] as usize] != labels.reference[j];

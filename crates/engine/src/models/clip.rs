@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    draw::normal,
+    draw::draw_normal,
     image::ImageProcessor,
     onnx::{self, AttentionContext, Attribute, DataType, Edge, Graph, Inputs, TextInputs},
     ops::{
@@ -220,7 +220,7 @@ impl Architecture for ClipConfig {
                     vec![1.0; count]
                 } else {
                     let spread = self.spread(&name);
-                    (0..count).map(|_| normal(&mut rng, spread)).collect()
+                    (0..count).map(|_| draw_normal(&mut rng, spread)).collect()
                 };
                 (name, (shape, data))
             })

@@ -257,7 +257,7 @@ mod tests {
     use super::*;
     use crate::ops::{
         Kernels, Runtime,
-        testing::{close, noise, params},
+        testing::{assert_close, noise, params},
     };
 
     /// A runtime with fused operations, and one with composite ones.
@@ -350,7 +350,7 @@ mod tests {
                 let loss = (y * &weights).unwrap().sum_all().unwrap();
                 flat(loss.backward().unwrap().get(&x).unwrap())
             };
-            close(&of(&found), &of(&plain), "features");
+            assert_close(&of(&found), &of(&plain), "features");
         }
     }
 

@@ -313,7 +313,7 @@ mod tests {
         kernels::simd::Curve,
         ops::{
             BatchNorm, ConvKind, Kernels, Padding, Runtime,
-            testing::{close, noise, params},
+            testing::{assert_close, noise, params},
         },
         params::Params,
     };
@@ -411,7 +411,7 @@ mod tests {
                 };
                 let still = runtime.inference();
                 let what = format!("{count} layers, step {stride}, {name}");
-                close(&flat(&run(&still, true)), &flat(&run(&still, false)), &what);
+                assert_close(&flat(&run(&still, true)), &flat(&run(&still, false)), &what);
 
                 let mut composite = runtime.clone();
                 composite.kernels = Kernels::Composite;
@@ -433,7 +433,7 @@ mod tests {
                 });
                 for form in [0, 2] {
                     for (i, (found, expected)) in seen[form].iter().zip(&seen[1]).enumerate() {
-                        close(found, expected, &format!("{what}: {i}, form {form}"));
+                        assert_close(found, expected, &format!("{what}: {i}, form {form}"));
                     }
                 }
                 assert!(seen[0][1].iter().any(|g| *g != 0.0), "{what}: no gradient");

@@ -219,7 +219,7 @@ mod tests {
                 (flat(&y), flat(grads.get(&x).unwrap()))
             });
             assert_eq!(fused.0, composite.0);
-            crate::ops::testing::close(&fused.1, &composite.1, "x");
+            crate::ops::testing::assert_close(&fused.1, &composite.1, "x");
         }
     }
 
@@ -243,8 +243,8 @@ mod tests {
                 (flat(grads.get(&x).unwrap()), flat(grads.get(&by).unwrap()))
             };
             let (found, expected) = (of(found), of(plain));
-            crate::ops::testing::close(&found.0, &expected.0, "x");
-            crate::ops::testing::close(&found.1, &expected.1, "by");
+            crate::ops::testing::assert_close(&found.0, &expected.0, "x");
+            crate::ops::testing::assert_close(&found.1, &expected.1, "by");
         }
     }
 }

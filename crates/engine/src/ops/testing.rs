@@ -33,7 +33,7 @@ pub(crate) fn params(shapes: &[(&str, &[usize])], frozen: &[&str]) -> Params {
     Params::new(tensors, &Device::Cpu, |name| !frozen.contains(&name)).unwrap()
 }
 
-pub(crate) fn close(a: &[f32], b: &[f32], what: &str) {
+pub(crate) fn assert_close(a: &[f32], b: &[f32], what: &str) {
     assert_eq!(a.len(), b.len(), "{what}");
     let scale = b.iter().fold(0.1f32, |m, x| m.max(x.abs()));
     for (i, (x, y)) in a.iter().zip(b).enumerate() {
@@ -72,7 +72,7 @@ pub(crate) fn compare_with(
         params.collect(&grads).unwrap();
         let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         if draws.is_none() {
-            close(&flat(&still), &flat(&y), "inference");
+            assert_close(&flat(&still), &flat(&y), "inference");
         }
         seen.push((
             flat(&y),
@@ -83,10 +83,10 @@ pub(crate) fn compare_with(
                 .collect::<Vec<_>>(),
         ));
     }
-    close(&seen[0].0, &seen[1].0, "value");
-    close(&seen[0].1, &seen[1].1, "input gradient");
+    assert_close(&seen[0].0, &seen[1].0, "value");
+    assert_close(&seen[0].1, &seen[1].1, "input gradient");
     for (i, param) in params.iter().enumerate() {
-        close(&seen[0].2[i], &seen[1].2[i], param.name());
+        assert_close(&seen[0].2[i], &seen[1].2[i], param.name());
         assert!(
             !param.is_trainable() || seen[0].2[i].iter().any(|g| *g != 0.0),
             "no gradient: {}",

@@ -10,7 +10,7 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use super::{
     RawTensor,
-    stream::{self, floats},
+    stream::{self, to_f32_values},
 };
 use crate::{Error, Result};
 
@@ -32,7 +32,7 @@ pub fn parse_safetensors(bytes: &[u8], origin: &str) -> Result<HashMap<String, R
         .map_err(|e| Error::checkpoint(format!("{origin} is not a valid safetensors file: {e}")))?;
     let mut tensors = HashMap::new();
     for (name, view) in file.iter() {
-        if let Some(data) = floats(view.dtype(), view.data()) {
+        if let Some(data) = to_f32_values(view.dtype(), view.data()) {
             tensors.insert(name.to_owned(), (view.shape().to_vec(), data));
         }
     }

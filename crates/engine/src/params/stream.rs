@@ -209,7 +209,7 @@ pub(crate) fn read(
         while left > 0 {
             let part = &mut chunk[..left.min(CHUNK)];
             opened.read_exact(part).map_err(io)?;
-            values.extend(floats(info.dtype, part).into_iter().flatten());
+            values.extend(to_f32_values(info.dtype, part).into_iter().flatten());
             left -= part.len();
         }
         each(name, info.shape.clone(), values)?;
@@ -244,7 +244,7 @@ fn is_float(dtype: Dtype) -> Result<bool, String> {
 
 /// Converts a tensor's values to 32 bits. `None` for integers, such as the
 /// position IDs that older versions of `transformers` saved.
-pub(crate) fn floats(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
+pub(crate) fn to_f32_values(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
     Some(match dtype {
         Dtype::F32 => bytes
             .as_chunks::<4>()

@@ -2,7 +2,7 @@
 
 use crate::{InvalidField, MonitorMode};
 
-pub(super) fn invalid(
+pub(super) fn invalid_option(
     callback: &str,
     option: &str,
     value: impl ToString,
@@ -19,7 +19,7 @@ pub(super) fn check_monitor(
     check_name_given(callback, "monitor", monitor)?;
     if matches!(mode, MonitorMode::Other(_)) {
         let limit = "it must be one of auto, min, max";
-        return Err(invalid(callback, "mode", format!("`{mode}`"), limit));
+        return Err(invalid_option(callback, "mode", format!("`{mode}`"), limit));
     }
     Ok(())
 }
@@ -30,14 +30,14 @@ pub(super) fn check_name_given(
     name: &str,
 ) -> Result<(), InvalidField> {
     if name.is_empty() {
-        return Err(invalid(callback, option, "empty", "give it a name"));
+        return Err(invalid_option(callback, option, "empty", "give it a name"));
     }
     Ok(())
 }
 
 pub(super) fn check_positive(callback: &str, option: &str, value: u64) -> Result<(), InvalidField> {
     if value == 0 {
-        return Err(invalid(callback, option, 0, "at least 1 is needed"));
+        return Err(invalid_option(callback, option, 0, "at least 1 is needed"));
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::checks::{check_monitor, check_positive, invalid};
+use super::checks::{check_monitor, check_positive, invalid_option};
 use crate::{Generation, InvalidField, MonitorMode, members::with_extra_members};
 
 /// Ends the training if a metric has not improved for some epochs.
@@ -101,11 +101,11 @@ impl EarlyStopping {
         check_positive(NAME, "patience", self.patience)?;
         if self.min_delta.as_f64().is_none_or(|delta| delta < 0.0) {
             let limit = "it must be a number of at least 0";
-            return Err(invalid(NAME, "min_delta", &self.min_delta, limit));
+            return Err(invalid_option(NAME, "min_delta", &self.min_delta, limit));
         }
         if let Some(baseline) = self.baseline.filter(|value| !value.is_finite()) {
             let limit = "it must be a finite number; leave it out to have none";
-            return Err(invalid(NAME, "baseline", baseline, limit));
+            return Err(invalid_option(NAME, "baseline", baseline, limit));
         }
         Ok(())
     }

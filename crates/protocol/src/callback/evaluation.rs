@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::checks::{check_name_given, check_positive, invalid};
+use super::checks::{check_name_given, check_positive, invalid_option};
 use crate::{Distance, Generation, InvalidField, members::with_extra_members};
 
 /// Measures retrieval before and after training.
@@ -211,7 +211,7 @@ impl EvaluationCallback {
             check_positive(NAME, "query_sample_size", size)?;
         }
         if matches!(self.distance, Distance::Other(_)) {
-            return Err(invalid(
+            return Err(invalid_option(
                 NAME,
                 "distance",
                 format!("`{}`", self.distance),

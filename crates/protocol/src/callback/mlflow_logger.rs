@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::checks::invalid;
+use super::checks::invalid_option;
 use crate::{Generation, InvalidField, members::with_extra_members};
 
 /// Sends metrics to an MLflow server while a run is in progress.
@@ -45,7 +45,7 @@ impl MLFlowLogger {
         let control = self.tracking_uri.chars().any(char::is_control);
         match control {
             false => Ok(()),
-            true => Err(invalid(
+            true => Err(invalid_option(
                 "MLFlowLogger",
                 "tracking_uri",
                 "text with control characters",

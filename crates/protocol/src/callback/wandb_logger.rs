@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::checks::invalid;
+use super::checks::invalid_option;
 use crate::{Generation, InvalidField, members::with_extra_members};
 
 /// Sends metrics to Weights & Biases.
@@ -90,7 +90,7 @@ impl WandBLogger {
     pub(super) fn check(&self) -> Result<(), InvalidField> {
         let step = &self.metrics_logger_step;
         if !["batch", "epoch"].contains(&step.as_str()) {
-            return Err(invalid(
+            return Err(invalid_option(
                 "WandBLogger",
                 "metrics_logger_step",
                 format!("`{step}`"),

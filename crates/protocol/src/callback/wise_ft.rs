@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::checks::invalid;
+use super::checks::invalid_option;
 use crate::{Generation, InvalidField, members::with_extra_members};
 
 /// Averages the fine-tuned weights with those of the backbone.
@@ -53,7 +53,7 @@ impl WiSEFTCallback {
     pub(super) fn check(&self) -> Result<(), InvalidField> {
         if !(0.0..=1.0).contains(&self.alpha) {
             let limit = "from 0 to 1 is allowed";
-            return Err(invalid("WiSEFTCallback", "alpha", self.alpha, limit));
+            return Err(invalid_option("WiSEFTCallback", "alpha", self.alpha, limit));
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use super::settings::Settings;
 use crate::{
     failure::{Failure, Result},
     sources::extension,
-    values::{self, set},
+    values::{self, set_path},
 };
 
 /// Paths of settings in a run configuration, by the name of their option.
@@ -103,15 +103,15 @@ pub(super) fn describe(
     let options = serde_json::to_value(settings).unwrap_or_default();
     if let Value::Object(options) = options {
         if options.contains_key("model") {
-            set(&mut config, "model.artifact", Value::Null);
+            set_path(&mut config, "model.artifact", Value::Null);
         }
         if options.contains_key("model_artifact") {
-            set(&mut config, "model.name", Value::Null);
+            set_path(&mut config, "model.name", Value::Null);
         }
         place(&mut config, options)?;
     }
     if let Some(data) = train_data {
-        set(&mut config, "data.train_data", data.into());
+        set_path(&mut config, "data.train_data", data.into());
     }
     add_pairs(&mut config, settings)?;
     let device = text(&mut config, "device")?;
@@ -172,9 +172,11 @@ fn place(config: &mut Map<String, Value>, settings: Map<String, Value>) -> Resul
     for (name, value) in settings {
         let place = PLACES.iter().find(|(known, _)| *known == name);
         match (name.as_str(), place, value) {
-            ("model" | "data", _, value @ Value::Object(_)) => set(config, &name, value),
-            ("device" | "description" | "tags" | "note", _, value) => set(config, &name, value),
-            (_, Some((_, place)), value) => set(config, place, value),
+            ("model" | "data", _, value @ Value::Object(_)) => set_path(config, &name, value),
+            ("device" | "description" | "tags" | "note", _, value) => {
+                set_path(config, &name, value)
+            }
+            (_, Some((_, place)), value) => set_path(config, place, value),
             (_, None, _) => {
                 return Err(Failure::usage(format!(
                     "`{name}` is not a setting. Settings have the names of the options of \
@@ -209,11 +211,11 @@ fn add_pairs(config: &mut Map<String, Value>, settings: &Settings) -> Result {
         ("hyper_parameters.prompts", &options.prompt),
     ] {
         if !pairs.is_empty() {
-            set(config, place, values::object(pairs).into());
+            set_path(config, place, values::object(pairs).into());
         }
     }
     if let Some(mining) = mining(&options.mine_hard_negatives)? {
-        set(
+        set_path(
             config,
             "hyper_parameters.mine_hard_negatives",
             mining.into(),

@@ -102,7 +102,7 @@ struct ModelSettings {
 struct DataSettings {
     /// Further training data, with the number of passes per epoch as its weight; may
     /// be given several times
-    #[arg(long, value_name = "DATA[=WEIGHT]", value_parser = weighted)]
+    #[arg(long, value_name = "DATA[=WEIGHT]", value_parser = parse_weighted_data)]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     more_train_data: Vec<Value>,
     /// Number of passes through the first data per epoch [default: 1]
@@ -199,33 +199,33 @@ struct TrainingSettings {
 #[command(next_help_heading = "Options and callbacks, each may be given several times")]
 pub(super) struct OptionPairs {
     /// Option of the model: seed, precision, augmentation, pooler, ...
-    #[arg(long = "model-option", visible_alias = "option", value_name = "KEY=VALUE", value_parser = pair)]
+    #[arg(long = "model-option", visible_alias = "option", value_name = "KEY=VALUE", value_parser = parse_pair)]
     pub(super) model_options: Vec<Pair>,
     /// Train low-rank adapters with this option: r, lora_alpha, lora_dropout,
     /// target_modules, ...
-    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
     pub(super) lora: Vec<Pair>,
     /// Option of the loss: margin, temperature, mini_batch_size, ...
-    #[arg(long = "loss-option", value_name = "KEY=VALUE", value_parser = pair)]
+    #[arg(long = "loss-option", value_name = "KEY=VALUE", value_parser = parse_pair)]
     pub(super) loss_options: Vec<Pair>,
     /// Option of the optimizer for the weights of the loss
-    #[arg(long = "loss-optimizer-option", value_name = "KEY=VALUE", value_parser = pair)]
+    #[arg(long = "loss-optimizer-option", value_name = "KEY=VALUE", value_parser = parse_pair)]
     pub(super) loss_optimizer_options: Vec<Pair>,
     /// Option of the miner
-    #[arg(long = "miner-option", value_name = "KEY=VALUE", value_parser = pair)]
+    #[arg(long = "miner-option", value_name = "KEY=VALUE", value_parser = parse_pair)]
     pub(super) miner_options: Vec<Pair>,
     /// Option of the optimizer: weight_decay, betas, layer_wise_lr_decay, ...
-    #[arg(long = "optimizer-option", value_name = "KEY=VALUE", value_parser = pair)]
+    #[arg(long = "optimizer-option", value_name = "KEY=VALUE", value_parser = parse_pair)]
     pub(super) optimizer_options: Vec<Pair>,
     /// Option of the schedule: num_warmup_steps, scheduler_step, ...
-    #[arg(long = "scheduler-option", value_name = "KEY=VALUE", value_parser = pair)]
+    #[arg(long = "scheduler-option", value_name = "KEY=VALUE", value_parser = parse_pair)]
     pub(super) scheduler_options: Vec<Pair>,
     /// Prompt before the texts of a column: anchor, positive, negative
     #[arg(long = "prompt", value_name = "COLUMN=TEXT", value_parser = text_pair)]
     pub(super) prompt: Vec<Pair>,
     /// Mine hard negatives with this option: num_negatives, range_min,
     /// relative_margin, ...
-    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
     pub(super) mine_hard_negatives: Vec<Pair>,
     /// Callback: BestModelCheckpoint, EarlyStopping:patience=3, ...
     #[arg(long = "callback", value_name = "NAME[:KEY=VALUE,...]", value_parser = callback)]
@@ -237,11 +237,11 @@ pub(super) struct OptionPairs {
     #[arg(long, value_name = "DATA", requires = "evaluate")]
     pub(super) evaluate_index: Option<String>,
     /// Option of --evaluate: limit, metrics, distance, gather_examples, ...
-    #[arg(long = "evaluate-option", value_name = "KEY=VALUE", value_parser = pair, requires = "evaluate")]
+    #[arg(long = "evaluate-option", value_name = "KEY=VALUE", value_parser = parse_pair, requires = "evaluate")]
     pub(super) evaluate_options: Vec<Pair>,
     /// Any other member of the run configuration, by path, such as
     /// hyper_parameters.epochs=3
-    #[arg(long, value_name = "PATH=VALUE", value_parser = pair)]
+    #[arg(long, value_name = "PATH=VALUE", value_parser = parse_pair)]
     pub(super) set: Vec<Pair>,
 }
 

@@ -5,7 +5,7 @@ use candle_core::{Device, Var};
 use super::*;
 use crate::ops::{
     Kernels, Pass, Runtime,
-    testing::{close, noise, params},
+    testing::{assert_close, noise, params},
 };
 
 /// Computes the same layer with candle's operations, with channels first.
@@ -165,7 +165,7 @@ fn every_kind_of_layer_equals_candles_operations() {
             .unwrap();
         for found in [&found, &on_a_device] {
             let what = format!("{what}: inference");
-            close(&flat(found), &flat(&expected), &what);
+            assert_close(&flat(found), &flat(&expected), &what);
         }
 
         let mut seen = Vec::new();
@@ -202,11 +202,11 @@ fn every_kind_of_layer_equals_candles_operations() {
         }
         for (form, found) in ["fused", "composite"].iter().zip(&seen) {
             for ((name, found), (_, expected)) in found.iter().zip(&seen[2]) {
-                close(found, expected, &format!("{what}: {name}, {form}"));
+                assert_close(found, expected, &format!("{what}: {name}, {form}"));
             }
         }
         for ((name, found), (_, expected)) in seen[1].iter().zip(&seen[0]) {
-            close(found, expected, &format!("{what}: {name}, both forms"));
+            assert_close(found, expected, &format!("{what}: {name}, both forms"));
         }
     }
 }
