@@ -21,7 +21,7 @@ use crate::{
 /// Environment variable with the token.
 pub const TOKEN_VARIABLE: &str = "JINA_AUTH_TOKEN";
 
-/// Where tokens are stored between programs.
+/// Storage of tokens between program runs.
 ///
 /// ```no_run
 /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -50,7 +50,7 @@ pub enum TokenStorage {
     Memory,
 }
 
-/// Where a token was found.
+/// Source of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TokenOrigin {
     /// In the program.

@@ -172,7 +172,7 @@ impl IntoFuture for Push {
     }
 }
 
-/// How to store data.
+/// Name, visibility and progress callback of an upload.
 pub(crate) struct Upload {
     pub(crate) name: String,
     pub(crate) public: bool,

@@ -49,7 +49,7 @@ struct Inner {
     /// Proxy of the call, without its password.
     proxy: Option<String>,
     request_id: Option<String>,
-    /// How long the server asks the client to wait.
+    /// Pause that the server requested with `Retry-After`.
     retry_after: Option<Duration>,
     /// Whether an earlier attempt may have taken effect.
     maybe_done: bool,

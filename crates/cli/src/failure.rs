@@ -1,4 +1,4 @@
-//! Errors as one sentence with an exit code.
+//! Failures of commands: one sentence and an exit code.
 
 use std::{fmt, io, process::ExitCode};
 
@@ -12,7 +12,7 @@ Exit codes:
   4    not logged in, or the token is not accepted
   130  interrupted by Ctrl-C";
 
-/// Why a command failed.
+/// Failure of a command.
 #[derive(Debug)]
 pub(crate) struct Failure {
     message: String,

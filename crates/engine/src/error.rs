@@ -14,15 +14,15 @@ pub enum Error {
     Config {
         /// The field of the run configuration, such as `hyper_parameters.epochs`.
         field: String,
-        /// What is wrong with the setting, and the remedy.
+        /// The problem, and the remedy.
         reason: String,
     },
     /// A model could not be found.
     #[error("model `{name}`: {reason}")]
     Model {
-        /// The name or path that was asked for.
+        /// The requested name or path.
         name: String,
-        /// Where the engine looked, and the remedy.
+        /// The places that were searched, and the remedy.
         reason: String,
     },
     /// Weights do not match their description.
@@ -41,7 +41,7 @@ pub enum Error {
     Item {
         /// Index of the item, from 0.
         place: usize,
-        /// What is wrong with the item.
+        /// The problem of the item.
         reason: String,
     },
     /// The loss is not a finite number.

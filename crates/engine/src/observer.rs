@@ -41,7 +41,7 @@ pub trait Observer {
     }
 }
 
-/// How to stop a run.
+/// A request to stop a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interruption {
     /// Stop for good, without a checkpoint.

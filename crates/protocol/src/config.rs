@@ -92,7 +92,7 @@ pub struct Data {
     pub evaluate: bool,
     /// Threads that load data.
     pub num_workers: u64,
-    /// How batches are formed.
+    /// Strategy that forms batches.
     pub sampler: Sampler,
     /// Number of documents of each class in a batch.
     pub num_items_per_class: u64,

@@ -320,7 +320,7 @@ open_enum! {
 }
 
 open_enum! {
-    /// How batches are formed.
+    /// Strategy that forms batches from examples.
     pub enum Sampler {
         /// `random` for losses with weights per class, `class` for all others.
         Auto => "auto",
@@ -436,7 +436,7 @@ open_enum! {
 }
 
 open_enum! {
-    /// How often a schedule changes the learning rate.
+    /// Interval at which a schedule changes the learning rate.
     pub enum SchedulerStep {
         /// After each batch.
         Batch => "batch",
@@ -458,11 +458,11 @@ open_enum! {
 }
 
 open_enum! {
-    /// Which candidates become hard negatives.
+    /// Selection of hard negatives among the candidates.
     pub enum SamplingStrategy {
-        /// The most similar ones.
+        /// The most similar candidates.
         Top => "top",
-        /// A random sample.
+        /// A random sample of the candidates.
         Random => "random",
     }
 }

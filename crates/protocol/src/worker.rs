@@ -116,7 +116,7 @@ pub enum WorkerOrders {
     Pause,
 }
 
-/// How a worker ended.
+/// Outcome that a worker reports when it ends.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum Outcome {
@@ -126,7 +126,7 @@ pub enum Outcome {
     Paused,
     /// The run failed.
     Failed {
-        /// What went wrong, and how to fix it.
+        /// The problem, and the remedy.
         reason: String,
     },
 }

@@ -61,9 +61,9 @@ pub(crate) struct App {
     stopping: AtomicBool,
     pub(crate) changes: Changes,
     pub(crate) clock: Clock,
-    /// Which workers count as alive.
+    /// Leases of the workers that count as alive.
     pub(crate) leases: Leases,
-    /// Whether the queue works.
+    /// Health of the queue.
     pub(crate) queue: Health,
     /// Status texts of runs whose jobs are pending in the engine's queue.
     pub(crate) waits: Waits,

@@ -49,7 +49,8 @@ pub(crate) struct Program {
     pub(crate) name: String,
     /// IP address of the program, if known.
     pub(crate) address: Option<IpAddr>,
-    /// Where to send the browser with the code, if the program listens there.
+    /// Address to which the browser is redirected with the code, if the program listens
+    /// there.
     pub(crate) redirect: Option<Url>,
 }
 

@@ -29,7 +29,7 @@ pub struct Searched {
     pub item: Item,
     /// Label that a query shares with its relevant documents.
     pub label: String,
-    /// Where the item came from; empty if unknown.
+    /// Origin of the item, such as its file; empty if unknown.
     pub uri: String,
     /// Index of the document in its data set.
     pub place: usize,

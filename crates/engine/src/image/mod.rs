@@ -17,7 +17,7 @@ pub use self::{
 };
 use crate::{Error, Result, augment::Augmentation};
 
-/// How to resize an image before the centre crop.
+/// Resizing of an image before the centre crop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Resize {
@@ -39,7 +39,7 @@ pub enum Resize {
 /// They are read from `preprocessor_config.json`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ImageProcessor {
-    /// How to resize.
+    /// Resizing before the centre crop.
     pub resize: Resize,
     /// Filter for resizing. Like Pillow's, it widens when an image shrinks.
     pub resample: Resample,

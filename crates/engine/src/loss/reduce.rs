@@ -19,13 +19,13 @@ use crate::{Result, options::OptionReader};
 pub(super) struct Part {
     /// `[count]`
     pub(super) losses: Tensor,
-    /// What each loss belongs to.
+    /// Owner of each loss.
     pub(super) owners: Owners,
     /// Divisor for `DivisorReducer`.
     pub(super) divisor: Option<f64>,
 }
 
-/// What the losses of a part belong to.
+/// Owners of the losses of a part, in the same order.
 pub(super) enum Owners {
     /// Examples of the batch.
     Examples(Vec<u32>),

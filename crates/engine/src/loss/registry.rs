@@ -61,7 +61,7 @@ pub(super) enum Make {
 pub(super) type MakeMembers = fn(&mut Maker<'_>) -> Result<Box<dyn MemberLoss>>;
 pub(super) type MakeLabels = fn(&mut Maker<'_>) -> Result<Box<dyn MetricLoss>>;
 
-/// How a loss over labels uses a batch.
+/// Use of a batch by a loss over labels.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Traits {
     /// Compares the examples of a batch.

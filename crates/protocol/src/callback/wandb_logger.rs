@@ -15,7 +15,7 @@ use crate::{Generation, InvalidField, members::with_extra_members};
 #[serde(default)]
 #[non_exhaustive]
 pub struct WandBLogger {
-    /// How often metrics are sent: per `epoch` (the default) or per `batch`.
+    /// Interval at which metrics are sent: `epoch` (the default) or `batch`.
     pub metrics_logger_step: String,
     /// Arguments of `wandb.init`.
     pub wandb_args: Option<Map<String, Value>>,

@@ -29,12 +29,12 @@ use crate::{
     secret,
 };
 
-/// How long a browser stays signed in.
+/// Lifetime of a browser session in days.
 const SESSION_DAYS: u32 = 7;
 /// Name of the cookie that marks a browser from which a user has signed in
 /// before.
 const DEVICE_COOKIE: &str = "finetuner_device";
-/// How many days the browser is recognised.
+/// Number of days for which the browser is recognised.
 const DEVICE_DAYS: u32 = 365;
 
 #[derive(Default, Deserialize)]

@@ -16,7 +16,7 @@ pub(crate) struct ShareRow {
     pub(crate) with_artifact: bool,
     pub(crate) created_at: String,
     pub(crate) expires_at: String,
-    /// How often and when the page was last opened.
+    /// Number of times the page was opened, and the last time.
     pub(crate) opened: u64,
     pub(crate) opened_at: Option<String>,
 }

@@ -81,7 +81,7 @@ pub struct Resources {
     pub memory: Option<u64>,
 }
 
-/// How a job ended if its worker reported no outcome and no failure is known.
+/// Default reason for the end of a job whose worker reported no outcome.
 pub(super) const NO_OUTCOME: &str = "it ended without reporting an outcome";
 
 /// State of a job that the engine knows.

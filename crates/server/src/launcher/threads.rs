@@ -31,7 +31,7 @@ struct Job {
 #[derive(Default)]
 struct Thread {
     stop: Arc<AtomicBool>,
-    /// How the thread ended; `None` while it runs.
+    /// Reason for the thread's end; `None` while it runs.
     ended: Mutex<Option<String>>,
 }
 

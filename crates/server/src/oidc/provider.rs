@@ -28,7 +28,7 @@ use crate::{
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Size limit of an answer in bytes.
 const MAX_ANSWER: usize = 1 << 20;
-/// How long metadata and keys are cached.
+/// Time for which metadata and keys are cached.
 const CACHE_TIME: Duration = Duration::from_secs(3600);
 
 /// Metadata that the provider publishes (OpenID Connect Discovery).

@@ -23,8 +23,8 @@ pub struct Mail {
     pub host: Option<String>,
     /// Its port; by default 587 for `starttls`, 465 for `tls`, and 25 for `none`.
     pub port: Option<u16>,
-    /// How the connection is encrypted: `starttls`, `tls` from the first byte, or
-    /// `none`. A server that offers less is refused.
+    /// Encryption of the connection: `starttls`, `tls` from the first byte, or `none`.
+    /// A server that offers less is refused.
     pub encryption: Encryption,
     /// A file with certificate authorities in PEM form that are trusted beside the
     /// system's.

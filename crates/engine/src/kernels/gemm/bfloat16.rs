@@ -197,7 +197,7 @@ fn round(x: f32) -> u32 {
     (if x.is_nan() { quiet } else { nearest }) & 0xffff_0000
 }
 
-/// How a tile changes the output.
+/// Update of the output by a tile: `out = scale * tile`, added to `out` if `accumulate`.
 #[derive(Clone, Copy)]
 pub(super) struct Update {
     pub(super) scale: f32,

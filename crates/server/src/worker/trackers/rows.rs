@@ -12,7 +12,7 @@ pub(super) struct Row {
     pub(super) values: Vec<(String, f64)>,
 }
 
-/// How a run ended.
+/// End of a run, as trackers show it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     Finished,
