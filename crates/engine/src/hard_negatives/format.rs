@@ -1,8 +1,8 @@
-//! Format of the output.
+//! Output formats of mined negatives.
 
 use finetuner_protocol::NegativesFormat;
 
-/// Format of the output.
+/// Output format of mined negatives: the members of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// A query, its positive and one negative.

@@ -1,4 +1,4 @@
-//! Losses.
+//! Loss functions, built by name.
 //!
 //! Names, options and defaults are those of pytorch-metric-learning and
 //! sentence-transformers, except for a few losses of the Python Finetuner.

@@ -1,4 +1,4 @@
-//! The input of miners, and what a miner is.
+//! The interface of miners: their input, and the trait that they implement.
 
 use candle_core::{Device, Tensor};
 

@@ -1,6 +1,6 @@
-//! Compares every kind of backbone with transformers, by
-//! `fixtures/make_backbones.py` and `fixtures/make_text_backbones.py`:
-//! embeddings with each pooler, and the gradients of all parameters.
+//! Compares every kind of backbone with transformers: embeddings with each pooler, and
+//! the gradients of all parameters. The expected values come from
+//! `fixtures/make_backbones.py` and `fixtures/make_text_backbones.py`.
 
 use finetuner_engine::{
     Kernels, Pooler,

@@ -1,5 +1,5 @@
-//! Compares the CLIP model, its loss, the optimizers and the image processor
-//! with PyTorch and transformers, by the fixtures of `fixtures/make_clip.py`.
+//! Compares the CLIP model, its loss, the optimizers and the image processor with
+//! PyTorch and transformers. The expected values come from `fixtures/make_clip.py`.
 
 use finetuner_engine::{
     Kernels,

@@ -1,5 +1,5 @@
-//! Point clouds: compares PointNet++ with PyTorch, by
-//! `fixtures/make_pointnet.py`, and runs whole trainings on shapes.
+//! Point clouds: compares PointNet++ with PyTorch (`fixtures/make_pointnet.py`), and
+//! executes whole runs on shapes.
 
 use std::path::Path;
 

@@ -1,6 +1,6 @@
-//! Compares cross-encoders with sentence-transformers, by
-//! `fixtures/make_cross_encoders.py`: scores, rankings, losses, gradients of
-//! all parameters, metrics, and the files that a run saves.
+//! Compares cross-encoders with sentence-transformers: scores, rankings, losses,
+//! gradients of all parameters, metrics, and the files that a run saves. The expected
+//! values come from `fixtures/make_cross_encoders.py`.
 
 use std::path::Path;
 

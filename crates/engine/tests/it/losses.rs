@@ -1,6 +1,5 @@
-//! Losses against pytorch-metric-learning and PyTorch (`fixtures/make_losses.py`).
-//!
-//! Compares values, and gradients of the embeddings and of the losses' own weights.
+//! Compares losses with pytorch-metric-learning and PyTorch (`fixtures/make_losses.py`):
+//! values, and gradients of the embeddings and of the losses' own weights.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -1,4 +1,4 @@
-//! Retrieval and its metrics against docarray, over the same embeddings.
+//! Compares retrieval and its metrics with docarray, on the same embeddings.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! The image processor against `transformers` and Pillow
+//! Compares the image processor with `transformers` and Pillow
 //! (`fixtures/make_preprocessors.py`): classes, their defaults, and all fields.
 
 use finetuner_engine::image::{self, ImageProcessor, ProcessorClass};

@@ -1,5 +1,5 @@
-//! Prompts per column, by `fixtures/make_prompts.py`: the loss of
-//! sentence-transformers' trainer, and the prompts of the saved model.
+//! Prompts per column: the loss equals that of sentence-transformers' trainer
+//! (`fixtures/make_prompts.py`), and the saved model has the prompts.
 
 use std::collections::HashMap;
 

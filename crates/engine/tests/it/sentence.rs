@@ -1,6 +1,6 @@
-//! Compares models of sentence-transformers with that library, by
-//! `fixtures/make_sentence_transformers.py`: all kinds of modules, prompts,
-//! limits, gradients, and the folder that a run saves.
+//! Compares models of sentence-transformers with that library: all kinds of modules,
+//! prompts, limits, gradients, and the folder that a run saves. The expected values come
+//! from `fixtures/make_sentence_transformers.py`.
 
 use std::path::Path;
 
@@ -118,8 +118,8 @@ fn load(folder: &Path) -> LoadedModel {
     files.load(&LoadOptions::default(), &Device::Cpu).unwrap()
 }
 
-/// The layout of `distiluse-base-multilingual-cased-v1`, by
-/// `fixtures/make_distiluse.py`.
+/// The model has the layout of `distiluse-base-multilingual-cased-v1`; its results come
+/// from `fixtures/make_distiluse.py`.
 #[test]
 fn a_distilbert_with_a_dense_module_embeds_and_learns_like_in_sentence_transformers() {
     let texts = [

@@ -1,5 +1,5 @@
-//! Compares SigLIP with transformers, by `fixtures/make_siglip.py`: embeddings,
-//! loss, gradients, and whole folders with a tokenizer that pads texts.
+//! Compares SigLIP with transformers (`fixtures/make_siglip.py`): embeddings, loss,
+//! gradients, and whole folders with a tokenizer that pads texts.
 
 use std::{collections::HashMap, path::Path};
 

@@ -1,5 +1,5 @@
-//! Compares tokenizers from sentencepiece models with sentencepiece itself, by
-//! `fixtures/make_sentencepiece.py`, and trains models that have them.
+//! Compares tokenizers built from sentencepiece models with sentencepiece itself
+//! (`fixtures/make_sentencepiece.py`), and trains models with such tokenizers.
 
 use std::collections::HashMap;
 

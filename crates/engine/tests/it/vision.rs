@@ -1,6 +1,5 @@
-//! Compares vision transformers, and two-tower models of transformers, with
-//! that library, by `fixtures/make_vision.py`: embeddings and the gradients of
-//! all parameters.
+//! Compares vision transformers, and two-tower models, with transformers
+//! (`fixtures/make_vision.py`): embeddings and the gradients of all parameters.
 
 use candle_core::Tensor;
 use finetuner_engine::{

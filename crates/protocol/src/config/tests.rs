@@ -1,3 +1,5 @@
+//! Tests of run configurations: serialization, and limits.
+
 use super::*;
 use crate::MAX_EPOCHS;
 

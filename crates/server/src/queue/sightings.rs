@@ -1,4 +1,5 @@
-//! When the engine's lists contained which jobs.
+//! Records which jobs the engine's lists contained, and since when jobs are missing or
+//! silent.
 
 use std::{
     collections::{HashMap, HashSet},

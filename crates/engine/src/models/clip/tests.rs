@@ -1,3 +1,5 @@
+//! Tests of initial weights.
+
 use super::*;
 
 #[test]
