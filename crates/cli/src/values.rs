@@ -36,7 +36,7 @@ pub(crate) fn parse_pair(text: &str) -> Result<Pair, String> {
 /// Parses `KEY=TEXT`. The text is kept as it is, because the space at the end of a prompt
 /// counts; a JSON string is parsed.
 pub(crate) fn text_pair(text: &str) -> Result<Pair, String> {
-    let mut pair = pair(text)?;
+    let mut pair = parse_pair(text)?;
     if let Some((_, value)) = text.split_once('=') {
         let json = serde_json::from_str::<String>(value);
         pair.value = json.unwrap_or_else(|_| value.to_owned()).into();

@@ -101,7 +101,7 @@ fn check_late(number: u64, object: &Object, known: &HashSet<String>) -> Result<(
                  if it has no value, remove it, or name the columns with `Columns`",
                 start_of(key)
             );
-            Err(row(number, reason))
+            Err(row_fault(number, reason))
         }
     }
 }

@@ -14,7 +14,7 @@ use names::{roles_from_known_names, roles_from_unknown_names};
 use place::by_place;
 
 pub(crate) use assigned::{Field, Meaning, Roles};
-pub(crate) use count::{columns, count_filled_columns};
+pub(crate) use count::{column_count_text, count_filled_columns};
 pub(crate) use names::{changes_examples, looks_like_header, warn_of_header};
 
 impl Roles {

@@ -39,7 +39,7 @@ impl Draw {
 /// Draws from a normal distribution with mean 0.
 ///
 /// `spread` is the standard deviation.
-pub(crate) fn normal(rng: &mut impl Rng, spread: f64) -> f32 {
+pub(crate) fn draw_normal(rng: &mut impl Rng, spread: f64) -> f32 {
     let value: f64 = StandardNormal.sample(rng);
     (value * spread) as f32
 }

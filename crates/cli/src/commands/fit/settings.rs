@@ -5,7 +5,7 @@ use finetuner::{Loss, Miner, MultiDatasetBatchSampler, Optimizer, Sampler, Sched
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::values::{Pair, callback, finite, pair, text_pair, weighted};
+use crate::values::{Pair, callback, finite, parse_pair, parse_weighted_data, text_pair};
 
 /// Parser of the known names of a setting.
 macro_rules! names {
