@@ -319,6 +319,23 @@ async fn a_log_stream_without_lines_sends_keep_alives() {
     assert_eq!(backend.app.changes.followed(), 0);
 }
 
+/// A clean end would mean that the log is complete.
+#[tokio::test]
+async fn a_log_stream_breaks_off_if_the_database_fails() {
+    let backend = Backend::new(Settings::default()).await;
+    backend.put("train", pairs(4)).await;
+    backend
+        .send("POST", "/api/v1/experiments", json!({"name": "e"}))
+        .await;
+    let (status, body) = backend.send("POST", RUNS, submission("r")).await;
+    assert_eq!(status, StatusCode::CREATED, "{body}");
+    let request = backend.request("GET", &format!("{RUNS}/r/logstream"), Value::Null);
+    let answer = backend.router.clone().oneshot(request).await.unwrap();
+    backend.app.database.disturb("DROP TABLE events").await;
+    let read = axum::body::to_bytes(answer.into_body(), usize::MAX).await;
+    assert!(read.is_err(), "{read:?}");
+}
+
 #[tokio::test]
 async fn an_upload_keeps_content_that_is_deleted_at_the_same_time() {
     let backend = Backend::new(Settings::default()).await;

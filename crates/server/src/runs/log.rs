@@ -1,6 +1,6 @@
 //! A run's log, as text and as a stream of server-sent events.
 
-use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use axum::{
     http::HeaderMap,
@@ -48,7 +48,7 @@ pub(crate) async fn log_text(app: &App, run_id: i64) -> Result<String> {
 /// Returns an answer of server-sent events that proxies forward at once. Comments
 /// keep an idle stream open.
 pub(crate) fn as_it_comes(
-    messages: impl Stream<Item = Result<Message, Infallible>> + Send + 'static,
+    messages: impl Stream<Item = rusqlite::Result<Message>> + Send + 'static,
 ) -> Response {
     let messages = Sse::new(messages).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
     ([("x-accel-buffering", "no")], messages).into_response()
@@ -56,13 +56,14 @@ pub(crate) fn as_it_comes(
 
 /// Streams the lines of a run's log after the one that `Last-Event-ID` names, and
 /// new ones as they are written. Ends with the run, or when the user loses access
-/// to the project.
+/// to the project. An error of the database breaks the connection, so that clients
+/// don't take the lines so far for the whole log.
 pub(crate) fn follow(
     app: Arc<App>,
     user: Identity,
     run_id: i64,
     headers: &HeaderMap,
-) -> impl Stream<Item = Result<Message, Infallible>> + use<> {
+) -> impl Stream<Item = rusqlite::Result<Message>> + use<> {
     let last_seen = headers
         .get("last-event-id")
         .and_then(|id| id.to_str().ok()?.parse::<u64>().ok());
@@ -74,9 +75,11 @@ pub(crate) fn follow(
         next: last_seen.map_or(0, |id| id.saturating_add(1)),
         ready: VecDeque::new(),
     };
-    stream::unfold(follower, |mut follower| async {
-        let message = follower.next().await?;
-        Some((Ok(message), follower))
+    stream::try_unfold(follower, |mut follower| async move {
+        let message = follower.next().await.inspect_err(|error| {
+            tracing::warn!("A log stream broke off because of the database: {error}");
+        })?;
+        Ok::<_, rusqlite::Error>(message.map(|message| (message, follower)))
     })
 }
 
@@ -93,23 +96,24 @@ struct Follower {
 impl Follower {
     /// Returns the next line. `None` once the run has ended and all lines were
     /// sent, or when the user has lost access.
-    async fn next(&mut self) -> Option<Message> {
+    async fn next(&mut self) -> rusqlite::Result<Option<Message>> {
         loop {
             if let Some(message) = self.ready.pop_front() {
-                return Some(message);
+                return Ok(Some(message));
             }
-            if !self.app.database.has_access(&self.user).await.ok()? {
-                return None;
+            if !self.app.database.has_access(&self.user).await? {
+                return Ok(None);
             }
             // Read the status before the events: lines are written before the run
             // ends, so none is missed.
-            let run = self.app.database.run_by_id(self.run_id).await.ok()??;
+            let Some(run) = self.app.database.run_by_id(self.run_id).await? else {
+                return Ok(None);
+            };
             let events = self
                 .app
                 .database
                 .events(self.run_id, LINES, self.next, CHUNK)
-                .await
-                .ok()?;
+                .await?;
             if let Some(last) = events.last() {
                 self.next = last.number + 1;
                 // One message per event, so that a connection never breaks
@@ -120,10 +124,8 @@ impl Follower {
                     (!lines.is_empty()).then(|| message.data(lines.join("\n")))
                 });
                 self.ready.extend(messages);
-            } else if run.status().is_final() {
-                return None;
-            } else {
-                self.changes.changed().await?;
+            } else if run.status().is_final() || self.changes.changed().await.is_none() {
+                return Ok(None);
             }
         }
     }
