@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use finetuner_protocol::Status;
+use finetuner_protocol::{Status, StatusInfo};
 use futures_util::{Stream, StreamExt, stream};
 use reqwest::Method;
 use tokio::time::Instant;
@@ -49,7 +49,8 @@ impl Run {
 /// that it received. An outage of the backend is tolerated up to
 /// [`Builder::outage_limit`](crate::Builder::outage_limit). The stream ends when the
 /// run has finished; if the run has failed, the last item is an error with
-/// [`Error::is_run_failed`]. A line above 1 MiB is cut and ends with `[cut: ...]`.
+/// [`Error::is_run_failed`]. Before it ends, it checks that the backend has no further
+/// lines. A line above 1 MiB is cut and ends with `[cut: ...]`.
 ///
 /// It implements [`Stream`]; [`LogStream::next`] needs no import.
 ///
@@ -87,6 +88,7 @@ impl LogStream {
             last_id: None,
             seen_before: None,
             opened: Instant::now(),
+            final_status: None,
             ended: false,
         };
         let lines = stream::unfold(reader, |mut reader| async {
@@ -131,6 +133,8 @@ struct Reader {
     seen_before: Option<u64>,
     opened: Instant,
     outage: Outage,
+    /// Final status of the run, if it was known before this connection.
+    final_status: Option<StatusInfo>,
     ended: bool,
 }
 
@@ -210,10 +214,22 @@ impl Reader {
     /// Handles the end of a connection: either the run has ended, or only the
     /// connection.
     async fn end(&mut self) -> Result<()> {
-        let status = match self.run.status().await {
-            Ok(status) => status,
-            Err(error) => return self.pause(error).await,
+        let (status, was_final) = match self.final_status.take() {
+            Some(status) => (status, true),
+            None => match self.run.status().await {
+                Ok(status) => (status, false),
+                Err(error) => return self.pause(error).await,
+            },
         };
+        let is_final = matches!(status.status, Status::Finished | Status::Failed);
+        // A server or a proxy that fails may end a stream as if it were complete. Only a
+        // connection after the run's end that gives no new line shows that it is.
+        let is_complete = was_final && self.last_id == self.seen_before;
+        if is_final && self.last_id.is_some() && !is_complete {
+            self.connection = None;
+            self.final_status = Some(status);
+            return Ok(());
+        }
         match status.status {
             Status::Finished => self.ended = true,
             Status::Failed => return Err(Error::run_failed(self.run.name(), &status.details)),

@@ -227,12 +227,31 @@ async fn a_broken_log_stream_resumes() {
     }
     assert_eq!(lines, ["one", "two", "three"]);
     let requests = server.received_requests().await.unwrap();
-    let resumed = requests
+    let mut streams = requests
         .iter()
-        .rev()
-        .find(|r| r.url.path().ends_with("/logstream"))
-        .unwrap();
+        .filter(|r| r.url.path().ends_with("/logstream"));
+    let resumed = streams.nth(1).unwrap();
     assert_eq!(resumed.headers["last-event-id"], "2");
+}
+
+#[tokio::test]
+async fn a_log_stream_that_ends_too_early_loses_no_line() {
+    for (state, has_failed) in [("FINISHED", false), ("FAILED", true)] {
+        let stream = |text: &str| status(200).set_body_raw(text, "text/event-stream");
+        let streams = ["id: 1\ndata: one\n\n", "id: 2\ndata: two\n\n", ""].map(stream);
+        let (server, _, run) = with_run("/logstream", Sequence::new(streams)).await;
+        let ended = status(200).set_body_json(json!({"status": state, "details": ""}));
+        on(&server, "GET", STATUS, ended).await;
+        let mut lines = run.stream_logs();
+        assert_eq!(lines.next().await.unwrap().unwrap(), "one");
+        assert_eq!(lines.next().await.unwrap().unwrap(), "two");
+        match lines.next().await {
+            Some(end) => assert!(has_failed && end.unwrap_err().is_run_failed()),
+            None => assert!(!has_failed),
+        }
+        assert!(lines.next().await.is_none());
+        assert_eq!(count(&server, "/logstream").await, 3);
+    }
 }
 
 #[tokio::test]

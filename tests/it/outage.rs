@@ -198,15 +198,20 @@ async fn a_log_stream_survives_a_restart_without_gaps_or_repeats() {
     let resumed = Arc::new(Mutex::new(String::new()));
     let asked = Arc::clone(&resumed);
     let second = serve_until(away.end(address), move |request, connection| {
-        if request.contains("/logstream") {
-            *asked.lock().unwrap() = request.to_owned();
-            // An event with two lines, and another one with the same number.
-            let events = "id: 2\ndata: two\ndata: three\n\nid: 2\ndata: four\n\n";
-            let _ = write!(connection, "{HEAD}{events}");
+        if !request.contains("/logstream") {
+            send(connection, r#"{"status": "FINISHED", "details": ""}"#);
             return true;
         }
-        send(connection, r#"{"status": "FINISHED", "details": ""}"#);
-        false
+        asked.lock().unwrap().push_str(request);
+        // Whether the client asks for the lines after all events.
+        let is_last = request.contains("last-event-id: 2\r\n");
+        // An event with two lines, and another one with the same number.
+        let events = match is_last {
+            true => "",
+            false => "id: 2\ndata: two\ndata: three\n\nid: 2\ndata: four\n\n",
+        };
+        let _ = write!(connection, "{HEAD}{events}");
+        !is_last
     });
     assert_eq!(reading.await.unwrap(), ["one", "two", "three", "four"]);
     second.join().unwrap();
