@@ -50,7 +50,8 @@ impl Run {
 /// [`Builder::outage_limit`](crate::Builder::outage_limit). The stream ends when the
 /// run has finished; if the run has failed, the last item is an error with
 /// [`Error::is_run_failed`]. Before it ends, it checks that the backend has no further
-/// lines. A line above 1 MiB is cut and ends with `[cut: ...]`.
+/// lines. A backend without event ids sends the log from its start after a reconnect:
+/// as many lines as were received are skipped. A line above 1 MiB is cut and ends with `[cut: ...]`.
 ///
 /// It implements [`Stream`]; [`LogStream::next`] needs no import.
 ///
@@ -87,6 +88,8 @@ impl LogStream {
             lines: VecDeque::new(),
             last_id: None,
             seen_before: None,
+            without_id: 0,
+            repeated: 0,
             opened: Instant::now(),
             final_status: None,
             ended: false,
@@ -131,6 +134,10 @@ struct Reader {
     last_id: Option<u64>,
     /// Last id of the earlier connections.
     seen_before: Option<u64>,
+    /// Number of lines that were received without an id.
+    without_id: usize,
+    /// Number of lines to skip that this connection repeats without an id.
+    repeated: usize,
     opened: Instant,
     outage: Outage,
     /// Final status of the run, if it was known before this connection.
@@ -146,15 +153,18 @@ impl Reader {
             }
             while let Some((id, text)) = self.parser.ready.pop_front() {
                 // A server that can't resume sends everything again.
-                if let Some(id) = id {
-                    if self.seen_before.is_some_and(|last| id <= last) {
-                        continue;
+                let skipped = match id {
+                    Some(id) if self.seen_before.is_some_and(|last| id <= last) => continue,
+                    Some(id) => {
+                        self.last_id = Some(id);
+                        0
                     }
-                    self.last_id = Some(id);
-                }
-                self.outage.over();
-                self.lines.extend(text.split('\n').map(str::to_owned));
+                    None => self.count_without_id(text.split('\n').count()),
+                };
+                let new = text.split('\n').skip(skipped).map(str::to_owned);
+                self.lines.extend(new);
                 if let Some(line) = self.lines.pop_front() {
+                    self.outage.over();
                     return Some(Ok(line));
                 }
             }
@@ -172,6 +182,15 @@ impl Reader {
             }
         }
         None
+    }
+
+    /// Counts the lines of an event without an id. Returns how many of them an earlier
+    /// connection has received.
+    fn count_without_id(&mut self, lines: usize) -> usize {
+        let skipped = lines.min(self.repeated);
+        self.repeated -= skipped;
+        self.without_id += lines - skipped;
+        skipped
     }
 
     /// Reads from the connection; returns `false` at its end.
@@ -192,6 +211,11 @@ impl Reader {
                 let answer = self.run.transport.open(call).await?;
                 self.parser = Parser::default();
                 self.seen_before = self.last_id;
+                // A server with ids resumes after the last one.
+                self.repeated = match self.last_id {
+                    Some(_) => 0,
+                    None => self.without_id,
+                };
                 self.opened = Instant::now();
                 self.connection.insert(Box::pin(answer.bytes_stream()))
             }

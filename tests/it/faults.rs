@@ -235,6 +235,27 @@ async fn a_broken_log_stream_resumes() {
 }
 
 #[tokio::test]
+async fn a_broken_log_stream_without_ids_repeats_no_line() {
+    let stream = |text: &str| status(200).set_body_raw(text, "text/event-stream");
+    // The lines need not be in the same events.
+    let streams = [
+        "data: one\n\ndata: two\n\ndata: thr",
+        "data: one\ndata: two\ndata: three\n\nda",
+        "data: one\n\ndata: two\n\ndata: three\n\ndata: four\n\n",
+    ];
+    let (server, _, run) = with_run("/logstream", Sequence::new(streams.map(stream))).await;
+    let finished = status(200).set_body_json(json!({"status": "FINISHED", "details": ""}));
+    let states = Sequence::new([good_status(), good_status(), finished]);
+    on(&server, "GET", STATUS, states).await;
+    let mut lines = Vec::new();
+    let mut stream = run.stream_logs();
+    while let Some(line) = stream.next().await {
+        lines.push(line.unwrap());
+    }
+    assert_eq!(lines, ["one", "two", "three", "four"]);
+}
+
+#[tokio::test]
 async fn a_log_stream_that_ends_too_early_loses_no_line() {
     for (state, has_failed) in [("FINISHED", false), ("FAILED", true)] {
         let stream = |text: &str| status(200).set_body_raw(text, "text/event-stream");
