@@ -55,6 +55,18 @@ impl Failure {
         }
     }
 
+    /// Names what was deleted before a deletion failed, and what was not.
+    pub(crate) fn after_deleting(self, deleted: &[String], left: &[String]) -> Self {
+        if deleted.is_empty() {
+            return self;
+        }
+        let (deleted, left) = (deleted.join(", "), left.join(", "));
+        Self {
+            message: format!("deleted {deleted}, but not {left}: {}", self.message),
+            ..self
+        }
+    }
+
     /// Creates the silent success of a closed output, such as after `| head`.
     fn unread() -> Self {
         Self {

@@ -219,15 +219,24 @@ impl Data {
                 let info = annotated(&finetuner, &name, change).await?;
                 show_note(&info.annotations, output)
             }
-            Self::Delete { names, yes } => {
+            Self::Delete { names: given, yes } => {
+                let mut names: Vec<String> = Vec::new();
+                for name in given {
+                    if !names.contains(&name) {
+                        names.push(name);
+                    }
+                }
                 for name in &names {
                     let found = finetuner.describe_documents(name).await;
                     found.map_err(|error| named(error, name))?;
                 }
                 let what = format!("the data {}", names.join(", "));
                 confirm(yes, &what, output).await?;
-                for name in &names {
-                    finetuner.delete_documents(name).await?;
+                for (place, name) in names.iter().enumerate() {
+                    let deleted = finetuner.delete_documents(name).await;
+                    deleted.map_err(|error| {
+                        Failure::from(error).after_deleting(&names[..place], &names[place..])
+                    })?;
                 }
                 let deleted = json!({"deleted": names});
                 output.either(&deleted, || format!("Deleted {}", names.join(", ")))

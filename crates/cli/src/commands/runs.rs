@@ -137,13 +137,19 @@ impl Runs {
         }
         let mut listed: Vec<(Run, StatusInfo)> = stream::iter(runs)
             .map(|run| async move {
-                let status = run.status().await?;
-                Ok::<_, Failure>((run, status))
+                match run.status().await {
+                    Ok(status) => Ok(Some((run, status))),
+                    // It was deleted after it was listed.
+                    Err(error) if error.is_not_found() => Ok(None),
+                    Err(error) => Err(Failure::from(error)),
+                }
             })
             .buffered(AT_ONCE)
-            .try_filter(|(_, status)| {
-                let is_wanted = self.status.is_empty() || self.status.contains(&status.status);
-                std::future::ready(is_wanted)
+            .try_filter_map(|found| {
+                let wanted = found.filter(|(_, status): &(Run, StatusInfo)| {
+                    self.status.is_empty() || self.status.contains(&status.status)
+                });
+                std::future::ready(Ok::<_, Failure>(wanted))
             })
             .try_collect()
             .await?;
@@ -251,16 +257,24 @@ pub(crate) struct Delete {
 
 impl Delete {
     pub(crate) async fn run(self, session: &Session, output: &Output) -> Result {
-        let mut found = Vec::new();
+        let mut wanted: Vec<(&str, &str)> = Vec::new();
         for run in &self.runs {
-            let (experiment, run) = split(run, self.experiment.as_deref());
-            found.push((run.to_owned(), find(session, experiment, run).await?));
+            let run = split(run, self.experiment.as_deref());
+            if !wanted.contains(&run) {
+                wanted.push(run);
+            }
         }
-        let (names, found): (Vec<String>, Vec<Run>) = found.into_iter().unzip();
+        let (mut names, mut found) = (Vec::new(), Vec::new());
+        for (experiment, run) in wanted {
+            found.push(find(session, experiment, run).await?);
+            names.push(run.to_owned());
+        }
         let what = format!("the run {} and its model", names.join(", "));
         confirm(self.yes, &what, output).await?;
-        for run in found {
-            run.delete().await?;
+        for (place, run) in found.into_iter().enumerate() {
+            run.delete().await.map_err(|error| {
+                Failure::from(error).after_deleting(&names[..place], &names[place..])
+            })?;
         }
         let deleted = json!({"deleted": names});
         output.either(&deleted, || format!("Deleted {}", names.join(", ")))

@@ -4,6 +4,7 @@
 
 mod account;
 mod data;
+mod deletion;
 mod embedded;
 mod output;
 mod program;
