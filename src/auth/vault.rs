@@ -36,6 +36,11 @@ pub const TOKEN_VARIABLE: &str = "JINA_AUTH_TOKEN";
 #[non_exhaustive]
 pub enum TokenStorage {
     /// The keyring if there is one, otherwise the file, with a warning.
+    ///
+    /// A token in the file is from a session without a keyring. It is used before one
+    /// in the keyring, and the next login that stores a token in the keyring deletes
+    /// it. Jina AI's token in the file is the Python client's: it is used after the
+    /// keyring's, and only a logout deletes it.
     #[default]
     Auto,
     /// The keyring of the operating system.
@@ -99,6 +104,16 @@ impl Vault {
 
     /// Looks for a stored token.
     pub(crate) async fn find(&self) -> Result<Option<(Secret, TokenOrigin)>> {
+        let in_file = match self.uses_file() {
+            true => self.with_file(TokenFile::read).await,
+            false => Ok(None),
+        };
+        // It is newer than the keyring's: a login to the keyring would have deleted it.
+        if let Ok(Some(Stored::Token(token))) = &in_file
+            && !self.backend.is_jina()
+        {
+            return Ok(Some((token.clone(), TokenOrigin::File)));
+        }
         let mut keyring_failed = None;
         if self.uses_keyring() {
             match self.keyring_get().await {
@@ -108,17 +123,15 @@ impl Vault {
                 Err(failure) => keyring_failed = Some(Error::from(failure)),
             }
         }
-        if self.uses_file() {
-            match self.with_file(TokenFile::read).await? {
-                Some(Stored::Token(token)) => return Ok(Some((token, TokenOrigin::File))),
-                Some(Stored::PythonTokenOnly) => tracing::warn!(
-                    "{} contains a token of the Python client, which does not record its server: it \
-                     is sent to Jina AI only. Set {TOKEN_VARIABLE} to use it for {}",
-                    self.path(),
-                    self.backend.key()
-                ),
-                Some(Stored::Nothing) | None => {}
-            }
+        match in_file? {
+            Some(Stored::Token(token)) => return Ok(Some((token, TokenOrigin::File))),
+            Some(Stored::PythonTokenOnly) => tracing::warn!(
+                "{} contains a token of the Python client, which does not record its server: it \
+                 is sent to Jina AI only. Set {TOKEN_VARIABLE} to use it for {}",
+                self.path(),
+                self.backend.key()
+            ),
+            Some(Stored::Nothing) | None => {}
         }
         if let Some(failure) = keyring_failed {
             tracing::debug!("no token found, and {failure}");
@@ -131,7 +144,10 @@ impl Vault {
     pub(crate) async fn save(&self, token: &Secret) -> Result<()> {
         if self.uses_keyring() {
             match self.keyring_set(token.clone()).await {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    self.forget_file().await;
+                    return Ok(());
+                }
                 Err(failure) if self.storage == TokenStorage::Keyring => return Err(failure.into()),
                 Err(failure) => warn_once(&failure.into()),
             }
@@ -156,6 +172,20 @@ impl Vault {
                 Ok(())
             }
             saved => saved,
+        }
+    }
+
+    /// Deletes an older token from the file, where it would be found before the
+    /// keyring's.
+    async fn forget_file(&self) {
+        if !self.uses_file() || self.backend.is_jina() {
+            return;
+        }
+        if let Err(error) = self.with_file(TokenFile::clear).await {
+            tracing::warn!(
+                "logged in, but the token file may still contain an older token, which the next \
+                 program would use: {error}"
+            );
         }
     }
 

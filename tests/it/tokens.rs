@@ -166,3 +166,28 @@ async fn logging_out_names_the_store_that_still_has_the_token() {
     assert!(error.contains(path.to_str().unwrap()), "{error}");
     assert!(!error.contains("good"), "{error}");
 }
+
+/// A program without the keyring, such as one over SSH, logs in again and stores its
+/// token in the file.
+#[cfg(feature = "keyring")]
+#[tokio::test]
+async fn the_token_of_the_last_login_is_used_with_and_without_a_keyring() {
+    let name = "tokens::the_token_of_the_last_login_is_used_with_and_without_a_keyring";
+    if in_child_process(name, &[]) {
+        return;
+    }
+    keyring_core::set_default_store(keyring_core::mock::Store::new().unwrap());
+    let server = server().await;
+    let auto = || Finetuner::builder().registry(server.uri());
+    let found = async || {
+        let finetuner = auto().login().interactive(false).await.unwrap();
+        finetuner.get_token().unwrap().expose().to_owned()
+    };
+    auto().login().paste("first").await.unwrap();
+    assert_eq!(found().await, "first");
+    at(&server).login().paste("second").await.unwrap();
+    assert_eq!(found().await, "second");
+    auto().login().paste("third").await.unwrap();
+    assert_eq!(found().await, "third");
+    assert_eq!(config(&home().join(".jina")).get("auth_tokens"), None);
+}
