@@ -291,3 +291,27 @@ fn a_line_with_many_columns_takes_linear_time() {
     let found = texts(lines(&text)).unwrap();
     assert_eq!(found.len(), 2);
 }
+
+#[test]
+fn negatives_and_a_second_text_beside_an_image_are_refused() {
+    let found = |row: Value| documents(lines(&row.to_string()), &Task::TextToImage);
+    for (other, part) in [
+        (
+            "negative",
+            "takes no negatives: remove the column `negative`",
+        ),
+        (
+            "title",
+            "takes one text beside each image: remove the column `title`",
+        ),
+        (
+            "query",
+            "takes one text beside each image: remove the column `query`",
+        ),
+    ] {
+        let row = json!({"image": "a.png", "caption": "red", other: "blue"});
+        let error = found(row).unwrap_err().to_string();
+        assert!(error.contains(part), "`{part}` is missing in: {error}");
+        assert!(error.contains("Columns::new().text"), "{error}");
+    }
+}

@@ -59,7 +59,8 @@ pub(crate) fn changes_examples(name: &str) -> bool {
 
 /// Returns the roles of columns with known names. Other columns are ignored.
 ///
-/// Returns `None` if the known names do not determine the roles.
+/// Returns `None` if the known names do not determine the roles. Beside an image, a
+/// second text and negatives are errors: leaving them out would change what is trained.
 pub(super) fn roles_from_known_names(
     names: &[String],
     kinds: Kinds,
@@ -114,12 +115,25 @@ pub(super) fn roles_from_known_names(
             kind: kinds.0,
         }));
     } else {
-        let text = texts.first().or(ranked.first());
-        let (Some(text), [image]) = (text, &*images) else {
+        let mut all = texts.iter().chain(&ranked).copied();
+        let (Some(text), [image]) = (all.next(), &*images) else {
             return Ok(None);
         };
+        let negatives = with(&|known| matches!(known, Known::Negative(_)));
+        if let Some(other) = negatives.first().copied().or(all.next()) {
+            let reason = match negatives.is_empty() {
+                true => "one text beside each image",
+                false => "no negatives",
+            };
+            return Err(Error::setup(format!(
+                "`{}`: training on texts and images takes {reason}: remove the column `{}`, or \
+                 name the columns to train on with `Columns::new().text(...).image(...)`",
+                start_of(table.name()),
+                start_of(&names[other])
+            )));
+        }
         let field = |column, kind| Field { column, kind };
-        items = vec![field(*text, Kind::Text), field(*image, Kind::Image)];
+        items = vec![field(text, Kind::Text), field(*image, Kind::Image)];
         items.sort_by_key(|item| item.column);
     }
     // The names of several texts or images don't tell positives from negatives.
