@@ -54,7 +54,14 @@ impl Finetuner {
                     .repeatable();
                 let answer: Answer = transport.json(call).await?;
                 let items = answer.data;
-                let total = answer.meta.total.unwrap_or(items.len() as u64);
+                // Without a total, a full page is not taken for the last one.
+                let before = page.saturating_sub(1).saturating_mul(size);
+                let seen = before.saturating_add(items.len() as u64);
+                let is_full = items.len() as u64 >= size;
+                let total = answer
+                    .meta
+                    .total
+                    .unwrap_or(seen.saturating_add(is_full.into()));
                 Ok(Page::new(items, total, page, size))
             }
         })

@@ -15,11 +15,13 @@ use finetuner::{
     Csv, CsvOptions, Document, DocumentArray, DocumentSource, Error, EvaluationCallback, Finetuner,
     Progress, load_documents, save_documents,
 };
+use serde_json::json;
 use sha2::{Digest, Sha256};
+use wiremock::ResponseTemplate;
 
 use crate::{
     backend::{self, pairs},
-    mock::{TOKEN, accept_all, count, short_pauses},
+    mock::{Sequence, TOKEN, accept_all, count, on, short_pauses},
 };
 
 /// Returns documents of the size of a small image that can't be compressed.
@@ -451,4 +453,20 @@ async fn a_download_does_not_continue_with_other_content() {
         assert!(error.is_artifact(), "{range}: {error}");
         assert!(error.to_string().contains("changed"), "{range}: {error}");
     }
+}
+
+#[tokio::test]
+async fn a_list_without_a_total_is_read_to_its_end() {
+    let (server, finetuner) = accept_all().await;
+    let page = |items: std::ops::Range<u64>| {
+        let data: Vec<_> = items.map(|n| json!({"_id": n.to_string()})).collect();
+        let body = json!({"code": 200, "status": 20000, "data": data});
+        ResponseTemplate::new(200).set_body_json(body)
+    };
+    let pages = Sequence::new([page(0..100), page(100..200), page(200..203)]);
+    on(&server, "POST", "/v2/rpc/artifact.list", pages).await;
+    let listed = finetuner.list_documents().await.unwrap();
+    let ids: Vec<u64> = listed.iter().map(|info| info.id.parse().unwrap()).collect();
+    assert_eq!(ids, (0..203).collect::<Vec<_>>());
+    assert_eq!(count(&server, "/v2/rpc/artifact.list").await, 3);
 }
