@@ -102,9 +102,13 @@ impl RetryPolicy {
 /// factor from 0.5 to 1, so that many clients don't call at the same time.
 pub(super) fn back_off(failures: u32, first: Duration, longest: Duration) -> Duration {
     let doubled = first.saturating_mul(1 << failures.saturating_sub(1).min(16));
-    doubled
-        .min(longest)
-        .mul_f64(0.5 + 0.5 * rand::random::<f64>())
+    scaled(doubled.min(longest), 0.5 + 0.5 * rand::random::<f64>())
+}
+
+/// Returns a pause times a factor of at most 1.
+fn scaled(pause: Duration, factor: f64) -> Duration {
+    // As floating point, the longest durations round to more than `Duration::MAX`.
+    Duration::try_from_secs_f64(pause.as_secs_f64() * factor).unwrap_or(pause)
 }
 
 /// The attempts of one call or of one resuming download. Only this type decides
@@ -153,7 +157,7 @@ impl Tries {
         let Some(pause) = self.pause(elapsed, error.retry_after()).filter(|_| allowed) else {
             return Err(error);
         };
-        self.paused += pause;
+        self.paused = self.paused.saturating_add(pause);
         tokio::time::sleep(pause).await;
         Ok(())
     }
@@ -234,6 +238,13 @@ mod tests {
         let raised = after(12, many.longest_pause(Duration::from_secs(100)));
         let pause = raised.pause(Duration::ZERO, None).unwrap();
         assert!(pause >= Duration::from_secs(50), "{pause:?}");
+    }
+
+    #[test]
+    fn the_longest_pauses_do_not_overflow() {
+        assert_eq!(scaled(Duration::MAX, 1.0), Duration::MAX);
+        let pause = back_off(40, Duration::MAX, Duration::MAX);
+        assert!(pause >= Duration::MAX / 4, "{pause:?}");
     }
 
     #[test]
