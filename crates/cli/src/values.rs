@@ -119,11 +119,17 @@ pub(crate) fn callback(text: &str) -> Result<Value, String> {
     Ok(serde_json::json!({"name": name.trim(), "options": options}))
 }
 
-/// Splits at commas outside brackets and quotes.
+/// Splits at commas outside brackets and quotes. Within quotes, a backslash escapes the
+/// next character, as in JSON.
 fn parts(text: &str) -> Vec<&str> {
     let (mut parts, mut start, mut depth, mut quoted) = (Vec::new(), 0, 0_i32, false);
+    let mut escaped = false;
     for (place, c) in text.char_indices() {
+        if std::mem::take(&mut escaped) {
+            continue;
+        }
         match c {
+            '\\' => escaped = quoted,
             '"' => quoted = !quoted,
             '[' | '{' if !quoted => depth += 1,
             ']' | '}' if !quoted => depth -= 1,
@@ -206,6 +212,9 @@ mod tests {
         let list = callback(r#"X:a=1,b=["c","d,e"],f=a b"#).unwrap();
         let options = json!({"a": 1, "b": ["c", "d,e"], "f": "a b"});
         assert_eq!(list["options"], options);
+        let quotes = callback(r#"X:a="1\",2",b="\\",c=\,d=3"#).unwrap();
+        let options = json!({"a": "1\",2", "b": "\\", "c": "\\", "d": 3});
+        assert_eq!(quotes["options"], options);
         assert_eq!(callback(r#"X:{"a": 1}"#).unwrap()["options"]["a"], 1);
         for bad in ["", ":a=1", "X:a", "X:{"] {
             assert!(callback(bad).is_err(), "{bad}");
