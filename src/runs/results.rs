@@ -208,4 +208,21 @@ Retrieval metrics after fine-tuning:
         assert_eq!(text.matches("Match 2").count(), 1);
         assert!(!text.contains("Match 3"));
     }
+
+    #[test]
+    fn control_characters_are_escaped_in_tables() {
+        let found = vec![Value::from("two\r\nlines\t\u{1b}[2J")];
+        let examples = BTreeMap::from([("a\nb".to_owned(), found)]);
+        let examples = ExamplesInfo::new(BTreeMap::new(), examples);
+        let text = ExamplesTable::new(examples, 1).to_string();
+        let (_, after) = text.split_once("Results after").unwrap();
+        let expected = r"
+┌─────────┬─────────────────────────┐
+│ Query   │ a\nb                    │
+│ Match 1 │ two\r\nlines\t\u{1b}[2J │
+└─────────┴─────────────────────────┘";
+        assert!(after.ends_with(expected), "{after}");
+        let widths: Vec<usize> = after.lines().skip(1).map(|l| l.chars().count()).collect();
+        assert!(widths.windows(2).all(|pair| pair[0] == pair[1]), "{after}");
+    }
 }

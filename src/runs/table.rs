@@ -23,7 +23,12 @@ pub(crate) struct Table {
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let all = || self.header.iter().chain(&self.rows);
+        let shown = |cells: &Vec<String>| -> Vec<String> {
+            cells.iter().map(|cell| one_line(cell)).collect()
+        };
+        let header: Option<Vec<String>> = self.header.as_ref().map(shown);
+        let rows: Vec<Vec<String>> = self.rows.iter().map(shown).collect();
+        let all = || header.iter().chain(&rows);
         let columns = all().map(Vec::len).max().unwrap_or(0);
         let mut widths = vec![0; columns];
         for row in all() {
@@ -56,7 +61,7 @@ impl fmt::Display for Table {
             self.title,
             " ".repeat(space - left)
         )?;
-        match &self.header {
+        match &header {
             Some(header) => {
                 writeln!(f, "{}", line(["┏", "━", "┳", "┓"]))?;
                 writeln!(f, "{}", row("┃", header))?;
@@ -64,9 +69,22 @@ impl fmt::Display for Table {
             }
             None => writeln!(f, "{}", line(["┌", "─", "┬", "┐"]))?,
         }
-        for cells in &self.rows {
+        for cells in &rows {
             writeln!(f, "{}", row("│", cells))?;
         }
         f.write_str(&line(["└", "─", "┴", "┘"]))
     }
+}
+
+/// Escapes control characters: a line break would break the box, and others could
+/// control the terminal.
+fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c.is_control() {
+            true => line.extend(c.escape_default()),
+            false => line.push(c),
+        }
+    }
+    line
 }
