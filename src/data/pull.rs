@@ -233,11 +233,11 @@ impl DocumentStream {
             };
             Some((last, (documents, fetch)))
         });
-        Self(Box::pin(items))
+        Self(Box::pin(items.fuse()))
     }
 
     fn of_reader(reader: impl Read + Send + 'static) -> Self {
-        Self(Box::pin(unpack(reader)))
+        Self(Box::pin(unpack(reader).fuse()))
     }
 }
 

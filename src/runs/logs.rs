@@ -100,7 +100,7 @@ impl LogStream {
             reader.ended |= line.is_err();
             Some((line, reader))
         });
-        Self(Box::pin(lines))
+        Self(Box::pin(lines.fuse()))
     }
 
     /// Returns the next line; `None` after the last.

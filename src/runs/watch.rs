@@ -193,7 +193,7 @@ impl Watch {
         });
         Self {
             run,
-            updates: Box::pin(updates),
+            updates: Box::pin(updates.fuse()),
         }
     }
 

@@ -30,7 +30,7 @@ pub struct ListStream<T>(Pin<Box<dyn Stream<Item = Result<T>> + Send>>);
 
 impl<T> ListStream<T> {
     pub(crate) fn new(items: impl Stream<Item = Result<T>> + Send + 'static) -> Self {
-        Self(Box::pin(items))
+        Self(Box::pin(items.fuse()))
     }
 
     /// Returns the next item; `None` after the last one or after an error.

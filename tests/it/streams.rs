@@ -1,4 +1,4 @@
-//! Cancel safety: streams in a `select!` lose no items.
+//! Streams: in a `select!` they lose no items, and after their end they stay ended.
 
 use std::{future::Future, time::Duration};
 
@@ -54,6 +54,7 @@ async fn cancelling_a_log_stream_loses_no_line() {
     while let Some(line) = lines.next().await {
         read.push(line.unwrap());
     }
+    assert!(lines.next().await.is_none());
     for number in 0..5 {
         let end = format!("line {number}");
         let found = read.iter().filter(|line| line.ends_with(&end)).count();
@@ -84,6 +85,11 @@ async fn cancelling_a_watch_loses_no_update() {
     }
     let expected: Vec<RunProgress> = (1..=4).map(|n| RunProgress::new(n, 4, 1, 1)).collect();
     assert_eq!(progress, expected);
+    told.finish();
+    while let Some(update) = watch.next().await {
+        drop(update.unwrap());
+    }
+    assert!(watch.next().await.is_none());
     assert!(waits > 0, "no wait was given up");
 }
 
@@ -108,5 +114,6 @@ async fn cancelling_a_pull_loses_no_document() {
             None => tokio::task::yield_now().await,
         }
     }
+    assert!(stream.next().await.is_none());
     assert_eq!(DocumentArray::from(read), documents);
 }
