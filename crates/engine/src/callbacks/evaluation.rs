@@ -43,9 +43,7 @@ pub(crate) struct Evaluation {
     wanted: Vec<String>,
     /// Prefix of metric names in the output.
     prefix: String,
-    /// Whether another callback monitors a metric.
-    ///
-    /// The evaluation then runs after every epoch.
+    /// Whether another callback monitors a metric, which needs a value of every epoch.
     watched: bool,
     /// Mean similarity of the index documents before training.
     similarity_before: Option<f64>,
