@@ -108,7 +108,8 @@ impl Vault {
             true => self.with_file(TokenFile::read).await,
             false => Ok(None),
         };
-        // It is newer than the keyring's: a login to the keyring would have deleted it.
+        // A token in the file is newer than the keyring's: a login with a keyring deletes
+        // the file's.
         if let Ok(Some(Stored::Token(token))) = &in_file
             && !self.backend.is_jina()
         {

@@ -49,9 +49,10 @@ impl Run {
 /// that it received. An outage of the backend is tolerated up to
 /// [`Builder::outage_limit`](crate::Builder::outage_limit). The stream ends when the
 /// run has finished; if the run has failed, the last item is an error with
-/// [`Error::is_run_failed`]. Before it ends, it checks that the backend has no further
+/// [`Error::is_run_failed`]. Before it ends, it asks a backend with event ids for further
 /// lines. A backend without event ids sends the log from its start after a reconnect:
-/// as many lines as were received are skipped. A line above 1 MiB is cut and ends with `[cut: ...]`.
+/// as many lines as were received are skipped. A line above 1 MiB is cut and ends with
+/// `[cut: ...]`.
 ///
 /// It implements [`Stream`]; [`LogStream::next`] needs no import.
 ///
@@ -168,17 +169,20 @@ impl Reader {
                     return Some(Ok(line));
                 }
             }
-            match self.read_more().await {
-                Ok(true) => {}
-                Ok(false) => match self.end().await {
-                    Ok(()) => {}
-                    Err(error) => return Some(Err(error)),
-                },
-                Err(error) => {
-                    if let Err(error) = self.pause(error).await {
-                        return Some(Err(error));
-                    }
+            let result = match self.read_more().await {
+                Ok(true) => continue,
+                Ok(false) => self.end().await,
+                // The run was deleted after its end, with all lines received.
+                Err(error)
+                    if self.final_status.is_some() && matches!(error.status(), Some(404 | 410)) =>
+                {
+                    self.seen_before = self.last_id;
+                    self.end().await
                 }
+                Err(error) => self.pause(error).await,
+            };
+            if let Err(error) = result {
+                return Some(Err(error));
             }
         }
         None

@@ -197,8 +197,9 @@ impl Download {
     /// the same length. Without a tag, nothing else shows that the content was replaced.
     fn continues(&self, range: &str) -> bool {
         let Some((range, total)) = range
-            .strip_prefix("bytes ")
-            .and_then(|range| range.split_once('/'))
+            .split_once(' ')
+            .filter(|(unit, _)| unit.eq_ignore_ascii_case("bytes"))
+            .and_then(|(_, range)| range.split_once('/'))
         else {
             return false;
         };

@@ -257,9 +257,18 @@ async fn a_broken_log_stream_without_ids_repeats_no_line() {
 
 #[tokio::test]
 async fn a_log_stream_that_ends_too_early_loses_no_line() {
-    for (state, has_failed) in [("FINISHED", false), ("FAILED", true)] {
+    let cases = [
+        ("FINISHED", false, false),
+        ("FINISHED", false, true),
+        ("FAILED", true, false),
+    ];
+    for (state, has_failed, is_deleted) in cases {
         let stream = |text: &str| status(200).set_body_raw(text, "text/event-stream");
-        let streams = ["id: 1\ndata: one\n\n", "id: 2\ndata: two\n\n", ""].map(stream);
+        let texts = ["id: 1\ndata: one\n\n", "id: 2\ndata: two\n\n", ""];
+        let mut streams = texts.map(stream);
+        if is_deleted {
+            streams[2] = status(404);
+        }
         let (server, _, run) = with_run("/logstream", Sequence::new(streams)).await;
         let ended = status(200).set_body_json(json!({"status": state, "details": ""}));
         on(&server, "GET", STATUS, ended).await;

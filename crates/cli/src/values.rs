@@ -35,7 +35,7 @@ pub(crate) fn parse_pair(text: &str) -> Result<Pair, String> {
 
 /// Parses `KEY=TEXT`. The text is kept as it is, because the space at the end of a prompt
 /// counts; a JSON string is parsed.
-pub(crate) fn text_pair(text: &str) -> Result<Pair, String> {
+pub(crate) fn parse_text_pair(text: &str) -> Result<Pair, String> {
     let mut pair = parse_pair(text)?;
     if let Some((_, value)) = text.split_once('=') {
         let json = serde_json::from_str::<String>(value);
@@ -46,7 +46,7 @@ pub(crate) fn text_pair(text: &str) -> Result<Pair, String> {
 
 /// Parses a finite number. JSON has no others: they would become `null`, and the default
 /// would be used.
-pub(crate) fn finite(text: &str) -> Result<f64, String> {
+pub(crate) fn parse_finite(text: &str) -> Result<f64, String> {
     let number = text.trim().parse::<f64>().ok();
     number
         .filter(|number| number.is_finite())
@@ -103,7 +103,7 @@ fn set_member(object: &mut Map<String, Value>, key: String, value: Value) {
 }
 
 /// Parses a callback: `NAME`, `NAME:KEY=VALUE,KEY=VALUE` or `NAME:{JSON}`.
-pub(crate) fn callback(text: &str) -> Result<Value, String> {
+pub(crate) fn parse_callback(text: &str) -> Result<Value, String> {
     let (name, options) = text.split_once(':').unwrap_or((text, ""));
     if name.trim().is_empty() {
         return Err("write NAME:KEY=VALUE,KEY=VALUE, such as EarlyStopping:patience=3".to_owned());
@@ -188,10 +188,10 @@ mod tests {
             ("a= x=y", " x=y"),
             ("a=", ""),
         ] {
-            let found = object(&[text_pair(given).unwrap()]);
+            let found = object(&[parse_text_pair(given).unwrap()]);
             assert_eq!(Value::from(found), json!({"a": text}), "{given}");
         }
-        assert!(text_pair("a").unwrap_err().contains("KEY=VALUE"));
+        assert!(parse_text_pair("a").unwrap_err().contains("KEY=VALUE"));
     }
 
     #[test]
@@ -207,17 +207,17 @@ mod tests {
 
     #[test]
     fn callback_options_can_be_a_list_or_json() {
-        let plain = callback("BestModelCheckpoint").unwrap();
+        let plain = parse_callback("BestModelCheckpoint").unwrap();
         assert_eq!(plain, json!({"name": "BestModelCheckpoint", "options": {}}));
-        let list = callback(r#"X:a=1,b=["c","d,e"],f=a b"#).unwrap();
+        let list = parse_callback(r#"X:a=1,b=["c","d,e"],f=a b"#).unwrap();
         let options = json!({"a": 1, "b": ["c", "d,e"], "f": "a b"});
         assert_eq!(list["options"], options);
-        let quotes = callback(r#"X:a="1\",2",b="\\",c=\,d=3"#).unwrap();
+        let quotes = parse_callback(r#"X:a="1\",2",b="\\",c=\,d=3"#).unwrap();
         let options = json!({"a": "1\",2", "b": "\\", "c": "\\", "d": 3});
         assert_eq!(quotes["options"], options);
-        assert_eq!(callback(r#"X:{"a": 1}"#).unwrap()["options"]["a"], 1);
+        assert_eq!(parse_callback(r#"X:{"a": 1}"#).unwrap()["options"]["a"], 1);
         for bad in ["", ":a=1", "X:a", "X:{"] {
-            assert!(callback(bad).is_err(), "{bad}");
+            assert!(parse_callback(bad).is_err(), "{bad}");
         }
     }
 

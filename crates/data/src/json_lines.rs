@@ -87,8 +87,8 @@ pub(crate) fn open(input: Input, options: Options) -> Result<NamedTable> {
     Ok(NamedTable::new(name, options, names, sample, read))
 }
 
-/// Refuses a row with a column that the first rows lack and that they would have been
-/// read differently with.
+/// Refuses a row with a column that no first row has and that would have changed how
+/// they are read.
 fn check_late(number: u64, object: &Object, known: &HashSet<String>) -> Result<(), Fault> {
     let late = object.iter().find(|(key, value)| {
         !value.is_null() && !known.contains(key.as_str()) && changes_examples(key)

@@ -56,6 +56,10 @@ pub(crate) fn unpack_zip(
             return Err(Error::artifact(format!("entry {i} is a link")));
         }
         let name = entry.name().map_err(Error::artifact)?;
+        // macOS adds this folder beside the one that was packed.
+        if top.is_some() && parts_of(&name).is_some_and(|parts| parts[0] == "__MACOSX") {
+            continue;
+        }
         let inner = inner_path(&name, top.as_deref())
             .ok_or_else(|| Error::artifact(format!("entry {i} leads out of it")))?;
         if inner == MANIFEST {
@@ -136,7 +140,6 @@ fn top_folder(zip: &mut ZipArchive<&mut File>) -> Result<Option<String>> {
         }
         let name = entry.name().map_err(Error::artifact)?;
         match parts_of(&name).unwrap_or_default().as_slice() {
-            // macOS adds this folder beside the one that was packed.
             ["__MACOSX", ..] => {}
             [first, _, ..] if top.as_deref().is_none_or(|top| top == *first) => {
                 top = Some((*first).to_owned());

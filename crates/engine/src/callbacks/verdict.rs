@@ -50,7 +50,11 @@ pub(super) fn decline_warning(before: &Metrics, after: &Metrics) -> Option<Strin
         .filter_map(|(name, after)| Some((name, before.get(name)?, after)));
     let fallen: Vec<String> = judged
         .clone()
-        .filter(|(_, before, after)| after < before)
+        .filter(|(name, before, after)| match greater_is_better(name) {
+            Some(true) => after < before,
+            Some(false) => after > before,
+            None => false,
+        })
         .map(|(name, before, after)| format!("{name} {before:.3} -> {after:.3}"))
         .collect();
     // If little changed, some metrics rise and some fall.

@@ -55,7 +55,10 @@ fn scores(document: &Document) -> Result<Vec<f32>, String> {
     };
     numbers.ok_or_else(|| {
         let score = score.to_string();
-        format!("its `{SCORE_TAG}` is {}, not a number", start_of(&score))
+        format!(
+            "its `{SCORE_TAG}` is {}, not a number of single precision",
+            start_of(&score)
+        )
     })
 }
 

@@ -167,7 +167,10 @@ fn check(adapter: &Value) -> Result<()> {
     ];
     for field in off {
         let value = &adapter[field];
-        if !(value.is_null() || value == &Value::Bool(false)) {
+        // An empty list of layers or parameters selects none.
+        let is_empty =
+            field != "alora_invocation_tokens" && value.as_array().is_some_and(Vec::is_empty);
+        if !(value.is_null() || value == &Value::Bool(false) || is_empty) {
             return Err(bad(format!(
                 "`{field}` is {value}, which is not supported: merge the adapter in Python \
                  (`merge_and_unload` of peft) and save the merged model"
@@ -176,14 +179,16 @@ fn check(adapter: &Value) -> Result<()> {
     }
     // Other initialisations also change the base model's weights, which PEFT
     // repeats when it loads the adapter.
-    let first = &adapter["init_lora_weights"];
-    let keeps_base = match first.as_str() {
-        Some(name) => ["gaussian", "eva", "orthogonal"].contains(&name),
-        None => first.is_null() || first.is_boolean(),
+    let init = &adapter["init_lora_weights"];
+    let keeps_base = match init.as_str() {
+        Some(name) => ["gaussian", "eva", "orthogonal"]
+            .iter()
+            .any(|known| name.eq_ignore_ascii_case(known)),
+        None => init.is_null() || init.is_boolean(),
     };
     if !keeps_base {
         return Err(bad(format!(
-            "`init_lora_weights` is {first}, which also changes the weights of the base model: \
+            "`init_lora_weights` is {init}, which also changes the weights of the base model: \
              merge the adapter in Python (`merge_and_unload` of peft) and save the merged model"
         )));
     }
@@ -225,7 +230,15 @@ mod tests {
         for known in [json!(null), json!(true), json!("gaussian"), json!("eva")] {
             of(known).unwrap();
         }
-        assert!(check(&json!({"peft_type": "LORA", "kasa_config": null})).is_ok());
+        assert!(of(json!("Gaussian")).is_ok());
+        for unused in [
+            json!({"kasa_config": null}),
+            json!({"target_parameters": []}),
+        ] {
+            let mut adapter = unused;
+            adapter["peft_type"] = json!("LORA");
+            check(&adapter).unwrap();
+        }
         let error = check(&json!({"peft_type": "LORA", "kasa_config": {}}));
         let error = error.unwrap_err().to_string();
         assert!(error.contains("`kasa_config` is {}"), "{error}");

@@ -5,7 +5,9 @@ use finetuner::{Loss, Miner, MultiDatasetBatchSampler, Optimizer, Sampler, Sched
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::values::{Pair, callback, finite, parse_pair, parse_weighted_data, text_pair};
+use crate::values::{
+    Pair, parse_callback, parse_finite, parse_pair, parse_text_pair, parse_weighted_data,
+};
 
 /// Parser of the known names of a setting.
 macro_rules! names {
@@ -106,7 +108,7 @@ struct DataSettings {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     more_train_data: Vec<Value>,
     /// Number of passes through the first data per epoch [default: 1]
-    #[arg(long, value_name = "WEIGHT", value_parser = finite)]
+    #[arg(long, value_name = "WEIGHT", value_parser = parse_finite)]
     #[serde(skip_serializing_if = "Option::is_none")]
     train_data_weight: Option<f64>,
     /// Order of the batches of several data sets
@@ -119,7 +121,7 @@ struct DataSettings {
     eval_data: Option<String>,
     /// Fraction of the training data to validate with, at least 0 and less than 1, if
     /// there is no --eval-data
-    #[arg(long, value_name = "PART", value_parser = finite)]
+    #[arg(long, value_name = "PART", value_parser = parse_finite)]
     #[serde(skip_serializing_if = "Option::is_none")]
     val_split: Option<f64>,
     /// How batches are formed [default: auto]
@@ -164,7 +166,7 @@ struct TrainingSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     gradient_accumulation_steps: Option<u64>,
     /// Learning rate [default: the optimizer's]
-    #[arg(long, value_name = "RATE", value_parser = finite)]
+    #[arg(long, value_name = "RATE", value_parser = parse_finite)]
     #[serde(skip_serializing_if = "Option::is_none")]
     learning_rate: Option<f64>,
     /// Loss [default: TripletMarginLoss]; CLIPLoss for models for texts and
@@ -221,14 +223,14 @@ pub(super) struct OptionPairs {
     #[arg(long = "scheduler-option", value_name = "KEY=VALUE", value_parser = parse_pair)]
     pub(super) scheduler_options: Vec<Pair>,
     /// Prompt before the texts of a column: anchor, positive, negative
-    #[arg(long = "prompt", value_name = "COLUMN=TEXT", value_parser = text_pair)]
+    #[arg(long = "prompt", value_name = "COLUMN=TEXT", value_parser = parse_text_pair)]
     pub(super) prompt: Vec<Pair>,
     /// Mine hard negatives with this option: num_negatives, range_min,
     /// relative_margin, ...
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
     pub(super) mine_hard_negatives: Vec<Pair>,
     /// Callback: BestModelCheckpoint, EarlyStopping:patience=3, ...
-    #[arg(long = "callback", value_name = "NAME[:KEY=VALUE,...]", value_parser = callback)]
+    #[arg(long = "callback", value_name = "NAME[:KEY=VALUE,...]", value_parser = parse_callback)]
     pub(super) callbacks: Vec<Value>,
     /// Evaluate retrieval with this query data, before and after training
     #[arg(long, value_name = "DATA")]
