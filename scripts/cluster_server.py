@@ -15,7 +15,7 @@ from kill_server import PAIRS, Server, documents
 
 BATCH = 4
 # The server's default.
-LEASE = 30
+LEASE = 25
 
 
 def own_address():

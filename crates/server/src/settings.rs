@@ -198,7 +198,7 @@ impl Default for Settings {
             local_models: LocalModels::Nowhere,
             max_hub_download: Some(16 << 30),
             private_addresses: false,
-            lease: Duration::from_secs(30),
+            lease: Duration::from_secs(25),
             attempts: 3,
             checkpoint_every: Duration::from_secs(60),
             max_run_time: None,
