@@ -245,12 +245,17 @@ impl Harness {
     }
 }
 
+/// Returns the default lease in seconds.
+fn lease() -> u64 {
+    Settings::default().lease.as_secs()
+}
+
 #[tokio::test]
 async fn a_silent_worker_is_lost_after_its_lease_and_counts_as_an_attempt() {
     let mut harness = harness(Settings::default()).await;
     harness.round().await;
     harness.begin().await;
-    harness.advance(29).await;
+    harness.advance(lease() - 1).await;
     assert_eq!(harness.launched().await[0].launches, 1);
     harness.advance(3).await;
     assert!(harness.launched().await.is_empty());
@@ -260,7 +265,8 @@ async fn a_silent_worker_is_lost_after_its_lease_and_counts_as_an_attempt() {
     assert_eq!((run.launches, run.attempts), (2, 2));
     assert_eq!(harness.launcher.jobs(), [job(1, 2)]);
     let log = harness.log().await;
-    assert!(log.contains("no sign of life for 30 seconds"), "{log}");
+    let told = format!("no sign of life for {} seconds", lease());
+    assert!(log.contains(&told), "{log}");
 }
 
 #[tokio::test]
@@ -271,7 +277,7 @@ async fn a_clock_jump_loses_no_worker() {
     // The server was suspended and could not receive heartbeats.
     harness.app.clock.advance(Duration::from_secs(3600));
     harness.round().await;
-    harness.advance(29).await;
+    harness.advance(lease() - 1).await;
     let [run] = harness.launched().await.try_into().unwrap();
     assert_eq!(run.launches, 1, "one full lease: {}", harness.log().await);
     harness.advance(3).await;

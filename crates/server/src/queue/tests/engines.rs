@@ -33,7 +33,7 @@ async fn an_unlisted_job_without_a_lease_is_lost_after_a_grace_period() {
     harness.advance_with_heartbeats(600).await;
     assert_eq!(harness.launched().await[0].launches, 1);
     // The last lease ends.
-    harness.advance(28).await;
+    harness.advance(lease() - 2).await;
     assert_eq!(harness.launched().await[0].launches, 1);
     harness.advance(4).await;
     let [run] = harness.launched().await.try_into().unwrap();
@@ -48,13 +48,14 @@ async fn an_unlisted_job_without_a_lease_is_lost_after_a_grace_period() {
     assert_eq!(harness.launcher.state().stopped, [job(1, 1)]);
 
     // Without a worker there is no lease, but there is a grace period.
+    let grace = Settings::default().job_grace.as_secs();
     harness.launcher.forget(&job(1, 2));
-    harness.advance(28).await;
+    harness.advance(grace - 2).await;
     assert_eq!(harness.launched().await[0].launches, 2);
     harness.launcher.set(&job(1, 2), JobState::Running);
     harness.advance(1).await;
     harness.launcher.forget(&job(1, 2));
-    harness.advance(29).await;
+    harness.advance(grace - 1).await;
     assert_eq!(
         harness.launched().await[0].launches,
         2,
@@ -223,7 +224,7 @@ async fn a_worker_stopped_by_the_engine_pauses_and_does_not_count() {
     harness.round().await;
     let run = harness.begin().await;
     harness.launcher.set(&run.job, pending("requeued"));
-    harness.advance(29).await;
+    harness.advance(lease() - 1).await;
     assert_eq!(harness.launched().await[0].launches, 5);
     harness.advance(5).await;
     let run = harness.run().await;
@@ -296,7 +297,7 @@ async fn a_silent_worker_is_detected_when_its_lease_ends() {
     assert_eq!(harness.queue.pause_before_next(REMOTE_TICK), REMOTE_TICK);
     harness.begin().await;
     assert_eq!(harness.queue.pause_before_next(REMOTE_TICK), REMOTE_TICK);
-    harness.advance(28).await;
+    harness.advance(lease() - 2).await;
     let pause = harness.queue.pause_before_next(REMOTE_TICK);
     assert!(pause < Duration::from_millis(2011), "{pause:?}");
     harness.app.clock.advance(pause);
