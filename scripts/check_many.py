@@ -158,7 +158,7 @@ def over_the_nodes(slurm, options, folder):
         row("over the nodes", f"{options.runs} runs, {options.places} at once, in {time.time() - begun:.0f} s; "
                               f"{watch.end()}")
         events = server.rows("""SELECT users.name, min(at), max(at) FROM events
-            JOIN runs ON runs.id = run_id 
+            JOIN runs ON runs.id = run_id
             JOIN users ON users.id = runs.created_by GROUP BY run_id ORDER BY min(at)""")
         begins = [at / 1000 for _, at, _ in events]
         ends = sorted(at / 1000 for _, _, at in events)
