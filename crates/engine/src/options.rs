@@ -28,7 +28,7 @@ pub(crate) fn defaults_in(read: impl FnOnce()) -> BTreeMap<String, Value> {
     DEFAULTS.take().unwrap_or_default()
 }
 
-/// Returns the numbers of a list; none if it is no list or holds something else.
+/// Returns the numbers of a list, and an empty vector for any other value.
 pub(crate) fn numbers(value: &Value) -> Vec<f64> {
     let list = value.as_array().map(Vec::as_slice).unwrap_or_default();
     let numbers: Option<Vec<f64>> = list.iter().map(Value::as_f64).collect();
