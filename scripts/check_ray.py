@@ -10,6 +10,8 @@ in separate process namespaces, and injects faults:
     stopped_job     somebody stops the jobs: SIGTERM
     cancel          runs are deleted, while one trains and while one waits
     two             two servers share the cluster, and one of them is killed
+    example         no fault: the program text_to_image, unchanged, must have the same losses and
+                    metrics on threads, on child processes and on Ray (only if named)
 
 With --runs 20, twenty runs are training or waiting at each fault. Each must end once,
 with losses identical to those of a run in a child process. The cluster requires a token.
@@ -17,9 +19,12 @@ with losses identical to those of a run in a child process. The cluster requires
     python -m venv /tmp/ray && /tmp/ray/bin/pip install "ray[default]"
     python scripts/check_ray.py --ray /tmp/ray/bin/ray [--quick] [--fault node] [--runs 1] [--rounds 1]
         [--binary PATH]
+    cargo build --release --example text_to_image
+    python scripts/check_ray.py --ray /tmp/ray/bin/ray --fault example
+        --example target/release/examples/text_to_image [--epochs 12] [--binary PATH]
     python scripts/check_ray.py --ray /tmp/ray/bin/ray --record crates/server/src/launcher/ray/recorded.json
 
-The script needs root. The second form records Ray's answers for the tests of the
+The script needs root. The last form records Ray's answers for the tests of the
 launcher.
 """
 

@@ -13,6 +13,8 @@ nodes, and injects faults:
     time_limit      the jobs reach their time limit
     cancel          runs are deleted, while one trains and while one waits
     two             two servers share the cluster, and one of them is killed
+    example         no fault: the program text_to_image, unchanged, must have the same losses and
+                    metrics on threads, on child processes and on Slurm (only if named)
 
 With --runs 20, twenty runs are training or waiting at each fault. Each must end once,
 with losses identical to those of a run in a child process.
@@ -20,6 +22,9 @@ with losses identical to those of a run in a child process.
     apt-get install slurm-wlm munge
     python scripts/check_slurm.py [--quick] [--fault node] [--runs 1] [--places 1] [--rounds 1]
         [--binary PATH]
+    cargo build --release --example text_to_image
+    python scripts/check_slurm.py --fault example
+        --example target/release/examples/text_to_image [--epochs 12] [--binary PATH]
 
 The script needs root. It does not change the machine's own configuration.
 """

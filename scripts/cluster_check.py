@@ -283,27 +283,52 @@ class Trial:
             other.stop()
 
     def fault_example(self, server, runs):
-        """Runs the program of the guide, unchanged, on each launcher."""
-        kinds = {kind: f'[launcher]\nkind = "{kind}"' for kind in ("threads", "processes")}
-        kinds[self.cluster.name] = self.cluster.settings()
-        measured = {}
-        for kind, launcher in kinds.items():
-            server = self.server(f"example-{kind}", launcher)
+        """Runs the program text_to_image, unchanged, on each launcher."""
+        wait_for("no job is left", lambda: not self.cluster.open_jobs(), 90)
+        launchers = {kind: f'[launcher]\nkind = "{kind}"' for kind in ("threads", "processes")}
+        launchers[self.cluster.name] = self.cluster.settings()
+        curves = {kind: self.example(kind, launcher) for kind, launcher in launchers.items()}
+        expected = curves["threads"]
+        for kind, points in curves.items():
+            if points != expected:
+                differ = next(pair for pair in zip_longest(points, expected) if pair[0] != pair[1])
+                raise Failure(f"{kind} has other values than threads, the first difference is {differ}")
+        losses = [p[name] for p in expected for name in ("loss", "train_loss", "val_loss") if p.get(name) is not None]
+        metrics = sum(len(p.get("metrics", ())) for p in expected)
+        if not losses or not metrics:
+            raise Failure(f"{len(losses)} losses and {metrics} metrics")
+        return f"{len(losses)} losses and {metrics} metrics are the same to the bit on {', '.join(curves)}; " \
+               f"the last loss is {losses[-1]!r}"
+
+    def example(self, kind, launcher):
+        """Runs the program against a new server. Returns the curves of its run."""
+        server = self.server(f"example-{self.number}-{kind}", launcher)
+        output, seen = server.folder / "example.log", []
+        try:
+            # The command is the same for each server, and these are its only variables.
+            program = subprocess.Popen(
+                [self.options.example, "--epochs", str(self.options.epochs)], cwd=server.folder,
+                env={"JINA_FINETUNER_REGISTRY": server.local_url, "JINA_AUTH_TOKEN": server.token},
+                stdin=subprocess.DEVNULL, stdout=open(output, "wb"), stderr=subprocess.STDOUT)
+
+            def has_ended():
+                seen.extend(self.cluster.jobs("RUNNING"))
+                return program.poll() is not None
             try:
-                variables = {"JINA_FINETUNER_REGISTRY": server.local_url, "JINA_AUTH_TOKEN": server.token}
-                said = subprocess.run(
-                    [self.options.example, "--epochs", "2", "--output", self.folder / f"model-{kind}"],
-                    env={**os.environ, **variables}, capture_output=True, text=True)
-                if said.returncode:
-                    raise Failure(f"{kind}: {said.stdout[-500:]} {said.stderr[-1000:]}")
-                measured[kind] = server.all_losses()
+                wait_for(f"the program ends: {output}", has_ended, 1800)
             finally:
-                server.stop()
-        first = measured["threads"]
-        others = [kind for kind, losses in measured.items() if losses != first]
-        if others or not first:
-            raise Failure(f"other losses on {others}: {measured}")
-        return f"{len(first)} losses are the same to the bit on {', '.join(measured)}; the last is {first[-1][-1]!r}"
+                program.kill()
+                program.wait()
+            if program.returncode:
+                raise Failure(f"{kind}: the program failed: {read(output)[-1500:]}")
+            if bool(seen) != (kind == self.cluster.name):
+                raise Failure(f"{kind}: {'a' if seen else 'no'} job ran on {self.cluster.name}")
+            runs = server.all_curves()
+            if len(runs) != 1:
+                raise Failure(f"{kind}: the server has {len(runs)} runs, not one")
+            return runs[0]
+        finally:
+            server.stop()
 
 
 def main(cluster_type, description, quick):
@@ -318,11 +343,15 @@ def main(cluster_type, description, quick):
     parser.add_argument("--epochs", type=int, default=12, help="of each run")
     parser.add_argument("--away", type=float, default=120, help="seconds for which the engine does not answer")
     parser.add_argument("--pending", type=float, default=LEASE + 5, help="seconds for which jobs wait")
-    parser.add_argument("--example", type=Path, help="the program text_to_image, for the fault `example`")
+    parser.add_argument("--example", type=Path, help="the compiled program text_to_image, for `--fault example`")
     parser.add_argument("--log", type=Path, help="file for a line about each run")
     parser.add_argument("--keep", action="store_true", help="keep all logs, and print their folder")
     cluster_type.add_options(parser)
     options = parser.parse_args()
+    if "example" in (options.faults or ()):
+        if not options.example or not options.example.is_file():
+            parser.error("`--fault example` needs the compiled program: --example PATH")
+        options.example = options.example.resolve()
     if os.geteuid() != 0:
         raise SystemExit("the script needs root, for nodes in separate namespaces")
     options.places = options.places or options.runs

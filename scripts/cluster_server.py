@@ -177,14 +177,15 @@ first_call = 120
                     return moment - since
         return None
 
-    def all_losses(self):
-        """Returns the losses of all runs, in the order in which the server lists them."""
+    def all_curves(self):
+        """Returns for each run, in the order in which the server lists them, all its points:
+        losses of steps and epochs, and metrics. They are without their numbers and times."""
         found = []
         for experiment in self.json("GET", "/api/v1/experiments"):
             of = f"/api/v1/experiments/{experiment['name']}/runs"
             for run in self.json("GET", of):
                 points = self.json("GET", f"{of}/{run['name']}/history")
-                found += [(p["epoch"], p["step"], p["loss"]) for p in points if p["kind"] == "step"]
+                found.append([{name: p[name] for name in p if name not in ("number", "at")} for p in points])
         return found
 
     def check(self):
