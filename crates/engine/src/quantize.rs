@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use crate::{
     Error, Result,
-    evaluation::{Match, Ranking},
+    evaluation::{Match, Ranking, largest_first, smallest_first},
     infer::{Embeddings, check_truncation},
 };
 
@@ -409,10 +409,8 @@ fn nearest(distances: impl Iterator<Item = f32>, limit: usize) -> Ranking {
     let mut matches: Ranking = matches
         .map(|(index, distance)| Match { index, distance })
         .collect();
-    let order = |a: &Match, b: &Match| {
-        let by_distance = a.distance.total_cmp(&b.distance);
-        by_distance.then(a.index.cmp(&b.index))
-    };
+    let order =
+        |a: &Match, b: &Match| smallest_first(a.distance, b.distance).then(a.index.cmp(&b.index));
     if limit == 0 {
         matches.clear();
     } else if limit < matches.len() {
@@ -432,7 +430,7 @@ fn rescore(candidates: Ranking, score: impl Fn(usize) -> f32, limit: usize) -> V
             score: score(index),
         })
         .collect();
-    found.sort_by(|a, b| b.score.total_cmp(&a.score));
+    found.sort_by(|a, b| largest_first(a.score, b.score));
     found.truncate(limit);
     found
 }

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     Error, Result,
     data::{self, Documents, Example, Images, Item, Layout},
-    evaluation::{AtK, Metrics, Relevance, pearson, spearman},
+    evaluation::{AtK, Metrics, Relevance, largest_first, pearson, spearman},
     infer::score,
     models::ModelKind,
     modules::Activation,
@@ -243,7 +243,7 @@ fn metrics(texts: &[[&str; 2]], scores: &[f32], pairs: &[Example], wanted: &[Str
     let relevance: Vec<Relevance> = ranked
         .into_iter()
         .map(|mut places| {
-            places.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
+            places.sort_by(|a, b| largest_first(scores[*a], scores[*b]));
             let found: Vec<bool> = places
                 .iter()
                 .map(|place| given_score(&pairs[*place]) > RELEVANT)
@@ -269,4 +269,25 @@ fn metrics(texts: &[[&str; 2]], scores: &[f32], pairs: &[Example], wanted: &[Str
     measured
         .filter_map(|name| Some((name.clone(), value(name)?)))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_score_that_is_not_a_number_ranks_last() {
+        let pair = |score: f32| Example {
+            id: String::new(),
+            parts: Vec::new(),
+            label: String::new(),
+            scores: vec![score],
+        };
+        let pairs = [pair(0.0), pair(1.0)];
+        let texts = [["query", "irrelevant"], ["query", "relevant"]];
+        for score in [f32::NAN, -f32::NAN] {
+            let found = metrics(&texts, &[score, 0.5], &pairs, &["mrr@10".to_owned()]);
+            assert_eq!(found["mrr@10"], 1.0);
+        }
+    }
 }

@@ -15,3 +15,4 @@ pub(crate) use graded::{GradedKind, GradedSet, is_graded};
 pub use metrics::{METRICS, Metrics};
 pub use relevance::Relevance;
 pub use retrieval::{Distance, Match, Ranking, cos_sim, rank};
+pub(crate) use retrieval::{largest_first, smallest_first};

@@ -1,5 +1,7 @@
 //! Exhaustive search: compares every query with every document of the index.
 
+use std::cmp::Ordering;
+
 use rayon::prelude::*;
 
 use crate::{Error, Result, kernels::gemm};
@@ -133,15 +135,21 @@ pub fn cos_sim(a: &[f32], b: &[f32]) -> f32 {
     1.0 - between(Distance::Cosine, dot(a, b), dot(a, a), dot(b, b))
 }
 
+/// Orders distances, the smallest first. NaN of either sign comes last.
+pub(crate) fn smallest_first(a: f32, b: f32) -> Ordering {
+    let by_nan = a.is_nan().cmp(&b.is_nan());
+    by_nan.then(a.total_cmp(&b))
+}
+
+/// Orders scores, the largest first. NaN of either sign comes last.
+pub(crate) fn largest_first(a: f32, b: f32) -> Ordering {
+    let by_nan = a.is_nan().cmp(&b.is_nan());
+    by_nan.then(b.total_cmp(&a))
+}
+
 fn nearest(mut matches: Ranking, limit: usize) -> Ranking {
-    // NaN of either sign comes last.
-    let order = |a: &Match, b: &Match| {
-        let is_nan = |m: &Match| m.distance.is_nan();
-        let by_nan = is_nan(a).cmp(&is_nan(b));
-        by_nan
-            .then(a.distance.total_cmp(&b.distance))
-            .then(a.index.cmp(&b.index))
-    };
+    let order =
+        |a: &Match, b: &Match| smallest_first(a.distance, b.distance).then(a.index.cmp(&b.index));
     if limit < matches.len() && limit > 0 {
         matches.select_nth_unstable_by(limit - 1, order);
     }
@@ -205,6 +213,13 @@ mod tests {
         assert_eq!(places(2), [3, 1]);
         assert_eq!(places(3), [3, 1, 4]);
         assert_eq!(places(5)[..3], [3, 1, 4]);
+    }
+
+    #[test]
+    fn scores_that_are_not_numbers_come_last() {
+        let mut scores = [f32::NAN, 0.5, -f32::NAN, f32::NEG_INFINITY, 0.75];
+        scores.sort_by(|a, b| largest_first(*a, *b));
+        assert_eq!(scores[..3], [0.75, 0.5, f32::NEG_INFINITY]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use finetuner_protocol::worker::LocalModels;
 use super::{BATCH, in_batches};
 use crate::{
     Error, Result,
+    evaluation::largest_first,
     models::{Model, OnnxFormat},
     modules::Activation,
     prepare::Preparer,
@@ -161,7 +162,8 @@ impl CrossEncoder {
 
     /// Ranks documents by their score for a query, best first.
     ///
-    /// Returns the `top_k` best, or all by default.
+    /// Returns the `top_k` best, or all by default. A score that is not a number ranks
+    /// last.
     ///
     /// # Errors
     /// [`Error::Data`] if the model has several labels or a text can't be tokenized.
@@ -182,7 +184,7 @@ impl CrossEncoder {
         let mut ranked: Vec<Ranked> = scores
             .map(|(corpus_id, score)| Ranked { corpus_id, score })
             .collect();
-        ranked.sort_by(|a, b| b.score.total_cmp(&a.score));
+        ranked.sort_by(|a, b| largest_first(a.score, b.score));
         ranked.truncate(top_k.unwrap_or(usize::MAX));
         Ok(ranked)
     }

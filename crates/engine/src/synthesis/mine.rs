@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     Result,
-    evaluation::{Distance, rank},
+    evaluation::{Distance, rank, smallest_first},
     infer::Encoder,
 };
 
@@ -79,7 +79,7 @@ pub(super) fn candidates(
                 distance: near.distance,
             }));
             // A stable sort: of equally near texts the earlier stays first.
-            found.sort_by(|a, b| a.distance.total_cmp(&b.distance));
+            found.sort_by(|a, b| smallest_first(a.distance, b.distance));
             found.truncate(count);
         }
         report(Progress { seen })?;
