@@ -8,6 +8,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     fs::File,
     io::Read,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
 };
 
@@ -77,7 +78,7 @@ pub(super) fn names(
             let head = head(&path, file)?;
             return match file.ends_with(".safetensors") {
                 true => Ok(stream::open(&path, file)?.1.offset_keys()),
-                false => Ok(open_pytorch(&path, file, &head)?
+                false => Ok(catching(file, || open_pytorch(&path, file, &head))?
                     .tensor_infos()
                     .keys()
                     .cloned()
@@ -117,8 +118,19 @@ pub(super) fn read_file(path: &Path, file: &str) -> Result<Tensors> {
     let head = head(path, file)?;
     match file.ends_with(".safetensors") {
         true => read_safetensors(path, file),
-        false => read_pytorch(path, file, &head),
+        false => catching(file, || read_pytorch(path, file, &head)),
     }
+}
+
+/// Calls the reader of PyTorch files, which panics on some that PyTorch did not write,
+/// such as a tensor with too few arguments.
+fn catching<T>(file: &str, read: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
+        Err(Error::checkpoint(format!(
+            "{file} is damaged, or describes its tensors unlike PyTorch does. Save the model as \
+             safetensors, in Python with `save_pretrained(folder, safe_serialization=True)`"
+        )))
+    })
 }
 
 /// Refuses a git-lfs pointer that is stored instead of the file.
@@ -285,6 +297,8 @@ fn open_pytorch(path: &Path, file: &str, head: &[u8]) -> Result<PthTensors> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     #[test]
@@ -293,6 +307,30 @@ mod tests {
         assert!(can_hold(1000, &[25, 10], 4));
         for shape in [&[1 << 40][..], &[1 << 20, 1 << 20], &[usize::MAX, 3]] {
             assert!(!can_hold(1000, shape, 4), "{shape:?}");
+        }
+    }
+
+    #[test]
+    fn a_pickle_that_panics_the_reader_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pytorch_model.bin");
+        for function in ["_rebuild_tensor_v2", "_rebuild_parameter"] {
+            // A dictionary of `a` and a tensor, whose function has no arguments.
+            let pickle = format!("}}X\x01\0\0\0actorch._utils\n{function}\n)Rs.");
+            let mut zip = zip::ZipWriter::new(File::create(&path).unwrap());
+            let options = zip::write::SimpleFileOptions::default()
+                .compression_method(zip::CompressionMethod::Stored);
+            zip.start_file("archive/data.pkl", options).unwrap();
+            zip.write_all(pickle.as_bytes()).unwrap();
+            zip.finish().unwrap();
+            let whole = read_file(&path, "pytorch_model.bin").map(drop);
+            let find = |_: &str| -> Result<Option<PathBuf>> { Ok(Some(path.clone())) };
+            let names = names(&["pytorch_model.bin"], &find).map(drop);
+            for result in [whole, names] {
+                let error = result.unwrap_err().to_string();
+                let named = error.contains("pytorch_model.bin is damaged");
+                assert!(named && error.contains("safetensors"), "{error}");
+            }
         }
     }
 
