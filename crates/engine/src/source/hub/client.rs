@@ -225,8 +225,16 @@ impl Client {
                     let wait = retry_after(&response);
                     match status {
                         200 | 206 => {
-                            // Without range support the content starts over.
-                            have = if status == 206 { have } else { 0 };
+                            if status == 200 {
+                                // Without range support the content starts over.
+                                have = 0;
+                            } else if let Some(range) = other_range(&response, have, info.size) {
+                                return Err(Failure::Wrong(format!(
+                                    "the hub sends `{range}` of it, not the bytes from {have} of {}: \
+                                     try again later",
+                                    info.size
+                                )));
+                            }
                             let to = temporary.as_file_mut();
                             to.seek(SeekFrom::Start(have)).map_err(disk)?;
                             let wanted = info.size - have;
@@ -361,6 +369,24 @@ impl Client {
         );
         std::thread::sleep(pause);
         Ok(())
+    }
+}
+
+/// Returns the `Content-Range` of a response unless it continues a file of `size`
+/// bytes at `from`, or is missing.
+fn other_range(response: &Response<Body>, from: u64, size: u64) -> Option<String> {
+    let range = response.headers().get("content-range")?;
+    let range = String::from_utf8_lossy(range.as_bytes());
+    let continues = || {
+        let (unit, range) = range.split_once(' ')?;
+        let (range, total) = range.split_once('/')?;
+        let (start, _) = range.split_once('-')?;
+        let is_same = total == "*" || total.parse::<u64>() == Ok(size);
+        Some(unit.eq_ignore_ascii_case("bytes") && start.parse::<u64>() == Ok(from) && is_same)
+    };
+    match continues() {
+        Some(true) => None,
+        _ => Some(range.into_owned()),
     }
 }
 

@@ -1,5 +1,7 @@
 //! A fake hub, and tests of how its responses are handled.
 
+mod ranges;
+
 use std::{
     io::{BufRead, BufReader, Write},
     net::{TcpListener, TcpStream},
