@@ -41,6 +41,8 @@ fn yes() -> bool {
 
 /// The largest width of a layer.
 const WIDEST: usize = 65_536;
+/// The largest number of weights of all layers, 1 GiB.
+const MOST_WEIGHTS: u64 = 1 << 28;
 
 impl MlpConfig {
     /// Parses `model_options`, or a `config.json` of the type `mlp`.
@@ -61,6 +63,16 @@ impl MlpConfig {
                 "`hidden_sizes` is empty: give the width of at least one layer, such as [128]"
                     .to_owned(),
             ));
+        }
+        let weights = config
+            .widths()
+            .map(|(inputs, outputs)| inputs as u64 * outputs as u64);
+        let weights: u64 = weights.sum();
+        if weights > MOST_WEIGHTS {
+            return Err(bad(format!(
+                "`input_size` and `hidden_sizes`: {weights} weights; at most {MOST_WEIGHTS} are \
+                 supported: give fewer or narrower layers"
+            )));
         }
         match config.activation.as_deref() {
             None | Some("relu" | "tanh" | "sigmoid") => Ok(config),
@@ -208,6 +220,19 @@ mod tests {
 
     use super::*;
     use crate::models::{Model, ModelConfig, ModelSetup};
+
+    #[test]
+    fn too_many_weights_are_refused_before_they_are_allocated() {
+        let sizes = |hidden: &[usize]| {
+            MlpConfig::parse(&json!({"input_size": 65_536, "hidden_sizes": hidden})).map(drop)
+        };
+        sizes(&[4096]).unwrap();
+        for hidden in [&[4096, 1][..], &[65_536; 50]] {
+            let error = sizes(hidden).unwrap_err().to_string();
+            let limit = "weights; at most 268435456 are supported: give fewer";
+            assert!(error.contains(limit), "{error}");
+        }
+    }
 
     #[test]
     fn far_negative_values_have_a_finite_gradient_through_the_sigmoid() {
