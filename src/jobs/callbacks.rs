@@ -102,7 +102,8 @@ impl EvaluationCallback {
         /// Sets the distance between documents; [`Distance::Cosine`] by default.
         distance: impl Into<Distance>,
         /// Sets whether a document is removed from its own results if queries and
-        /// index are the same; on by default.
+        /// index are the same; on by default. If several documents have its id, only the
+        /// document itself is removed.
         exclude_self: bool,
         /// Sets the part of the model that embeds the queries, such as `clip-text`.
         model: impl Into<String>,

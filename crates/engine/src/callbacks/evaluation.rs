@@ -435,19 +435,17 @@ fn measure(
     for document in &set.index {
         *counts.entry(&document.label).or_default() += 1;
     }
-    let ids: std::collections::HashMap<&str, &str> = set
-        .index
-        .iter()
-        .map(|document| (document.id.as_str(), document.label.as_str()))
-        .collect();
+    let own = match options.exclude_self {
+        true => set.own_documents(),
+        false => vec![None; set.queries.len()],
+    };
     let (mut examples, mut documents) = (BTreeMap::new(), FoundDocuments::default());
     let relevance: Vec<Relevance> = rankings
         .iter()
-        .zip(&set.queries)
-        .map(|(ranking, query)| {
-            let itself = |index: usize| options.exclude_self && set.index[index].id == query.id;
+        .zip(set.queries.iter().zip(own))
+        .map(|(ranking, (query, own))| {
             let matches = || {
-                let others = ranking.iter().filter(|m| !itself(m.index));
+                let others = ranking.iter().filter(move |m| Some(m.index) != own);
                 others.take(depth)
             };
             let found = || matches().map(|m| &set.index[m.index]);
@@ -470,14 +468,13 @@ fn measure(
                 documents.distances.insert(name, distances.collect());
             }
             // The query's own document in the index does not count as relevant.
-            let own =
-                options.exclude_self && ids.get(query.id.as_str()) == Some(&query.label.as_str());
+            let own = own.is_some_and(|own| set.index[own].label == query.label);
             let relevant = counts.get(query.label.as_str()).copied().unwrap_or(0);
             Relevance {
                 found: found()
                     .map(|document| document.label == query.label)
                     .collect(),
-                max_relevant: relevant - usize::from(own).min(relevant),
+                max_relevant: relevant - usize::from(own),
             }
         })
         .collect();

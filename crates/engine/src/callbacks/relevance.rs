@@ -32,20 +32,19 @@ pub(crate) fn check_relevance(
     set: &SearchSet,
 ) -> Result<Option<String>> {
     let mut counts: HashMap<&str, usize> = HashMap::new();
-    let mut ids: HashMap<&str, &str> = HashMap::new();
     for document in &set.index {
         *counts.entry(&document.label).or_default() += 1;
-        ids.insert(&document.id, &document.label);
     }
     let lost: Vec<_> = set
         .queries
         .iter()
-        .filter(|query| {
-            let itself =
-                options.exclude_self && ids.get(query.id.as_str()) == Some(&query.label.as_str());
+        .zip(set.own_documents())
+        .filter(|(query, own)| {
+            let itself = own.is_some_and(|own| set.index[own].label == query.label);
             let found = counts.get(query.label.as_str()).copied().unwrap_or(0);
-            found <= usize::from(itself)
+            found <= usize::from(options.exclude_self && itself)
         })
+        .map(|(query, _)| query)
         .collect();
     let Some(first) = lost.first() else {
         return Ok(None);
@@ -77,4 +76,35 @@ pub(crate) fn check_relevance(
         "callbacks.EvaluationCallback.query_data",
         format!("{reason}. Use the same labels in both, or other `index_data`"),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{Item, Searched};
+
+    #[test]
+    fn of_documents_with_one_id_a_query_leaves_out_its_own() {
+        let documents = |labels: &[&str]| -> SearchSet {
+            let documents = labels.iter().enumerate().map(|(place, label)| Searched {
+                id: "same".to_owned(),
+                item: Item::Text((*label).into()),
+                label: (*label).to_owned(),
+                uri: String::new(),
+                place,
+            });
+            let index: Vec<Searched> = documents.collect();
+            SearchSet {
+                queries: index.clone(),
+                index,
+            }
+        };
+        let options = EvaluationCallback::default();
+        let set = documents(&["a", "b", "b"]);
+        assert_eq!(set.own_documents(), [Some(0), Some(1), Some(2)]);
+        let warning = check_relevance(&options, &set).unwrap().unwrap();
+        assert!(warning.starts_with("1 of 3 queries"), "{warning}");
+        let error = check_relevance(&options, &documents(&["a", "b"])).unwrap_err();
+        assert!(error.to_string().contains("2 of 2 queries"), "{error}");
+    }
 }

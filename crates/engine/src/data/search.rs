@@ -1,5 +1,7 @@
 //! Reads the queries and the index of an evaluation.
 
+use std::collections::HashMap;
+
 use finetuner_protocol::Document;
 
 use super::{
@@ -18,6 +20,27 @@ pub struct SearchSet {
     pub queries: Vec<Searched>,
     /// The documents to search.
     pub index: Vec<Searched>,
+}
+
+impl SearchSet {
+    /// Returns the position of each query's own document in the index, if it has one.
+    ///
+    /// This is the document with the query's id. If several have it, the one at the
+    /// query's place is preferred, and else the first.
+    pub(crate) fn own_documents(&self) -> Vec<Option<usize>> {
+        let mut first: HashMap<&str, usize> = HashMap::new();
+        for (position, document) in self.index.iter().enumerate() {
+            first.entry(&document.id).or_insert(position);
+        }
+        let own = self.queries.iter().map(|query| {
+            let at_place = self.index.get(query.place);
+            match at_place.is_some_and(|document| document.id == query.id) {
+                true => Some(query.place),
+                false => first.get(query.id.as_str()).copied(),
+            }
+        });
+        own.collect()
+    }
 }
 
 /// A query, or a document of the index.
