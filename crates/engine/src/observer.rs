@@ -39,6 +39,12 @@ pub trait Observer {
         let _ = (file, at);
         Ok(())
     }
+
+    /// Called instead of [`Observer::checkpoint`] if the checkpoint can't be written.
+    ///
+    /// The run logs a warning and continues. While [`Observer::wants_checkpoint`] returns
+    /// true, it tries again after each step.
+    fn checkpoint_skipped(&mut self) {}
 }
 
 /// A request to stop a run.

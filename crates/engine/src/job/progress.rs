@@ -1,6 +1,9 @@
 //! Saves the state of a run in checkpoints and restores it.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use finetuner_protocol::Level;
 
@@ -50,13 +53,46 @@ impl Progress {
     }
 
     /// Writes a checkpoint and passes it to the observer.
+    ///
+    /// If it can't be written, for example because the disk is full, the run continues
+    /// with a warning: the observer keeps the former one.
     fn save(
         &self,
         callbacks: &[Box<dyn TrainingCallback>],
         context: &mut Context<'_>,
     ) -> Result<()> {
         let state = context.folder.join(TRAINER_FILE);
-        write_checkpoint(context.trainer, &state)?;
+        let file = context.folder.join("checkpoint.zip");
+        let written = self.write(&state, &file, callbacks, context);
+        let _ = std::fs::remove_file(&state);
+        let stored = match written {
+            Ok(()) => {
+                let at = context.trainer.position();
+                context.observer.checkpoint(&file, at)
+            }
+            Err(error @ Error::Io { .. }) => {
+                context.observer.checkpoint_skipped();
+                Err(error.to_string())
+            }
+            Err(error) => return Err(error),
+        };
+        let _ = std::fs::remove_file(&file);
+        if let Err(reason) = stored {
+            let message = format!("The checkpoint could not be stored: {reason}");
+            context.log(Level::Warning, message);
+        }
+        Ok(())
+    }
+
+    /// Writes a checkpoint to `file`. `state` is the path of the trainer's part.
+    fn write(
+        &self,
+        state: &Path,
+        file: &Path,
+        callbacks: &[Box<dyn TrainingCallback>],
+        context: &Context<'_>,
+    ) -> Result<()> {
+        write_checkpoint(context.trainer, state)?;
         let record = resume::Progress {
             before: context.before.clone(),
             callbacks: callbacks.iter().map(|callback| callback.state()).collect(),
@@ -66,15 +102,7 @@ impl Progress {
             stop: context.stop,
             ..resume::Progress::new()
         };
-        let file = context.folder.join("checkpoint.zip");
-        resume::pack(&file, &record, context.folder, &file_names(callbacks))?;
-        std::fs::remove_file(&state).map_err(|e| Error::io(&state, e))?;
-        let at = context.trainer.position();
-        if let Err(reason) = context.observer.checkpoint(&file, at) {
-            let message = format!("The checkpoint could not be stored: {reason}");
-            context.log(Level::Warning, message);
-        }
-        std::fs::remove_file(&file).map_err(|e| Error::io(&file, e))
+        resume::pack(file, &record, context.folder, &file_names(callbacks))
     }
 
     /// Restores the state of a run from the record of a checkpoint.

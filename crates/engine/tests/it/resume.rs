@@ -15,7 +15,9 @@ use finetuner_engine::{
     source::HubRules,
     train::Position,
 };
-use finetuner_protocol::{Device, Document, DocumentArray, Event, RunConfig, worker::LocalModels};
+use finetuner_protocol::{
+    Device, Document, DocumentArray, Event, Level, RunConfig, worker::LocalModels,
+};
 use serde_json::json;
 
 use crate::{
@@ -155,6 +157,7 @@ fn adapters() -> Case {
 pub(crate) struct Watcher {
     pub(crate) steps: Vec<(u64, u64, f64, f64)>,
     pub(crate) epochs: Vec<(u64, f64, Option<f64>)>,
+    warnings: Vec<String>,
     stop_after: Option<(usize, Interruption)>,
     /// Folder of the checkpoints.
     folder: PathBuf,
@@ -167,6 +170,7 @@ impl Watcher {
         Self {
             steps: Vec::new(),
             epochs: Vec::new(),
+            warnings: Vec::new(),
             stop_after,
             folder: folder.to_owned(),
             kept: None,
@@ -198,6 +202,10 @@ impl Observer for Watcher {
                 val_loss,
                 ..
             } => self.epochs.push((epoch, train_loss, val_loss)),
+            Event::Log {
+                level: Level::Warning,
+                message,
+            } => self.warnings.push(message),
             _ => {}
         }
     }
@@ -389,6 +397,22 @@ fn a_cancelled_run_leaves_no_checkpoint() {
     ));
     assert_eq!(watcher.steps.len(), 1);
     assert!(watcher.kept.is_none());
+}
+
+/// Each write to `/dev/full` fails like one to a full disk.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_costs_a_checkpoint_but_not_the_run() {
+    let (folder, kept) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    std::os::unix::fs::symlink("/dev/full", folder.path().join("checkpoint.zip")).unwrap();
+    let mut watcher = Watcher::new(kept.path(), None);
+    finish(&pairs(), folder.path(), None, &mut watcher).unwrap();
+    let stored = |warning: &&String| warning.starts_with("The checkpoint could not be stored");
+    let warnings: Vec<&String> = watcher.warnings.iter().filter(stored).collect();
+    let [warning] = warnings[..] else {
+        panic!("{warnings:?}");
+    };
+    assert!(warning.contains("No space left on device"), "{warning}");
 }
 
 #[test]

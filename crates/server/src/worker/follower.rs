@@ -28,7 +28,7 @@ pub(super) struct Follower<'a> {
     pub(super) server: &'a Server,
     /// Time between two checkpoints.
     pub(super) every: Duration,
-    /// Time of the last checkpoint.
+    /// Time of the last checkpoint, even if it was skipped.
     pub(super) last: Instant,
     /// Limit on the worker's memory, in bytes.
     pub(super) memory_limit: Option<u64>,
@@ -78,5 +78,9 @@ impl Observer for Follower<'_> {
         self.every = self.every.max(begun.elapsed() * 10);
         self.last = Instant::now();
         sent
+    }
+
+    fn checkpoint_skipped(&mut self) {
+        self.last = Instant::now();
     }
 }
