@@ -36,7 +36,7 @@ pub async fn load_documents(path: impl AsRef<Path>) -> Result<DocumentArray> {
 ///
 /// docarray reads it with `DocumentArray.load_binary(path, protocol="protobuf",
 /// compress="gzip")`, and so does [`load_documents`]. A file is never left half
-/// written.
+/// written. A symbolic link stays one: its target is written.
 ///
 /// ```no_run
 /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -52,7 +52,11 @@ pub async fn save_documents(path: impl AsRef<Path>, documents: DocumentArray) ->
     let path = path.as_ref().to_owned();
     blocking(move || {
         let failed = |e| Error::file(&path, e);
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+        let target = match path.is_symlink() {
+            true => std::fs::canonicalize(&path).map_err(failed)?,
+            false => path.clone(),
+        };
+        let folder = target.parent().filter(|p| !p.as_os_str().is_empty());
         let folder = folder.unwrap_or(Path::new("."));
         let mut builder = tempfile::Builder::new();
         builder.prefix(".finetuner-");
@@ -63,7 +67,7 @@ pub async fn save_documents(path: impl AsRef<Path>, documents: DocumentArray) ->
         let mut out = std::io::BufWriter::new(file);
         documents.write(&mut out)?;
         let file = out.into_inner().map_err(|e| failed(e.into_error()))?;
-        file.persist(&path).map_err(|e| failed(e.error))?;
+        file.persist(&target).map_err(|e| failed(e.error))?;
         Ok(())
     })
     .await
@@ -89,5 +93,19 @@ mod tests {
             about.permissions().mode()
         };
         assert_eq!(mode("a.da"), mode("usual"));
+    }
+
+    #[tokio::test]
+    async fn a_symbolic_link_stays_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (link, target) = (folder.path().join("a.da"), folder.path().join("b.da"));
+        std::os::unix::fs::symlink("b.da", &link).unwrap();
+        let documents = DocumentArray::from(vec![Document::text("a")]);
+        let error = save_documents(&link, documents.clone()).await.unwrap_err();
+        assert!(error.is_file() && !target.exists(), "{error}");
+        std::fs::write(&target, "old").unwrap();
+        save_documents(&link, documents).await.unwrap();
+        assert!(link.is_symlink());
+        assert_eq!(load_documents(&target).await.unwrap().len(), 1);
     }
 }
