@@ -1,8 +1,11 @@
 //! Calls whose answers hold a secret.
 
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 
-use super::{call::Call, send::Transport};
+use super::{
+    call::Call,
+    send::{Envelope, Transport},
+};
 use crate::error::{Error, Result};
 
 /// Like [`Transport::rpc`], for an answer with a token or an address that authorizes a
@@ -11,10 +14,6 @@ pub(crate) async fn private_rpc<T: DeserializeOwned>(
     transport: &Transport,
     call: Call,
 ) -> Result<T> {
-    #[derive(Deserialize)]
-    struct Envelope<T> {
-        data: T,
-    }
     let url = transport.addresses().rpc(call.route());
     let answer = transport.text(call).await?;
     let answer: Envelope<T> = serde_json::from_str(&answer).map_err(|error| {

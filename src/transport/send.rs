@@ -22,7 +22,7 @@ use reqwest::{
     header::{self, HeaderValue},
     multipart::{Form, Part},
 };
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 use tokio::time::Instant;
 use tracing::Instrument;
 use url::Url;
@@ -82,6 +82,12 @@ struct Shared {
     allow_plain_http: bool,
     /// Names the project that calls are about.
     project: Option<HeaderValue>,
+}
+
+/// An answer of the Hubble API.
+#[derive(Deserialize)]
+pub(super) struct Envelope<T> {
+    pub(super) data: T,
 }
 
 impl std::fmt::Debug for Transport {
@@ -209,10 +215,6 @@ impl Transport {
 
     /// Like [`Transport::json`], for the `data` of a Hubble answer.
     pub(crate) async fn rpc<T: DeserializeOwned>(&self, call: Call) -> Result<T> {
-        #[derive(serde::Deserialize)]
-        struct Envelope<T> {
-            data: T,
-        }
         Ok(self.json::<Envelope<T>>(call).await?.data)
     }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     annotations::{Tagging, show_note, show_tags},
-    runs::confirm,
+    runs::{confirm, without_repeats},
 };
 use crate::{
     failure::{Failure, Result},
@@ -220,12 +220,7 @@ impl Data {
                 show_note(&info.annotations, output)
             }
             Self::Delete { names: given, yes } => {
-                let mut names: Vec<String> = Vec::new();
-                for name in given {
-                    if !names.contains(&name) {
-                        names.push(name);
-                    }
-                }
+                let names = without_repeats(given);
                 for name in &names {
                     let found = finetuner.describe_documents(name).await;
                     found.map_err(|error| named(error, name))?;

@@ -257,13 +257,8 @@ pub(crate) struct Delete {
 
 impl Delete {
     pub(crate) async fn run(self, session: &Session, output: &Output) -> Result {
-        let mut wanted: Vec<(&str, &str)> = Vec::new();
-        for run in &self.runs {
-            let run = split(run, self.experiment.as_deref());
-            if !wanted.contains(&run) {
-                wanted.push(run);
-            }
-        }
+        let given = self.runs.iter();
+        let wanted = without_repeats(given.map(|run| split(run, self.experiment.as_deref())));
         let (mut names, mut found) = (Vec::new(), Vec::new());
         for (experiment, run) in wanted {
             found.push(find(session, experiment, run).await?);
@@ -279,6 +274,17 @@ impl Delete {
         let deleted = json!({"deleted": names});
         output.either(&deleted, || format!("Deleted {}", names.join(", ")))
     }
+}
+
+/// Returns the values in their order, each once.
+pub(crate) fn without_repeats<T: PartialEq>(values: impl IntoIterator<Item = T>) -> Vec<T> {
+    let mut kept = Vec::new();
+    for value in values {
+        if !kept.contains(&value) {
+            kept.push(value);
+        }
+    }
+    kept
 }
 
 /// Asks for confirmation before a deletion. Without a terminal, `--yes` is required.
@@ -300,5 +306,15 @@ pub(crate) async fn confirm(yes: bool, what: &str, output: &Output) -> Result {
     match answer.await?.unwrap_or_default().trim() {
         "y" | "Y" | "yes" => Ok(()),
         _ => Err(Failure::failed("nothing was deleted")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repeated_values_are_kept_once_in_their_order() {
+        assert_eq!(without_repeats(["b", "a", "b", "c", "a"]), ["b", "a", "c"]);
     }
 }

@@ -1,8 +1,6 @@
 //! Detects harm by training: lower retrieval metrics, and collapsed embeddings.
 
-use finetuner_protocol::greater_is_better;
-
-use crate::evaluation::Metrics;
+use crate::evaluation::{Metrics, declined};
 
 /// Mean cosine similarity above which embeddings count as collapsed.
 const COLLAPSED: f64 = 0.99;
@@ -43,24 +41,14 @@ pub(super) fn collapse(before: Option<f64>, after: Option<f64>) -> Option<String
 /// Returns a warning if at least half of the metrics fell, of those that measure quality
 /// and were measured before the training too.
 pub(super) fn decline_warning(before: &Metrics, after: &Metrics) -> Option<String> {
-    // A threshold does not measure quality.
-    let judged = after
-        .iter()
-        .filter(|(name, _)| greater_is_better(name).is_some())
-        .filter_map(|(name, after)| Some((name, before.get(name)?, after)));
-    let fallen: Vec<String> = judged
-        .clone()
-        .filter(|(name, before, after)| match greater_is_better(name) {
-            Some(true) => after < before,
-            Some(false) => after > before,
-            None => false,
-        })
-        .map(|(name, before, after)| format!("{name} {before:.3} -> {after:.3}"))
-        .collect();
-    // If little changed, some metrics rise and some fall.
-    if fallen.is_empty() || fallen.len() * 2 < judged.count() {
+    let fallen = declined(before, after);
+    if fallen.is_empty() {
         return None;
     }
+    let fallen = fallen.iter();
+    let fallen: Vec<String> = fallen
+        .map(|(name, before, after)| format!("{name} {before:.3} -> {after:.3}"))
+        .collect();
     Some(format!(
         "THE SEARCH GOT WORSE during training: {}. Fewer `epochs`, a smaller `learning_rate` or \
          `BestModelCheckpoint` may help",

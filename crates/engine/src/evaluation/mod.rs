@@ -3,6 +3,7 @@
 mod at_k;
 mod binary;
 mod correlation;
+mod decline;
 mod graded;
 mod metrics;
 mod relevance;
@@ -11,6 +12,7 @@ mod similarity;
 
 pub(crate) use at_k::AtK;
 pub(crate) use correlation::{pearson, spearman};
+pub use decline::declined;
 pub(crate) use graded::{GradedKind, GradedSet, is_graded};
 pub use metrics::{METRICS, Metrics};
 pub use relevance::Relevance;

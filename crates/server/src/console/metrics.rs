@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use finetuner_engine::evaluation::declined;
 use finetuner_protocol::{MetricsInfo, greater_is_better};
 use maud::{Markup, html};
 use serde::Deserialize;
@@ -182,16 +183,7 @@ pub(super) fn headline(metrics: &MetricsInfo) -> Option<Change> {
 /// Returns whether at least half of the metrics got worse, of those that measure quality
 /// and were measured before the training too. The engine warns about it in the log.
 pub(super) fn got_worse(metrics: &MetricsInfo) -> bool {
-    let all = changes(metrics);
-    let judged = all
-        .iter()
-        .filter(|change| greater_is_better(&change.name).is_some())
-        .filter_map(Change::difference);
-    let worse = judged
-        .clone()
-        .filter(|(_, better)| *better == Some(false))
-        .count();
-    worse > 0 && worse * 2 >= judged.count()
+    !declined(&metrics.before, &metrics.after).is_empty()
 }
 
 /// Renders the change of a metric, coloured by direction.
