@@ -90,7 +90,8 @@ pub struct Settings {
     /// in a folder.
     pub presigned: bool,
     /// Address at which browsers reach the server, such as
-    /// `https://finetuner.example.org`, for links in messages; none by default.
+    /// `https://finetuner.example.org`, for links in messages; none by default. Its path,
+    /// if a proxy serves the server under one, is part of download addresses too.
     pub public_url: Option<String>,
     /// Whether webhooks may call addresses of this machine and of private networks;
     /// off by default, since users could explore the server's network with them.

@@ -26,7 +26,7 @@ use crate::{
     database::{ArtifactList, ArtifactRow, Identity, NewArtifact, Which},
     error::{ApiError, Result},
     multipart,
-    origin::address,
+    origin::public_address,
     secret,
     store::Stored,
     tasks::to_the_end,
@@ -244,7 +244,8 @@ async fn download_url(
     let artifact = asked.find(&app, user.namespace.clone()).await?;
     let download = Download::of(&artifact).for_member(&artifact, &user);
     let key = app.signer.download(download);
-    let url = format!("{}/v2/download/{key}", address(headers)?);
+    let base = public_address(headers, app.settings.public_url.as_deref())?;
+    let url = format!("{base}/v2/download/{key}");
     Ok(success(json!({"download": url})))
 }
 

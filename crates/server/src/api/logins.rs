@@ -30,7 +30,7 @@ use crate::{
     database::{NewToken, Scope, Wanted},
     error::{ApiError, Result},
     logins::{Answer, Code, PATIENCE, Program},
-    origin::address,
+    origin::public_address,
     peer::Peer,
     secret,
 };
@@ -65,7 +65,7 @@ pub(crate) async fn proxied(
     peer: Peer,
     headers: HeaderMap,
 ) -> Result<Response> {
-    let base = address(&headers)?;
+    let base = public_address(&headers, app.settings.public_url.as_deref())?;
     let id = app.logins.begin(program(&headers, peer))?;
     let redirect = json!({"event": "redirect", "data": {"redirectTo": page_address(&base, &id)}});
     let first = Bytes::from(format!("{redirect}\n"));
@@ -136,7 +136,7 @@ pub(crate) async fn redirected(
              http://localhost:8085",
         )
     })?;
-    let base = address(&headers)?;
+    let base = public_address(&headers, app.settings.public_url.as_deref())?;
     let id = app.logins.begin(Program {
         redirect: Some(redirect),
         ..program(&headers, peer)

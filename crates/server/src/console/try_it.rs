@@ -26,7 +26,7 @@ use crate::{
     database::{ArtifactList, ArtifactRow, Identity, RunRow},
     error::{ApiError, Result},
     multipart,
-    origin::address,
+    origin::public_address,
     runs::find_run,
     serving::{Found, Item, MAX_IMAGE, MOST_SEARCHED, check_image},
     trial::{self, Answer, Finished},
@@ -183,7 +183,7 @@ async fn render(
         .await?;
     let user = &session.user;
     let place = Place {
-        address: &address(headers)?,
+        address: &public_address(headers, app.settings.public_url.as_deref())?,
         project: (!user.is_personal).then_some(user.project.as_str()),
     };
     let content = html! {
