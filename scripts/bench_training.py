@@ -28,8 +28,8 @@ MINILM = dict(model_type="bert", hidden_size=384, intermediate_size=1536, num_hi
               num_attention_heads=12, vocab_size=30522)
 CASES = {
     "clip-small": dict(title="clip-small, batch 32", config=SMALL, batch=32, steps=20),
-    "clip-8": dict(title="clip-vit-base-patch32, batch 8", config={}, batch=8, steps=5),
-    "clip-16": dict(title="clip-vit-base-patch32, batch 16", config={}, batch=16, steps=4),
+    "clip-8": dict(title="clip-vit-base-patch32, batch 8", config=dict(model_type="clip"), batch=8, steps=5),
+    "clip-16": dict(title="clip-vit-base-patch32, batch 16", config=dict(model_type="clip"), batch=16, steps=4),
     "minilm": dict(title="MiniLM-L6, batch 32, 64 tokens", config=MINILM, batch=32, tokens=64, steps=8),
     "bert": dict(title="BERT-base, batch 32, 64 tokens", config=dict(model_type="bert"), batch=32,
                  tokens=64, steps=4),
