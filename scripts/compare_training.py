@@ -1,7 +1,7 @@
 """Compares what each training method brings to a search, here and in sentence-transformers, with the same settings.
 
     pip install torch sentence-transformers peft datasets pillow
-    python scripts/compare_training.py --model FOLDER [--data fashion-glossary] [--seeds 3] [NAME ...]
+    python scripts/compare_training.py --model FOLDER [--data fashion-glossary] [--seeds 3] [--program ours] [NAME ...]
 
 FOLDER is a sentence-transformers model, such as all-MiniLM-L6-v2. For `--data emoji-clip/fashion`, images with titles,
 it is a CLIP in the layout of transformers, such as crates/models/clip-small/files.
@@ -34,9 +34,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "datasets"
+# The trainer of sentence-transformers limits the norm of the gradients to 1 by default.
+ADAMW = {"weight_decay": 0.0, "max_grad_norm": 1.0}
 # Settings of the two kinds of training data. Each method changes some of them.
 TEXTS = dict(
-    images=False, dim="hidden_size", epochs=2, batch=64, rate=5e-5, optimizer_options={"weight_decay": 0.0},
+    images=False, dim="hidden_size", epochs=2, batch=64, rate=5e-5,
     loss="MultipleNegativeRankingLoss", loss_options={"scale": 20.0},
 )
 TEXT_WAYS = {
@@ -48,10 +50,8 @@ TEXT_WAYS = {
     "LoRA, rank 16": dict(lora=16, rate=1e-3),
     "dropout": dict(dropout=True),
 }
-# The trainer of sentence-transformers limits the norm of the gradients to 1 by default.
 IMAGES = dict(
-    images=True, dim="projection_dim", epochs=40, batch=32, rate=3e-4,
-    optimizer_options={"weight_decay": 0.0, "max_grad_norm": 1.0}, loss="CLIPLoss", loss_options={},
+    images=True, dim="projection_dim", epochs=40, batch=32, rate=3e-4, loss="CLIPLoss", loss_options={},
 )
 # There are only 47 titles: batches of 128 can't be without duplicates.
 IMAGE_WAYS = {
@@ -120,7 +120,7 @@ def configuration(way, model, seed):
         loss_options = {"loss": loss, "loss_options": loss_options, "matryoshka_dims": way["dims"]}
         loss = "MatryoshkaLoss"
     hyper = {"loss": loss, "loss_options": loss_options, "epochs": way["epochs"], "batch_size": way["batch"],
-             "learning_rate": way["rate"], "optimizer": "AdamW", "optimizer_options": way["optimizer_options"],
+             "learning_rate": way["rate"], "optimizer": "AdamW", "optimizer_options": ADAMW,
              "scheduler": "linear"}
     data = {"train_data": "train"}
     if way.get("duplicates"):
@@ -161,6 +161,7 @@ def train_by_library(job):
     from sentence_transformers.util import cos_sim, mine_hard_negatives
 
     torch.set_num_threads(2)
+    torch.manual_seed(job["seed"])
     way = job["way"]
     model = SentenceTransformer(job["model"], device="cpu")
     data = Dataset.from_dict({"anchor": [a for a, _ in job["pairs"]], "positive": [p for _, p in job["pairs"]]})
@@ -240,6 +241,7 @@ def main():
     parser.add_argument("--model")
     parser.add_argument("--data", default="fashion-glossary")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--program", choices=["ours", "theirs"], help="only this one; both by default")
     parser.add_argument("--train", help=argparse.SUPPRESS)
     parser.add_argument("--search", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -266,6 +268,8 @@ def main():
         if options.ways and not is_asked(name):
             continue
         for program, train in (("ours", train_here), ("theirs", train_there)):
+            if options.program not in (None, program):
+                continue
             rows, times = [], []
             for seed in range(options.seeds):
                 to = Path(tempfile.mkdtemp())
