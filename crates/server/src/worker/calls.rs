@@ -161,15 +161,34 @@ impl Server {
         &self,
         call: &str,
     ) -> Result<T, CallError> {
-        let answer = self.send(|| self.get(call)).await?;
-        answer.json().await.map_err(unreadable_answer)
+        self.answer(|| self.get(call)).await
     }
 
     /// Returns size, SHA-256 and store address of a content of the run.
     pub(super) async fn content(&self, name: &str) -> Result<WorkContent, CallError> {
         let request = || self.get("content").query(&[("name", name)]);
-        let answer = self.send(request).await?;
-        answer.json().await.map_err(unreadable_answer)
+        self.answer(request).await
+    }
+
+    /// Sends a request until the whole answer has arrived, and parses it as JSON.
+    pub(super) async fn answer<T: serde::de::DeserializeOwned>(
+        &self,
+        request: impl Fn() -> RequestBuilder,
+    ) -> Result<T, CallError> {
+        let mut retries = Retries::new(self.longest_pause);
+        loop {
+            let answer = self.send(&request).await?;
+            match answer.bytes().await {
+                Ok(bytes) => {
+                    return serde_json::from_slice(&bytes)
+                        .map_err(|e| CallError::Gone(format!("its answer can't be parsed: {e}")));
+                }
+                Err(error) => {
+                    let reason = format!("the server's answer was cut off: {}", in_words(error));
+                    retries.next(Transient::Unanswered(reason)).await?;
+                }
+            }
+        }
     }
 
     /// Sends a request until the server answers it.
@@ -306,10 +325,6 @@ async fn detail(answer: Response) -> String {
     body["detail"].as_str().unwrap_or_default().to_owned()
 }
 
-pub(super) fn unreadable_answer(error: reqwest::Error) -> CallError {
-    CallError::Gone(format!("its answer can't be parsed: {}", in_words(error)))
-}
-
 /// Creates a client that ignores the proxy variables of the environment,
 /// because the worker gets the server's own address.
 fn client(url: &str, read_timeout: Duration, authorities: &Authorities) -> Result<Client, String> {
@@ -324,13 +339,42 @@ fn client(url: &str, read_timeout: Duration, authorities: &Authorities) -> Resul
 #[cfg(test)]
 mod tests {
     use axum::{Router, routing::get};
+    use tokio::{io::AsyncReadExt, net::TcpListener};
 
     use super::*;
+
+    /// Returns a client of a server that gives each of these bodies to one request. It
+    /// announces a body of `size` bytes and closes the connection after it.
+    async fn giving(bodies: &'static [&'static str], size: usize) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            for body in bodies {
+                let (mut client, _) = listener.accept().await.unwrap();
+                let mut asked = Vec::new();
+                while !asked.ends_with(b"\r\n\r\n") {
+                    client.read_buf(&mut asked).await.unwrap();
+                }
+                let answer = format!(
+                    "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {size}\r\n\r\n{body}"
+                );
+                client.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        Server::new(&url, "t".into(), &Authorities::default()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_cut_off_is_requested_again() {
+        let server = giving(&["\"wo", "\"work\""], 6).await;
+        let job: String = server.json("job").await.unwrap();
+        assert_eq!(job, "work");
+    }
 
     #[tokio::test]
     async fn content_with_a_wrong_checksum_or_size_is_refused() {
         let routes = Router::new().route("/api/v1/worker/data", get(async || "good"));
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, routes).await });
         let server = Server::new(&url, "t".into(), &Authorities::default()).unwrap();

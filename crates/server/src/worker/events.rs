@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Place,
-    calls::{CallError, Server, unreadable_answer},
+    calls::{CallError, Server},
     examples::{cut, split_examples},
     limits::Limits,
     signals::Signals,
@@ -138,8 +138,7 @@ async fn post(server: &Server, first: u64, events: &[Event]) -> Result<WorkerOrd
         first,
         events: events.to_vec(),
     };
-    let answer = server.send(|| server.post("events").json(&batch)).await?;
-    answer.json().await.map_err(unreadable_answer)
+    server.answer(|| server.post("events").json(&batch)).await
 }
 
 fn kind(event: &Event) -> String {
