@@ -64,17 +64,19 @@ struct Retries {
     since: Instant,
     /// Time since when the server has not answered at all.
     silent_since: Option<Instant>,
+    unreachable_for: Duration,
     longest_pause: Duration,
     pause: Duration,
 }
 
 impl Retries {
-    fn new(longest_pause: Duration) -> Self {
+    fn new(server: &Server) -> Self {
         let now = Instant::now();
         Self {
             since: now,
             silent_since: None,
-            longest_pause,
+            unreachable_for: server.unreachable_for,
+            longest_pause: server.longest_pause,
             pause: FIRST_PAUSE,
         }
     }
@@ -92,7 +94,7 @@ impl Retries {
                 reason
             }
         };
-        let is_silent = (self.silent_since).is_some_and(|since| now - since > UNREACHABLE_FOR);
+        let is_silent = (self.silent_since).is_some_and(|since| now - since > self.unreachable_for);
         if is_silent || now - self.since > FAILS_FOR {
             return Err(CallError::Gone(reason));
         }
@@ -106,7 +108,7 @@ impl Retries {
 enum Transient {
     /// The server did not answer.
     Unanswered(String),
-    /// The server answered with its own failure.
+    /// The server answered with its own failure, or its answer was cut off.
     Answered(String),
 }
 
@@ -118,6 +120,7 @@ pub(super) struct Server {
     uploads: Client,
     url: String,
     token: String,
+    unreachable_for: Duration,
     longest_pause: Duration,
 }
 
@@ -128,6 +131,7 @@ impl Server {
             uploads: client(url, UPLOAD_TIMEOUT, authorities)?,
             url: url.trim_end_matches('/').to_owned(),
             token,
+            unreachable_for: UNREACHABLE_FOR,
             longest_pause: LONGEST_PAUSE,
         })
     }
@@ -175,7 +179,7 @@ impl Server {
         &self,
         request: impl Fn() -> RequestBuilder,
     ) -> Result<T, CallError> {
-        let mut retries = Retries::new(self.longest_pause);
+        let mut retries = Retries::new(self);
         loop {
             let answer = self.send(&request).await?;
             match answer.bytes().await {
@@ -185,7 +189,7 @@ impl Server {
                 }
                 Err(error) => {
                     let reason = format!("the server's answer was cut off: {}", in_words(error));
-                    retries.next(Transient::Unanswered(reason)).await?;
+                    retries.next(Transient::Answered(reason)).await?;
                 }
             }
         }
@@ -196,7 +200,7 @@ impl Server {
         &self,
         request: impl Fn() -> RequestBuilder,
     ) -> Result<Response, CallError> {
-        let mut retries = Retries::new(self.longest_pause);
+        let mut retries = Retries::new(self);
         loop {
             match outcome(request().send().await).await? {
                 Ok(answer) => return Ok(answer),
@@ -212,7 +216,7 @@ impl Server {
         content: &WorkContent,
         path: &Path,
     ) -> Result<(), CallError> {
-        let mut retries = Retries::new(self.longest_pause);
+        let mut retries = Retries::new(self);
         let mut damaged = 0;
         loop {
             let request = || self.get("data").query(&[("name", name)]);
@@ -231,7 +235,9 @@ impl Server {
             if damaged == DAMAGED {
                 return Err(CallError::File(format!("the server: {reason}")));
             }
-            retries.next(Transient::Unanswered(reason)).await?;
+            // A large file may take longer than the limit for an unreachable server, and
+            // this server has begun to answer.
+            retries.next(Transient::Answered(reason)).await?;
         }
     }
 
@@ -243,7 +249,7 @@ impl Server {
         path: &Path,
     ) -> Result<(), CallError> {
         let failed = |e: std::io::Error| CallError::File(format!("{}: {e}", path.display()));
-        let mut retries = Retries::new(self.longest_pause);
+        let mut retries = Retries::new(self);
         loop {
             let file = tokio::fs::File::open(path).await.map_err(failed)?;
             let size = file.metadata().await.map_err(failed)?.len();
@@ -369,6 +375,23 @@ mod tests {
         let server = giving(&["\"wo", "\"work\""], 6).await;
         let job: String = server.json("job").await.unwrap();
         assert_eq!(job, "work");
+    }
+
+    #[tokio::test]
+    async fn a_download_that_is_cut_off_several_times_is_completed() {
+        // Even two failures without an answer in between are too many for this client.
+        let server = Server {
+            unreachable_for: Duration::ZERO,
+            ..giving(&["go", "goo", "good"], 4).await
+        };
+        let content = WorkContent {
+            sha256: hex::encode(Sha256::digest("good")),
+            size: 4,
+            url: None,
+        };
+        let file = tempfile::NamedTempFile::new().unwrap();
+        server.fetch("train", &content, file.path()).await.unwrap();
+        assert_eq!(std::fs::read(file.path()).unwrap(), b"good");
     }
 
     #[tokio::test]
