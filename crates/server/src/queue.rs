@@ -61,6 +61,9 @@ const REMOTE_TICK: Duration = Duration::from_secs(5);
 const STOPS_WITHIN: Duration = Duration::from_secs(10);
 /// Time after which a job that was told to stop is told again.
 const TOLD_AGAIN: Duration = Duration::from_secs(60);
+/// Time after which a job of another machine that was told to stop gives up its slot.
+/// Its machine is probably dead, and the engine may wait for it forever.
+const ABANDONED_AFTER: Duration = Duration::from_secs(600);
 /// A gap between two rounds that is longer than this, and than half a lease,
 /// means that the server stood still and could not receive signs of life.
 const STOOD_STILL: Duration = Duration::from_secs(5);
@@ -109,6 +112,8 @@ struct Orphan {
     since: Duration,
     /// Time when it was last told to stop.
     told: Option<Duration>,
+    /// Whether it no longer occupies a slot.
+    is_abandoned: bool,
 }
 
 impl Queue {
@@ -211,7 +216,14 @@ impl Queue {
         let going_on = |job: &str| jobs.get(job).is_some_and(|state| !is_over(state));
         // Runs whose job is not listed also occupy a slot.
         let unlisted = launched.iter().filter(|run| !going_on(&run.job)).count();
-        let listed = jobs.values().filter(|state| !is_over(state)).count();
+        let mut abandoned = HashSet::new();
+        for (job, orphan) in &self.orphans {
+            if orphan.is_abandoned {
+                abandoned.insert(job.clone());
+            }
+        }
+        let occupies = |job: &str| going_on(job) && !abandoned.contains(job);
+        let listed = jobs.keys().filter(|job| occupies(job)).count();
         let free = (self.app.settings.runs_at_once).saturating_sub(listed + unlisted);
         self.start(free).await?;
         if !self.app.is_stopping() || !self.engine.launcher.outlives_the_server() {
@@ -220,7 +232,7 @@ impl Queue {
         // Jobs whose workers have not called yet may wait for the next server.
         let stay = launched.iter().filter(|run| !run.has_worker);
         let stay: HashSet<&str> = stay.map(|run| run.job.as_str()).collect();
-        let ends = |job: &str| going_on(job) && !stay.contains(job);
+        let ends = |job: &str| occupies(job) && !stay.contains(job);
         Ok(launched.iter().any(|run| run.has_worker) || jobs.keys().any(|job| ends(job)))
     }
 
@@ -421,15 +433,26 @@ impl Queue {
         };
         self.orphans.retain(|job, _| is_left(job));
         let now = self.app.clock.now();
+        let is_remote = self.engine.launcher.is_remote();
         for (job, state) in jobs.iter().filter(|(job, _)| is_left(job)) {
             let orphan = self.orphans.entry(job.clone()).or_insert(Orphan {
                 since: now,
                 told: None,
+                is_abandoned: false,
             });
+            let lasts = now.saturating_sub(orphan.since);
+            if is_remote && !orphan.is_abandoned && lasts > ABANDONED_AFTER {
+                orphan.is_abandoned = true;
+                tracing::warn!(
+                    "The job {job} was told to stop and has not ended for {} seconds. It no longer \
+                     occupies a slot; check its machine",
+                    lasts.as_secs()
+                );
+            }
             // A pending job has no worker that could stop by itself.
             let waits = matches!(state, JobState::Pending(_));
             let is_due = match orphan.told {
-                None => waits || now.saturating_sub(orphan.since) > STOPS_WITHIN,
+                None => waits || lasts > STOPS_WITHIN,
                 Some(told) => now.saturating_sub(told) > TOLD_AGAIN,
             };
             if is_due {

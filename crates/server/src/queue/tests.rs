@@ -36,6 +36,8 @@ struct FakeState {
     orders: Vec<WorkOrder>,
     starts: usize,
     stopped: Vec<String>,
+    /// Whether jobs stay listed although they were stopped.
+    hangs: bool,
     is_remote: bool,
     panics: bool,
     /// A clock that each start advances by this time.
@@ -95,7 +97,9 @@ impl Launcher for Arc<FakeLauncher> {
     fn stop<'a>(&'a self, name: &'a str) -> BoxFuture<'a, std::result::Result<(), String>> {
         let mut state = self.state();
         state.stopped.push(name.to_owned());
-        state.jobs.remove(name);
+        if !state.hangs {
+            state.jobs.remove(name);
+        }
         Box::pin(ready(Ok(())))
     }
 

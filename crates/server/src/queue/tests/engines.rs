@@ -291,6 +291,25 @@ async fn the_job_of_an_ended_run_is_polled_often_but_briefly() {
 }
 
 #[tokio::test]
+async fn a_job_on_a_dead_machine_does_not_occupy_its_slot_forever() {
+    for is_remote in [true, false] {
+        let mut harness = harness(Settings::default()).await;
+        harness.launcher.state().is_remote = is_remote;
+        harness.launcher.state().hangs = true;
+        harness.round().await;
+        harness.begin().await;
+        // The engine waits for the machine to report the end of the job.
+        harness.advance(lease() + 2).await;
+        harness.advance(ABANDONED_AFTER.as_secs() - 10).await;
+        assert_eq!(harness.launcher.state().starts, 1);
+        harness.advance(14).await;
+        // A process of this machine that can't be killed still needs its memory.
+        let starts = harness.launcher.state().starts;
+        assert_eq!(starts, 1 + usize::from(is_remote));
+    }
+}
+
+#[tokio::test]
 async fn a_silent_worker_is_detected_when_its_lease_ends() {
     let mut harness = remote(Settings::default()).await;
     harness.round().await;
