@@ -363,8 +363,8 @@ fn run_job(
         level: Level::Info,
         message: "Pushing artifact ...".to_owned(),
     });
-    let pushed = runtime.block_on(server.upload("artifact", &[], &made));
-    pushed.map_err(|reason| {
+    let pushed = signals.unless_stopped(server.upload("artifact", &[], &made));
+    runtime.block_on(pushed)?.map_err(|reason| {
         let reason = format!("the artifact can't be uploaded: {reason}");
         // A worker that was replaced reports nothing more.
         match follower.signals.is_stopping() {

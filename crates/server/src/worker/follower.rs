@@ -71,8 +71,12 @@ impl Observer for Follower<'_> {
             if !asked || delivered.await.is_err() {
                 return Err("the events before it can't be reported".to_owned());
             }
-            let sent = self.server.upload("checkpoint", &position, file).await;
-            sent.map_err(|e| e.to_string())
+            let sent = self.server.upload("checkpoint", &position, file);
+            // A server that is gone is noticed by the reports, long before the upload.
+            match self.signals.unless_stopped(sent).await {
+                Ok(sent) => sent.map_err(|e| e.to_string()),
+                Err(_) => Err("the worker was stopped".to_owned()),
+            }
         });
         // A large model must not spend more than a tenth of its time on checkpoints.
         self.every = self.every.max(begun.elapsed() * 10);
@@ -82,5 +86,53 @@ impl Observer for Follower<'_> {
 
     fn checkpoint_skipped(&mut self) {
         self.last = Instant::now();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{net::TcpListener, runtime::Builder};
+
+    use super::*;
+    use crate::requests::Authorities;
+
+    #[test]
+    fn a_stopped_worker_does_not_wait_for_its_upload() {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        // It never answers.
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let server = Server::new(&url, "t".into(), &Authorities::default()).unwrap();
+        let signals = Arc::new(Signals::default());
+        let (events, mut items) = mpsc::unbounded_channel();
+        let stopping = Arc::clone(&signals);
+        runtime.spawn(async move {
+            while let Some(item) = items.recv().await {
+                if let events::Item::Delivered(told) = item {
+                    let _ = told.send(());
+                    // A pause does not end the upload.
+                    stopping.pause();
+                    listener.accept().await.unwrap();
+                    stopping.stop();
+                }
+            }
+        });
+        let mut follower = Follower {
+            trackers: Trackers::default(),
+            events,
+            signals,
+            runtime: &runtime,
+            server: &server,
+            every: Duration::ZERO,
+            last: Instant::now(),
+            memory_limit: None,
+        };
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let sent = follower.checkpoint(file.path(), Position::default());
+        assert_eq!(sent, Err("the worker was stopped".to_owned()));
     }
 }

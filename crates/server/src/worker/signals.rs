@@ -103,6 +103,24 @@ impl Signals {
         self.is_pausing().then_some(Interruption::Pause)
     }
 
+    /// Waits for `work` unless the run is stopped for good first. A pause lets it
+    /// complete.
+    pub(super) async fn unless_stopped<T>(
+        &self,
+        work: impl Future<Output = T>,
+    ) -> Result<T, EngineError> {
+        let stopped = async {
+            while !self.is_stopping() {
+                tokio::time::sleep(POLL_INTERVAL).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = stopped => Err(EngineError::Interrupted),
+            done = work => Ok(done),
+        }
+    }
+
     /// Waits for `work` unless the run is interrupted first.
     pub(super) async fn unless_interrupted<T>(
         &self,
