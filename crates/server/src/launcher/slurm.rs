@@ -191,6 +191,9 @@ fn parse_job(line: &str, prefix: &str) -> Option<(String, JobState)> {
     let state = match state {
         "PENDING" | "REQUEUED" | "REQUEUE_FED" | "REQUEUE_HOLD" | "SPECIAL_EXIT"
         | "RESV_DEL_HOLD" => JobState::Pending(format!("job {id}{because}")),
+        // Preempted with `PreemptMode=SUSPEND`, or by an administrator. The worker stands
+        // still through no fault of its run.
+        "SUSPENDED" | "STOPPED" => JobState::Pending(format!("job {id} ({state}{because})")),
         // The node boots.
         "CONFIGURING" => JobState::Pending(format!("job {id} (its node is being prepared)")),
         "BOOT_FAIL" | "CANCELLED" | "COMPLETED" | "DEADLINE" | "FAILED" | "LAUNCH_FAILED"

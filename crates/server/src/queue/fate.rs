@@ -48,7 +48,7 @@ pub(super) fn fate(
             Fate::Good
         }
         Some(JobState::Pending(_)) => lost(
-            format!("{engine} put its job back into the queue"),
+            format!("{engine} suspended its job or put it back into the queue"),
             true,
             false,
         ),

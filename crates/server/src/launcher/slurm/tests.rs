@@ -32,6 +32,7 @@ const LISTED: &str = "\
 21|ft-0123abcd-21-1|CANCELLED|None
 22|ft-0123abcd-21-1|RUNNING|None
 23|ft-4567cdef-1-1|RUNNING|None
+24|ft-0123abcd-24-1|SUSPENDED|None
 ";
 
 /// Commands in a folder that record how they were called.
@@ -208,7 +209,7 @@ async fn every_state_of_slurm_maps_to_a_job_state() {
     let commands = Commands::new();
     commands.answers("squeue", LISTED, "", 0);
     let jobs = commands.slurm().list().await.unwrap();
-    assert_eq!(jobs.len(), 12);
+    assert_eq!(jobs.len(), 13);
     let pending = |words: &str| JobState::Pending(words.to_owned());
     let ended = |words: &str| JobState::Ended(words.to_owned());
     for (n, state) in [
@@ -230,6 +231,7 @@ async fn every_state_of_slurm_maps_to_a_job_state() {
         (20, JobState::Running),
         // Submitted twice; one of the two jobs runs.
         (21, JobState::Running),
+        (24, pending("job 24 (SUSPENDED)")),
     ] {
         assert_eq!(jobs[&format!("ft-0123abcd-{n}-1")], state);
     }
