@@ -196,8 +196,12 @@ fn parse_job(line: &str, prefix: &str) -> Option<(String, JobState)> {
         "SUSPENDED" | "STOPPED" => JobState::Pending(format!("job {id} ({state}{because})")),
         // The node boots.
         "CONFIGURING" => JobState::Pending(format!("job {id} (its node is being prepared)")),
+        "OUT_OF_MEMORY" => JobState::Ended(format!(
+            "Slurm's job {id} is {state}{because}: it used more memory than it had requested; a \
+             smaller `batch_size` needs less"
+        )),
         "BOOT_FAIL" | "CANCELLED" | "COMPLETED" | "DEADLINE" | "FAILED" | "LAUNCH_FAILED"
-        | "NODE_FAIL" | "OUT_OF_MEMORY" | "PREEMPTED" | "REVOKED" | "TIMEOUT" => {
+        | "NODE_FAIL" | "PREEMPTED" | "REVOKED" | "TIMEOUT" => {
             JobState::Ended(format!("Slurm's job {id} is {state}{because}"))
         }
         // Any other state counts as running. While a job is `COMPLETING`, its

@@ -33,6 +33,7 @@ const LISTED: &str = "\
 22|ft-0123abcd-21-1|RUNNING|None
 23|ft-4567cdef-1-1|RUNNING|None
 24|ft-0123abcd-24-1|SUSPENDED|None
+25|ft-0123abcd-25-1|OUT_OF_MEMORY|OutOfMemory
 ";
 
 /// Commands in a folder that record how they were called.
@@ -209,7 +210,7 @@ async fn every_state_of_slurm_maps_to_a_job_state() {
     let commands = Commands::new();
     commands.answers("squeue", LISTED, "", 0);
     let jobs = commands.slurm().list().await.unwrap();
-    assert_eq!(jobs.len(), 13);
+    assert_eq!(jobs.len(), 14);
     let pending = |words: &str| JobState::Pending(words.to_owned());
     let ended = |words: &str| JobState::Ended(words.to_owned());
     for (n, state) in [
@@ -232,6 +233,12 @@ async fn every_state_of_slurm_maps_to_a_job_state() {
         // Submitted twice; one of the two jobs runs.
         (21, JobState::Running),
         (24, pending("job 24 (SUSPENDED)")),
+        (
+            25,
+            ended(
+                "Slurm's job 25 is OUT_OF_MEMORY (OutOfMemory): it used more memory than it had requested; a smaller `batch_size` needs less",
+            ),
+        ),
     ] {
         assert_eq!(jobs[&format!("ft-0123abcd-{n}-1")], state);
     }
