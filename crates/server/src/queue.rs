@@ -210,6 +210,7 @@ impl Queue {
         let launched = self.app.database.launched().await?;
         let held = launched.iter().map(Launched::held).collect();
         self.app.leases.retain(&held);
+        self.pauses.retain(&held);
         let wanted: HashSet<&str> = launched.iter().map(|run| run.job.as_str()).collect();
         self.sightings.retain(|job| wanted.contains(job));
         self.stop_orphans(&wanted, &jobs).await;
@@ -324,7 +325,7 @@ impl Queue {
     async fn check_run(&mut self, run: &Launched, state: Option<&JobState>) -> Result<()> {
         let is_at_work = self.app.leases.is_at_work(run.held());
         if is_at_work {
-            self.pauses.worked(run.id);
+            self.pauses.worked(run.held());
         }
         if self.end_if_too_long(run).await? {
             return Ok(());

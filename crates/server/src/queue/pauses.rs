@@ -1,7 +1,10 @@
 //! Pauses after failed starts. They double with each failure until a worker
 //! starts its run.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(60);
@@ -33,6 +36,8 @@ impl Pause {
 pub(super) struct Pauses {
     launcher: Pause,
     runs: HashMap<i64, Pause>,
+    /// Run and launch of each worker that has started its run.
+    at_work: HashSet<(i64, u64)>,
 }
 
 /// Result of a failed start.
@@ -59,11 +64,18 @@ impl Pauses {
         }
     }
 
-    /// Records that the worker of a run has started.
-    pub(super) fn worked(&mut self, run_id: i64) {
-        if self.runs.remove(&run_id).is_some() || self.launcher.failures > 0 {
+    /// Records that the worker of a launch is at work. Only the first time shows that
+    /// the launcher works: a worker may be at work for days after the launcher broke.
+    pub(super) fn worked(&mut self, held: (i64, u64)) {
+        if self.at_work.insert(held) {
+            self.runs.remove(&held.0);
             self.launcher = Pause::default();
         }
+    }
+
+    /// Forgets all workers except the wanted ones.
+    pub(super) fn retain(&mut self, wanted: &HashSet<(i64, u64)>) {
+        self.at_work.retain(|held| wanted.contains(held));
     }
 
     /// Whether the launcher's pause is over.
@@ -100,8 +112,13 @@ mod tests {
         assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
         assert_eq!(told, 4);
         pauses.failed(1, now);
-        pauses.worked(2);
+        pauses.worked((2, 1));
         assert!(pauses.may_start(now), "the launcher works again");
         assert_eq!(pauses.waiting(now), [1], "but not for this run");
+        pauses.failed(3, now);
+        pauses.worked((2, 1));
+        assert!(!pauses.may_start(now), "it was started before the failure");
+        pauses.retain(&HashSet::new());
+        assert!(pauses.at_work.is_empty());
     }
 }
