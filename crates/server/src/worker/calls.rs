@@ -2,8 +2,8 @@
 //!
 //! Every call can be repeated safely. The worker gives up a server that can't
 //! be reached after one minute. If the server answers with its own failure,
-//! such as a full disk, the worker retries for one hour, so that no training
-//! result is lost because of it.
+//! such as a full disk, or if a transfer is cut off, the worker retries for one
+//! hour, so that no training result is lost because of it.
 
 use std::{fmt, path::Path, time::Duration};
 
@@ -262,7 +262,11 @@ impl Server {
                 .timeout(UPLOAD_TIMEOUT);
             match outcome(request.send().await).await? {
                 Ok(_) => return Ok(()),
-                Err(failure) => retries.next(failure).await?,
+                // A large file may take longer than the limit for an unreachable server.
+                // The reports of the run, which are sent meanwhile, notice such a server.
+                Err(Transient::Unanswered(reason) | Transient::Answered(reason)) => {
+                    retries.next(Transient::Answered(reason)).await?;
+                }
             }
         }
     }
@@ -350,8 +354,9 @@ mod tests {
     use super::*;
 
     /// Returns a client of a server that gives each of these bodies to one request. It
-    /// announces a body of `size` bytes and closes the connection after it.
-    async fn giving(bodies: &'static [&'static str], size: usize) -> Server {
+    /// announces a body of `size` bytes and closes the connection after it. Without a
+    /// body it only closes the connection.
+    async fn giving(bodies: &'static [Option<&'static str>], size: usize) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move {
@@ -361,6 +366,7 @@ mod tests {
                 while !asked.ends_with(b"\r\n\r\n") {
                     client.read_buf(&mut asked).await.unwrap();
                 }
+                let Some(body) = body else { continue };
                 let answer = format!(
                     "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {size}\r\n\r\n{body}"
                 );
@@ -372,7 +378,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_that_is_cut_off_is_requested_again() {
-        let server = giving(&["\"wo", "\"work\""], 6).await;
+        let server = giving(&[Some("\"wo"), Some("\"work\"")], 6).await;
         let job: String = server.json("job").await.unwrap();
         assert_eq!(job, "work");
     }
@@ -382,7 +388,7 @@ mod tests {
         // Even two failures without an answer in between are too many for this client.
         let server = Server {
             unreachable_for: Duration::ZERO,
-            ..giving(&["go", "goo", "good"], 4).await
+            ..giving(&[Some("go"), Some("goo"), Some("good")], 4).await
         };
         let content = WorkContent {
             sha256: hex::encode(Sha256::digest("good")),
@@ -392,6 +398,16 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         server.fetch("train", &content, file.path()).await.unwrap();
         assert_eq!(std::fs::read(file.path()).unwrap(), b"good");
+    }
+
+    #[tokio::test]
+    async fn an_upload_that_is_cut_off_several_times_is_completed() {
+        let server = Server {
+            unreachable_for: Duration::ZERO,
+            ..giving(&[None, None, Some("")], 0).await
+        };
+        let file = tempfile::NamedTempFile::new().unwrap();
+        server.upload("artifact", &[], file.path()).await.unwrap();
     }
 
     #[tokio::test]
