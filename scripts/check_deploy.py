@@ -55,6 +55,9 @@ def check_server(documents):
         claim["metadata"]["name"] for claim in by_kind["StatefulSet"]["spec"]["volumeClaimTemplates"]}
     mounts = {m["name"]: m["mountPath"] for m in container["volumeMounts"]}
     assert volumes == set(mounts)
+    # Otherwise Kubernetes kills the server when users load their models.
+    limit = container["resources"]["limits"]["memory"]
+    assert 2 * settings["server"]["max_loaded"] <= 1024 * int(limit.removesuffix("Gi")), limit
     for path in [settings["server"]["tls_cert"], settings["server"]["tls_key"],
                  settings["workers"]["ca"], settings["server"]["data"]]:
         assert any(path.startswith(mount + "/") for mount in mounts.values()), path
