@@ -59,6 +59,9 @@ const TICK: Duration = Duration::from_millis(500);
 const REMOTE_TICK: Duration = Duration::from_secs(5);
 /// Time for a worker without a run to stop by itself.
 const STOPS_WITHIN: Duration = Duration::from_secs(10);
+/// Time limit for the stops of one round. The next round follows at once, because
+/// nobody checks the workers in the meantime.
+const STOPS_FOR: Duration = Duration::from_secs(5);
 /// Time after which a job that was told to stop is told again.
 const TOLD_AGAIN: Duration = Duration::from_secs(60);
 /// Time after which a job of another machine that was told to stop gives up its slot.
@@ -101,7 +104,7 @@ struct Queue {
     pauses: Pauses,
     /// Time when the server was last known to be awake.
     awake_at: Duration,
-    /// Whether the last round had no time to start all jobs that could start.
+    /// Whether the last round had no time to start or stop all jobs that it should.
     ran_out_of_time: bool,
     /// Reason why the engine could not be asked in the last round.
     engine_error: Option<String>,
@@ -457,6 +460,10 @@ impl Queue {
                 Some(told) => now.saturating_sub(told) > TOLD_AGAIN,
             };
             if is_due {
+                if self.app.clock.now().saturating_sub(now) > STOPS_FOR {
+                    self.ran_out_of_time = true;
+                    break;
+                }
                 orphan.told = Some(now);
                 self.engine.stop(job).await;
                 // A slow answer does not mean that the server stood still.

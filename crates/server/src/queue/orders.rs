@@ -27,7 +27,7 @@ impl Queue {
         {
             free -= 1;
             if self.app.clock.now().saturating_sub(begun) > STARTS_FOR {
-                self.ran_out_of_time = free > 0;
+                self.ran_out_of_time |= free > 0;
                 break;
             }
         }

@@ -40,7 +40,7 @@ struct FakeState {
     hangs: bool,
     is_remote: bool,
     panics: bool,
-    /// A clock that each start advances by this time.
+    /// A clock that each start and each stop advances by this time.
     slow: Option<(Clock, Duration)>,
 }
 
@@ -97,6 +97,9 @@ impl Launcher for Arc<FakeLauncher> {
     fn stop<'a>(&'a self, name: &'a str) -> BoxFuture<'a, std::result::Result<(), String>> {
         let mut state = self.state();
         state.stopped.push(name.to_owned());
+        if let Some((clock, time)) = &state.slow {
+            clock.advance(*time);
+        }
         if !state.hangs {
             state.jobs.remove(name);
         }

@@ -274,6 +274,32 @@ async fn slow_job_starts_do_not_delay_the_supervision_of_workers() {
 }
 
 #[tokio::test]
+async fn slow_stops_of_jobs_do_not_delay_the_supervision_of_workers() {
+    let settings = Settings {
+        runs_at_once: 9,
+        ..Settings::default()
+    };
+    let mut harness = remote(settings).await;
+    for n in 0..8 {
+        with_run(&harness.app.database, &format!("r{n}")).await;
+    }
+    harness.launcher.state().begins = Some(pending("job 812"));
+    harness.round().await;
+    for run in harness.launched().await {
+        let failed = harness.app.fail(run.id, None, "cancelled".into()).await;
+        assert!(failed.unwrap());
+    }
+    let clock = harness.app.clock.clone();
+    harness.launcher.state().slow = Some((clock, Duration::from_secs(2)));
+    for expected in [3, 6, 9] {
+        harness.round().await;
+        assert_eq!(harness.launcher.state().stopped.len(), expected);
+        let pause = harness.queue.pause_before_next(REMOTE_TICK);
+        assert_eq!(pause == Duration::ZERO, expected < 9, "{pause:?}");
+    }
+}
+
+#[tokio::test]
 async fn the_job_of_an_ended_run_is_polled_often_but_briefly() {
     let mut harness = remote(Settings::default()).await;
     harness.round().await;
