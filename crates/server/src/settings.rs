@@ -40,7 +40,7 @@ pub struct Settings {
     /// report to trackers there. Off by default, because users could explore the
     /// server's network with their runs.
     pub private_addresses: bool,
-    /// Time for which a worker may be silent before it counts as lost; 30 seconds
+    /// Time for which a worker may be silent before it counts as lost; 25 seconds
     /// by default.
     pub lease: Duration,
     /// Number of workers lost through a run's own faults after which the run fails; 3
@@ -137,7 +137,7 @@ pub struct Workers {
     /// GPUs of a GPU run whose client gives no number.
     pub gpus: Option<u32>,
     /// Maximum number of cores of a run. Clients request the number in
-    /// `num_workers`, which is 8 by default.
+    /// `num_workers`, which is 4 by default.
     pub max_cpus: Option<u32>,
     /// Maximum number of GPUs of a run. 0 means that the machines have none: GPU
     /// runs then train on the CPU.

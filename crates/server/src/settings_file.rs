@@ -206,7 +206,7 @@ pub(crate) struct WorkersGroup {
     /// GPUs of a GPU run whose client gives no number.
     pub(crate) gpus: Option<u32>,
     /// The maximum number of cores of a run. Clients request the number in
-    /// `num_workers`, which is 8 by default.
+    /// `num_workers`, which is 4 by default.
     pub(crate) max_cpus: Option<u32>,
     /// The maximum number of GPUs of a run. 0 if the machines have none.
     pub(crate) max_gpus: Option<u32>,

@@ -73,7 +73,7 @@ pub(super) struct Options {
         value_parser = BoolishValueParser::new()
     )]
     private_addresses: Option<bool>,
-    /// Seconds of silence after which a worker counts as lost; 30 by default.
+    /// Seconds of silence after which a worker counts as lost; 25 by default.
     #[arg(long)]
     lease: Option<Seconds>,
     /// Number of lost workers after which a run fails; 3 by default.
