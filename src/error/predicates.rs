@@ -85,8 +85,9 @@ impl Error {
     /// Returns whether the token does not allow this call.
     ///
     /// # Troubleshooting
-    /// The run, data or artifact belongs to another user who has not published it,
-    /// or the token is read-only.
+    /// The message says why: the run, data or artifact belongs to another user who has
+    /// not published it, the token is read-only, the user's role in the project does
+    /// not allow the change, or a limit of the user or the project is reached.
     #[must_use]
     pub fn is_forbidden(&self) -> bool {
         self.kind() == ErrorKind::Forbidden
