@@ -21,9 +21,6 @@
 //!     .callback(BestModelCheckpoint::new())
 //!     .callback(EvaluationCallback::new("clip-fashion-eval-data"))
 //!     .loss(Loss::Clip)
-//!     .image_modality("image")
-//!     .text_modality("text")
-//!     .multi_modal(true)
 //!     .await?;
 //! println!("{}", run.status().await?);
 //!
