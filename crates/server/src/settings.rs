@@ -43,9 +43,9 @@ pub struct Settings {
     /// Time for which a worker may be silent before it counts as lost; 25 seconds
     /// by default.
     pub lease: Duration,
-    /// Number of workers lost through a run's own faults after which the run fails; 3
-    /// by default. A checkpoint that advances the run resets the count. Workers that
-    /// end because the server stops, and workers that can't be started, do not count.
+    /// Number of lost workers after which a run fails; 3 by default. A checkpoint that
+    /// advances the run resets the count. Workers that end because the server stops,
+    /// and workers that can't be started, do not count.
     pub attempts: u32,
     /// Interval between two checkpoints; one minute by default.
     pub checkpoint_every: Duration,
