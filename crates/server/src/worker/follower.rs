@@ -116,7 +116,9 @@ mod tests {
                     let _ = told.send(());
                     // A pause does not end the upload.
                     stopping.pause();
-                    listener.accept().await.unwrap();
+                    let (_client, _) = listener.accept().await.unwrap();
+                    // Longer than the upload would need to notice the pause.
+                    tokio::time::sleep(Duration::from_millis(300)).await;
                     stopping.stop();
                 }
             }
@@ -134,5 +136,6 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let sent = follower.checkpoint(file.path(), Position::default());
         assert_eq!(sent, Err("the worker was stopped".to_owned()));
+        assert!(follower.signals.is_stopping(), "the pause ended the upload");
     }
 }
