@@ -7,7 +7,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-PACKAGES="nvidia-cuda-nvcc nvidia-cuda-runtime nvidia-cuda-cccl nvidia-nvvm nvidia-cuda-crt nvidia-curand nvidia-cublas"
+PACKAGES="nvidia-cuda-nvcc==13.* nvidia-cuda-runtime==13.* nvidia-cuda-cccl==13.* nvidia-nvvm==13.* nvidia-cuda-crt==13.* nvidia-curand nvidia-cublas"
 if [ "${1:-}" = --packages ]; then
     echo "$PACKAGES"
     exit

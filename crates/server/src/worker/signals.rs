@@ -109,16 +109,7 @@ impl Signals {
         &self,
         work: impl Future<Output = T>,
     ) -> Result<T, EngineError> {
-        let stopped = async {
-            while !self.is_stopping() {
-                tokio::time::sleep(POLL_INTERVAL).await;
-            }
-        };
-        tokio::select! {
-            biased;
-            () = stopped => Err(EngineError::Interrupted),
-            done = work => Ok(done),
-        }
+        self.unless(Self::is_stopping, work).await
     }
 
     /// Waits for `work` unless the run is interrupted first.
@@ -126,8 +117,17 @@ impl Signals {
         &self,
         work: impl Future<Output = T>,
     ) -> Result<T, EngineError> {
+        self.unless(|signals| signals.interruption().is_some(), work)
+            .await
+    }
+
+    async fn unless<T>(
+        &self,
+        is_interrupted: impl Fn(&Self) -> bool,
+        work: impl Future<Output = T>,
+    ) -> Result<T, EngineError> {
         let interrupted = async {
-            while self.interruption().is_none() {
+            while !is_interrupted(self) {
                 tokio::time::sleep(POLL_INTERVAL).await;
             }
         };
@@ -136,5 +136,20 @@ impl Signals {
             () = interrupted => Err(EngineError::Interrupted),
             done = work => Ok(done),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_pause_lets_an_upload_complete_and_a_stop_does_not() {
+        let signals = Signals::default();
+        signals.pause();
+        assert!(signals.unless_interrupted(async {}).await.is_err());
+        assert!(signals.unless_stopped(async {}).await.is_ok());
+        signals.stop();
+        assert!(signals.unless_stopped(async {}).await.is_err());
     }
 }
