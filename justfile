@@ -97,11 +97,13 @@ check-console:
 check-python-clients late early:
     python3 scripts/check_python_clients.py --late {{late}} --early {{early}}
 
-# Test runs on a real Ray and a real Slurm on this machine (the scripts list what to install).
+# Test runs on a real Ray, a real Slurm and a real control plane of Kubernetes on this machine (the scripts list what to install).
 check-ray ray="ray":
     python3 scripts/check_ray.py --ray {{ray}}
 check-slurm:
     python3 scripts/check_slurm.py
+check-kubernetes apiserver manager binary:
+    python3 scripts/check_kubernetes.py --kube-apiserver {{apiserver}} --kube-controller-manager {{manager}} --binary {{binary}}
 
 # Check every combination of the client's features (cargo install cargo-hack; native-tls needs OpenSSL's headers).
 powerset:

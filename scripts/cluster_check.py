@@ -1,5 +1,5 @@
-"""The common part of check_ray.py and check_slurm.py: faults, and the check that each run
-ended once, with losses identical to those of a run in a child process."""
+"""The common part of check_ray.py, check_slurm.py and check_kubernetes.py: faults, and the
+check that each run ended once, with losses identical to those of a run in a child process."""
 
 import argparse
 import json
@@ -75,6 +75,8 @@ class Trial:
                         self.fault(kind, server)
                 left = wait_for("no job is left", lambda: not cluster.open_jobs(), 90) and "none"
                 self.row("jobs left", 0, left)
+                if hasattr(cluster, "left"):
+                    self.row("objects left", 0, cluster.left())
             finally:
                 server.stop()
             self.row("check", 0, server.check())
@@ -230,7 +232,7 @@ class Trial:
     @staticmethod
     def waits(server, run):
         told = json.dumps(server.status(run))
-        found = re.search(r"waiting in [^\"]*queue, job [^\"]*", told)
+        found = re.search(r"waiting in [^\"]*queue, (?:job|Unschedulable:) [^\"]*", told)
         return found and found.group()
 
     def fault_stopped_job(self, server, runs):
