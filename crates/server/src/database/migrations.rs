@@ -12,4 +12,5 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("0007_projects.sql"),
     include_str!("0008_team.sql"),
     include_str!("0009_creators.sql"),
+    include_str!("0010_run_ids.sql"),
 ];

@@ -77,12 +77,12 @@ impl Database {
             }
             transaction.execute(
                 &format!(
-                    "INSERT INTO runs (experiment_id, name, description, config, device, task,
-                         status, details, created_at, artifact_id, idempotency_key,
+                    "INSERT INTO runs (id, experiment_id, name, description, config, device,
+                         task, status, details, created_at, artifact_id, idempotency_key,
                          keep_checkpoints, first_checkpoint, data, cpus, gpus, created_by,
                          tags, note)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'CREATED', ?7, {NOW}, ?8, ?9, ?10, ?11,
-                         ?12, ?13, ?14, ?15, ?16, ?17)"
+                     VALUES ((SELECT id + 1 FROM last_run), ?1, ?2, ?3, ?4, ?5, ?6, 'CREATED',
+                         ?7, {NOW}, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)"
                 ),
                 params![
                     new.experiment_id,

@@ -174,6 +174,16 @@ async fn with_second_run(db: &Database) {
 }
 
 #[tokio::test]
+async fn the_job_of_a_deleted_run_is_never_that_of_another_run() {
+    let db = in_memory();
+    let deleted = with_run(&db, "r").await;
+    db.write(move |db| db.execute("DELETE FROM runs WHERE id = ?1", [deleted]))
+        .await
+        .unwrap();
+    assert_ne!(with_run(&db, "s").await, deleted);
+}
+
+#[tokio::test]
 async fn repeated_steps_are_stored_once() {
     let db = in_memory();
     let run = with_run(&db, "r").await;
