@@ -26,8 +26,10 @@ pub(crate) fn address(headers: &HeaderMap) -> Result<String> {
     Ok(format!("{scheme}://{host}"))
 }
 
-/// Like [`address`], with the path of `public_url` if the client used its host: a proxy
-/// there serves the server under this path, and removes it from requests.
+/// Like [`address`], with the path of `public_url` if the client used its host.
+///
+/// A proxy on this host serves the server under the path, and removes the path from
+/// requests.
 pub(crate) fn public_address(headers: &HeaderMap, public_url: Option<&str>) -> Result<String> {
     let address = address(headers)?;
     let origin = |text: &str| Url::parse(text).ok().map(|url| url.origin());

@@ -25,8 +25,8 @@ pub struct SearchSet {
 impl SearchSet {
     /// Returns the position of each query's own document in the index, if it has one.
     ///
-    /// This is the document with the query's id. If several have it, the one at the
-    /// query's place is preferred, and else the first.
+    /// This is the document with the query's id. If several have it, it is the one at
+    /// the query's place, or the first if that one has another id.
     pub(crate) fn own_documents(&self) -> Vec<Option<usize>> {
         let mut first: HashMap<&str, usize> = HashMap::new();
         for (position, document) in self.index.iter().enumerate() {

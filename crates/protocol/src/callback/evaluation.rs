@@ -27,8 +27,9 @@ pub struct EvaluationCallback {
     /// Whether a document is removed from its own results if queries and index are
     /// the same.
     ///
-    /// It is recognised by its id. If several documents of the index have the id, only
-    /// one is removed: the one at the query's place in the data, or else the first.
+    /// A document is recognised by its id. If several documents of the index have the id,
+    /// only one is removed: the one at the query's place in the data, or the first if that
+    /// one has another id.
     pub exclude_self: bool,
     /// Number of documents retrieved per query; 20 by default.
     pub limit: u64,

@@ -253,16 +253,22 @@ async fn a_running_job_that_never_calls_is_replaced_and_does_not_count() {
     );
 }
 
-#[tokio::test]
-async fn slow_job_starts_do_not_delay_the_supervision_of_workers() {
+/// Returns an engine that has slots for nine runs, and nine runs that wait.
+async fn with_nine_runs() -> Harness {
     let settings = Settings {
         runs_at_once: 9,
         ..Settings::default()
     };
-    let mut harness = remote(settings).await;
+    let harness = remote(settings).await;
     for n in 0..8 {
         with_run(&harness.app.database, &format!("r{n}")).await;
     }
+    harness
+}
+
+#[tokio::test]
+async fn slow_job_starts_do_not_delay_the_supervision_of_workers() {
+    let mut harness = with_nine_runs().await;
     let clock = harness.app.clock.clone();
     harness.launcher.state().slow = Some((clock, Duration::from_secs(2)));
     for expected in [3, 6, 9] {
@@ -275,14 +281,7 @@ async fn slow_job_starts_do_not_delay_the_supervision_of_workers() {
 
 #[tokio::test]
 async fn slow_stops_of_jobs_do_not_delay_the_supervision_of_workers() {
-    let settings = Settings {
-        runs_at_once: 9,
-        ..Settings::default()
-    };
-    let mut harness = remote(settings).await;
-    for n in 0..8 {
-        with_run(&harness.app.database, &format!("r{n}")).await;
-    }
+    let mut harness = with_nine_runs().await;
     harness.launcher.state().begins = Some(pending("job 812"));
     harness.round().await;
     for run in harness.launched().await {
